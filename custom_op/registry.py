@@ -1,0 +1,88 @@
+"""The table of R-forward rules, one for each type of TensorFlow operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+LinearMap = Callable[..., Any]
+Rule = Callable[[tf.Operation], LinearMap]
+
+_RULES: dict[str, Rule] = {}
+
+
+def register_r_forward(*op_types: str, override: bool = False) -> Callable[[Rule], Rule]:
+    """Registers how tangents pass through an operation (Pearlmutter 1994, the R-operator).
+
+    A rule is called once for an operation, when a function is linearized, in the graph that
+    holds the operation. What it computes there is kept and serves every product. It returns the
+    linear map from the tangents of the operation's inputs (one argument an input, `None` where an
+    input does not depend on the primals) to the tangents of its outputs (a tensor, a sequence
+    with an entry an output, or `None` for zero)::
+
+        @custom_op.register_r_forward("Softsign")
+        def softsign(op):
+            slope = 1 / tf.square(1 + tf.abs(op.inputs[0]))
+            return lambda tangent: slope * tangent
+
+    The map has to be built of differentiable TensorFlow operations: its transpose, which
+    vector-Jacobian products use, is taken from it automatically.
+
+    Args:
+      *op_types: The types (`tf.Operation.type`) that the rule serves.
+      override: Whether a rule that is there already may be replaced.
+
+    Returns:
+      A decorator that registers the rule and returns it unchanged.
+
+    Raises:
+      ValueError: If no type is given, or a type has a rule and `override` is false.
+    """
+    if not op_types:
+        raise ValueError('register_r_forward needs an operation\'s type, for example "Softsign".')
+
+    def register(rule: Rule) -> Rule:
+        for op_type in op_types:
+            if op_type in _RULES and not override:
+                raise ValueError(
+                    f"{op_type!r} has an R-forward rule already; pass override=True to replace it."
+                )
+            _RULES[op_type] = rule
+        return rule
+
+    return register
+
+
+def supported_ops() -> list[str]:
+    """Returns the types of operation that have a rule of their own, sorted."""
+    return sorted(_RULES)
+
+
+def find_rule(op_type: str) -> Rule | None:
+    """Returns the rule of a type of operation, or None."""
+    return _RULES.get(op_type)
+
+
+def replay(op: tf.Operation, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Runs an operation of a traced function again, on other inputs, in the current graph.
+
+    Args:
+      op: The operation to run again; its attributes are kept.
+      inputs: A tensor for each of its inputs, of the same dtypes. Tensors of an outer graph are
+        captured.
+
+    Returns:
+      The outputs, in order.
+    """
+    graph = tf.compat.v1.get_default_graph()
+    copy = graph.create_op(
+        op.type,
+        [tf.convert_to_tensor(value) for value in inputs],
+        [output.dtype for output in op.outputs],
+        attrs=dict(op.node_def.attr),
+        op_def=op.op_def,
+        name=f"r_{op.type}",
+    )
+    return list(copy.outputs)

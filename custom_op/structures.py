@@ -1,0 +1,86 @@
+"""Structures of tensors: flattening, names of leaves, and checks with readable errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+import tree
+
+Structure = Any
+
+
+def leaf_names(structure: Structure) -> list[str]:
+    """Returns a readable name for each leaf of a structure, in the order of `tf.nest.flatten`."""
+    names = ["/".join(str(part) for part in path) for path, _ in tree.flatten_with_path(structure)]
+    return [name or "(the tensor itself)" for name in names]
+
+
+def flatten_floating(structure: Structure, what: str) -> list[tf.Tensor]:
+    """Returns the leaves as tensors.
+
+    Args:
+      structure: A structure of tensors, variables or arrays.
+      what: What the structure is, for the error's text.
+
+    Returns:
+      Floating tensors, in the order of `tf.nest.flatten`.
+
+    Raises:
+      ValueError: If there is no leaf.
+      TypeError: If a leaf is not floating.
+    """
+    leaves = [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(structure)]
+    if not leaves:
+        raise ValueError(f"Expected {what} with at least one tensor, got {structure!r}.")
+    for name, leaf in zip(leaf_names(structure), leaves, strict=True):
+        if not leaf.dtype.is_floating:
+            raise TypeError(
+                f"Expected floating {what}, got {leaf.dtype.name} at {name!r}; close over what is "
+                "not differentiated instead of passing it."
+            )
+    return leaves
+
+
+def flatten_like(
+    structure: Structure, like: Structure, leaves: list[tf.Tensor], what: str
+) -> list[tf.Tensor]:
+    """Flattens a structure after checking it against another.
+
+    Args:
+      structure: What was given.
+      like: The structure that it has to have.
+      leaves: The flat tensors of `like`, for their shapes and dtypes.
+      what: What was given, for the error's text.
+
+    Returns:
+      The flat tensors of `structure`.
+
+    Raises:
+      ValueError: If structure or shapes differ.
+      TypeError: If a dtype differs.
+    """
+    try:
+        tf.nest.assert_same_structure(structure, like)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"Expected {what} with the leaves {leaf_names(like)}, got {leaf_names(structure)}."
+        ) from error
+    flat = []
+    for name, leaf, reference in zip(
+        leaf_names(like), tf.nest.flatten(structure), leaves, strict=True
+    ):
+        if not tf.is_tensor(leaf):
+            leaf = tf.convert_to_tensor(leaf, reference.dtype)
+        leaf = tf.convert_to_tensor(leaf)
+        if leaf.dtype != reference.dtype:
+            raise TypeError(
+                f"Expected {what} of dtype {reference.dtype.name} at {name!r}, got "
+                f"{leaf.dtype.name}; cast it first."
+            )
+        if not leaf.shape.is_compatible_with(reference.shape):
+            raise ValueError(
+                f"Expected {what} of shape {reference.shape} at {name!r}, got {leaf.shape}."
+            )
+        flat.append(leaf)
+    return flat
