@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from custom_op import registry
 
+_LOOPS = ("While", "StatelessWhile")
+
 
 class NotDifferentiableError(LookupError):
-    """An operation has neither an R-forward rule nor a gradient that can be differentiated."""
+    """An operation has neither an R-forward rule nor a gradient that can be differentiated.
+
+    In a `tf.function` whose Python code TensorFlow converts (`autograph=True`, its default), what
+    the caller sees is TensorFlow's `StagingError` around the same text.
+    """
+
+
+def carries_tangents(tensor: tf.Tensor) -> bool:
+    """Whether a tensor may have a tangent: floating, complex, or a list of tensors."""
+    return tensor.dtype.is_floating or tensor.dtype.is_complex or tensor.dtype == tf.variant
 
 
 def double_vjp(op: tf.Operation) -> registry.LinearMap:
@@ -21,46 +34,90 @@ def double_vjp(op: tf.Operation) -> registry.LinearMap:
       op: The operation. It runs again wherever the map is applied.
 
     Returns:
-      A map from one tangent (or None) an input to one tangent (or None) an output.
+      A map from one tangent (or None) an input to one tangent (or None) an output. It raises
+      NotDifferentiableError where no such derivative exists.
     """
 
     def tangent_map(*tangents: tf.Tensor | None) -> list[tf.Tensor | None]:
+        _check_supported(op)
         live = [i for i, tangent in enumerate(tangents) if tangent is not None]
-        inputs = [
-            tf.identity(value) if i in live else value for i, value in enumerate(op.inputs)
-        ]
-        outputs = registry.replay(op, inputs)
-        floating = [i for i, output in enumerate(outputs) if output.dtype.is_floating]
-        seeds = [tf.zeros_like(outputs[i]) for i in floating]
+        result: list[tf.Tensor | None] = [None] * len(op.outputs)
+        floating = [i for i, output in enumerate(op.outputs) if carries_tangents(output)]
+        if not floating:
+            return result
         try:
-            pulled = tf.gradients(
-                [outputs[i] for i in floating], [inputs[i] for i in live], grad_ys=seeds
-            )
+            seeds, pulled = _pull(op, live, floating)
             pairs = [
-                (value, tangents[i])
+                (tf.convert_to_tensor(value), tangents[i])
                 for value, i in zip(pulled, live, strict=True)
                 if value is not None
             ]
             if not pairs:
-                return [None] * len(outputs)
+                return result
             pushed = tf.gradients(
                 [value for value, _ in pairs], seeds, grad_ys=[tangent for _, tangent in pairs]
             )
         except (LookupError, TypeError, NotImplementedError) as error:
-            raise _refusal(op, str(error)) from error
+            reason = str(error).split(". ")[0].rstrip(".")
+            raise refusal(
+                op,
+                f"it has no R-forward rule, and its gradient can't be differentiated ({reason})",
+            ) from error
         if all(value is None for value in pushed):
-            raise _refusal(op, "its gradient does not depend on the incoming gradient")
-        result: list[tf.Tensor | None] = [None] * len(outputs)
+            raise refusal(
+                op, "it has no R-forward rule, and its gradient's own derivative is missing"
+            )
         for i, value in zip(floating, pushed, strict=True):
-            result[i] = value
+            result[i] = None if value is None else tf.convert_to_tensor(value)
         return result
 
     return tangent_map
 
 
-def _refusal(op: tf.Operation, reason: str) -> NotDifferentiableError:
-    return NotDifferentiableError(
-        f"No tangent passes the operation {op.type!r} (named {op.name!r}): it has no R-forward "
-        f"rule, and its gradient can't be differentiated ({reason}). Register a rule with "
-        f"custom_op.register_r_forward({op.type!r}), or build the network without it."
+def inputs_with_gradient(op: tf.Operation) -> list[int]:
+    """Returns which inputs of an operation its gradient reaches."""
+    inputs = [i for i, value in enumerate(op.inputs) if carries_tangents(value)]
+    outputs = [i for i, value in enumerate(op.outputs) if carries_tangents(value)]
+    reached: list[int] = []
+
+    def probe():
+        _, pulled = _pull(op, inputs, outputs)
+        reached.extend(i for i, value in zip(inputs, pulled, strict=True) if value is not None)
+
+    # In a graph of its own, so that nothing of the trial runs.
+    tf.function(probe, autograph=False).get_concrete_function()
+    return reached
+
+
+def refusal(op: tf.Operation, reason: str, advice: str | None = None) -> NotDifferentiableError:
+    """Returns the error that names an operation, why no tangent passes it, and the way out."""
+    advice = advice or (
+        f"register a rule with custom_op.register_r_forward({op.type!r}), or build the network "
+        "without it"
     )
+    return NotDifferentiableError(
+        f"No tangent passes the operation {op.type!r} (named {op.name!r}): {reason}; {advice}."
+    )
+
+
+def _pull(
+    op: tf.Operation, live: Sequence[int], floating: Sequence[int]
+) -> tuple[list[tf.Tensor], list[tf.Tensor | None]]:
+    """Runs the operation again; returns cotangents of outputs and, from them, of inputs."""
+    inputs = [tf.identity(value) if i in live else value for i, value in enumerate(op.inputs)]
+    outputs = registry.replay(op, inputs)
+    # Some of TensorFlow's gradients leave out what they recognise as zeros; an identity hides it.
+    seeds = [tf.identity(tf.zeros_like(outputs[i])) for i in floating]
+    pulled = tf.gradients([outputs[i] for i in floating], [inputs[i] for i in live], grad_ys=seeds)
+    return seeds, pulled
+
+
+def _check_supported(op: tf.Operation) -> None:
+    if op.type in _LOOPS:
+        raise refusal(op, "loops have no derivative here", "write it as a Python loop")
+    if any(value.dtype == tf.variant for value in [*op.inputs, *op.outputs]):
+        raise refusal(
+            op,
+            "it keeps tensors in a list, as tf.map_fn, tf.scan and TensorArray do",
+            "use tf.stack and tf.unstack",
+        )

@@ -23,7 +23,7 @@ class GaussNewton:
     Attributes:
       outputs: z, from the forward pass that the linearization ran.
       shape: (P, P), with P the number of parameters.
-      dtype: The parameters' dtype.
+      dtype: The parameters' dtype (of the first, where they differ).
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class GaussNewton:
         self._leaves = structures.flatten_floating(parameters, "parameters")
         self._loss = loss
         self._targets = targets
-        size = sum(leaf.shape.num_elements() for leaf in self._leaves)
+        size = sum(_size(leaf) for leaf in self._leaves)
         self.outputs = linearization.outputs
         self.shape = (size, size)
         self.dtype = self._leaves[0].dtype
@@ -64,7 +64,7 @@ class GaussNewton:
           ValueError: If the structure or a shape differs from the parameters'.
           TypeError: If a dtype differs.
         """
-        if tf.is_tensor(vector) and not tf.is_tensor(self._parameters):
+        if self._is_flat(vector):
             return self._flatten(self.matvec(self._unflatten(vector)))
         pushed = self._linearization.jvp(vector)
         return self._linearization.vjp(
@@ -83,15 +83,36 @@ class GaussNewton:
         ]
         return tf.stack(columns, axis=1)
 
+    def _is_flat(self, vector: Structure) -> bool:
+        if tf.nest.is_nested(vector):
+            return False
+        if tf.nest.is_nested(self._parameters):
+            return True
+        # The parameters are one tensor: only its rank tells a flat vector from a tensor like it.
+        return len(vector.shape) == 1 and self._leaves[0].shape.rank != 1
+
     def _flatten(self, structure: Structure) -> tf.Tensor:
         return tf.concat([tf.reshape(leaf, [-1]) for leaf in tf.nest.flatten(structure)], 0)
 
     def _unflatten(self, vector: tf.Tensor) -> Structure:
-        if vector.shape.rank != 1 or not vector.shape.is_compatible_with([self.shape[0]]):
+        dtypes = sorted({leaf.dtype.name for leaf in self._leaves})
+        if len(dtypes) > 1:
+            raise TypeError(
+                f"A flat vector needs parameters of one dtype, got {dtypes}; pass a structure."
+            )
+        if not tf.is_tensor(vector):
+            vector = tf.convert_to_tensor(vector, self.dtype)
+        vector = tf.convert_to_tensor(vector)
+        if vector.dtype != self.dtype:
+            raise TypeError(
+                f"Expected a flat vector of dtype {self.dtype.name}, got {vector.dtype.name}; "
+                "cast it first."
+            )
+        if not vector.shape.is_compatible_with([self.shape[0]]):
             raise ValueError(
                 f"Expected a flat vector of shape ({self.shape[0]},), got {vector.shape}."
             )
-        pieces = tf.split(vector, [leaf.shape.num_elements() for leaf in self._leaves])
+        pieces = tf.split(vector, [_size(leaf) for leaf in self._leaves])
         return tf.nest.pack_sequence_as(
             self._parameters,
             [
@@ -99,6 +120,13 @@ class GaussNewton:
                 for piece, leaf in zip(pieces, self._leaves, strict=True)
             ],
         )
+
+
+def _size(leaf: tf.Tensor) -> int:
+    size = leaf.shape.num_elements()
+    if size is None:
+        raise ValueError(f"Expected parameters of static shapes, got {leaf.shape}.")
+    return size
 
 
 def gauss_newton(
@@ -120,12 +148,18 @@ def gauss_newton(
       The operator; its forward pass has run.
 
     Raises:
-      ValueError: If the loss is unknown, targets and outputs do not fit, or a parameter is
-        unconnected.
-      TypeError: If a parameter or an output is not floating.
+      ValueError: If the loss is unknown, targets and outputs do not fit, a parameter is
+        unconnected, or its shape is not static.
+      TypeError: If a parameter is not floating, or the output is not one tensor of float32 or
+        float64.
     """
     loss = losses.get(loss)
     targets = tf.convert_to_tensor(targets)
     linearization = linearize(function, parameters)
+    if tf.nest.is_nested(linearization.outputs):
+        raise TypeError(
+            "Expected a network with one output tensor, got the structure "
+            f"{structures.describe(linearization.outputs)}."
+        )
     loss.check(linearization.outputs, targets)
     return GaussNewton(linearization, parameters, loss, targets)

@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
-import tree
 
 Structure = Any
 
 
 def leaf_names(structure: Structure) -> list[str]:
     """Returns a readable name for each leaf of a structure, in the order of `tf.nest.flatten`."""
-    names = ["/".join(str(part) for part in path) for path, _ in tree.flatten_with_path(structure)]
-    return [name or "(the tensor itself)" for name in names]
+    count = len(tf.nest.flatten(structure))
+    names = ["/".join(path) or "(the tensor itself)" for path in _paths(structure)]
+    # A structure of a kind that only TensorFlow knows has numbers for names.
+    return names if len(names) == count else [f"leaf {i}" for i in range(count)]
+
+
+def _paths(structure: Structure) -> list[tuple[str, ...]]:
+    if not tf.nest.is_nested(structure):
+        return [()]
+    if isinstance(structure, Mapping):
+        children = [(str(key), structure[key]) for key in sorted(structure)]
+    elif hasattr(structure, "_fields"):
+        children = list(zip(structure._fields, structure, strict=True))
+    elif isinstance(structure, (list, tuple)):
+        children = [(str(i), child) for i, child in enumerate(structure)]
+    else:
+        return []
+    return [(name, *path) for name, child in children for path in _paths(child)]
+
+
+def describe(structure: Structure) -> str:
+    """Returns a structure as text, each leaf by its shape."""
+    shapes = tf.nest.map_structure(lambda leaf: _Text(getattr(leaf, "shape", leaf)), structure)
+    return str(shapes)
+
+
+class _Text:
+    """Shows as a text without quotes."""
+
+    def __init__(self, content: Any):
+        self._content = content
+
+    def __repr__(self) -> str:
+        return str(self._content)
 
 
 def flatten_floating(structure: Structure, what: str) -> list[tf.Tensor]:
@@ -64,12 +96,14 @@ def flatten_like(
         tf.nest.assert_same_structure(structure, like)
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"Expected {what} with the leaves {leaf_names(like)}, got {leaf_names(structure)}."
+            f"Expected {what} of the structure {describe(like)}, got {describe(structure)}."
         ) from error
     flat = []
     for name, leaf, reference in zip(
         leaf_names(like), tf.nest.flatten(structure), leaves, strict=True
     ):
+        if leaf is None:
+            raise ValueError(f"Expected {what} with a tensor at {name!r}, got None.")
         if not tf.is_tensor(leaf):
             leaf = tf.convert_to_tensor(leaf, reference.dtype)
         leaf = tf.convert_to_tensor(leaf)

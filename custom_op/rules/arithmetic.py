@@ -27,16 +27,19 @@ def _sum(output: tf.Tensor, *terms: tf.Tensor | None) -> tf.Tensor | None:
 
 @register_r_forward("Add", "AddV2", "AddN")
 def addition(op):
+    """R(x + y) = R(x) + R(y)."""
     return lambda *tangents: _sum(op.outputs[0], *tangents)
 
 
 @register_r_forward("Sub")
 def subtraction(op):
+    """R(x - y) = R(x) - R(y)."""
     return lambda a, b: _sum(op.outputs[0], a, None if b is None else -b)
 
 
 @register_r_forward("Mul")
 def multiplication(op):
+    """R(xy) = R(x) y + x R(y)."""
     x, y = op.inputs
     return lambda a, b: _sum(
         op.outputs[0], None if a is None else a * y, None if b is None else x * b
@@ -45,6 +48,7 @@ def multiplication(op):
 
 @register_r_forward("RealDiv", "Div")
 def division(op):
+    """R(x / y) = (R(x) - (x/y) R(y)) / y."""
     divisor, quotient = op.inputs[1], op.outputs[0]
     return lambda a, b: _sum(
         quotient,
@@ -55,6 +59,8 @@ def division(op):
 
 @register_r_forward("SquaredDifference")
 def squared_difference(op):
+    """R((x - y)²) = 2 (x - y) (R(x) - R(y))."""
+
     def tangent_map(a, b):
         slope = 2 * (op.inputs[0] - op.inputs[1])
         return _sum(
@@ -75,17 +81,19 @@ def _selected(op, first_wins):
 
 @register_r_forward("Maximum")
 def maximum(op):
-    # A tie gives all to the first operand, as TensorFlow's gradient does.
+    """R(max(x, y)) is the tangent of the larger one; a tie gives all to the first operand."""
     return _selected(op, op.inputs[0] >= op.inputs[1])
 
 
 @register_r_forward("Minimum")
 def minimum(op):
+    """R(min(x, y)) is the tangent of the smaller one; a tie gives all to the first operand."""
     return _selected(op, op.inputs[0] <= op.inputs[1])
 
 
 @register_r_forward("SelectV2")
 def select(op):
+    """R(where(c, x, y)) = where(c, R(x), R(y))."""
     condition = op.inputs[0]
     chosen = _selected(op, condition)
     return lambda _, a, b: chosen(a, b)
@@ -93,6 +101,7 @@ def select(op):
 
 @register_r_forward("Select")
 def select_rows(op):
+    """As `select`, with the older operation's choice of whole rows."""
     condition, output = op.inputs[0], op.outputs[0]
 
     def tangent_map(_, a, b):
@@ -104,6 +113,7 @@ def select_rows(op):
 
 @register_r_forward("BiasAdd")
 def bias_add(op):
+    """R(x + b) = R(x) + R(b), with b along the channels."""
     data_format = op.get_attr("data_format").decode()
 
     def tangent_map(a, b):

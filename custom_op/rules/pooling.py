@@ -33,6 +33,7 @@ def _tiles(op) -> bool:
 
 @register_r_forward("MaxPool")
 def max_pool(op):
+    """R(y) is the tangent at each window's first maximum."""
     values, pooled = op.inputs[0], op.outputs[0]
     settings = {
         "ksize": list(op.get_attr("ksize")),

@@ -30,6 +30,7 @@ def _bilinear(op, first: int, second: int):
     "DepthwiseConv2dNative",
 )
 def product(op):
+    """The product x w, or the convolution of x with w."""
     return _bilinear(op, 0, 1)
 
 
@@ -39,7 +40,7 @@ def product(op):
     "DepthwiseConv2dNativeBackpropInput",
 )
 def transposed_convolution(op):
-    # Inputs: sizes, filter, values.
+    """The transpose of a convolution in x; its inputs are sizes, w and values."""
     return _bilinear(op, 1, 2)
 
 
@@ -49,12 +50,13 @@ def transposed_convolution(op):
     "DepthwiseConv2dNativeBackpropFilter",
 )
 def convolution_of_gradients(op):
-    # Inputs: values, sizes, gradients.
+    """The transpose of a convolution in w; its inputs are x, sizes and values."""
     return _bilinear(op, 0, 2)
 
 
 @register_r_forward("Einsum")
 def einsum(op):
+    """The contraction of one tensor, or of two."""
     if len(op.inputs) == 1:
         return lambda t: replay(op, [t])[0]
     return _bilinear(op, 0, 1)

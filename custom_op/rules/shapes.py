@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from custom_op.fallback import carries_tangents
 from custom_op.registry import register_r_forward, replay
 
 
@@ -20,8 +21,6 @@ from custom_op.registry import register_r_forward, replay
     "GatherNd",
     "GatherV2",
     "Identity",
-    "MatrixDiagV3",
-    "MatrixDiagPartV3",
     "Mean",
     "MirrorPad",
     "Neg",
@@ -42,6 +41,7 @@ from custom_op.registry import register_r_forward, replay
     "SplitV",
 )
 def linear_in_first_input(op):
+    """R(A x) = A R(x); the other inputs are sizes, axes and indices."""
     rest = list(op.inputs)[1:]
 
     def tangent_map(tangent, *_):
@@ -52,21 +52,36 @@ def linear_in_first_input(op):
 
 @register_r_forward("Split")
 def split(op):
-    # Inputs: the axis, then the value.
+    """The tangent is split as the value is; the axis is the first input."""
     return lambda _, tangent: replay(op, [op.inputs[0], tangent])
 
 
 @register_r_forward("PadV2")
 def pad(op):
-    return lambda t, *_: None if t is None else tf.pad(t, op.inputs[1])
+    """With x padded by c: R(x) inside, R(c) around it."""
+    values, paddings, _ = op.inputs
+
+    def tangent_map(inside, _, around):
+        # By two plain paddings: the gradient that TensorFlow has of this one leaves out c.
+        terms = []
+        if inside is not None:
+            terms.append(tf.pad(inside, paddings))
+        if around is not None:
+            border = 1 - tf.pad(tf.ones_like(values), paddings)
+            terms.append(border * around)
+        return sum(terms[1:], terms[0])
+
+    return tangent_map
 
 
-@register_r_forward("Pack", "ConcatV2", "IdentityN")
+@register_r_forward("Pack", "ConcatV2", "IdentityN", "MatrixDiagV3", "MatrixDiagPartV3")
 def linear_in_all_inputs(op):
+    """R(A [x, y, ...]) = A [R(x), R(y), ...]."""
+
     def tangent_map(*tangents):
-        # What is not floating (the axis of a concatenation) stays as it is.
+        # What has no tangent (the axis of a concatenation) stays as it is.
         filled = [
-            value if not value.dtype.is_floating else tf.zeros_like(value) if t is None else t
+            value if not carries_tangents(value) else tf.zeros_like(value) if t is None else t
             for value, t in zip(op.inputs, tangents, strict=True)
         ]
         outputs = replay(op, filled)
@@ -79,5 +94,6 @@ def linear_in_all_inputs(op):
 
 @register_r_forward("Cast")
 def cast(op):
-    target = op.outputs[0].dtype
-    return lambda t: tf.cast(t, target) if target.is_floating else None
+    """The tangent is cast too; zero for what is not differentiated, such as integers."""
+    output = op.outputs[0]
+    return lambda t: tf.cast(t, output.dtype) if carries_tangents(output) else None

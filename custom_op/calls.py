@@ -1,0 +1,117 @@
+"""Tangents through a call of a `tf.function` inside the differentiated function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from custom_op import fallback, registry
+from custom_op.traced import Traced
+
+TYPES = ("PartitionedCall", "StatefulPartitionedCall")
+
+_BRANCHES = ("If", "StatelessIf", "Case", "StatelessCase")
+
+
+def tangent_map(
+    op: tf.Operation, live: Sequence[bool], program: Callable[..., Any]
+) -> registry.LinearMap:
+    """Returns the tangent map of a call, from the operations of the called function.
+
+    Its derivative is traced within its own graph, because a `tf.custom_gradient` in there refers
+    to tensors of that graph. What the derivative reads of the function's inside is computed by
+    copies of its operations next to the call; TensorFlow's optimizer merges them with the call's
+    own where the call is stateless.
+
+    Args:
+      op: The call.
+      live: For each input, whether it depends on the primals.
+      program: Builds the linear map of a piece of a graph; `TangentProgram`.
+
+    Returns:
+      A map from one tangent (or None) an input to one tangent (or None) an output.
+
+    Raises:
+      NotDifferentiableError: If copies of the function's operations need not compute the same
+        (it draws random numbers, or assigns a variable that it reads), or if it branches.
+    """
+    body = _body(op)
+    chosen = [i for i, depends in enumerate(live) if depends]
+    parts = {}
+
+    def prepare(_):
+        inputs = [body.inputs[i] for i in chosen]
+        steps = program(inputs, body.outputs, body.get_operations())
+        for branch in (inner.type for inner in steps.operations if inner.type in _BRANCHES):
+            raise fallback.refusal(
+                op, f"it calls a tf.function with {branch!r} in it", "call the Python function"
+            )
+        parts["push"] = Traced(steps.push, inputs)
+        return parts["push"].residuals
+
+    with body.as_default():
+        prepared = Traced(prepare, [])
+    copied = _copy(op, body, prepared.residuals)
+    residuals = prepared.inline([], copied)
+    push = parts["push"]
+
+    def push_tangents(*tangents):
+        filled = [
+            tf.zeros_like(op.inputs[i]) if tangents[i] is None else tangents[i] for i in chosen
+        ]
+        return push.inline(filled, residuals)
+
+    return push_tangents
+
+
+def _body(op: tf.Operation) -> Any:
+    """Returns the graph of the called function."""
+    name = op.get_attr("f").name
+    graph = op.graph
+    while graph is not None:
+        function = graph._get_function(name)
+        if function is not None:
+            return function.graph
+        graph = getattr(graph, "outer_graph", None)
+    raise fallback.refusal(op, f"the body of {name!r} is missing", "call the Python function")
+
+
+def _copy(op: tf.Operation, body: Any, wanted: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Computes tensors of the called function from the inputs of the call."""
+    known = {inner.ref(): outer for inner, outer in zip(body.inputs, op.inputs, strict=True)}
+    needed = {tensor.ref() for tensor in wanted} - set(known)
+    making = []
+    for inner in reversed(body.get_operations()):
+        if any(output.ref() in needed for output in inner.outputs):
+            making.append(inner)
+            needed.update(value.ref() for value in inner.inputs if value.ref() not in known)
+    _check_repeatable(op, body, making)
+    for inner in reversed(making):
+        values = [known[value.ref()] for value in inner.inputs]
+        for output, copy in zip(inner.outputs, registry.replay(inner, values), strict=True):
+            known[output.ref()] = copy
+    return [known[tensor.ref()] for tensor in wanted]
+
+
+def _check_repeatable(op: tf.Operation, body: Any, making: Sequence[tf.Operation]) -> None:
+    reads = [inner for inner in making if inner.type == "ReadVariableOp"]
+    assigns = [inner for inner in body.get_operations() if inner.type.startswith("Assign")]
+    for inner in making:
+        stateful = inner.op_def.is_stateful and inner not in reads
+        if inner.type in TYPES:
+            nested = _body(inner)
+            _check_repeatable(op, nested, nested.get_operations())
+        elif stateful:
+            raise fallback.refusal(
+                op,
+                f"it calls a tf.function in which {inner.type!r} has a state",
+                "call the Python function, or draw random numbers by tf.random.stateless_*",
+            )
+    if reads and assigns:
+        raise fallback.refusal(
+            op,
+            "it calls a tf.function that reads and assigns variables",
+            "call the Python function",
+        )

@@ -1,0 +1,95 @@
+"""The operations between primals and outputs, and the tangents that pass through them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from custom_op import calls, fallback, registry
+
+Tangents = Sequence[tf.Tensor | None]
+
+
+class TangentProgram:
+    """A piece of a traced graph as a linear map, from tangents of inputs to those of outputs.
+
+    Building it runs the rules of the operations on the way, which compute there what they keep.
+
+    Attributes:
+      connected: For each input, whether an output depends on it.
+      operations: The operations on the way, in order.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[tf.Tensor],
+        outputs: Sequence[tf.Tensor],
+        candidates: Sequence[tf.Operation],
+    ):
+        self._inputs = list(inputs)
+        self._outputs = list(outputs)
+        needed, ancestors = _ancestors(outputs, candidates)
+        self.connected = [tensor.ref() in needed for tensor in inputs]
+        dependent = {tensor.ref() for tensor in inputs}
+        self.operations: list[tf.Operation] = []
+        self._maps: list[registry.LinearMap] = []
+        for op in ancestors:
+            live = [tensor.ref() in dependent for tensor in op.inputs]
+            if any(live):
+                self.operations.append(op)
+                self._maps.append(_tangent_map(op, live))
+                dependent.update(_refs(op.outputs))
+
+    def push(self, tangents: Tangents) -> list[tf.Tensor | None]:
+        """Returns the tangents of the outputs; None stands for zero, on both sides."""
+        known = {
+            tensor.ref(): tangent
+            for tensor, tangent in zip(self._inputs, tangents, strict=True)
+            if tangent is not None
+        }
+        for op, tangent_map in zip(self.operations, self._maps, strict=True):
+            incoming = [known.get(tensor.ref()) for tensor in op.inputs]
+            if all(tangent is None for tangent in incoming):
+                continue
+            outgoing = tangent_map(*incoming)
+            if outgoing is None or tf.is_tensor(outgoing):
+                outgoing = [outgoing]
+            for output, tangent in zip(op.outputs, outgoing, strict=False):
+                if tangent is not None:
+                    known[output.ref()] = tangent
+        return [known.get(tensor.ref()) for tensor in self._outputs]
+
+
+def _ancestors(
+    outputs: Sequence[tf.Tensor], candidates: Sequence[tf.Operation]
+) -> tuple[set[Any], list[tf.Operation]]:
+    """Returns the tensors that outputs depend on, and the operations that make them, in order."""
+    needed = _refs(outputs)
+    found = []
+    for op in reversed(candidates):
+        if any(output.ref() in needed for output in op.outputs):
+            found.append(op)
+            read = op.inputs
+            if _has_custom_gradient(op):
+                # What its function computes inside has no say in the derivative.
+                read = [op.inputs[i] for i in fallback.inputs_with_gradient(op)]
+            needed |= _refs(read)
+    return needed, found[::-1]
+
+
+def _refs(tensors: Sequence[tf.Tensor]) -> set[Any]:
+    return {tensor.ref() for tensor in tensors if fallback.carries_tangents(tensor)}
+
+
+def _has_custom_gradient(op: tf.Operation) -> bool:
+    return "_gradient_op_type" in op.node_def.attr
+
+
+def _tangent_map(op: tf.Operation, live: Sequence[bool]) -> Callable[..., Any]:
+    if op.type in calls.TYPES:
+        return calls.tangent_map(op, live, TangentProgram)
+    # A custom_gradient replaces an operation's derivative, so its rule does not apply.
+    rule = None if _has_custom_gradient(op) else registry.find_rule(op.type)
+    return fallback.double_vjp(op) if rule is None else rule(op)

@@ -1,0 +1,65 @@
+"""A piece of a graph that is traced in one place and run in another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+
+class Traced:
+    """A function traced inside a graph, callable outside it once its captures are supplied.
+
+    Attributes:
+      residuals: The tensors of the graph around it that it reads, in order.
+      outputs: Which of the function's results are tensors, and not None.
+    """
+
+    def __init__(self, function: Callable[..., Any], like: Sequence[tf.Tensor]):
+        self._like = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in like]
+        self.outputs: list[bool] = []
+
+        def flat(*leaves):
+            results = function(list(leaves))
+            self.outputs = [result is not None for result in results]
+            return [result for result in results if result is not None]
+
+        concrete = tf.function(flat, autograph=False).get_concrete_function(*self._like)
+        # A resource stays what it is; only tensors have to be handed over.
+        self.residuals = list(concrete.captured_inputs)
+        self._definition = concrete.graph.as_graph_def()
+        self._input_names = [tensor.name for tensor in concrete.inputs]
+        self._output_names = [tensor.name for tensor in concrete.outputs]
+        self._call: Any = None
+
+    def inline(
+        self, arguments: Sequence[tf.Tensor], residuals: Sequence[tf.Tensor]
+    ) -> list[tf.Tensor | None]:
+        """Copies the traced operations into the current graph and returns the results."""
+        graph = tf.compat.v1.get_default_graph()
+        values = [
+            # An identity brings what belongs to an outer graph into this one.
+            value if getattr(value, "graph", None) is graph else tf.identity(value)
+            for value in (*arguments, *residuals)
+        ]
+        tensors = iter(
+            tf.graph_util.import_graph_def(
+                self._definition,
+                input_map=dict(zip(self._input_names, values, strict=True)),
+                return_elements=self._output_names,
+                name="traced",
+            )
+        )
+        return [next(tensors) if there else None for there in self.outputs]
+
+    def __call__(
+        self, arguments: Sequence[tf.Tensor], residuals: Sequence[tf.Tensor]
+    ) -> list[tf.Tensor | None]:
+        """Runs the function eagerly; it is built at the first call."""
+        if self._call is None:
+            kept = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in residuals]
+            self._call = tf.function(self.inline, autograph=False).get_concrete_function(
+                self._like, kept
+            )
+        return self._call(list(arguments), list(residuals))
