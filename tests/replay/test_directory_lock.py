@@ -1,0 +1,89 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from replay.directory_lock import DirectoryLock
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no locks on Windows")
+
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from replay.directory_lock import DirectoryLock
+lock = DirectoryLock(Path(sys.argv[1]))
+child = 0
+if sys.argv[2] == "fork":
+    child = os.fork()
+    if child == 0:
+        try:
+            lock.check()
+        except RuntimeError as error:
+            print("refused" if "forked" in str(error) else error, flush=True)
+        os.close(1)  # the test reads to the end of what the parent prints
+        time.sleep(60)
+        os._exit(0)
+print(child, flush=True)
+time.sleep(60)
+"""
+
+
+def hold(directory, *arguments):
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(directory), *arguments],
+        env={**os.environ, "PYTHONPATH": root},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(holder):
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+
+
+def test_one_at_a_time_within_a_process(tmp_path):
+    lock = DirectoryLock(tmp_path)
+    with pytest.raises(RuntimeError, match=f"process {os.getpid()}, this one is {os.getpid()}"):
+        DirectoryLock(tmp_path)
+    lock.check()
+    lock.release()
+    lock.release()
+    with pytest.raises(RuntimeError, match="was closed"):
+        lock.check()
+    second = DirectoryLock(tmp_path)
+    del second  # collected, it lets go
+    DirectoryLock(tmp_path).release()
+
+
+def test_another_process_is_refused_until_the_first_is_killed(tmp_path):
+    holder = hold(tmp_path, "alone")
+    try:
+        assert holder.stdout.readline() == "0\n"
+        with pytest.raises(RuntimeError, match=f"process {holder.pid}, .* End that process"):
+            DirectoryLock(tmp_path)
+    finally:
+        end(holder)
+    DirectoryLock(tmp_path).release()
+
+
+def test_a_forked_child_neither_writes_nor_keeps_the_lock_alive(tmp_path):
+    holder = hold(tmp_path, "fork")
+    child = None
+    try:
+        lines = {holder.stdout.readline().strip() for _ in range(2)}
+        child = int((lines - {"refused"}).pop())
+        assert "refused" in lines
+        with pytest.raises(RuntimeError, match="another replay"):
+            DirectoryLock(tmp_path)  # the child has closed its copy, the parent still holds it
+        end(holder)
+        os.kill(child, 0)  # it is alive
+        DirectoryLock(tmp_path).release()
+    finally:
+        if child is not None:
+            os.kill(child, signal.SIGKILL)
+        end(holder)
