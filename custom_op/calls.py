@@ -12,8 +12,6 @@ from custom_op.traced import Traced
 
 TYPES = ("PartitionedCall", "StatefulPartitionedCall")
 
-_BRANCHES = ("If", "StatelessIf", "Case", "StatelessCase")
-
 
 def tangent_map(
     op: tf.Operation, live: Sequence[bool], program: Callable[..., Any]
@@ -35,7 +33,7 @@ def tangent_map(
 
     Raises:
       NotDifferentiableError: If copies of the function's operations need not compute the same
-        (it draws random numbers, or assigns a variable that it reads), or if it branches.
+        (it draws random numbers, or assigns a variable that it reads).
     """
     body = _body(op)
     chosen = [i for i, depends in enumerate(live) if depends]
@@ -44,10 +42,6 @@ def tangent_map(
     def prepare(_):
         inputs = [body.inputs[i] for i in chosen]
         steps = program(inputs, body.outputs, body.get_operations())
-        for branch in (inner.type for inner in steps.operations if inner.type in _BRANCHES):
-            raise fallback.refusal(
-                op, f"it calls a tf.function with {branch!r} in it", "call the Python function"
-            )
         parts["push"] = Traced(steps.push, inputs)
         return parts["push"].residuals
 

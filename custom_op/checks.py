@@ -69,7 +69,7 @@ def check_rule(
         return jvp(value_at, x, v)[1]
 
     @tf.function(autograph=False)
-    def first_order():
+    def first_order(inputs):
         linear = linearize(value_at, inputs, unconnected="zero")
         u = _direction(random, linear.outputs)
         pushed, pulled = linear.jvp(v), tf.nest.flatten(linear.vjp(u))
@@ -79,7 +79,7 @@ def check_rule(
         products = _dot(u, pushed), _dot(pulled, tf.nest.flatten(v))
         return pushed, differences, linear.outputs, mixed, separate, products
 
-    pushed, differences, outputs, mixed, separate, (left, right) = first_order()
+    pushed, differences, outputs, mixed, separate, (left, right) = first_order(inputs)
     exact = 1e3 * epsilon
     noise = 10 * epsilon / step
     _compare("J v against finite differences", differences, pushed, tolerance, noise, outputs)
@@ -89,7 +89,7 @@ def check_rule(
         return
 
     @tf.function(autograph=False)
-    def second_order():
+    def second_order(inputs):
         forward = jvp(tangents_at, inputs, w)[1]
         differences = _difference(tangents_at, inputs, w, step)
         with tf.GradientTape() as tape:
@@ -105,7 +105,7 @@ def check_rule(
             _dot(tf.nest.flatten(pulled), tf.nest.flatten(w)),
         )
 
-    forward, differences, left, right = second_order()
+    forward, differences, left, right = second_order(inputs)
     what = "the derivative of J v against finite differences, "
     _compare(what + "by R-forward", differences, forward, tolerance, noise, pushed)
     _compare(what + "by a tape", [left], [right], tolerance, noise, pushed)

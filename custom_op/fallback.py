@@ -9,6 +9,7 @@ import tensorflow as tf
 from custom_op import registry
 
 _LOOPS = ("While", "StatelessWhile")
+_BRANCHES = ("If", "StatelessIf", "Case", "StatelessCase")
 
 
 class NotDifferentiableError(LookupError):
@@ -115,6 +116,8 @@ def _pull(
 def _check_supported(op: tf.Operation) -> None:
     if op.type in _LOOPS:
         raise refusal(op, "loops have no derivative here", "write it as a Python loop")
+    if op.type in _BRANCHES:
+        raise refusal(op, "branches have no derivative here", "choose by tf.where or a Python if")
     if any(value.dtype == tf.variant for value in [*op.inputs, *op.outputs]):
         raise refusal(
             op,

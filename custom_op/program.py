@@ -19,7 +19,6 @@ class TangentProgram:
 
     Attributes:
       connected: For each input, whether an output depends on it.
-      operations: The operations on the way, in order.
     """
 
     def __init__(
@@ -33,13 +32,11 @@ class TangentProgram:
         needed, ancestors = _ancestors(outputs, candidates)
         self.connected = [tensor.ref() in needed for tensor in inputs]
         dependent = {tensor.ref() for tensor in inputs}
-        self.operations: list[tf.Operation] = []
-        self._maps: list[registry.LinearMap] = []
+        self._steps: list[tuple[tf.Operation, registry.LinearMap]] = []
         for op in ancestors:
             live = [tensor.ref() in dependent for tensor in op.inputs]
             if any(live):
-                self.operations.append(op)
-                self._maps.append(_tangent_map(op, live))
+                self._steps.append((op, _tangent_map(op, live)))
                 dependent.update(_refs(op.outputs))
 
     def push(self, tangents: Tangents) -> list[tf.Tensor | None]:
@@ -49,7 +46,7 @@ class TangentProgram:
             for tensor, tangent in zip(self._inputs, tangents, strict=True)
             if tangent is not None
         }
-        for op, tangent_map in zip(self.operations, self._maps, strict=True):
+        for op, tangent_map in self._steps:
             incoming = [known.get(tensor.ref()) for tensor in op.inputs]
             if all(tangent is None for tangent in incoming):
                 continue

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.eager import execute
 
 LinearMap = Callable[..., Any]
 Rule = Callable[[tf.Operation], LinearMap]
@@ -77,12 +78,36 @@ def replay(op: tf.Operation, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
       The outputs, in order.
     """
     graph = tf.compat.v1.get_default_graph()
+    attributes = dict(op.node_def.attr)
+    # With whom it was placed says nothing here, and may not exist in this graph.
+    attributes.pop("_class", None)
     copy = graph.create_op(
         op.type,
         [tf.convert_to_tensor(value) for value in inputs],
         [output.dtype for output in op.outputs],
-        attrs=dict(op.node_def.attr),
+        attrs=attributes,
         op_def=op.op_def,
         name=f"r_{op.type}",
     )
+    record(copy)
     return list(copy.outputs)
+
+
+def record(op: tf.Operation) -> None:
+    """Shows an operation to the gradient tapes that are watching.
+
+    TensorFlow's Python functions do it for what they build. An operation that is copied or
+    imported into a graph has to be shown, or a tape takes its output for a constant.
+
+    Args:
+      op: An operation of the current graph.
+    """
+    if not execute.must_record_gradient():
+        return
+    # The derivative that a custom_gradient put in the place of the operation's own.
+    override = op.node_def.attr.get("_gradient_op_type")
+    kind = override.s.decode() if override is not None else op.type
+    attributes: list[Any] = []
+    for attribute in op.op_def.attr:
+        attributes += [attribute.name, op.get_attr(attribute.name)]
+    execute.record_gradient(kind, list(op.inputs), tuple(attributes), list(op.outputs))

@@ -7,6 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from custom_op import registry
+
 
 class Traced:
     """A function traced inside a graph, callable outside it once its captures are supplied.
@@ -43,6 +45,7 @@ class Traced:
             value if getattr(value, "graph", None) is graph else tf.identity(value)
             for value in (*arguments, *residuals)
         ]
+        before = len(graph.get_operations())
         tensors = iter(
             tf.graph_util.import_graph_def(
                 self._definition,
@@ -51,6 +54,8 @@ class Traced:
                 name="traced",
             )
         )
+        for op in graph.get_operations()[before:]:
+            registry.record(op)
         return [next(tensors) if there else None for there in self.outputs]
 
     def __call__(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from custom_op.registry import register_r_forward
+from custom_op.registry import register_r_forward, replay
 
 
 def _tiles(op) -> bool:
@@ -56,3 +56,10 @@ def max_pool(op):
         return area * tf.raw_ops.AvgPool(value=mask * t, **settings)
 
     return tangent_map
+
+
+@register_r_forward("MaxPoolGrad", "MaxPoolGradGrad")
+def max_pool_gradients(op):
+    """Linear in the third input; where the maxima lie does not change, almost everywhere."""
+    values, pooled, _ = op.inputs
+    return lambda _, __, t: None if t is None else replay(op, [values, pooled, t])

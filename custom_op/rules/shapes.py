@@ -56,25 +56,26 @@ def split(op):
     return lambda _, tangent: replay(op, [op.inputs[0], tangent])
 
 
-@register_r_forward("PadV2")
-def pad(op):
-    """With x padded by c: R(x) inside, R(c) around it."""
-    values, paddings, _ = op.inputs
+@register_r_forward("PadV2", "MatrixDiagV3", "MatrixDiagPartV3")
+def filled_with_a_value(op):
+    """The values x, with a scalar c in the places that x leaves: R(x), and R(c) around it."""
+    values, *between, _ = op.inputs
 
-    def tangent_map(inside, _, around):
-        # By two plain paddings: the gradient that TensorFlow has of this one leaves out c.
-        terms = []
-        if inside is not None:
-            terms.append(tf.pad(inside, paddings))
+    def place(inside):
+        return replay(op, [inside, *between, tf.zeros([], values.dtype)])[0]
+
+    def tangent_map(inside, *rest):
+        # In two parts: the gradient that TensorFlow has of this operation leaves out c.
+        around = rest[-1]
+        terms = [] if inside is None else [place(inside)]
         if around is not None:
-            border = 1 - tf.pad(tf.ones_like(values), paddings)
-            terms.append(border * around)
+            terms.append((1 - place(tf.ones_like(values))) * around)
         return sum(terms[1:], terms[0])
 
     return tangent_map
 
 
-@register_r_forward("Pack", "ConcatV2", "IdentityN", "MatrixDiagV3", "MatrixDiagPartV3")
+@register_r_forward("Pack", "ConcatV2", "IdentityN")
 def linear_in_all_inputs(op):
     """R(A [x, y, ...]) = A [R(x), R(y), ...]."""
 
