@@ -1,0 +1,40 @@
+"""MLHF: training networks with curvature, and learning how to do it."""
+
+from mlhf.preconditioned_cg import REASONS as CG_REASONS
+from mlhf.preconditioned_cg import Solution, conjugate_gradient
+from mlhf.first_order import FirstOrder
+from mlhf.hessian_free import HessianFree, HessianFreeState
+from mlhf.keras_models import (
+    get_model_state,
+    get_parameters,
+    set_model_state,
+    set_parameters,
+)
+from mlhf.kinds import KINDS, kinds_of_model, resolve_kinds
+from mlhf.meta_file import names as pretrained_names
+from mlhf.meta_hessian_free import MetaHessianFree
+from mlhf.objective import L2, Objective
+from mlhf.proposal import MetaState
+from mlhf.step import Step
+
+__all__ = [
+    "CG_REASONS",
+    "FirstOrder",
+    "HessianFree",
+    "HessianFreeState",
+    "KINDS",
+    "L2",
+    "MetaHessianFree",
+    "MetaState",
+    "Objective",
+    "Solution",
+    "Step",
+    "conjugate_gradient",
+    "get_model_state",
+    "get_parameters",
+    "kinds_of_model",
+    "pretrained_names",
+    "resolve_kinds",
+    "set_model_state",
+    "set_parameters",
+]

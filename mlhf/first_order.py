@@ -1,0 +1,106 @@
+"""Any Keras optimizer behind the interface of the curvature optimizers, for comparisons."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from mlhf.objective import Objective
+from mlhf.step import Step, public_model_state
+
+
+class FirstOrder:
+    """A Keras optimizer with its state in and out: `init`, `step`.
+
+    The optimizer's variables live inside; a step writes parameters and state into them, applies
+    the gradient and reads both back.
+    """
+
+    class State(NamedTuple):
+        """The optimizer's variables."""
+
+        variables: tuple[tf.Tensor, ...]
+
+    def __init__(self, optimizer: Any, jit_compile: bool = False):
+        """Wraps an optimizer.
+
+        Args:
+          optimizer: A `keras.optimizers.Optimizer`, or a function that returns a new one.
+          jit_compile: Whether a step is compiled with XLA.
+
+        Raises:
+          TypeError: If it is neither.
+        """
+        import keras
+
+        if isinstance(optimizer, type) or not isinstance(optimizer, keras.optimizers.Optimizer):
+            if not callable(optimizer):
+                raise TypeError(f"Expected a Keras optimizer, got {optimizer!r}.")
+            optimizer = optimizer()
+        self._optimizer = optimizer
+        self._jit_compile = jit_compile
+        self._variables: list[tf.Variable] = []
+        self._compiled: dict = {}
+
+    def init(self, parameters: Any) -> State:
+        """Returns the state before the first step.
+
+        Args:
+          parameters: A structure of floating tensors.
+
+        Returns:
+          The state.
+
+        Raises:
+          ValueError: If the optimizer was made for parameters of other shapes.
+        """
+        leaves = tf.nest.flatten(parameters)
+        if not self._variables:
+            self._variables = [tf.Variable(leaf) for leaf in leaves]
+            self._optimizer.build(self._variables)
+            self._initial = tuple(tf.identity(v.value) for v in self._optimizer.variables)
+        shapes, own = [leaf.shape for leaf in leaves], [v.shape for v in self._variables]
+        if shapes != own:
+            raise ValueError(f"Expected parameters of the shapes {own}, got {shapes}.")
+        return self.State(self._initial)
+
+    def step(self, objective: Objective, parameters: Any, state: State) -> Step:
+        """Takes one step.
+
+        Args:
+          objective: The loss on a batch.
+          parameters: Where it stands.
+          state: From `init` or the step before.
+
+        Returns:
+          New parameters, state and model state, and metrics: `loss`, `gradient_norm`.
+        """
+        key = objective.static
+        if key not in self._compiled:
+            self._compiled[key] = tf.function(
+                lambda tensors, parameters, variables: self._step(
+                    key, tensors, parameters, variables
+                ),
+                jit_compile=self._jit_compile,
+                autograph=False,
+            )
+        moved, variables, model_state, metrics = self._compiled[key](
+            objective.tensors, parameters, state.variables
+        )
+        return Step(moved, self.State(tuple(variables)), public_model_state(model_state), metrics)
+
+    def _step(self, static, tensors, parameters, variables):
+        linearized = Objective.of(static, tensors).linearize(parameters)
+        gradient = tf.nest.flatten(linearized.gradient())
+        for variable, value in zip(self._variables, tf.nest.flatten(parameters), strict=True):
+            variable.assign(value)
+        for variable, value in zip(self._optimizer.variables, variables, strict=True):
+            variable.assign(value)
+        self._optimizer.apply(gradient, self._variables)
+        moved = tf.nest.pack_sequence_as(
+            parameters, [tf.identity(variable) for variable in self._variables]
+        )
+        state = [tf.identity(v.value) for v in self._optimizer.variables]
+        metrics = {"loss": linearized.value, "gradient_norm": tf.linalg.global_norm(gradient)}
+        return moved, state, linearized.model_state, metrics

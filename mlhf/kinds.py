@@ -1,0 +1,123 @@
+"""Kinds of variable: which coordinates of a network share the weights of a learned rule."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+import tree
+
+KINDS = (
+    "conv_kernel",
+    "conv_bias",
+    "norm_gamma",
+    "norm_beta",
+    "dense_kernel",
+    "dense_bias",
+)
+
+# Path patterns for structures that come without layers: the last part says what the variable is,
+# the parts before it which layer it belongs to.
+_PATTERNS = (
+    (r"(norm|bn)[^/]*/(.*/)?(gamma|scale)$", "norm_gamma"),
+    (r"(norm|bn)[^/]*/(.*/)?(beta|bias|offset)$", "norm_beta"),
+    (r"conv[^/]*/(.*/)?(kernel|weights?|w)$", "conv_kernel"),
+    (r"conv[^/]*/(.*/)?(bias|b)$", "conv_bias"),
+    (r"(dense|linear|fc|logits)[^/]*/(.*/)?(kernel|weights?|w)$", "dense_kernel"),
+    (r"(dense|linear|fc|logits)[^/]*/(.*/)?(bias|b)$", "dense_bias"),
+)
+
+
+def resolve_kinds(structure: Any, kinds: Any = None) -> list[str]:
+    """Returns the kind of each leaf, in the order of `tf.nest.flatten`.
+
+    Args:
+      structure: The parameters: a structure of tensors. Unless `kinds` is given, its paths say
+        what each leaf is (`"conv1/kernel"`, `"dense/bias"`, `"norm/gamma"`).
+      kinds: The kinds, explicitly: a structure like the parameters with a string a leaf, a
+        mapping from paths to kinds, or one string for all leaves.
+
+    Returns:
+      A list of strings. Names of your own are kinds too: a set of weights is made for each.
+
+    Raises:
+      ValueError: If the kind of a leaf is not known; the message names its path and shape.
+    """
+    paths = ["/".join(str(part) for part in path) for path, _ in tree.flatten_with_path(structure)]
+    leaves = tf.nest.flatten(structure)
+    if isinstance(kinds, str):
+        return [kinds] * len(leaves)
+    if isinstance(kinds, Mapping) and all(isinstance(kind, str) for kind in kinds.values()):
+        if set(kinds) >= set(paths):
+            return [kinds[path] for path in paths]
+    if kinds is not None and not isinstance(kinds, Mapping) or _same_structure(kinds, structure):
+        flat = tf.nest.flatten(kinds)
+        if len(flat) != len(leaves) or not all(isinstance(kind, str) for kind in flat):
+            raise ValueError(
+                f"Expected kinds= with a name for each of the {len(leaves)} parameters {paths}, "
+                f"got {kinds!r}."
+            )
+        return flat
+    found = [(kinds or {}).get(path) or kind_of_path(path) for path in paths]
+    for path, leaf, kind in zip(paths, leaves, found, strict=True):
+        if kind is None:
+            raise ValueError(
+                f"The kind of the parameter {path!r} of shape {tuple(leaf.shape)} is not known. "
+                f"Say which it is, one of {list(KINDS)} or a name of your own, with kinds=: a "
+                f'mapping such as {{"{path}": "dense_kernel"}}, or a structure like the parameters.'
+            )
+    return found
+
+
+def kind_of_path(path: str) -> str | None:
+    """Returns the kind that a path such as `"conv1/kernel"` stands for, or None."""
+    for pattern, kind in _PATTERNS:
+        if re.search(pattern, path, re.IGNORECASE):
+            return kind
+    return None
+
+
+def kinds_of_model(model: Any) -> dict[str, str]:
+    """Returns the kinds of a Keras model's trainable variables, from their layers.
+
+    Args:
+      model: A built `keras.Model`.
+
+    Returns:
+      A dictionary from `variable.path` to the kind. Variables of layers that are neither
+      convolutions, dense nor normalisation are left out; give theirs by hand.
+    """
+    import keras
+
+    found = {}
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.Model) or not layer.trainable_variables:
+            continue
+        if "conv" in type(layer).__name__.lower():
+            family = "conv"
+        elif isinstance(layer, (keras.layers.Dense, keras.layers.EinsumDense)):
+            family = "dense"
+        elif "normalization" in type(layer).__name__.lower():
+            family = "norm"
+        else:
+            continue
+        for variable in layer._trainable_variables:
+            name = variable.name.split("/")[-1]
+            if family == "norm":
+                part = "gamma" if name in ("gamma", "scale") else "beta"
+            else:
+                part = "bias" if "bias" in name else "kernel"
+            found[variable.path] = f"{family}_{part}"
+    return found
+
+
+def _same_structure(kinds: Any, structure: Any) -> bool:
+    if kinds is None:
+        return False
+    try:
+        tf.nest.assert_same_structure(kinds, structure)
+    except (ValueError, TypeError):
+        return False
+    return True

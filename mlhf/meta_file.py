@@ -1,0 +1,95 @@
+"""The file of a trained meta-optimizer: settings, kinds of variable, LSTM weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from mlhf.coordinate_lstm import LSTMWeights
+
+PRETRAINED = Path(__file__).parent / "pretrained"
+# What a meta-training keeps in its folder for those who use the result.
+FILE_IN_FOLDER = "meta_optimizer.npz"
+
+
+class Content(NamedTuple):
+    """What a file holds."""
+
+    settings: dict[str, Any]
+    kinds: list[str]
+    weights: dict[str, LSTMWeights]
+
+
+def names() -> list[str]:
+    """Returns the names of the meta-optimizers that ship with the package."""
+    return sorted(path.stem for path in PRETRAINED.glob("*.npz"))
+
+
+def write(
+    path: str | Path, settings: dict[str, Any], kinds: list[str], weights: dict[str, LSTMWeights]
+) -> Path:
+    """Writes a file, whole or not at all.
+
+    Args:
+      path: Where; `.npz` is added if it is missing.
+      settings: Arguments of the constructor.
+      kinds: In the order of the weights' first axis.
+      weights: By role.
+
+    Returns:
+      The path.
+    """
+    from replay import write_structure
+
+    path = Path(path)
+    if path.suffix != ".npz":
+        path = path.with_name(path.name + ".npz")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {
+        role: {field: np.asarray(value) for field, value in value._asdict().items()}
+        for role, value in weights.items()
+    }
+    about = json.dumps({"settings": settings, "kinds": kinds})
+    write_structure(path, {"about": np.frombuffer(about.encode(), np.uint8), "weights": arrays})
+    return path
+
+
+def read(name_or_path: str | Path) -> Content:
+    """Reads a file.
+
+    Args:
+      name_or_path: A name of `names()`, a file, or a folder that holds `meta_optimizer.npz`.
+
+    Returns:
+      Its content.
+
+    Raises:
+      FileNotFoundError: If there is no such name or file.
+      ValueError: If it is not such a file.
+    """
+    from replay import read_structure
+
+    path = Path(name_or_path)
+    if path.is_dir():
+        path = path / FILE_IN_FOLDER
+    if not path.exists() and str(name_or_path) in names():
+        path = PRETRAINED / f"{name_or_path}.npz"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"Expected a trained meta-optimizer: one of the names {names()}, a file, or a folder "
+            f"with {FILE_IN_FOLDER} in it (meta-training writes it); found nothing at {path}."
+        )
+    content = read_structure(path)
+    try:
+        about = json.loads(bytes(content["about"]).decode())
+        weights = {
+            role: LSTMWeights(**{field: tf.constant(v) for field, v in fields.items()})
+            for role, fields in content.get("weights", {}).items()
+        }
+        return Content(about["settings"], about["kinds"], weights)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not the file of a meta-optimizer ({error}).") from error

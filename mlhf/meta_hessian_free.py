@@ -1,0 +1,295 @@
+"""MLHF, the meta-learned Hessian-free optimizer (Chen, Lu and Fokoue 2018, arXiv 1805.08462)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from mlhf import coordinate_lstm, keras_models, kinds, meta_file
+from mlhf.coordinate_lstm import LSTMWeights
+from mlhf.layout import Layout
+from mlhf.objective import Objective
+from mlhf.proposal import (
+    MetaState,
+    Rule,
+    adapt_damping,
+    curvature_of,
+    describe,
+    model_decrease,
+    propose,
+    zero_state,
+)
+from mlhf.step import Step, public_model_state
+from mlhf.validation import check_choice, check_count, check_number
+
+
+class MetaHessianFree:
+    """Hessian-free steps whose damping, preconditioner and start come from a learned LSTM.
+
+    With g the gradient, G = Jᵀ H J the Gauss-Newton matrix, and x₋, r₋ the solution and the
+    residual of the step before:
+
+        δ  = softplus(LSTM_d(g, r₋, x₋)) + damping     A = G + diag(δ)
+        x₀ = x₋, or g, or LSTM_x(g, r₋, x₋)             r₀ = g - A x₀
+        P  = softplus(LSTM_y(g, r₀, x₀))
+        x, r by `cg_iterations` preconditioned conjugate-gradient iterations
+        w ← w - lr x
+
+    One set of LSTM weights serves all coordinates of a kind of variable. A new optimizer's are
+    random: meta-train it (`mlhf.meta_train`) or load trained ones (`from_pretrained`).
+
+    Attributes:
+      learning_rate: lr; may be set between steps.
+      weights: The LSTMs' weights by role, or None before the kinds of variable are known.
+      kinds: The kinds that the weights are for, sorted.
+      rule: What is learned.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float = 1.0,
+        *,
+        cg_iterations: int = 2,
+        x_use: str = "x",
+        y_use: str = "rnn",
+        d_use: str = "rnn",
+        damping: float = 2e-5,
+        damping_type: str = "regular",
+        decay: float = 0.9,
+        kinds: Any = None,
+        seed: int = 0,
+        jit_compile: bool = False,
+    ):
+        """Sets an optimizer up.
+
+        Args:
+          learning_rate: lr, positive.
+          cg_iterations: Conjugate-gradient iterations a step, each one product with G.
+          x_use: Where they start: `"x"` at the last solution, `"d"` at the gradient, `"rnn"`
+            learned.
+          y_use: The preconditioner: `"rnn"` learned, `"none"` ones.
+          d_use: The damping: `"rnn"` learned, added to the constant, `"none"` the constant alone.
+          damping: The constant, at least 0; where it starts, if it is adapted.
+          damping_type: `"regular"` (constant) or `"LM_heuristics"`.
+          decay: The factor of the heuristic, between 0 and 1.
+          kinds: The kinds of variable, where paths and layers do not tell them; as for
+            `mlhf.kinds.resolve_kinds`.
+          seed: Of the random weights.
+          jit_compile: Whether a step is compiled with XLA as a whole (a GPU wants it, a CPU's
+            convolutions do not; the LSTMs are compiled by themselves either way).
+
+        Raises:
+          ValueError: If a value makes no sense; the message says what was expected.
+        """
+        self.learning_rate = check_number("learning_rate", learning_rate, above=0)
+        self.damping = check_number("damping", damping, at_least=0)
+        self.rule = Rule(
+            x_use=check_choice("x_use", x_use, ("x", "d", "rnn")),
+            y_use=check_choice("y_use", y_use, ("rnn", "none")),
+            d_use=check_choice("d_use", d_use, ("rnn", "none")),
+            cg_iterations=check_count("cg_iterations", cg_iterations),
+            damping_type=check_choice("damping_type", damping_type, ("regular", "LM_heuristics")),
+            decay=check_number("decay", decay, above=0, below=1),
+        )
+        self.weights: dict[str, LSTMWeights] | None = None
+        self.kinds: list[str] | None = None
+        self.jit_compile = jit_compile
+        self._given_kinds = kinds
+        self._seed = seed
+        self._compiled: dict = {}
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, **overrides: Any) -> MetaHessianFree:
+        """Loads a trained optimizer.
+
+        Args:
+          name_or_path: A name that ships with the package (`mlhf.pretrained_names()`), a file
+            that `save` wrote, or the folder of a meta-training.
+          **overrides: Arguments of the constructor that differ from those it was saved with, such
+            as `learning_rate`.
+
+        Returns:
+          The optimizer.
+
+        Raises:
+          FileNotFoundError: If there is no such name or file.
+          ValueError: If the file is damaged or an override is not an argument.
+        """
+        content = meta_file.read(name_or_path)
+        unknown = set(overrides) - set(content.settings) - {"kinds", "seed", "jit_compile"}
+        if unknown:
+            raise ValueError(
+                f"Expected overrides among {sorted(content.settings)}, got {sorted(unknown)}."
+            )
+        optimizer = cls(**{**content.settings, **overrides})
+        missing = set(optimizer.rule.roles) - set(content.weights)
+        if missing:
+            raise ValueError(
+                f"{name_or_path} holds weights for the roles {sorted(content.weights)}, and "
+                f"{sorted(missing)} are wanted too: the uses given (x_use, y_use, d_use) have to "
+                "be those of its meta-training."
+            )
+        optimizer.kinds = content.kinds
+        optimizer.weights = {role: content.weights[role] for role in optimizer.rule.roles}
+        return optimizer
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the weights and settings to one file of a few kilobytes.
+
+        Args:
+          path: Where; `.npz` is added if it is missing.
+
+        Returns:
+          The file's path.
+
+        Raises:
+          ValueError: If there are no weights yet.
+          OSError: If it can't be written; nothing half-written is left.
+        """
+        if self.weights is None or self.kinds is None:
+            raise ValueError("There are no weights to save yet; call init(parameters) first.")
+        return meta_file.write(path, self.settings, self.kinds, self.weights)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments that a file keeps."""
+        rule = self.rule
+        return {
+            "learning_rate": self.learning_rate,
+            "cg_iterations": rule.cg_iterations,
+            "x_use": rule.x_use,
+            "y_use": rule.y_use,
+            "d_use": rule.d_use,
+            "damping": self.damping,
+            "damping_type": rule.damping_type,
+            "decay": rule.decay,
+        }
+
+    def layout(self, parameters: Any) -> Layout:
+        """Returns how parameters lie in the flat vectors of the state."""
+        return Layout(parameters, self._given_kinds)
+
+    def init(self, parameters: Any, kinds: Any = None) -> MetaState:
+        """Returns the state before the first step, and draws weights if there are none.
+
+        Args:
+          parameters: A structure of floating tensors, or a built Keras model, whose layers then
+            say the kinds of its variables.
+          kinds: As for the constructor.
+
+        Returns:
+          The state: flat vectors and the LSTMs' states, all zero.
+
+        Raises:
+          ValueError: If the kind of a variable is not known, or not among those that the weights
+            were trained for.
+        """
+        if keras_models.is_model(parameters):
+            self._given_kinds = {
+                **kinds_of_model(parameters),
+                **(kinds or self._given_kinds or {}),
+            }
+            parameters = keras_models.get_parameters(parameters)
+        elif kinds is not None:
+            self._given_kinds = kinds
+        layout = self.layout(parameters)
+        if self.weights is None:
+            self.kinds = layout.kinds
+            self.weights = {
+                role: coordinate_lstm.initial_weights(
+                    len(layout.kinds), self._seed + 1000 * number, layout.dtype
+                )
+                for number, role in enumerate(self.rule.roles)
+            }
+        self._check_kinds(layout)
+        return zero_state(self.rule, layout, self.damping)
+
+    def weights_for(self, layout: Layout) -> dict[str, LSTMWeights]:
+        """Returns the weights of the kinds that a layout has, in its order and dtype."""
+        self._check_kinds(layout)
+        assert self.weights is not None and self.kinds is not None
+        rows = [self.kinds.index(kind) for kind in layout.kinds]
+        return {
+            role: LSTMWeights(
+                *[tf.cast(tf.gather(value, rows), layout.dtype) for value in self.weights[role]]
+            )
+            for role in self.rule.roles
+        }
+
+    def step(self, objective: Objective, parameters: Any, state: MetaState) -> Step:
+        """Takes one step.
+
+        Args:
+          objective: The loss on a batch.
+          parameters: Where it stands.
+          state: From `init` or the step before.
+
+        Returns:
+          New parameters, state and model state, and metrics: `loss`, `gradient_norm`,
+          `step_norm`, `damping`, `mean_delta`, and those of the original's log (`x_by_g`,
+          `r_norm`, `minus_h`, `g_dot_x`, `g_square`, `g_length_in_A` is left out,
+          `cg_iterations`).
+
+        Raises:
+          ValueError: If there are no weights yet.
+        """
+        if self.weights is None:
+            raise ValueError("There are no weights yet; call init(parameters) before step.")
+        layout = self.layout(parameters)
+        key = (objective.static, tuple(layout.kinds), layout.size)
+        if key not in self._compiled:
+            static = objective.static
+            self._compiled[key] = tf.function(
+                lambda *arguments: self._step(static, *arguments),
+                jit_compile=self.jit_compile,
+                autograph=False,
+            )
+        parameters, state, model_state, metrics = self._compiled[key](
+            objective.tensors,
+            parameters,
+            state,
+            self.weights_for(layout),
+            tf.constant(self.learning_rate, layout.dtype),
+        )
+        return Step(parameters, state, public_model_state(model_state), metrics)
+
+    def _step(self, static, tensors, parameters, state, weights, rate):
+        layout = self.layout(parameters)
+        objective = Objective.of(static, tensors)
+        linearized = objective.linearize(parameters)
+        gradient = layout.flatten(linearized.gradient())
+        proposal, after = propose(
+            self.rule, weights, layout, curvature_of(linearized, layout), gradient, state
+        )
+        moved = layout.unflatten(layout.flatten(parameters) - rate * proposal.solution)
+        if self.rule.damping_type == "LM_heuristics":
+            predicted = model_decrease(gradient, proposal.solution, after.residual, rate)
+            change = objective.data_loss(moved) - linearized.data_loss
+            after = after._replace(
+                damping=adapt_damping(state.damping, change, predicted, self.rule.decay)
+            )
+        metrics = {
+            "loss": linearized.value,
+            "gradient_norm": tf.norm(gradient),
+            "step_norm": rate * tf.norm(proposal.solution),
+            "damping": state.damping,
+            "mean_delta": tf.reduce_sum(proposal.delta * layout.mask()) / layout.parameters,
+            **describe(gradient, proposal),
+        }
+        return moved, after, linearized.model_state, metrics
+
+    def _check_kinds(self, layout: Layout) -> None:
+        missing = sorted(set(layout.kinds) - set(self.kinds or []))
+        if missing:
+            raise ValueError(
+                f"The network has variables of the kinds {missing}, and these weights were trained "
+                f"for {self.kinds}. Meta-train on a network that has them, or say which kind serves "
+                f'them, with kinds= (for example {{"path/of/variable": "{(self.kinds or [""])[0]}"}}).'
+            )
+
+
+def kinds_of_model(model: Any) -> dict[str, str]:
+    """Returns the kinds of a Keras model's variables; see `mlhf.kinds.kinds_of_model`."""
+    return kinds.kinds_of_model(model)

@@ -1,0 +1,187 @@
+"""What an optimizer steps on: a network, a loss, a batch, and what regularizes the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import tensorflow as tf
+
+import custom_op
+from mlhf import keras_models
+
+Structure = Any
+
+
+class Regularizer(Protocol):
+    """A penalty on the parameters, with its first two derivatives."""
+
+    def value(self, parameters: Structure) -> tf.Tensor:
+        """Returns the penalty, a scalar."""
+
+    def gradient(self, parameters: Structure) -> Structure:
+        """Returns its gradient."""
+
+    def hessian_product(self, parameters: Structure, vector: Structure) -> Structure:
+        """Returns the product of its Hessian with a vector."""
+
+
+class L2(NamedTuple):
+    """Weight decay, c/2 · Σ‖w‖² over the parameters (TensorFlow 1's `l2_loss`)."""
+
+    coefficient: float
+
+    def value(self, parameters):
+        squares = [tf.reduce_sum(tf.square(leaf)) for leaf in tf.nest.flatten(parameters)]
+        return 0.5 * self.coefficient * tf.add_n(squares)
+
+    def gradient(self, parameters):
+        return tf.nest.map_structure(lambda leaf: self.coefficient * leaf, parameters)
+
+    def hessian_product(self, parameters, vector):
+        del parameters
+        return tf.nest.map_structure(lambda leaf: self.coefficient * leaf, vector)
+
+
+class Objective:
+    """The mean loss of a network on one batch, plus a regularizer.
+
+    The network, the loss and the regularizer are static: a step is compiled for them once, and a
+    new batch of the same shapes does not trace again. Make the network once, outside the loop.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        loss: str | custom_op.losses.Loss,
+        inputs: Any,
+        targets: Any,
+        model_state: Structure = None,
+        regularizer: Regularizer | None = None,
+    ):
+        """Describes an objective.
+
+        Args:
+          network: A function `(parameters, inputs) -> outputs`; with a `model_state`, a function
+            `(parameters, model_state, inputs) -> (outputs, new model_state)`; or a built Keras
+            model, whose parameters are those of `mlhf.get_parameters`.
+          loss: A loss of `custom_op.losses` or its name.
+          inputs: A structure of tensors, the first axis counting examples.
+          targets: What the loss compares the outputs with.
+          model_state: What the network carries besides parameters (moving statistics, seeds). For
+            a Keras model it defaults to its non-trainable variables' values.
+          regularizer: For example `mlhf.L2(2e-4)`. It stands in the value, the gradient and the
+            curvature.
+
+        Raises:
+          ValueError: If the loss is not known or the Keras model is not built.
+          TypeError: If the network is not callable.
+        """
+        if not callable(network):
+            raise TypeError(f"Expected a network to call, got {network!r}.")
+        if keras_models.is_model(network):
+            if model_state is None:
+                model_state = keras_models.get_model_state(network)
+            network = keras_models.as_network(network)
+        self.network: Callable = network
+        self.loss = custom_op.losses.get(loss)
+        self.regularizer = regularizer
+        self.inputs = tf.nest.map_structure(tf.convert_to_tensor, inputs)
+        self.targets = tf.convert_to_tensor(targets)
+        # A network without a state carries the empty structure, which loops can carry too.
+        self.model_state = tf.nest.map_structure(
+            tf.convert_to_tensor, () if model_state is None else model_state
+        )
+
+    @property
+    def static(self) -> tuple:
+        """What a compiled step depends on besides shapes."""
+        return self.network, self.loss, self.regularizer
+
+    @property
+    def tensors(self) -> tuple:
+        """What changes from batch to batch: inputs, targets, model state."""
+        return self.inputs, self.targets, self.model_state
+
+    @classmethod
+    def of(cls, static: tuple, tensors: tuple) -> Objective:
+        """Puts an objective together again inside a compiled function."""
+        network, loss, regularizer = static
+        inputs, targets, model_state = tensors
+        # An empty state stays one: a Keras model would put its own in its place.
+        return cls(network, loss, inputs, targets, model_state, regularizer)
+
+    def outputs(self, parameters: Structure) -> tuple[tf.Tensor, Structure]:
+        """Returns the network's outputs and the new model state."""
+        if not tf.nest.flatten(self.model_state):
+            return self.network(parameters, self.inputs), ()
+        return self.network(parameters, self.model_state, self.inputs)
+
+    def data_loss(self, parameters: Structure) -> tf.Tensor:
+        """Returns the mean loss without the regularizer."""
+        return self.loss.value(self.outputs(parameters)[0], self.targets)
+
+    def linearize(self, parameters: Structure) -> LinearizedObjective:
+        """Runs the network forward once and keeps what gradients and products need.
+
+        Args:
+          parameters: The point, a structure of floating tensors.
+
+        Returns:
+          The loss, its gradient and its Gauss-Newton products there.
+
+        Raises:
+          ValueError: If the outputs do not depend on a parameter, or targets do not fit.
+        """
+        return LinearizedObjective(self, parameters)
+
+
+class LinearizedObjective:
+    """An objective at a point.
+
+    Attributes:
+      parameters: The point.
+      data_loss: The mean loss without the regularizer, a scalar.
+      value: The mean loss with it.
+      model_state: The network's state after its forward pass; `()` if it has none.
+    """
+
+    def __init__(self, objective: Objective, parameters: Structure):
+        self._regularizer = objective.regularizer
+        self.parameters = parameters
+        aside: list[Structure] = []
+
+        def network(leaves):
+            outputs, model_state = objective.outputs(leaves)
+            aside.append(model_state)
+            return outputs
+
+        self._operator = custom_op.gauss_newton(
+            network, parameters, objective.loss, objective.targets
+        )
+        self.model_state = aside[-1]
+        if tf.executing_eagerly():
+            # What the traced function left aside are symbols of its trace.
+            self.model_state = objective.outputs(parameters)[1]
+        self.data_loss = self._operator.loss()
+        self.value = self.data_loss
+        if self._regularizer is not None:
+            self.value = self.data_loss + self._regularizer.value(parameters)
+
+    def gradient(self) -> Structure:
+        """Returns the gradient of the value, in the structure of the parameters."""
+        gradient = self._operator.gradient()
+        if self._regularizer is None:
+            return gradient
+        return _add(gradient, self._regularizer.gradient(self.parameters))
+
+    def curvature_product(self, vector: Structure) -> Structure:
+        """Returns (Jᵀ H J + the regularizer's Hessian) v, in the structure of the parameters."""
+        product = self._operator.matvec(vector)
+        if self._regularizer is None:
+            return product
+        return _add(product, self._regularizer.hessian_product(self.parameters, vector))
+
+
+def _add(a: Structure, b: Structure) -> Structure:
+    return tf.nest.map_structure(tf.add, a, b)

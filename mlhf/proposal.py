@@ -1,0 +1,243 @@
+"""One step of MLHF up to the update: the learned rules and the conjugate gradients between them.
+
+The steps 1 to 6 of Chen, Lu and Fokoue 2018 (arXiv 1805.08462) on flat vectors, see
+`MetaHessianFree` for the mathematics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from mlhf import preconditioned_cg as cg
+from mlhf import coordinate_lstm
+from mlhf.coordinate_lstm import LSTMWeights
+from mlhf.layout import Layout
+from mlhf.objective import LinearizedObjective
+
+# The roles that a learned rule can have: the start of the conjugate gradients, their
+# preconditioner, and the damping.
+ROLES = ("x", "y", "d")
+
+
+class Rule(NamedTuple):
+    """What is learned and what is not; static."""
+
+    x_use: str = "x"  # the start: "x" the last solution, "d" the gradient, "rnn" learned
+    y_use: str = "rnn"  # the preconditioner: "rnn" learned, "none" ones
+    d_use: str = "rnn"  # the damping: "rnn" learned and added to the constant, "none" constant
+    cg_iterations: int = 2
+    damping_type: str = "regular"  # or "LM_heuristics"
+    decay: float = 0.9  # the factor of the LM heuristic
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that have a learned rule."""
+        uses = {"x": self.x_use, "y": self.y_use, "d": self.d_use}
+        return tuple(role for role in ROLES if uses[role] == "rnn")
+
+
+class MetaState(NamedTuple):
+    """What MLHF carries from step to step; flat vectors of the layout's size."""
+
+    solution: tf.Tensor  # x₋
+    residual: tf.Tensor  # r₋
+    damping: tf.Tensor  # the scalar part of δ
+    lstm: dict[str, tuple[tf.Tensor, ...]]  # by role
+
+
+class Proposal(NamedTuple):
+    """A proposed update, and what its derivative needs."""
+
+    start: tf.Tensor  # x₀
+    start_residual: tf.Tensor  # r₀
+    diagonal: tf.Tensor  # P
+    delta: tf.Tensor  # δ, its constant part included
+    delta_drive: tf.Tensor  # the damping LSTM's output before softplus
+    diagonal_drive: tf.Tensor  # the preconditioner LSTM's
+    solution: tf.Tensor  # x_n
+    trajectory: cg.Trajectory
+
+
+def zero_state(rule: Rule, layout: Layout, damping: float) -> MetaState:
+    """Returns the state at the start of training."""
+    zeros = tf.zeros([layout.size], layout.dtype)
+    return MetaState(
+        zeros,
+        zeros,
+        tf.constant(damping, layout.dtype),
+        {
+            role: coordinate_lstm.zero_state(layout.blocks, layout.block, layout.dtype)
+            for role in rule.roles
+        },
+    )
+
+
+def curvature_of(linearized: LinearizedObjective, layout: Layout) -> Callable:
+    """Returns G v on flat vectors."""
+    return lambda v: layout.flatten(linearized.curvature_product(layout.unflatten(v)))
+
+
+def propose(
+    rule: Rule,
+    weights: dict[str, LSTMWeights],
+    layout: Layout,
+    curvature: Callable[[tf.Tensor], tf.Tensor],
+    gradient: tf.Tensor,
+    state: MetaState,
+    unrolled: bool = False,
+) -> tuple[Proposal, MetaState]:
+    """Solves (G + diag(δ)) x ≈ g with learned δ, start and preconditioner.
+
+    Args:
+      rule: What is learned.
+      weights: By role.
+      layout: Of the vectors.
+      curvature: G v, [size] to [size].
+      gradient: g, [size].
+      state: Of the step before.
+      unrolled: Whether conjugate gradients are written out instead of looped.
+
+    Returns:
+      The proposal, and the state for the next step.
+    """
+    lstm = dict(state.lstm)
+
+    def run(role, *inputs):
+        blocks = [layout.to_blocks(value) for value in inputs]
+        output, lstm[role] = coordinate_lstm.apply(
+            weights[role], layout.kind_of_block, blocks, state.lstm[role]
+        )
+        return tf.reshape(output, [layout.size])
+
+    nothing = tf.zeros([0], layout.dtype)
+    delta_drive = diagonal_drive = nothing
+    delta = tf.fill([layout.size], state.damping)
+    if rule.d_use == "rnn":
+        delta_drive = run("d", gradient, state.residual, state.solution)
+        delta = tf.nn.softplus(delta_drive) + state.damping
+
+    def damped(v):
+        return curvature(v) + delta * v
+
+    if rule.x_use == "x":
+        start = state.solution
+    elif rule.x_use == "d":
+        start = gradient
+    else:
+        start = run("x", gradient, state.residual, state.solution) * layout.mask()
+    start_residual = gradient - damped(start)
+    diagonal = tf.ones_like(gradient)
+    if rule.y_use == "rnn":
+        diagonal_drive = run("y", gradient, start_residual, start)
+        diagonal = tf.nn.softplus(diagonal_drive)
+    solution, trajectory = cg.solve_recorded(
+        damped, start_residual, start, diagonal, rule.cg_iterations, unrolled
+    )
+    proposal = Proposal(
+        start,
+        start_residual,
+        diagonal,
+        delta,
+        delta_drive,
+        diagonal_drive,
+        solution,
+        trajectory,
+    )
+    return proposal, MetaState(solution, trajectory.residual, state.damping, lstm)
+
+
+def proposal_specs(rule: Rule, layout: Layout) -> Proposal:
+    """Returns the shapes of a proposal's tensors."""
+    vector = tf.TensorSpec([layout.size], layout.dtype)
+    nothing = tf.TensorSpec([0], layout.dtype)
+    n = rule.cg_iterations
+    return Proposal(
+        start=vector,
+        start_residual=vector,
+        diagonal=vector,
+        delta=vector,
+        delta_drive=vector if rule.d_use == "rnn" else nothing,
+        diagonal_drive=vector if rule.y_use == "rnn" else nothing,
+        solution=vector,
+        trajectory=cg.Trajectory(
+            tf.TensorSpec([n, layout.size], layout.dtype),
+            tf.TensorSpec([n, layout.size], layout.dtype),
+            tf.TensorSpec([n + 1], layout.dtype),
+            tf.TensorSpec([n], layout.dtype),
+            vector,
+            tf.TensorSpec([], tf.int32),
+        ),
+    )
+
+
+def model_decrease(
+    gradient: tf.Tensor, solution: tf.Tensor, residual: tf.Tensor, learning_rate: tf.Tensor
+) -> tf.Tensor:
+    """Returns q = -lr <g, x> + lr²/2 <x, A x>, what the quadratic model says of a step.
+
+    Args:
+      gradient: g.
+      solution: x, where A x = g - residual.
+      residual: r.
+      learning_rate: lr.
+
+    Returns:
+      A scalar, negative where the model expects the loss to fall.
+    """
+    slope = tf.tensordot(gradient, solution, 1)
+    curvature = tf.tensordot(solution, gradient - residual, 1)
+    return -learning_rate * slope + 0.5 * learning_rate**2 * curvature
+
+
+def adapt_damping(
+    damping: tf.Tensor, change: tf.Tensor, predicted: tf.Tensor, decay: float
+) -> tf.Tensor:
+    """Levenberg and Marquardt's heuristic, as the original sets it.
+
+    Args:
+      damping: The scalar damping of the step.
+      change: The loss on the step's batch after the step, less that before; no weight decay.
+      predicted: q of `model_decrease`.
+      decay: Below 1. The damping is divided by it where the ratio of both is at most 1/4, and
+        multiplied by it where it exceeds 3/4.
+
+    Returns:
+      The damping of the next step, within [1e-3, 1].
+    """
+    ratio = tf.where(predicted == 0, tf.cast(0.5, damping.dtype), change / predicted)
+    factor = tf.where(ratio <= 0.25, 1 / decay, tf.where(ratio > 0.75, decay, 1.0))
+    return tf.clip_by_value(damping * tf.cast(factor, damping.dtype), 1e-3, 1.0)
+
+
+def describe(gradient: tf.Tensor, proposal: Proposal, product: Any = None) -> dict[str, tf.Tensor]:
+    """Returns the numbers that the original logs of a step.
+
+    Args:
+      gradient: g.
+      proposal: The step's.
+      product: A g, for the length of the plain gradient in A's norm; left out if None.
+
+    Returns:
+      Scalars by name.
+    """
+    x, residual = proposal.solution, proposal.trajectory.residual
+    slope = tf.tensordot(gradient, x, 1)
+    square = tf.tensordot(gradient, gradient, 1)
+    tiny = tf.constant(1e-30, gradient.dtype)
+    curvature = tf.tensordot(x, gradient - residual, 1)
+    found = {
+        "x_by_g": tf.norm(x) / tf.maximum(tf.sqrt(square), tiny),
+        "r_norm": tf.norm(residual),
+        "minus_h": slope / tf.sqrt(tf.maximum(curvature, tiny)),
+        "g_dot_x": slope,
+        "g_square": square,
+        "cg_iterations": proposal.trajectory.iterations,
+    }
+    if product is not None:
+        found["g_length_in_A"] = square / tf.sqrt(
+            tf.maximum(tf.tensordot(gradient, product, 1), tiny)
+        )
+    return found

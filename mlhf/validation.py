@@ -1,0 +1,54 @@
+"""Checks of arguments, each with a sentence that says what was expected and what came."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+
+def check_count(name: str, value: Any, at_least: int = 1) -> int:
+    """Returns an integer of at least so much, or raises ValueError."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or value < at_least:
+        raise ValueError(f"Expected {name} to be a whole number of at least {at_least}, got {value!r}.")
+    return int(value)
+
+
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+) -> float:
+    """Returns a finite number within bounds, or raises ValueError."""
+    bounds = [
+        (f"above {above}", above is None or _holds(value, lambda v: v > above)),
+        (f"at least {at_least}", at_least is None or _holds(value, lambda v: v >= at_least)),
+        (f"below {below}", below is None or _holds(value, lambda v: v < below)),
+        (f"at most {at_most}", at_most is None or _holds(value, lambda v: v <= at_most)),
+    ]
+    asked = [text for text, _ in bounds if "None" not in text]
+    if not _holds(value, math.isfinite) or not all(kept for _, kept in bounds):
+        raise ValueError(
+            f"Expected {name} to be a finite number{' ' if asked else ''}{' and '.join(asked)}, "
+            f"got {value!r}."
+        )
+    return float(value)
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """Returns one of some names, or raises ValueError."""
+    if value not in choices:
+        raise ValueError(f"Expected {name} to be one of {list(choices)}, got {value!r}.")
+    return value
+
+
+def _holds(value: Any, condition: Any) -> bool:
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    return bool(condition(value))
