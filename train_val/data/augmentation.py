@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import tensorflow as tf
+
+PADDING = 4
+_OFFSETS = 2 * PADDING + 1  # 0 ... 8 in each direction
+
+
+def draw_shifts_and_flips(batch_size: int, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """What happens to each image of a batch; the same whenever the seed is.
+
+    Args:
+        batch_size: B.
+        seed: int64 [2].
+
+    Returns:
+        shifts: int32 [B, 2], the upper left corner (row, column) of the crop in the padded
+            image, each uniform on 0 ... 8; (4, 4) moves nothing.
+        flips: bool [B], whether the crop is mirrored left to right, with probability 1/2.
+    """
+    # One draw for all three: its halves are the flips, the rest of it the corners.
+    choice = tf.random.stateless_uniform([batch_size], seed, 0, _OFFSETS**2 * 2, tf.int32)
+    corner = choice // 2
+    shifts = tf.stack([corner // _OFFSETS, corner % _OFFSETS], axis=1)
+    return shifts, choice % 2 == 1
+
+
+def crop_and_flip(images: tf.Tensor, shifts: tf.Tensor, flips: tf.Tensor) -> tf.Tensor:
+    """Pads with 4 zeros on every side, crops to the size before, and mirrors.
+
+    Args:
+        images: [B, height, width, channels], with static height, width and channels.
+        shifts: int32 [B, 2], where each crop begins in the padded image, 0 ... 8.
+        flips: bool [B], which crops are mirrored left to right.
+
+    Returns:
+        Shape and dtype of `images`.
+    """
+    height, width, channels = images.shape[1:]
+    # Which row and column of the image before each pixel comes from. Nothing is padded: what
+    # lies outside is read from some pixel inside and then set to 0.
+    rows = tf.range(height) + shifts[:, :1] - PADDING  # [B, height]
+    columns = tf.range(width)
+    columns = tf.where(flips[:, tf.newaxis], width - 1 - columns, columns)
+    columns = columns + shifts[:, 1:] - PADDING  # [B, width]
+    inside_rows = (rows >= 0) & (rows < height)
+    inside_columns = (columns >= 0) & (columns < width)
+    inside = inside_rows[:, :, tf.newaxis] & inside_columns[:, tf.newaxis, :]
+    rows = tf.clip_by_value(rows, 0, height - 1)
+    columns = tf.clip_by_value(columns, 0, width - 1)
+    positions = rows[:, :, tf.newaxis] * width + columns[:, tf.newaxis, :]
+    pixels = tf.reshape(images, [-1, height * width, channels])
+    moved = tf.gather(pixels, positions, batch_dims=1)  # [B, height, width, channels]
+    return tf.where(inside[..., tf.newaxis], moved, tf.zeros([], images.dtype))

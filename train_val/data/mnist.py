@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from train_val.data.image_data import DataError, ImageData
+from train_val.data.tfds_examples import tfds_examples
+
+_IMAGES_MAGIC, _LABELS_MAGIC = 0x803, 0x801  # unsigned bytes of 3 and of 1 dimension
+_META_TRAIN = 30_000  # of the 60,000 training images; the others are for evaluation
+# Of all pixels of the training images, which go from 0 to 255.
+_PIXEL_MEAN, _PIXEL_STD = 33.32, 78.57
+_WHAT_TO_DO = (
+    "get the four files of MNIST anew, or leave data_dir out to download with tensorflow-datasets"
+)
+
+
+def load_mnist(data_dir: str | os.PathLike[str] | None, part: str, split: str) -> ImageData:
+    """MNIST, grey images of 28 x 28, from the four idx files or from tensorflow-datasets.
+
+    The parts are disjoint: the first 30,000 training images are "meta_train", the other
+    30,000 "train"; the 10,000 of t10k are "test". tensorflow-datasets keeps an order of its
+    own, always the same, so that its halves are not those of the files. Networks see
+    (pixel - 33.32) / 78.57, the mean and deviation of all pixels.
+
+    Args:
+        data_dir: holds the idx files, gzipped or not, as they are or in `mnist/`; None
+            downloads.
+        part: "meta_train", "train" or "test".
+        split: not used, there is one.
+
+    Raises:
+        DataError: a file is missing, truncated, or not the idx file that it should be.
+    """
+    prefix = "t10k" if part == "test" else "train"
+    if data_dir is None:
+        examples = tfds_examples("mnist", "test" if part == "test" else "train")
+        images, labels = examples["image"], examples["label"].astype(np.int32)
+    else:
+        images_path = _find(Path(data_dir), f"{prefix}-images-idx3-ubyte")
+        labels_path = _find(Path(data_dir), f"{prefix}-labels-idx1-ubyte")
+        images = read_idx(images_path, _IMAGES_MAGIC)[..., np.newaxis]
+        labels = read_idx(labels_path, _LABELS_MAGIC).astype(np.int32)
+        if len(images) != len(labels):
+            raise DataError(
+                f"Expected as many labels as images, found {len(images):,} images in"
+                f" {images_path} and {len(labels):,} labels in {labels_path}: {_WHAT_TO_DO}."
+            )
+    if part == "meta_train":
+        images, labels = images[:_META_TRAIN], labels[:_META_TRAIN]
+    elif part == "train":
+        images, labels = images[_META_TRAIN:], labels[_META_TRAIN:]
+    return ImageData(images, labels, 10, "MNIST", _PIXEL_MEAN, _PIXEL_STD)
+
+
+def read_idx(path: Path, magic: int) -> np.ndarray:
+    """The array in one idx file of unsigned bytes, gzipped if its name ends in .gz.
+
+    Args:
+        path: the file.
+        magic: the number that it must begin with, 0x800 plus the number of dimensions.
+
+    Returns:
+        uint8, in the shape that the file gives.
+
+    Raises:
+        DataError: the file cannot be read, begins otherwise, or has another length than its
+            own header says.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"Expected an idx file in {path}, could not read it ({error}): {_WHAT_TO_DO}."
+        ) from error
+    dimensions = magic & 0xFF
+    header = 4 * (1 + dimensions)
+    if len(content) < header or int.from_bytes(content[:4], "big") != magic:
+        raise DataError(
+            f"Expected {path} to begin with the number {magic:#010x}, found"
+            f" 0x{content[:4].hex()}: it is another file; {_WHAT_TO_DO}."
+        )
+    shape = tuple(int(n) for n in np.frombuffer(content, ">u4", dimensions, offset=4))
+    expected = header + int(np.prod(shape, dtype=np.int64))
+    if len(content) != expected:
+        raise DataError(
+            f"Expected {expected:,} bytes in {path}, as its header says, found"
+            f" {len(content):,}: {_WHAT_TO_DO}."
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def _find(data_dir: Path, name: str) -> Path:
+    for folder in (data_dir, data_dir / "mnist"):
+        for path in (folder / name, folder / f"{name}.gz"):
+            if path.is_file():
+                return path
+    raise DataError(
+        f"Expected MNIST's {name} or {name}.gz in {data_dir}, found neither: {_WHAT_TO_DO}."
+    )

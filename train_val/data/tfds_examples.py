@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import http.client
+import urllib.error
+import urllib.request
+from typing import Any
+
+import numpy as np
+
+from train_val.data.image_data import DataError
+
+_SECONDS_TO_ANSWER = 10
+
+
+def tfds_examples(name: str, split: str) -> dict[str, np.ndarray]:
+    """All examples of a split of a data set of tensorflow-datasets, downloaded if need be.
+
+    Args:
+        name: what tensorflow-datasets calls the data set.
+        split: "train" or "test".
+
+    Returns:
+        The features ("image", "label", ...), each an array with one row an example.
+
+    Raises:
+        DataError: the data set is not there yet and cannot be downloaded.
+    """
+    # Imported here: who reads files need not wait for it, nor have it work.
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name)
+        if not builder.is_prepared():
+            _check_network(builder)
+            builder.download_and_prepare()
+        return tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
+    except DataError:
+        raise
+    except Exception as error:  # whatever tensorflow-datasets and what it uses may raise
+        raise _cannot_download(name, error) from error
+
+
+def _check_network(builder: Any) -> None:
+    # tensorflow-datasets retries for over three minutes before it says that there is no
+    # network; one question to the same server says it at once.
+    for url in list(builder.url_infos)[:1]:
+        request = urllib.request.Request(url, method="HEAD")
+        try:
+            urllib.request.urlopen(request, timeout=_SECONDS_TO_ANSWER).close()
+        except urllib.error.HTTPError:
+            pass  # A refusal is an answer too: the network is there.
+        except (OSError, http.client.HTTPException) as error:
+            raise _cannot_download(builder.name, error) from error
+
+
+def _cannot_download(name: str, error: Exception) -> DataError:
+    cause = getattr(error, "reason", None) or error
+    first_line = (str(cause).splitlines() or [""])[0] or type(error).__name__
+    return DataError(
+        f"Expected {name} from tensorflow-datasets, could not load or download it"
+        f" ({first_line}): connect to the network, or give the folder of its files as"
+        " data_dir."
+    )
