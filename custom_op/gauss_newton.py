@@ -77,11 +77,11 @@ class GaussNewton:
 
     def to_dense(self) -> tf.Tensor:
         """Returns G as a [P, P] matrix, a column at a time; for small networks."""
-        columns = [
-            self._flatten(self.matvec(self._unflatten(row)))
-            for row in tf.unstack(tf.eye(self.shape[0], dtype=self.dtype))
-        ]
-        return tf.stack(columns, axis=1)
+        columns = tf.map_fn(
+            lambda unit: self._flatten(self.matvec(self._unflatten(unit))),
+            tf.eye(self.shape[0], dtype=self.dtype),
+        )
+        return tf.transpose(columns)
 
     def _is_flat(self, vector: Structure) -> bool:
         if tf.nest.is_nested(vector):

@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from custom_op import structures
+from custom_op.fallback import NotDifferentiableError
 from custom_op.program import TangentProgram
 from custom_op.traced import Traced
 
@@ -31,7 +32,7 @@ def linearize(
 
     Args:
       function: Takes one structure of floating tensors and returns another. What else it needs it
-        closes over. Its Python code runs as it stands: autograph does not convert it.
+        closes over. It is called as it is: autograph does not convert a function defined elsewhere.
       primals: The point: a structure of floating tensors.
       unconnected: What to do with a leaf of `primals` that no output depends on: `"error"`, or
         `"zero"` for zero derivatives.
@@ -177,12 +178,18 @@ class _GraphLinearization(Linearization):
         ]
         if not pairs:
             return [tf.zeros_like(primal) for primal in self._flat_primals]
-        pulled = tf.gradients(
-            [tangent for tangent, _ in pairs],
-            dummies,
-            grad_ys=[u for _, u in pairs],
-            unconnected_gradients=tf.UnconnectedGradients.ZERO,
-        )
+        try:
+            pulled = tf.gradients(
+                [tangent for tangent, _ in pairs],
+                dummies,
+                grad_ys=[u for _, u in pairs],
+                unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            )
+        except LookupError as error:
+            raise NotDifferentiableError(
+                "No cotangent passes what an R-forward rule is made of: "
+                f"{str(error).split('. ')[0]}. Build the rule of operations that have a gradient."
+            ) from error
         # The transpose of a gather arrives as slices.
         return [tf.convert_to_tensor(cotangent) for cotangent in pulled]
 

@@ -11,7 +11,7 @@ import math
 
 import tensorflow as tf
 
-from custom_op.registry import register_r_forward
+from custom_op.registry import register_r_forward, replay
 
 
 @register_r_forward("Relu")
@@ -155,12 +155,10 @@ def log_softmax(op):
     return lambda t: t - tf.reduce_sum(probabilities * t, -1, keepdims=True)
 
 
-@register_r_forward("ReluGrad")
-def relu_grad(op):
-    """R([x > 0] g) = [x > 0] R(g): the kink's own derivative is zero almost everywhere."""
-    return lambda t, _: (
-        None if t is None else tf.raw_ops.ReluGrad(gradients=t, features=op.inputs[1])
-    )
+@register_r_forward("ReluGrad", "Relu6Grad", "LeakyReluGrad")
+def piecewise_linear_gradient(op):
+    """R(slope g) = slope R(g): the slope's own derivative is zero almost everywhere."""
+    return lambda t, _: None if t is None else replay(op, [t, op.inputs[1]])
 
 
 @register_r_forward(

@@ -29,7 +29,6 @@ from custom_op.registry import register_r_forward, replay
     "ReverseV2",
     "Roll",
     "Slice",
-    "Snapshot",
     "SpaceToBatchND",
     "SpaceToDepth",
     "Squeeze",

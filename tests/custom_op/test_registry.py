@@ -1,0 +1,103 @@
+"""The table of rules: registering, replacing, and that every rule has a test."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import custom_op
+from custom_op import registry
+from tests.custom_op import (
+    test_rules_arithmetic,
+    test_rules_elementwise,
+    test_rules_pooling,
+    test_rules_products,
+    test_rules_shapes,
+)
+
+TABLES = (
+    test_rules_arithmetic,
+    test_rules_elementwise,
+    test_rules_pooling,
+    test_rules_products,
+    test_rules_shapes,
+)
+
+
+@pytest.fixture
+def empty_of_softsign(monkeypatch):
+    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
+
+
+def test_every_rule_stands_in_a_table_of_tests():
+    tested = {"AvgPool3D", "StopGradient", "Cast"}
+    for module in TABLES:
+        for function, inputs in module.CASES.values():
+            specs = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, tf.float64), inputs)
+            traced = tf.function(function, autograph=False).get_concrete_function(specs)
+            tested |= {op.type for op in traced.graph.get_operations()}
+    assert set(custom_op.supported_ops()) - tested == set()
+
+
+def test_supported_ops_are_sorted_operations():
+    names = custom_op.supported_ops()
+    assert names == sorted(names)
+    assert {"Conv2D", "MatMul", "MaxPool", "Relu"} <= set(names)
+    assert [name for name in names if not hasattr(tf.raw_ops, name)] == []
+
+
+def test_a_rule_of_ones_own(empty_of_softsign):
+    with pytest.raises(custom_op.NotDifferentiableError, match="Softsign"):
+        custom_op.check_rule(tf.nn.softsign, np.linspace(-2, 2, 6))
+
+    @custom_op.register_r_forward("Softsign")
+    def softsign(op):
+        slope = 1 / tf.square(1 + tf.abs(op.inputs[0]))
+        return lambda tangent: slope * tangent
+
+    custom_op.check_rule(tf.nn.softsign, np.linspace(-2, 2, 6))
+    assert "Softsign" in custom_op.supported_ops()
+    assert registry.find_rule("Softsign") is softsign
+
+
+def test_a_rule_is_replaced_only_by_override(empty_of_softsign):
+    with pytest.raises(ValueError, match="'Relu' has an R-forward rule already"):
+        custom_op.register_r_forward("Relu")(lambda op: None)
+
+    @custom_op.register_r_forward("Relu", override=True)
+    def doubled(op):
+        return lambda tangent: 2 * tangent
+
+    assert custom_op.jvp(tf.nn.relu, tf.constant(1.0), tf.constant(1.0))[1] == 2.0
+    with pytest.raises(ValueError, match="needs an operation's type"):
+        custom_op.register_r_forward()
+
+
+def test_a_rule_without_a_transpose_says_so(empty_of_softsign):
+    @custom_op.register_r_forward("Softsign")
+    def softsign(op):
+        return lambda tangent: tf.raw_ops.SoftsignGrad(gradients=tangent, features=op.inputs[0])
+
+    @tf.function(autograph=False)
+    def run(x):
+        linear = custom_op.linearize(tf.nn.softsign, x)
+        linear.jvp(x)
+        return linear.vjp(x)
+
+    with pytest.raises(custom_op.NotDifferentiableError, match="SoftsignGrad"):
+        run(tf.ones([2]))
+
+
+def test_replay_is_seen_by_a_tape():
+    @tf.function(autograph=False)
+    def run(x, y):
+        op = tf.matmul(x, y, transpose_b=True).op
+        with tf.GradientTape() as tape:
+            tape.watch((x, y))
+            (again,) = registry.replay(op, [x * 2, y])
+        return tape.gradient(again, (x, y))
+
+    x = tf.constant([[1.0, 2.0]])
+    y = tf.constant([[3.0, 5.0]])
+    to_x, to_y = run(x, y)
+    np.testing.assert_allclose(to_x, 2 * y)
+    np.testing.assert_allclose(to_y, 2 * x)
