@@ -1,7 +1,5 @@
 """MLHF: training networks with curvature, and learning how to do it."""
 
-from mlhf.preconditioned_cg import REASONS as CG_REASONS
-from mlhf.preconditioned_cg import Solution, conjugate_gradient
 from mlhf.first_order import FirstOrder
 from mlhf.hessian_free import HessianFree, HessianFreeState
 from mlhf.keras_models import (
@@ -13,9 +11,13 @@ from mlhf.keras_models import (
 from mlhf.kinds import KINDS, kinds_of_model, resolve_kinds
 from mlhf.meta_file import names as pretrained_names
 from mlhf.meta_hessian_free import MetaHessianFree
+from mlhf.meta_training import MetaTraining, meta_train
 from mlhf.objective import L2, Objective
+from mlhf.preconditioned_cg import REASONS as CG_REASONS
+from mlhf.preconditioned_cg import Solution, conjugate_gradient
 from mlhf.proposal import MetaState
 from mlhf.step import Step
+from mlhf.task import Task
 
 __all__ = [
     "CG_REASONS",
@@ -26,13 +28,16 @@ __all__ = [
     "L2",
     "MetaHessianFree",
     "MetaState",
+    "MetaTraining",
     "Objective",
     "Solution",
     "Step",
+    "Task",
     "conjugate_gradient",
     "get_model_state",
     "get_parameters",
     "kinds_of_model",
+    "meta_train",
     "pretrained_names",
     "resolve_kinds",
     "set_model_state",

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from mlhf.preconditioned_cg import conjugate_gradient
 from mlhf.layout import Layout
 from mlhf.objective import Objective
+from mlhf.preconditioned_cg import conjugate_gradient
 from mlhf.proposal import adapt_damping, curvature_of, model_decrease
 from mlhf.step import Step, public_model_state
 from mlhf.validation import check_choice, check_count, check_number
@@ -65,7 +65,9 @@ class HessianFree:
         self.damping = check_number("damping", damping, at_least=0)
         self._iterations = check_count("cg_iterations", cg_iterations)
         self._x_use = check_choice("x_use", x_use, ("x", "d", "zero"))
-        self._damping_type = check_choice("damping_type", damping_type, ("regular", "LM_heuristics"))
+        self._damping_type = check_choice(
+            "damping_type", damping_type, ("regular", "LM_heuristics")
+        )
         self._decay = check_number("decay", decay, above=0, below=1)
         self._guards = check_choice("guards", guards, ("relative", "paper"))
         self._tolerance = cg_tolerance

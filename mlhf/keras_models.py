@@ -31,7 +31,9 @@ def get_parameters(model: Any) -> dict[str, tf.Tensor]:
       ValueError: If the model is not built or two variables have one path.
     """
     _check_built(model)
-    found = {variable.path: tf.convert_to_tensor(variable) for variable in model.trainable_variables}
+    found = {
+        variable.path: tf.convert_to_tensor(variable) for variable in model.trainable_variables
+    }
     if len(found) != len(model.trainable_variables):
         paths = [variable.path for variable in model.trainable_variables]
         twice = sorted({path for path in paths if paths.count(path) > 1})
@@ -51,9 +53,7 @@ def set_parameters(model: Any, parameters: dict[str, tf.Tensor]) -> None:
     """
     variables = {variable.path: variable for variable in model.trainable_variables}
     if set(variables) != set(parameters):
-        raise ValueError(
-            f"Expected parameters for {sorted(variables)}, got {sorted(parameters)}."
-        )
+        raise ValueError(f"Expected parameters for {sorted(variables)}, got {sorted(parameters)}.")
     for path, variable in variables.items():
         variable.assign(parameters[path])
 

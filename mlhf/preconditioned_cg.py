@@ -73,7 +73,11 @@ def conjugate_gradient(
     Raises:
       ValueError: If `max_iterations`, `tolerance` or `guards` make no sense.
     """
-    if isinstance(max_iterations, bool) or not isinstance(max_iterations, int) or max_iterations < 1:
+    if (
+        isinstance(max_iterations, bool)
+        or not isinstance(max_iterations, int)
+        or max_iterations < 1
+    ):
         raise ValueError(f"Expected max_iterations of at least 1, got {max_iterations!r}.")
     if guards not in ("relative", "paper"):
         raise ValueError(f'Expected guards="relative" or "paper", got {guards!r}.')
@@ -275,29 +279,10 @@ def solution_vjp(
     used = trajectory.iterations
     zero = tf.zeros_like(d_x)
 
-    # Cotangents of what stands behind iteration i: r_{i+1}, p_{i+1} and ρ_{i+1}; then r_{i+1}
-    # itself, which the recursion gives back.
-    def back(i, d_r, d_p, d_rho, d_diagonal, d_delta, r):
-        p, product = trajectory.directions[i], trajectory.products[i]
-        rho, curvature = trajectory.rho[i], trajectory.curvature[i]
-        floored_rho, floored = tf.maximum(rho, floor), tf.maximum(curvature, floor)
-        alpha, new_rho = rho / floored, trajectory.rho[i + 1]
-        beta = new_rho / floored_rho
-        # p_{i+1} = P r_{i+1} + β p_i; ρ_{i+1} = <r_{i+1}, P r_{i+1}>; β = ρ_{i+1} / max(ρ_i, ε)
-        d_beta = tf.tensordot(d_p, p, 1)
-        d_new_rho = d_rho + d_beta / floored_rho
-        d_diagonal = d_diagonal + d_p * r + d_new_rho * r * r
-        d_r = d_r + diagonal * (d_p + 2 * d_new_rho * r)
-        d_old_p = beta * d_p
-        d_old_rho = tf.where(rho > floor, -d_beta * beta / floored_rho, 0)
-        # r_{i+1} = r_i - α A p; x_{i+1} = x_i + α p; α = ρ_i / max(<p, A p>, ε)
-        d_alpha = tf.tensordot(d_x, p, 1) - tf.tensordot(d_r, product, 1)
-        d_old_rho = d_old_rho + d_alpha / floored
-        d_curvature = tf.where(curvature > floor, -d_alpha * alpha / floored, 0)
-        d_product = -alpha * d_r
-        d_old_p = d_old_p + alpha * d_x + 2 * d_curvature * product
-        d_delta = d_delta + (d_product + d_curvature * p) * p
-        return d_old_p, d_product, d_r, d_old_rho, d_diagonal, d_delta, r + alpha * product
+    def back(i, *state):
+        row = [trajectory.directions[i], trajectory.products[i], trajectory.rho[i]]
+        row += [trajectory.rho[i + 1], trajectory.curvature[i]]
+        return _iteration_vjp(d_x, diagonal, *row, *state)
 
     def last(i, *state):
         # Nothing but x_n is used of the last iteration, so d(A p) is zero and needs no product.
@@ -315,14 +300,41 @@ def solution_vjp(
         for _ in range(count - 1):
             state = tf.cond(state[0] >= 0, lambda s=state: earlier(*s), lambda s=state: s)
     elif count > 1:
-        state = tf.while_loop(
-            lambda i, *_: i >= 0, earlier, state, maximum_iterations=count - 1
-        )
+        state = tf.while_loop(lambda i, *_: i >= 0, earlier, state, maximum_iterations=count - 1)
     _, d_r, d_p, d_rho, d_diagonal, d_delta, r = state
     # p_0 = P r_0, ρ_0 = <r_0, P r_0>.
     d_diagonal = d_diagonal + d_p * r + d_rho * r * r
     d_r = d_r + diagonal * (d_p + 2 * d_rho * r)
     return d_diagonal, d_delta, d_r
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _iteration_vjp(
+    d_x, diagonal, p, product, rho, new_rho, curvature, d_r, d_p, d_rho, d_diagonal, d_delta, r
+):
+    """One iteration backwards, up to the product with A; one pass over memory under XLA.
+
+    d_r, d_p and d_rho are the cotangents of r_{i+1}, p_{i+1} and ρ_{i+1}; r is r_{i+1}, which the
+    recursion takes back to r_i.
+    """
+    floor = tf.constant(PAPER_FLOOR, d_x.dtype)
+    floored_rho, floored = tf.maximum(rho, floor), tf.maximum(curvature, floor)
+    alpha, beta = rho / floored, new_rho / floored_rho
+    # p_{i+1} = P r_{i+1} + β p_i; ρ_{i+1} = <r_{i+1}, P r_{i+1}>; β = ρ_{i+1} / max(ρ_i, ε)
+    d_beta = tf.reduce_sum(d_p * p)
+    d_new_rho = d_rho + d_beta / floored_rho
+    d_diagonal = d_diagonal + d_p * r + d_new_rho * r * r
+    d_r = d_r + diagonal * (d_p + 2 * d_new_rho * r)
+    d_old_p = beta * d_p
+    d_old_rho = tf.where(rho > floor, -d_beta * beta / floored_rho, 0)
+    # r_{i+1} = r_i - α A p; x_{i+1} = x_i + α p; α = ρ_i / max(<p, A p>, ε)
+    d_alpha = tf.reduce_sum(d_x * p) - tf.reduce_sum(d_r * product)
+    d_old_rho = d_old_rho + d_alpha / floored
+    d_curvature = tf.where(curvature > floor, -d_alpha * alpha / floored, 0)
+    d_product = -alpha * d_r
+    d_old_p = d_old_p + alpha * d_x + 2 * d_curvature * product
+    d_delta = d_delta + (d_product + d_curvature * p) * p
+    return d_old_p, d_product, d_r, d_old_rho, d_diagonal, d_delta, r + alpha * product
 
 
 def _epsilon(dtype: tf.DType) -> float:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from mlhf import preconditioned_cg as cg
 from mlhf import coordinate_lstm
+from mlhf import preconditioned_cg as cg
 from mlhf.coordinate_lstm import LSTMWeights
 from mlhf.layout import Layout
 from mlhf.objective import LinearizedObjective

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from mlhf import preconditioned_cg as cg
 from mlhf import coordinate_lstm
+from mlhf import preconditioned_cg as cg
 from mlhf.coordinate_lstm import Cotangent, LSTMWeights
 from mlhf.layout import Layout
 from mlhf.objective import Objective
@@ -176,7 +176,9 @@ def meta_gradient(
     same, following = after[:-1] - losses[:-1], losses[1:] - losses[:-1]
     gains = 0.5 * (same + following)
     # The last step has no next batch and no share in the meta loss.
-    shares = tf.concat([tf.nn.softmax(gains) if length > 1 else gains, tf.zeros_like(losses[:1])], 0)
+    shares = tf.concat(
+        [tf.nn.softmax(gains) if length > 1 else gains, tf.zeros_like(losses[:1])], 0
+    )
 
     def body(i, carry):
         gradients, d_states, next_gradient = carry
@@ -251,9 +253,7 @@ def _flows(rule: Rule) -> list[str]:
     return flows
 
 
-def _back_one_step(
-    rule, weights, layout, damped, row, d_solution, gradients, d_states, unrolled
-):
+def _back_one_step(rule, weights, layout, damped, row, d_solution, gradients, d_states, unrolled):
     """Takes the cotangents of one step's solution to the weights and to the states before it."""
     proposal = row.proposal
     gradients, d_states = dict(gradients), dict(d_states)
@@ -287,7 +287,9 @@ def _back_one_step(
             "y",
             [row.gradient, proposal.start_residual, proposal.start],
             [
-                Cotangent(d_diagonal[name] * slope, d_states[f"{name}/y"], name == "h", wanted[name])
+                Cotangent(
+                    d_diagonal[name] * slope, d_states[f"{name}/y"], name == "h", wanted[name]
+                )
                 for name in live
                 if f"{name}/y" in d_states
             ],
@@ -305,7 +307,9 @@ def _back_one_step(
     if rule.x_use == "rnn":
         # r₀ = g - A x₀.
         d_output = (d_start["h"] - damped(d_residual["h"])) * layout.mask()
-        ((gradient, _, before),) = back("x", memory, [Cotangent(d_output, d_states["h/x"], True, ())])
+        ((gradient, _, before),) = back(
+            "x", memory, [Cotangent(d_output, d_states["h/x"], True, ())]
+        )
         d_states["h/x"] = before
         add("x", gradient)
     if rule.d_use == "rnn":

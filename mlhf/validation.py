@@ -12,7 +12,9 @@ def check_count(name: str, value: Any, at_least: int = 1) -> int:
     """Returns an integer of at least so much, or raises ValueError."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not whole or value < at_least:
-        raise ValueError(f"Expected {name} to be a whole number of at least {at_least}, got {value!r}.")
+        raise ValueError(
+            f"Expected {name} to be a whole number of at least {at_least}, got {value!r}."
+        )
     return int(value)
 
 

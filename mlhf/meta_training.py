@@ -1,0 +1,531 @@
+"""Meta-training: rollouts from replayed snapshots, and Adam on the LSTMs' weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from mlhf import adam, meta_file, rollout
+from mlhf.checkpoints import CheckpointError, Checkpoints
+from mlhf.coordinate_lstm import LSTMWeights
+from mlhf.layout import Layout
+from mlhf.meta_hessian_free import MetaHessianFree
+from mlhf.proposal import zero_state
+from mlhf.rollout import Carry
+from mlhf.run_log import RunLog
+from mlhf.task import Task
+from mlhf.validation import check_count, check_number
+from replay import DamagedSnapshotError, PrioritizedReplay
+
+WEIGHT_PENALTY = 2e-7
+REPLAY_CAPACITY = 200
+# A snapshot is worth keeping while its weights have not grown out of proportion.
+LARGEST_GROWTH = 1.2
+LARGEST_LOG_PRIORITY = 50.0
+
+
+class MetaStep(NamedTuple):
+    """What one compiled meta-step returns."""
+
+    weights: dict[str, LSTMWeights]
+    adam: adam.AdamState
+    carry: Carry
+    metrics: dict[str, tf.Tensor]
+    finite: tf.Tensor
+
+
+@dataclasses.dataclass
+class MetaTraining:
+    """The result of `meta_train`.
+
+    Attributes:
+      optimizer: With the trained weights.
+      history: The metrics, a dictionary a meta-step.
+      skipped: Meta-steps that were not finite and left no trace in the weights.
+      seconds_to_first_step: From the call to the end of the first meta-step, tracing included.
+    """
+
+    optimizer: MetaHessianFree
+    history: list[dict[str, Any]]
+    skipped: int
+    seconds_to_first_step: float
+
+
+def meta_step(
+    optimizer: MetaHessianFree,
+    layout: Layout,
+    static: tuple,
+    length: int,
+    unrolled: bool,
+    weights: dict[str, LSTMWeights],
+    moments: adam.AdamState,
+    carry: Carry,
+    batches: tuple,
+    seed: tf.Tensor,
+    learning_rate: tf.Tensor,
+    meta_rate: tf.Tensor,
+) -> MetaStep:
+    """One rollout and one update of the LSTMs' weights; to be compiled as a whole.
+
+    Args:
+      optimizer: Gives the rule.
+      layout: Of the flat vectors.
+      static: `Objective.static`.
+      length: T.
+      unrolled: Whether loops are written out.
+      weights: The LSTMs', by role.
+      moments: Adam's state.
+      carry: Where the rollout starts.
+      batches: Inputs and targets, [T, ...].
+      seed: int32 [2], of the noise.
+      learning_rate: The trained optimizer's.
+      meta_rate: Adam's.
+
+    Returns:
+      The new weights and states. Where anything is not finite, weights and moments stay.
+    """
+    rule = optimizer.rule
+    after, rows = rollout.roll(
+        rule, weights, layout, static, batches, carry, learning_rate, seed, length, unrolled
+    )
+    found = rollout.meta_gradient(
+        rule, weights, layout, static, batches, rows, learning_rate, seed, length, unrolled
+    )
+    gradient = tf.nest.map_structure(lambda g, w: g + WEIGHT_PENALTY * w, found.gradient, weights)
+    grad_length = tf.linalg.global_norm(tf.nest.flatten(gradient))
+    var_length = tf.linalg.global_norm(tf.nest.flatten(weights))
+    scale = tf.minimum(tf.ones_like(var_length), var_length / tf.maximum(grad_length, 1e-30))
+    gradient = tf.nest.map_structure(lambda g: scale * g, gradient)
+    moved, new_moments = adam.update(weights, gradient, moments, meta_rate)
+
+    watched = [grad_length, after.weights, rows.column("loss"), rows.column("loss_after")]
+    watched += [after.state.solution, after.state.residual]
+    finite = functools.reduce(
+        tf.logical_and, [tf.reduce_all(tf.math.is_finite(value)) for value in watched]
+    )
+    moved, new_moments = tf.nest.map_structure(
+        lambda new, old: tf.where(finite, new, old), (moved, new_moments), (weights, moments)
+    )
+    metrics = {
+        **found.metrics,
+        "r_loss": 0.5 * WEIGHT_PENALTY * var_length**2,
+        "var_length": var_length,
+        "grad_length": grad_length,
+        "grad_rate": grad_length / tf.maximum(var_length, 1e-30),
+        "weights_norm": tf.norm(after.weights),
+        "learning_rate": meta_rate,
+    }
+    return MetaStep(moved, new_moments, after, metrics, finite)
+
+
+def meta_train(
+    task: Task,
+    optimizer: MetaHessianFree,
+    steps: int,
+    *,
+    roll_back: int = 10,
+    meta_lr: float | Callable[[int], float] = 1e-3,
+    keep_prob: float = 0.5,
+    seed: int = 0,
+    model_dir: str | Path | None = None,
+    save_steps: int = 1000,
+    replay: PrioritizedReplay | None = None,
+    experience: PrioritizedReplay | None = None,
+    jit_compile: bool = False,
+    unrolled: bool = False,
+    progress: bool = True,
+    on_step: Callable[[int, dict[str, Any]], None] | None = None,
+) -> MetaTraining:
+    """Meta-trains an optimizer's LSTMs on a task (Chen, Lu and Fokoue 2018, arXiv 1805.08462).
+
+    A meta-step rolls the task's training forward by `roll_back` steps and moves the LSTMs' weights
+    by Adam along the gradient of both meta losses. Between meta-steps training goes on with
+    probability `keep_prob`; otherwise it begins again at a snapshot that the prioritized replay
+    draws. With a `model_dir`, a run that was killed continues from its last checkpoint and ends
+    with the numbers of an uninterrupted one, bit for bit on one machine.
+
+    Args:
+      task: What is trained.
+      optimizer: Its weights are trained in place; its `learning_rate` is the rollouts'.
+      steps: Meta-steps in all, those of a continued run included.
+      roll_back: T, the steps of a rollout.
+      meta_lr: Adam's step size, or a function of the number of meta-steps done.
+      keep_prob: Between 0 and 1.
+      seed: Of the initial parameters, the noise and the replay.
+      model_dir: Where checkpoints, metrics, the replay and the trained optimizer go; None keeps
+        all in memory.
+      save_steps: A checkpoint every so many meta-steps, and at the end.
+      replay: In place of a new one of 200 snapshots (without a `model_dir` only).
+      experience: A replay recorded elsewhere: rollouts begin from its snapshots.
+      jit_compile: Whether the meta-step is compiled with XLA as a whole.
+      unrolled: Whether loops over time are written out in the graph; slow to trace.
+      progress: Whether a progress bar is shown.
+      on_step: Called with the meta-steps done and the metrics, after each.
+
+    Returns:
+      The trained optimizer and the metrics.
+
+    Raises:
+      ValueError: If an argument makes no sense, or nothing is learned (`x_use`, `y_use` and
+        `d_use` all without an LSTM).
+      CheckpointError: If `model_dir` holds a checkpoint of another network, rule or batch.
+      OSError: If `model_dir` can't be written.
+    """
+    run = _Run(
+        task,
+        optimizer,
+        steps=check_count("steps", steps),
+        roll_back=check_count("roll_back", roll_back),
+        meta_lr=meta_lr,
+        keep_prob=check_number("keep_prob", keep_prob, at_least=0, at_most=1),
+        seed=check_count("seed", seed, 0),
+        model_dir=model_dir,
+        save_steps=check_count("save_steps", save_steps),
+        replay=replay,
+        experience=experience,
+        jit_compile=jit_compile,
+        unrolled=unrolled,
+    )
+    return run.go(progress, on_step)
+
+
+class _Run:
+    """The edges of meta-training: variables, files, clocks and random decisions."""
+
+    def __init__(
+        self,
+        task,
+        optimizer,
+        *,
+        steps,
+        roll_back,
+        meta_lr,
+        keep_prob,
+        seed,
+        model_dir,
+        save_steps,
+        replay,
+        experience,
+        jit_compile,
+        unrolled,
+    ):
+        self.began = time.perf_counter()
+        if not optimizer.rule.roles:
+            raise ValueError(
+                'There is nothing to learn: give x_use="rnn", y_use="rnn" or d_use="rnn".'
+            )
+        if replay is not None and model_dir is not None:
+            raise ValueError(
+                "Expected replay= or model_dir=, which keeps one of its own; got both."
+            )
+        self.task, self.optimizer = task, optimizer
+        self.steps, self.length, self.keep_prob = steps, roll_back, keep_prob
+        self.meta_lr = meta_lr if callable(meta_lr) else lambda _: meta_lr
+        self.seed, self.save_steps = seed, save_steps
+
+        parameters = task.initialize(seed)
+        self.initial_state = optimizer.init(parameters, task.variable_kinds())
+        self.layout = optimizer.layout(parameters)
+        self.weights = optimizer.weights_for(self.layout)
+        self.moments = adam.init(self.weights)
+        self.generator = np.random.default_rng(seed)
+        self.done, self.skipped = 0, 0
+        self.best_loss, self.best_norm = math.inf, math.inf
+        self.begun_from: int | None = None
+        self.meta_losses: list[float] = []
+        self.experience = experience
+
+        self.checkpoints = Checkpoints(model_dir) if model_dir is not None else None
+        self.replay = replay or PrioritizedReplay(
+            REPLAY_CAPACITY,
+            None if self.checkpoints is None else self.checkpoints.folder / "replay",
+            beta_steps=steps,
+            seed=seed,
+        )
+        saved = None if self.checkpoints is None else self.checkpoints.read()
+        if saved is not None:
+            self._restore(*saved, parameters)
+        else:
+            if self.replay.directory is not None:
+                self.replay.clear()
+            model_state = task.initial_model_state()
+            self.carry = Carry(self.layout.flatten(parameters), model_state, self.initial_state)
+            self.best_norm = float(tf.norm(self.carry.weights))
+            self.begun_from = self.replay.add(self._snapshot())
+            if self.experience is not None:
+                self._begin_again()
+        self.log = RunLog(model_dir, self.done)
+        self._step = None
+        self._jit_compile, self._unrolled = jit_compile, unrolled
+
+    def go(self, progress, on_step) -> MetaTraining:
+        first = math.nan
+        bar = tqdm.tqdm(
+            total=self.steps,
+            initial=self.done,
+            disable=not progress,
+            unit="meta-step",
+            desc="meta-training",
+            dynamic_ncols=True,
+        )
+        batches = iter(self.task.rollout_batches(self.done * self.length, self.length))
+        with bar:
+            while self.done < self.steps:
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    raise ValueError(
+                        f"The task's batches ended after {self.done} meta-steps of {self.length} "
+                        f"batches; {self.steps} were asked for. Let batches(k) repeat its data."
+                    ) from None
+                started = time.perf_counter()
+                metrics = self._advance(batch)
+                metrics["seconds"] = time.perf_counter() - started
+                if math.isnan(first):
+                    first = time.perf_counter() - self.began
+                self.log.write(self.done, metrics)
+                if on_step is not None:
+                    on_step(self.done, metrics)
+                bar.set_postfix(
+                    loss=f"{metrics['loss']:.3f}",
+                    meta=f"{metrics['meta_loss']:.3f}",
+                    h=f"{metrics['hession_loss']:.3f}",
+                    skipped=self.skipped,
+                    refresh=False,
+                )
+                bar.update()
+                if self.done % self.save_steps == 0 or self.done == self.steps:
+                    self._save()
+        self._publish()
+        self.log.close()
+        if self.checkpoints is not None:
+            self.replay.close()
+        return MetaTraining(self.optimizer, self.log.lines, self.skipped, first)
+
+    def _advance(self, batch) -> dict[str, Any]:
+        """One meta-step, and the decision where the next one begins."""
+        if self._step is None:
+            inputs, targets = tf.nest.map_structure(lambda value: value[0], batch)
+            static = self.task.objective(inputs, targets).static
+            self._step = tf.function(
+                functools.partial(
+                    meta_step, self.optimizer, self.layout, static, self.length, self._unrolled
+                ),
+                jit_compile=self._jit_compile,
+                autograph=False,
+            )
+        dtype = self.layout.dtype
+        result = self._step(
+            self.weights,
+            self.moments,
+            self.carry,
+            batch,
+            tf.constant([self.seed, self.done * self.length], tf.int32),
+            tf.constant(self.optimizer.learning_rate, dtype),
+            tf.constant(self.meta_lr(self.done), dtype),
+        )
+        metrics = {name: float(value) for name, value in result.metrics.items()}
+        self.done += 1
+        if bool(result.finite):
+            self.weights, self.moments, self.carry = result.weights, result.adam, result.carry
+            self.meta_losses.append(metrics["meta_loss"])
+            if self.generator.random() >= self.keep_prob:
+                self._keep_if_best(metrics)
+                self._rate_begun()
+                self._begin_again()
+        else:
+            self.skipped += 1
+            self._begin_again()
+        return {**metrics, "skipped": self.skipped, "snapshots": len(self.replay)}
+
+    def _keep_if_best(self, metrics) -> None:
+        norm = metrics["weights_norm"]
+        if metrics["loss"] < self.best_loss and norm < LARGEST_GROWTH * self.best_norm:
+            self.best_loss, self.best_norm = metrics["loss"], norm
+            self.replay.add(self._snapshot())
+
+    def _rate_begun(self) -> None:
+        """Rates the snapshot that the rollouts since the last reset began from."""
+        if self.begun_from is not None and self.meta_losses:
+            mean = sum(self.meta_losses) / len(self.meta_losses)
+            bounded = min(max(mean, -LARGEST_LOG_PRIORITY), LARGEST_LOG_PRIORITY)
+            self.replay.update([self.begun_from], [math.exp(bounded)])
+
+    def _begin_again(self) -> None:
+        self.meta_losses = []
+        self.begun_from, snapshot = self._draw()
+        self.carry = Carry(
+            self._flat(snapshot),
+            tf.nest.map_structure(tf.constant, snapshot["model_state"]),
+            self.initial_state,
+        )
+
+    def _draw(self) -> tuple[int | None, Any]:
+        """Draws the snapshot to begin from; one of a recorded experience is not rated."""
+        while True:
+            try:
+                if self.experience is None:
+                    sample = self.replay.sample(step=self.done)
+                    return int(sample.ids[0]), sample.snapshots[0]
+                # Drawn with this run's generator, which a checkpoint keeps.
+                ids, chances = self.experience.ids, self.experience.probabilities
+                return None, self.experience.snapshot(int(self.generator.choice(ids, p=chances)))
+            except DamagedSnapshotError as error:
+                # The rest of the replay is whole: go on without the damaged snapshot.
+                tqdm.tqdm.write(f"Left out: {error}")
+                (self.experience or self.replay).drop(error.id)
+
+    def _flat(self, snapshot) -> tf.Tensor:
+        parameters = snapshot["parameters"]
+        expected = _shapes(self.layout.unflatten(self.carry_template()))
+        if _shapes(parameters) != expected:
+            raise CheckpointError(
+                f"Expected snapshots of parameters {expected}, got {_shapes(parameters)}; the "
+                "experience has to come from the same network."
+            )
+        return self.layout.flatten(tf.nest.map_structure(tf.constant, parameters))
+
+    def carry_template(self) -> tf.Tensor:
+        return tf.zeros([self.layout.size], self.layout.dtype)
+
+    def _snapshot(self) -> dict[str, Any]:
+        return tf.nest.map_structure(
+            np.asarray,
+            {
+                "parameters": self.layout.unflatten(self.carry.weights),
+                "model_state": self.carry.model_state,
+            },
+        )
+
+    def _publish(self) -> None:
+        self.optimizer.weights = self.weights
+        self.optimizer.kinds = self.layout.kinds
+        if self.checkpoints is not None:
+            self.optimizer.save(self.checkpoints.folder / meta_file.FILE_IN_FOLDER)
+
+    def _save(self) -> None:
+        if self.checkpoints is None:
+            return
+        state = self.carry.state
+        replay_state = self.replay.state()
+        self.checkpoints.write(
+            self.done,
+            {
+                "signature": self._signature(),
+                "weights": {role: w._asdict() for role, w in self.weights.items()},
+                "adam": {
+                    "step": self.moments.step,
+                    "first": {role: w._asdict() for role, w in self.moments.first.items()},
+                    "second": {role: w._asdict() for role, w in self.moments.second.items()},
+                },
+                "carry": {
+                    "parameters": self.layout.unflatten(self.carry.weights),
+                    "model_state": self.carry.model_state,
+                    "solution": self.layout.unflatten(state.solution),
+                    "residual": self.layout.unflatten(state.residual),
+                    "damping": state.damping,
+                    # Lanes are this machine's; in the file the blocks stand in a row.
+                    "lstm": {role: tf.concat(lanes, 0) for role, lanes in state.lstm.items()},
+                },
+                "decisions": {
+                    "generator": _generator_state(self.generator),
+                    "best_loss": self.best_loss.hex(),
+                    "best_norm": self.best_norm.hex(),
+                    "begun_from": -1 if self.begun_from is None else self.begun_from,
+                    "meta_losses": np.array(self.meta_losses),
+                    "skipped": self.skipped,
+                },
+                "replay": replay_state,
+            },
+        )
+        self.replay.commit(replay_state)
+        self._publish()
+
+    def _restore(self, step, saved, parameters) -> None:
+        expected, found = self._signature(), saved.get("signature")
+        if found != expected:
+            differing = [
+                f"{name}: expected {expected.get(name)}, found {(found or {}).get(name)}"
+                for name in expected
+                if (found or {}).get(name) != expected[name]
+            ]
+            raise CheckpointError(
+                f"The checkpoint of step {step} in {self.checkpoints.folder} is of another run ("
+                f"{'; '.join(differing)}). Give the flags that it was made with, or another folder."
+            )
+
+        def load(like, values):
+            return tf.nest.map_structure(lambda a, b: tf.constant(b, a.dtype), like, values)
+
+        def load_weights(values):
+            return {role: LSTMWeights(**values[role]) for role in self.weights}
+
+        self.done = step
+        self.weights = load(self.weights, load_weights(saved["weights"]))
+        self.moments = load(
+            self.moments,
+            adam.AdamState(
+                saved["adam"]["step"],
+                load_weights(saved["adam"]["first"]),
+                load_weights(saved["adam"]["second"]),
+            ),
+        )
+        carry = saved["carry"]
+        template = zero_state(self.optimizer.rule, self.layout, 0.0)
+        lstm = {
+            role: tuple(tf.split(tf.constant(carry["lstm"][role]), [p.shape[0] for p in lanes]))
+            for role, lanes in template.lstm.items()
+        }
+        flat = lambda key: self.layout.flatten(load(parameters, carry[key]))  # noqa: E731
+        state = template._replace(
+            solution=flat("solution"),
+            residual=flat("residual"),
+            damping=tf.constant(carry["damping"], self.layout.dtype),
+            lstm=lstm,
+        )
+        self.carry = Carry(
+            flat("parameters"), tf.nest.map_structure(tf.constant, carry["model_state"]), state
+        )
+        decisions = saved["decisions"]
+        _set_generator_state(self.generator, decisions["generator"])
+        self.best_loss = float.fromhex(decisions["best_loss"])
+        self.best_norm = float.fromhex(decisions["best_norm"])
+        self.begun_from = None if decisions["begun_from"] < 0 else int(decisions["begun_from"])
+        self.meta_losses = [float(value) for value in decisions["meta_losses"]]
+        self.skipped = int(decisions["skipped"])
+        self.replay.restore(saved["replay"])
+
+    def _signature(self) -> dict[str, Any]:
+        """What a checkpoint has to share with the run that continues it."""
+        parameters = self.layout.unflatten(self.carry_template())
+        return {
+            "rule": str(tuple(self.optimizer.rule)),
+            "learning_rate": self.optimizer.learning_rate,
+            "roll_back": self.length,
+            "seed": self.seed,
+            "parameters": str(_shapes(parameters)),
+            "kinds": str(self.layout.kinds),
+            "dtype": self.layout.dtype.name,
+        }
+
+
+def _shapes(structure) -> list[tuple[int, ...]]:
+    return [tuple(leaf.shape) for leaf in tf.nest.flatten(structure)]
+
+
+def _generator_state(generator: np.random.Generator) -> str:
+    return json.dumps(generator.bit_generator.state)
+
+
+def _set_generator_state(generator: np.random.Generator, state: str) -> None:
+    generator.bit_generator.state = json.loads(state)

@@ -1,0 +1,85 @@
+"""What is trained, over and over, while an optimizer is meta-trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import tensorflow as tf
+
+import custom_op
+from mlhf import keras_models, kinds
+from mlhf.objective import Objective, Regularizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A network, a loss, initial parameters and batches.
+
+    Attributes:
+      network: As for `mlhf.Objective`; a Keras model included.
+      loss: As for `mlhf.Objective`.
+      initialize: From a seed to initial parameters, a structure of floating tensors.
+      batches: From k to an iterable of (inputs, targets) that begins with batch k: a
+        `tf.data.Dataset` or any other. Batch k has to be the same whenever it is asked for, so
+        that a continued run sees what an uninterrupted one sees; shapes are static.
+      kinds: The kinds of variable where paths do not tell them, as for
+        `mlhf.resolve_kinds`. A Keras model's come from its layers.
+      model_state: What the network carries besides parameters, at the start.
+      regularizer: As for `mlhf.Objective`.
+      name: For logs.
+    """
+
+    network: Any
+    loss: str | custom_op.losses.Loss
+    initialize: Callable[[int], Any]
+    batches: Callable[[int], Iterable[tuple[Any, Any]]]
+    kinds: Any = None
+    model_state: Any = None
+    regularizer: Regularizer | None = None
+    name: str = "task"
+
+    def objective(self, inputs: Any, targets: Any, model_state: Any = None) -> Objective:
+        """Returns the objective of a batch, in the given or the initial model state."""
+        if model_state is None:
+            model_state = self.model_state
+        return Objective(self.network, self.loss, inputs, targets, model_state, self.regularizer)
+
+    def initial_model_state(self) -> Any:
+        """Returns what the network carries besides parameters at the start; `()` for nothing."""
+        if self.model_state is not None:
+            return tf.nest.map_structure(tf.convert_to_tensor, self.model_state)
+        if keras_models.is_model(self.network):
+            return keras_models.get_model_state(self.network) or ()
+        return ()
+
+    def variable_kinds(self) -> Any:
+        """Returns what to give an optimizer as `kinds=`."""
+        if keras_models.is_model(self.network):
+            return {**kinds.kinds_of_model(self.network), **(self.kinds or {})}
+        return self.kinds
+
+    def rollout_batches(self, start: int, length: int) -> Iterable[tuple[Any, Any]]:
+        """Returns batches, `length` at a time with a leading axis for time.
+
+        Args:
+          start: The number of the first batch.
+          length: T.
+
+        Yields:
+          Inputs and targets as structures of tensors.
+
+        Raises:
+          ValueError: If the batches end, or come without static shapes.
+        """
+        stream = self.batches(start)
+        if isinstance(stream, tf.data.Dataset):
+            yield from stream.batch(length, drop_remainder=True).prefetch(2)
+            return
+        iterator = iter(stream)
+        while True:
+            group = [batch for _, batch in zip(range(length), iterator, strict=False)]
+            if len(group) < length:
+                return
+            yield tf.nest.map_structure(lambda *values: tf.stack(values), *group)
