@@ -41,13 +41,13 @@ def tangent_map(
 
     def prepare(_):
         inputs = [body.inputs[i] for i in chosen]
-        steps = program(inputs, body.outputs, body.get_operations())
+        steps = program(inputs, _outputs(op, body), body.get_operations())
         parts["push"] = Traced(steps.push, inputs)
         return parts["push"].residuals
 
     with body.as_default():
         prepared = Traced(prepare, [])
-    copied = _copy(op, body, prepared.residuals)
+    copied = _copy(op, body, op.inputs, prepared.residuals)
     residuals = prepared.inline([], copied)
     push = parts["push"]
 
@@ -72,9 +72,16 @@ def _body(op: tf.Operation) -> Any:
     raise fallback.refusal(op, f"the body of {name!r} is missing", "call the Python function")
 
 
-def _copy(op: tf.Operation, body: Any, wanted: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+def _outputs(op: tf.Operation, body: Any) -> list[tf.Tensor]:
+    # TensorFlow appends what a backward pass needs; the call has the first ones.
+    return body.outputs[: len(op.outputs)]
+
+
+def _copy(
+    op: tf.Operation, body: Any, arguments: Sequence[tf.Tensor], wanted: Sequence[tf.Tensor]
+) -> list[tf.Tensor]:
     """Computes tensors of the called function from the inputs of the call."""
-    known = {inner.ref(): outer for inner, outer in zip(body.inputs, op.inputs, strict=True)}
+    known = {inner.ref(): outer for inner, outer in zip(body.inputs, arguments, strict=True)}
     needed = {tensor.ref() for tensor in wanted} - set(known)
     making = []
     for inner in reversed(body.get_operations()):
@@ -84,26 +91,28 @@ def _copy(op: tf.Operation, body: Any, wanted: Sequence[tf.Tensor]) -> list[tf.T
     _check_repeatable(op, body, making)
     for inner in reversed(making):
         values = [known[value.ref()] for value in inner.inputs]
-        for output, copy in zip(inner.outputs, registry.replay(inner, values), strict=True):
+        if inner.type in TYPES:
+            # Not the call itself: no tape could look into a copy of it.
+            nested = _body(inner)
+            copies = _copy(op, nested, values, _outputs(inner, nested))
+        else:
+            copies = registry.replay(inner, values)
+        for output, copy in zip(inner.outputs, copies, strict=True):
             known[output.ref()] = copy
     return [known[tensor.ref()] for tensor in wanted]
 
 
 def _check_repeatable(op: tf.Operation, body: Any, making: Sequence[tf.Operation]) -> None:
+    """Raises if operations could give something else when they run a second time."""
     reads = [inner for inner in making if inner.type == "ReadVariableOp"]
-    assigns = [inner for inner in body.get_operations() if inner.type.startswith("Assign")]
     for inner in making:
-        stateful = inner.op_def.is_stateful and inner not in reads
-        if inner.type in TYPES:
-            nested = _body(inner)
-            _check_repeatable(op, nested, nested.get_operations())
-        elif stateful:
+        if inner.op_def.is_stateful and inner not in reads and inner.type not in TYPES:
             raise fallback.refusal(
                 op,
                 f"it calls a tf.function in which {inner.type!r} has a state",
                 "call the Python function, or draw random numbers by tf.random.stateless_*",
             )
-    if reads and assigns:
+    if reads and any(inner.type.startswith("Assign") for inner in body.get_operations()):
         raise fallback.refusal(
             op,
             "it calls a tf.function that reads and assigns variables",

@@ -118,9 +118,11 @@ def check_rule(
 
 
 def _direction(random: np.random.Generator, like: Structure) -> Structure:
-    return tf.nest.map_structure(
-        lambda leaf: tf.constant(random.standard_normal(leaf.shape), leaf.dtype), like
-    )
+    def draw(leaf):
+        seed = random.integers(2**31 - 1, size=2)
+        return tf.random.stateless_normal(tf.shape(leaf), seed, dtype=leaf.dtype)
+
+    return tf.nest.map_structure(draw, like)
 
 
 def _difference(

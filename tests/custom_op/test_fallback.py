@@ -26,7 +26,8 @@ def _various(x):
         "entropy": tf.nn.softmax_cross_entropy_with_logits(LABELS, x),
         "silu": tf.nn.silu(x),
         "gelu": tf.nn.gelu(x),
-        "integers_on_the_way": x * tf.cast(tf.argmax(x, 1)[:, None] + tf.shape(x)[0] > 4, x.dtype),
+        "integers_on_the_way": x
+        * tf.cast(tf.argmax(x, 1, tf.int32)[:, None] + tf.shape(x)[0] > 4, x.dtype),
     }
 
 
