@@ -107,8 +107,7 @@ def _pull(
     """Runs the operation again; returns cotangents of outputs and, from them, of inputs."""
     inputs = [tf.identity(value) if i in live else value for i, value in enumerate(op.inputs)]
     outputs = registry.replay(op, inputs)
-    # Some of TensorFlow's gradients leave out what they recognise as zeros; an identity hides it.
-    seeds = [tf.identity(tf.zeros_like(outputs[i])) for i in floating]
+    seeds = [tf.zeros_like(outputs[i]) for i in floating]
     pulled = tf.gradients([outputs[i] for i in floating], [inputs[i] for i in live], grad_ys=seeds)
     return seeds, pulled
 

@@ -83,26 +83,18 @@ def replay(op: tf.Operation, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     attributes.pop("_class", None)
     copy = graph.create_op(
         op.type,
-        [_within(graph, tf.convert_to_tensor(value)) for value in inputs],
+        [tf.convert_to_tensor(value) for value in inputs],
         [output.dtype for output in op.outputs],
         attrs=attributes,
         op_def=op.op_def,
         name=f"r_{op.type}",
     )
+    # Inside a loop the constant axes and sizes of an outer graph are not known, and shapes with
+    # them; a gradient would then compute a whole tangent to read its shape.
     for output, original in zip(copy.outputs, op.outputs, strict=True):
         output.set_shape(original.shape)
     record(copy)
     return list(copy.outputs)
-
-
-def _within(graph: Any, value: tf.Tensor) -> tf.Tensor:
-    """Brings constant axes and sizes into a graph as constants."""
-    # Captured, they would be unknown there, shapes with them; then gradients compute whole
-    # tangents to read a shape.
-    if not value.dtype.is_integer or getattr(value, "graph", None) is graph:
-        return value
-    known = tf.get_static_value(value)
-    return value if known is None else tf.constant(known, value.dtype)
 
 
 def record(op: tf.Operation) -> None:
