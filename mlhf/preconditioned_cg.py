@@ -202,14 +202,8 @@ def solve_recorded(
 
     def iterate(i, x, r, p, rho):
         product = matvec(p)
-        curvature = tf.tensordot(p, product, 1)
-        alpha = rho / tf.maximum(curvature, floor)
-        x = x + alpha * p
-        r = r - alpha * product
-        y = diagonal * r
-        new_rho = tf.tensordot(r, y, 1)
-        beta = new_rho / tf.maximum(rho, floor)
-        return (i + 1, x, r, y + beta * p, new_rho), (p, product, rho, curvature)
+        x, r, next_p, new_rho, curvature = _iteration(diagonal, product, x, r, p, rho)
+        return (i + 1, x, r, next_p, new_rho), (p, product, rho, curvature)
 
     y0 = diagonal * r0
     start = (tf.constant(0), x0, r0, y0, tf.tensordot(r0, y0, 1))
@@ -274,8 +268,6 @@ def solution_vjp(
       The cotangents of the preconditioner, of δ within the iterations, and of r0, each [P]. That
       of x0 at fixed r0 is `d_x`.
     """
-    dtype = d_x.dtype
-    floor = tf.constant(PAPER_FLOOR, dtype)
     used = trajectory.iterations
     zero = tf.zeros_like(d_x)
 
@@ -293,7 +285,7 @@ def solution_vjp(
         d_p, d_product, d_r, d_rho, d_diagonal, d_delta, r = back(i, *state)
         return i - 1, d_r, d_p + matvec(d_product), d_rho, d_diagonal, d_delta, r
 
-    state = (used - 1, zero, zero, tf.zeros([], dtype), zero, zero, trajectory.residual)
+    state = (used - 1, zero, zero, tf.zeros([], d_x.dtype), zero, zero, trajectory.residual)
     count = trajectory.directions.shape[0]
     state = tf.cond(used > 0, lambda: last(*state), lambda: state)
     if unrolled:
@@ -306,6 +298,20 @@ def solution_vjp(
     d_diagonal = d_diagonal + d_p * r + d_rho * r * r
     d_r = d_r + diagonal * (d_p + 2 * d_rho * r)
     return d_diagonal, d_delta, d_r
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _iteration(diagonal, product, x, r, p, rho):
+    """What follows a product with A in one iteration, fused."""
+    floor = tf.constant(PAPER_FLOOR, x.dtype)
+    curvature = tf.reduce_sum(p * product)
+    alpha = rho / tf.maximum(curvature, floor)
+    x = x + alpha * p
+    r = r - alpha * product
+    y = diagonal * r
+    new_rho = tf.reduce_sum(r * y)
+    beta = new_rho / tf.maximum(rho, floor)
+    return x, r, y + beta * p, new_rho, curvature
 
 
 @tf.function(jit_compile=True, autograph=False)
