@@ -28,7 +28,7 @@ WRONG = {
         lambda op: lambda t: tf.stop_gradient(_slope(op)) * t,
         "derivative of J v against finite differences, by R-forward",
     ),
-    "nan": (lambda op: lambda t: _slope(op) * t * np.nan, "got np.float64.nan."),
+    "nan": (lambda op: lambda t: _slope(op) * t * np.nan, "and got nan at index"),
 }
 
 
