@@ -160,6 +160,6 @@ def _compare(
         if not np.all(error <= allowed):
             worst = np.unravel_index(np.argmax(np.nan_to_num(error, nan=np.inf)), error.shape)
             raise AssertionError(
-                f"{what}, output {name!r}: expected {float(a[worst])!r} and got {float(b[worst])!r} at index "
-                f"{tuple(int(i) for i in worst)}, which differ by more than {allowed:.1e}."
+                f"{what}, output {name!r}: expected {float(a[worst])!r} and got "
+                f"{float(b[worst])!r} at index {tuple(int(i) for i in worst)}, which differ by more than {allowed:.1e}."
             )
