@@ -161,5 +161,6 @@ def _compare(
             worst = np.unravel_index(np.argmax(np.nan_to_num(error, nan=np.inf)), error.shape)
             raise AssertionError(
                 f"{what}, output {name!r}: expected {float(a[worst])!r} and got "
-                f"{float(b[worst])!r} at index {tuple(int(i) for i in worst)}, which differ by more than {allowed:.1e}."
+                f"{float(b[worst])!r} at index {tuple(int(i) for i in worst)}, "
+                f"which differ by more than {allowed:.1e}."
             )
