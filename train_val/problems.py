@@ -1,0 +1,180 @@
+"""The problems of the experiments: a network on a data set, as a task."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+import mlhf
+from train_val import networks
+from train_val.data import Batches, ImageData, load, test_batches
+
+# Upper and lower case are one name, as the original's scripts use both.
+NETWORKS: dict[str, Callable[..., keras.Model]] = {
+    "convnet": networks.convnet,
+    "mlp": networks.mlp,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A network, the images that it is trained on, and those that it is tested on.
+
+    Attributes:
+      name: Of the network.
+      model: A built Keras model; its own weights are those of seed 0.
+      train: The images of the training part asked for.
+      test: The images to test on.
+      task: For `mlhf.meta_train`, and for training by hand.
+    """
+
+    name: str
+    model: keras.Model
+    train: ImageData
+    test: ImageData
+    task: mlhf.Task
+
+    @property
+    def batch_count(self) -> int:
+        """Images that are tested at a time."""
+        return 500
+
+    def accuracy(self, parameters: Any, model_state: Any = None) -> float:
+        """Returns the share of the test images that are classified right."""
+        return self._mean(parameters, self.test, _hits)
+
+    def training_loss(self, parameters: Any) -> float:
+        """Returns the mean loss over all training images, not augmented, with the regularizer."""
+        loss = self._mean(parameters, self.train, _losses)
+        if self.task.regularizer is not None:
+            loss += float(self.task.regularizer.value(parameters))
+        return loss
+
+    def _mean(self, parameters, data, score) -> float:
+        total = 0.0
+        for inputs, labels in test_batches(data, min(self.batch_count, len(data)), self._dtype):
+            total += float(score(self._outputs(parameters, inputs), labels))
+        return total / len(data)
+
+    @property
+    def _dtype(self) -> tf.DType:
+        return tf.as_dtype(self.model.compute_dtype)
+
+    def _outputs(self, parameters, inputs):
+        values = [parameters[variable.path] for variable in self.model.trainable_variables]
+        state = [variable.value for variable in self.model.non_trainable_variables]
+        return _infer(self.model)(values, state, inputs)
+
+
+def make(
+    name: str,
+    data: str = "cifar10",
+    *,
+    data_dir: str | None = None,
+    part: str = "train",
+    split: str = "original",
+    batch_size: int = 128,
+    seed: int = 0,
+    weight_decay: float = 0.0,
+    data_format: str = "auto",
+    dtype: str = "float32",
+) -> Problem:
+    """Returns a problem.
+
+    Args:
+      name: Of the network: `"convnet"` or `"mlp"` (any case).
+      data: `"cifar10"`, `"digits"` or `"mnist"`.
+      data_dir: As for `train_val.data.load`.
+      part: The training images: `"meta_train"` or `"train"`.
+      split: As for `train_val.data.load`.
+      batch_size: Of training.
+      seed: Of the batches.
+      weight_decay: c of c/2 · Σ‖w‖², the same for every optimizer.
+      data_format: `"channels_last"`, `"channels_first"` (a GPU only) or `"auto"`.
+      dtype: Of the network.
+
+    Returns:
+      The problem.
+
+    Raises:
+      ValueError: If a name is not known or an argument makes no sense.
+      DataError: If the data can't be read.
+    """
+    build = NETWORKS.get(name.lower())
+    if build is None:
+        raise ValueError(f"Expected problem to be one of {sorted(NETWORKS)}, got {name!r}.")
+    channels_first = _channels_first(data_format)
+    if weight_decay < 0:
+        raise ValueError(f"Expected weight_decay of at least 0, got {weight_decay}.")
+    train = load(data, data_dir, part=part, split=split)
+    test = load(data, data_dir, part="test", split=split)
+    batches = Batches(train, batch_size, seed, dtype=tf.as_dtype(dtype), channels_first=channels_first)
+    height, width, channels = train.image_shape
+    shape = (channels, height, width) if channels_first else (height, width, channels)
+    settings: dict[str, Any] = {"dtype": dtype}
+    if name.lower() == "convnet":
+        settings["data_format"] = "channels_first" if channels_first else "channels_last"
+    model = build(shape, train.num_classes, **settings)
+
+    def initialize(seed: int) -> dict[str, tf.Tensor]:
+        return mlhf.get_parameters(build(shape, train.num_classes, seed=seed, **settings))
+
+    task = mlhf.Task(
+        model,
+        "softmax_cross_entropy",
+        initialize,
+        lambda start: batches.dataset(start),
+        regularizer=mlhf.L2(weight_decay) if weight_decay else None,
+        name=f"{name.lower()} on {data}",
+    )
+    return Problem(name.lower(), model, train, test, task)
+
+
+def _channels_first(data_format: str) -> bool:
+    if data_format not in ("auto", "channels_last", "channels_first"):
+        raise ValueError(
+            "Expected data_format to be auto, channels_last or channels_first, got "
+            f"{data_format!r}."
+        )
+    if data_format == "auto":
+        return bool(tf.config.list_physical_devices("GPU"))
+    if data_format == "channels_first" and not tf.config.list_physical_devices("GPU"):
+        raise ValueError(
+            "data_format=channels_first needs a GPU: TensorFlow pools and convolves on a CPU in "
+            "channels_last only. Give data_format=channels_last."
+        )
+    return data_format == "channels_first"
+
+
+_INFERENCES: dict[int, Any] = {}
+
+
+def _infer(model: keras.Model):
+    """Returns a compiled call of the model in inference mode, one a model."""
+    if id(model) not in _INFERENCES:
+        # The model is held with the function, so that its id stays its own.
+        _INFERENCES[id(model)] = (
+            model,
+            tf.function(
+                lambda values, state, inputs: model.stateless_call(
+                    values, state, inputs, training=False
+                )[0],
+                autograph=False,
+                reduce_retracing=True,
+            ),
+        )
+    return _INFERENCES[id(model)][1]
+
+
+def _hits(outputs, labels):
+    return tf.reduce_sum(tf.cast(tf.argmax(outputs, -1, tf.int32) == labels, tf.float64))
+
+
+def _losses(outputs, labels):
+    return tf.reduce_sum(
+        tf.cast(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, outputs), tf.float64)
+    )
