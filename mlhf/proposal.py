@@ -207,9 +207,13 @@ def adapt_damping(
     Returns:
       The damping of the next step, within [1e-3, 1].
     """
-    ratio = tf.where(predicted == 0, tf.cast(0.5, damping.dtype), change / predicted)
-    factor = tf.where(ratio <= 0.25, 1 / decay, tf.where(ratio > 0.75, decay, 1.0))
-    return tf.clip_by_value(damping * tf.cast(factor, damping.dtype), 1e-3, 1.0)
+    # Constants in the damping's own precision: tf.where alone makes float32 of Python's numbers.
+    half, grow, shrink, keep = (
+        tf.constant(value, damping.dtype) for value in (0.5, 1 / decay, decay, 1.0)
+    )
+    ratio = tf.where(predicted == 0, half, change / predicted)
+    factor = tf.where(ratio <= 0.25, grow, tf.where(ratio > 0.75, shrink, keep))
+    return tf.clip_by_value(damping * factor, 1e-3, 1.0)
 
 
 def describe(gradient: tf.Tensor, proposal: Proposal, product: Any = None) -> dict[str, tf.Tensor]:

@@ -329,15 +329,21 @@ def _objective(static, batches, model_state, t) -> Objective:
 
 
 def _noise(seed: tf.Tensor, t: Any, layout: Layout) -> tf.Tensor:
-    """U(0.98, 1.02) a coordinate; drawn again, not kept, for the backward pass."""
-    return tf.random.stateless_uniform(
+    """U(0.98, 1.02) a coordinate; drawn again, not kept, for the backward pass.
+
+    Made of integers: XLA draws the same integers as TensorFlow's kernels, but other floats.
+    """
+    bits = tf.random.stateless_uniform(
         [layout.size],
         tf.stack([seed[0], seed[1] + t]),
-        1 - NOISE,
-        1 + NOISE,
-        layout.dtype,
+        minval=None,
+        maxval=None,
+        dtype=tf.uint32,
         alg="philox",
     )
+    # 24 of them, which every floating dtype of a layout holds exactly.
+    whole = tf.bitcast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.int32)
+    return (1 - NOISE) + (2 * NOISE / 2**24) * tf.cast(whole, layout.dtype)
 
 
 def _limit(x: tf.Tensor, weights: tf.Tensor, learning_rate: tf.Tensor):
