@@ -20,6 +20,10 @@ NETWORKS: dict[str, Callable[..., keras.Model]] = {
 }
 
 
+# Images that are tested at a time.
+TEST_BATCH = 500
+
+
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """A network, the images that it is trained on, and those that it is tested on.
@@ -30,6 +34,7 @@ class Problem:
       train: The images of the training part asked for.
       test: The images to test on.
       task: For `mlhf.meta_train`, and for training by hand.
+      channels_first: Whether images come as [channels, height, width].
     """
 
     name: str
@@ -37,37 +42,43 @@ class Problem:
     train: ImageData
     test: ImageData
     task: mlhf.Task
-
-    @property
-    def batch_count(self) -> int:
-        """Images that are tested at a time."""
-        return 500
+    channels_first: bool = False
 
     def accuracy(self, parameters: Any, model_state: Any = None) -> float:
-        """Returns the share of the test images that are classified right."""
-        return self._mean(parameters, self.test, _hits)
+        """Returns the share of the test images that are classified right.
 
-    def training_loss(self, parameters: Any) -> float:
-        """Returns the mean loss over all training images, not augmented, with the regularizer."""
-        loss = self._mean(parameters, self.train, _losses)
+        Args:
+          parameters: A dictionary from paths to tensors.
+          model_state: As `mlhf.get_model_state` gives it; None for the model's own.
+        """
+        return self._mean(parameters, model_state, self.test, _hits)
+
+    def training_loss(self, parameters: Any, model_state: Any = None) -> float:
+        """Returns the mean loss over all training images, not augmented, with the regularizer.
+
+        Args:
+          parameters: As for `accuracy`.
+          model_state: As for `accuracy`.
+        """
+        loss = self._mean(parameters, model_state, self.train, _losses)
         if self.task.regularizer is not None:
             loss += float(self.task.regularizer.value(parameters))
         return loss
 
-    def _mean(self, parameters, data, score) -> float:
-        total = 0.0
-        for inputs, labels in test_batches(data, min(self.batch_count, len(data)), self._dtype):
-            total += float(score(self._outputs(parameters, inputs), labels))
-        return total / len(data)
-
-    @property
-    def _dtype(self) -> tf.DType:
-        return tf.as_dtype(self.model.compute_dtype)
-
-    def _outputs(self, parameters, inputs):
+    def _mean(self, parameters, model_state, data, score) -> float:
         values = [parameters[variable.path] for variable in self.model.trainable_variables]
-        state = [variable.value for variable in self.model.non_trainable_variables]
-        return _infer(self.model)(values, state, inputs)
+        state = model_state or mlhf.get_model_state(self.model) or {}
+        state = [state[name] for name in sorted(state)]
+        total = 0.0
+        images = test_batches(
+            data,
+            min(TEST_BATCH, len(data)),
+            tf.as_dtype(self.model.compute_dtype),
+            channels_first=self.channels_first,
+        )
+        for inputs, labels in images:
+            total += float(score(_infer(self.model)(values, state, inputs), labels))
+        return total / len(data)
 
 
 def make(
@@ -112,7 +123,9 @@ def make(
         raise ValueError(f"Expected weight_decay of at least 0, got {weight_decay}.")
     train = load(data, data_dir, part=part, split=split)
     test = load(data, data_dir, part="test", split=split)
-    batches = Batches(train, batch_size, seed, dtype=tf.as_dtype(dtype), channels_first=channels_first)
+    batches = Batches(
+        train, batch_size, seed, dtype=tf.as_dtype(dtype), channels_first=channels_first
+    )
     height, width, channels = train.image_shape
     shape = (channels, height, width) if channels_first else (height, width, channels)
     settings: dict[str, Any] = {"dtype": dtype}
@@ -131,7 +144,7 @@ def make(
         regularizer=mlhf.L2(weight_decay) if weight_decay else None,
         name=f"{name.lower()} on {data}",
     )
-    return Problem(name.lower(), model, train, test, task)
+    return Problem(name.lower(), model, train, test, task, channels_first)
 
 
 def _channels_first(data_format: str) -> bool:

@@ -1,0 +1,164 @@
+"""The optimizers that networks are trained with, by the names of the command line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import mlhf
+from mlhf import meta_file
+
+NAMES = ("meta", "SGD", "momentum", "adam", "RMSprop")
+
+# What the rule of a meta-optimizer consists of: flag -> argument of `mlhf.MetaHessianFree`.
+RULE = {
+    "CG_iter": "cg_iterations",
+    "x_use": "x_use",
+    "y_use": "y_use",
+    "d_use": "d_use",
+    "damping": "damping",
+    "damping_type": "damping_type",
+    "decay": "decay",
+    "lr": "learning_rate",
+}
+# Weights are trained for one use of them; the other settings may be tried out.
+_FIXED = ("x_use", "y_use", "d_use")
+
+
+class Chosen(NamedTuple):
+    """An optimizer, and what there is to say about it."""
+
+    optimizer: Any
+    settings: dict[str, Any]  # what identifies it, for checkpoints
+    notes: list[str]  # sentences for the user
+
+
+def make(
+    name: str,
+    *,
+    lr: float = 1.0,
+    momentum: float = 0.9,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    decay: float = 0.9,
+    meta_ckpt: str | None = None,
+    rule: Mapping[str, Any] | None = None,
+    given: frozenset[str] | set[str] = frozenset(),
+    jit_compile: bool = False,
+    detailed: bool = False,
+) -> Chosen:
+    """Returns an optimizer.
+
+    Args:
+      name: One of `NAMES`, in any case. `"meta"` with `y_use` and `d_use` both `"none"` is plain
+        Hessian-free, `mlhf.HessianFree`, and needs no `meta_ckpt`.
+      lr: The learning rate.
+      momentum: Of `"momentum"`.
+      beta1: Of `"adam"`.
+      beta2: Of `"adam"`.
+      decay: Of `"RMSprop"`, the share that its mean square keeps a step.
+      meta_ckpt: For `"meta"`: a folder of a meta-training, a file, or a name that ships with the
+        package.
+      rule: For `"meta"`: `CG_iter`, `x_use`, `y_use`, `d_use`, `damping`, `damping_type`, `decay`.
+      given: The names in `rule`, and `"lr"`, that the user gave. The others are taken from the
+        `meta_ckpt`: a rule is at its best with the settings that it was trained with.
+      jit_compile: Whether a step is compiled with XLA.
+      detailed: Whether `"meta"` measures what costs a curvature product more.
+
+    Returns:
+      The optimizer and sentences about it.
+
+    Raises:
+      ValueError: If a name is not known, a `meta_ckpt` is needed and missing, or what was given
+        contradicts it.
+      FileNotFoundError: If there is none at the place given.
+    """
+    lowered = {known.lower(): known for known in NAMES}
+    if name.lower() not in lowered:
+        raise ValueError(f"Expected optimizer to be one of {list(NAMES)}, got {name!r}.")
+    name = lowered[name.lower()]
+    rule = dict(rule or {})
+    if name != "meta":
+        build = {
+            "SGD": lambda: keras.optimizers.SGD(lr),
+            "momentum": lambda: keras.optimizers.SGD(lr, momentum),
+            "adam": lambda: keras.optimizers.Adam(lr, beta1, beta2),
+            "RMSprop": lambda: keras.optimizers.RMSprop(lr, decay),
+        }[name]
+        if not lr > 0:
+            raise ValueError(f"Expected lr to be above 0, got {lr}.")
+        optimizer = mlhf.FirstOrder(build, jit_compile=jit_compile)
+        return Chosen(optimizer, {"rule": json.dumps(build().get_config(), default=str)}, [])
+    if rule.get("y_use") == "none" and rule.get("d_use") == "none":
+        return _hessian_free(lr, rule, meta_ckpt, jit_compile)
+    return _meta(lr, rule, meta_ckpt, set(given), jit_compile, detailed)
+
+
+def _hessian_free(lr, rule, meta_ckpt, jit_compile) -> Chosen:
+    if meta_ckpt is not None:
+        raise ValueError(
+            f"y_use=none with d_use=none is plain Hessian-free, which has nothing learned to take "
+            f"from meta_ckpt={meta_ckpt}; leave meta_ckpt out, or give the uses that it was "
+            "meta-trained with."
+        )
+    if rule.get("x_use") == "rnn":
+        raise ValueError(
+            "x_use=rnn with y_use=none and d_use=none is not an optimizer of the paper: expected "
+            "x_use=x or x_use=d."
+        )
+    rule.pop("y_use"), rule.pop("d_use")
+    arguments = {"learning_rate": lr, **{RULE[flag]: value for flag, value in rule.items()}}
+    optimizer = mlhf.HessianFree(
+        **{"damping": 2e-5, "cg_iterations": 2, **arguments}, jit_compile=jit_compile
+    )
+    note = "Plain Hessian-free: " + _listed({"lr": lr, **rule})
+    return Chosen(optimizer, {"rule": json.dumps(arguments)}, [note])
+
+
+def _meta(lr, rule, meta_ckpt, given, jit_compile, detailed) -> Chosen:
+    if meta_ckpt is None:
+        raise ValueError(
+            "optimizer=meta needs meta_ckpt: the folder of a meta-training (its model_dir), or one "
+            f"of the names {mlhf.pretrained_names()} that ship with the package. Plain "
+            "Hessian-free, y_use=none with d_use=none, needs none."
+        )
+    trained = meta_file.read(meta_ckpt).settings
+    asked = {"lr": lr, **rule}
+    notes = []
+    for flag in _FIXED:
+        if flag in given and asked[flag] != trained[flag]:
+            raise ValueError(
+                f"Expected {flag}={trained[flag]}, which {meta_ckpt} was meta-trained with, got "
+                f"{flag}={asked[flag]}; leave it out, or give a meta_ckpt that was meta-trained "
+                "so."
+            )
+    overrides = {RULE[flag]: asked[flag] for flag in RULE if flag in given and flag in asked}
+    taken = {flag: trained[RULE[flag]] for flag in RULE if RULE[flag] not in overrides}
+    if taken:
+        notes.append(f"From {meta_ckpt}: {_listed(taken)}.")
+    differing = {
+        flag: trained[name]
+        for flag, name in RULE.items()
+        if name in overrides and overrides[name] != trained[name]
+    }
+    if differing:
+        used = _listed({flag: asked[flag] for flag in differing})
+        notes.append(f"{meta_ckpt} was meta-trained with {_listed(differing)}; using {used}.")
+    optimizer = mlhf.MetaHessianFree.from_pretrained(
+        meta_ckpt, **overrides, jit_compile=jit_compile, **({"detailed": True} if detailed else {})
+    )
+    digest = hashlib.sha256()
+    for leaf in tf.nest.flatten(optimizer.weights):
+        digest.update(np.asarray(leaf).tobytes())
+    settings = {"rule": json.dumps(optimizer.settings), "weights": digest.hexdigest()[:16]}
+    return Chosen(optimizer, settings, notes)
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{flag}={value}" for flag, value in settings.items())

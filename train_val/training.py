@@ -1,0 +1,345 @@
+"""Training a network with any of the optimizers: a loop that can be killed and continued."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+import mlhf
+from mlhf.checkpoints import CheckpointError, Checkpoints
+from mlhf.portable_state import from_portable, to_portable
+from mlhf.run_log import RunLog
+from mlhf.validation import check_count
+from replay import PrioritizedReplay
+from train_val.problems import Problem
+
+EXPERIENCE = "experience"
+# After so many steps in a row that are not finite, the next ones will not be either.
+LARGEST_SKIPS_IN_A_ROW = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingResult:
+    """The result of `train`.
+
+    Attributes:
+      parameters: Where training ended, a dictionary from paths to tensors.
+      model_state: What the network carries besides them; None if nothing.
+      optimizer_state: For the next step.
+      history: The metrics, a dictionary a step.
+      steps: Steps done, those of a continued run included.
+      skipped: Steps that were not finite and were not taken.
+      diverged: Whether training ended early because steps stayed not finite.
+      accuracy: On the test images at the end.
+      training_loss: On all training images at the end, with the regularizer.
+    """
+
+    parameters: dict[str, tf.Tensor]
+    model_state: dict[str, tf.Tensor] | None
+    optimizer_state: Any
+    history: list[dict[str, Any]]
+    steps: int
+    skipped: int
+    diverged: bool
+    accuracy: float
+    training_loss: float
+
+
+def train(
+    problem: Problem,
+    optimizer: Any,
+    steps: int,
+    *,
+    seed: int = 1,
+    model_dir: str | Path | None = None,
+    save_steps: int = 1000,
+    eval_steps: int | None = None,
+    record_experience: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    progress: bool = True,
+    on_step: Callable[[int, dict[str, Any]], None] | None = None,
+    on_not_finite: Callable[..., None] | None = None,
+) -> TrainingResult:
+    """Trains a problem's network.
+
+    A step whose loss or result is not finite is not taken: the parameters and the model state stay
+    those from before it, the optimizer's state begins anew (what drove it there is in it), and the
+    step is counted in `skipped`. After 20 of them in a row training ends with what there is,
+    `diverged`. So no checkpoint ever holds a NaN.
+
+    With a `model_dir`, a run that was killed continues from its last checkpoint, and ends with the
+    numbers of an uninterrupted one, bit for bit on one machine.
+
+    Args:
+      problem: The network and its images; batch k is that of `problem.task.batches(0)`.
+      optimizer: `mlhf.MetaHessianFree`, `mlhf.HessianFree`, `mlhf.FirstOrder`, or another one with
+        `init` and `step`.
+      steps: In all, those of a continued run included.
+      seed: Of the initial parameters.
+      model_dir: Where checkpoints and metrics go; None keeps all in memory.
+      save_steps: A checkpoint every so many steps, and at the end.
+      eval_steps: The test accuracy and the loss on all training images every so many steps, as
+        `test_accuracy` and `training_loss` in that step's metrics; None for the end only. The end
+        has them in any case.
+      record_experience: N, for N snapshots of the path at the steps 0, steps/N, 2 steps/N ... in
+        the replay `model_dir/experience`, for `--experience` of meta-training.
+      settings: What else a run that continues this one has to share with it.
+      progress: Whether a progress bar is shown.
+      on_step: Called with the steps done and the metrics, after each.
+      on_not_finite: Called with the objective, the parameters and the optimizer's state of a step
+        that was not taken.
+
+    Returns:
+      Parameters, state and metrics. Each line of metrics has the optimizer's own, `loss` (on the
+      step's batch, before the step), `seconds` (of the step alone) and `skipped`.
+
+    Raises:
+      ValueError: If an argument makes no sense.
+      CheckpointError: If `model_dir` holds a checkpoint of another run.
+      OSError: If `model_dir` can't be written.
+    """
+    run = _Run(
+        problem,
+        optimizer,
+        check_count("steps", steps),
+        check_count("seed", seed, 0),
+        model_dir,
+        check_count("record_experience", record_experience, 0),
+        dict(settings or {}),
+    )
+    try:
+        return run.go(
+            check_count("save_steps", save_steps),
+            steps if eval_steps is None else check_count("eval_steps", eval_steps),
+            progress,
+            on_step or (lambda step, metrics: None),
+            on_not_finite or (lambda objective, parameters, state: None),
+        )
+    finally:
+        run.close()
+
+
+class _Run:
+    """The edges of training: where it stands, its files and its clock."""
+
+    def __init__(self, problem, optimizer, steps, seed, model_dir, snapshots, settings):
+        if snapshots > steps:
+            raise ValueError(
+                f"Expected record_experience of at most the {steps} steps, got {snapshots}."
+            )
+        if snapshots and model_dir is None:
+            raise ValueError("Expected a model_dir= to record the experience in, got None.")
+        self.problem, self.optimizer, self.steps = problem, optimizer, steps
+        self.parameters = problem.task.initialize(seed)
+        self.model_state = problem.task.initial_model_state() or None
+        self.state = self._initial_state()
+        self.done, self.skipped, self.skipped_in_a_row = 0, 0, 0
+        self.experience: PrioritizedReplay | None = None
+        self.recorded_at = {number * steps // snapshots for number in range(snapshots)}
+        self.settings = {
+            **settings,
+            "seed": seed,
+            "parameters": str({path: tuple(p.shape) for path, p in self.parameters.items()}),
+            "optimizer": type(optimizer).__name__,
+        }
+        if snapshots:
+            self.settings["record_experience"] = f"{snapshots} of {steps} steps"
+        self.checkpoints = None if model_dir is None else Checkpoints(model_dir)
+        self.log = RunLog(None)
+        self.folder = Path() if self.checkpoints is None else self.checkpoints.folder
+        saved = None if self.checkpoints is None else self.checkpoints.read()
+        if saved is not None:
+            self._check(*saved)
+        try:
+            if snapshots:
+                # All of one priority, drawn alike: only the proportional kind knows no ranks then.
+                self.experience = PrioritizedReplay(
+                    snapshots, self.folder / EXPERIENCE, "proportional", seed=seed
+                )
+            if saved is not None:
+                self._restore(*saved)
+            elif self.experience is not None:
+                self.experience.clear()
+            self.log = RunLog(model_dir, self.done)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def diverged(self) -> bool:
+        return self.skipped_in_a_row >= LARGEST_SKIPS_IN_A_ROW
+
+    def go(self, save_steps, eval_steps, progress, on_step, on_not_finite) -> TrainingResult:
+        shown: dict[str, Any] = {}
+        saved_at = self.done
+        bar = tqdm.tqdm(
+            total=self.steps,
+            initial=self.done,
+            disable=not progress,
+            unit="step",
+            desc=self.problem.name,
+            dynamic_ncols=True,
+        )
+        batches = iter(self.problem.task.batches(self.done))
+        with bar:
+            while self.done < self.steps and not self.diverged:
+                self._record()
+                inputs, targets = next(batches)
+                metrics = self._advance(inputs, targets, on_not_finite)
+                last = self.done == self.steps or self.diverged
+                if last or self.done % eval_steps == 0:
+                    metrics.update(self._evaluate())
+                    shown["accuracy"] = f"{metrics['test_accuracy']:.2%}"
+                self.log.write(self.done, metrics)
+                if last or self.done % save_steps == 0:
+                    self._save()
+                    saved_at = self.done
+                on_step(self.done, metrics)
+                shown["loss"] = f"{metrics['loss']:.3f}"
+                if self.skipped:
+                    shown["skipped"] = self.skipped
+                bar.set_postfix(shown, refresh=False)
+                bar.update()
+        if saved_at != self.done:
+            self._save()
+        if self.experience is not None:
+            self.experience.save()
+        final = self._final()
+        return TrainingResult(
+            self.parameters,
+            self.model_state,
+            self.state,
+            self.log.lines,
+            self.done,
+            self.skipped,
+            self.diverged,
+            final["test_accuracy"],
+            final["training_loss"],
+        )
+
+    def close(self) -> None:
+        self.log.close()
+        if self.experience is not None:
+            self.experience.close()
+
+    def _initial_state(self) -> Any:
+        if isinstance(self.optimizer, mlhf.MetaHessianFree):
+            return self.optimizer.init(self.parameters, self.problem.task.variable_kinds())
+        return self.optimizer.init(self.parameters)
+
+    def _layout(self) -> Any:
+        if isinstance(self.optimizer, mlhf.MetaHessianFree):
+            return self.optimizer.layout(self.parameters)
+        return None
+
+    def _advance(self, inputs, targets, on_not_finite) -> dict[str, Any]:
+        started = time.perf_counter()
+        objective = self.problem.task.objective(inputs, targets, self.model_state)
+        step = self.optimizer.step(objective, self.parameters, self.state)
+        self.done += 1
+        if bool(_all_finite(_watched(step))):
+            self.parameters, self.state, self.model_state = step[:3]
+            self.skipped_in_a_row = 0
+        else:
+            on_not_finite(objective, self.parameters, self.state)
+            self.state = self._initial_state()
+            self.skipped += 1
+            self.skipped_in_a_row += 1
+        metrics = {name: float(value) for name, value in step.metrics.items()}
+        return {**metrics, "skipped": self.skipped, "seconds": time.perf_counter() - started}
+
+    def _evaluate(self) -> dict[str, float]:
+        return {
+            "test_accuracy": self.problem.accuracy(self.parameters, self.model_state),
+            "training_loss": self.problem.training_loss(self.parameters, self.model_state),
+        }
+
+    def _final(self) -> dict[str, float]:
+        line = self.log.lines[-1] if self.log.lines else {}
+        if line.get("step") == self.done and line.get("training_loss") is not None:
+            return line
+        return self._evaluate()
+
+    def _record(self) -> None:
+        if self.experience is not None and self.done in self.recorded_at:
+            snapshot = {"parameters": self.parameters, "model_state": self.model_state or ()}
+            self.experience.add(tf.nest.map_structure(np.asarray, snapshot), 1.0)
+
+    def _save(self) -> None:
+        if self.checkpoints is None:
+            return
+        recorded = {} if self.experience is None else self.experience.state()
+        self.checkpoints.write(
+            self.done,
+            {
+                "settings": self.settings,
+                "parameters": self.parameters,
+                "model_state": self.model_state or {},
+                "optimizer_state": to_portable(self.state, self._layout()),
+                "skipped": [self.skipped, self.skipped_in_a_row],
+                "experience": recorded,
+            },
+        )
+        if self.experience is not None:
+            self.experience.commit(recorded)
+
+    def _check(self, step: int, saved: dict[str, Any]) -> None:
+        found = saved.get("settings")
+        if found is None:
+            raise CheckpointError(
+                f"Expected the checkpoints of a training in {self.folder}, found those "
+                "of something else (a meta-training?); give another folder."
+            )
+        if found != self.settings:
+            names = sorted(set(found) | set(self.settings))
+            differing = [
+                f"{name}: expected {self.settings.get(name)}, found {found.get(name)}"
+                for name in names
+                if found.get(name) != self.settings.get(name)
+            ]
+            raise CheckpointError(
+                f"The checkpoint of step {step} in {self.folder} is of another run ("
+                f"{'; '.join(differing)}). Give the flags that it was made with, or another folder."
+            )
+
+    def _restore(self, step: int, saved: dict[str, Any]) -> None:
+        def load(values, like):
+            return {path: tf.constant(values[path], like[path].dtype) for path in like}
+
+        try:
+            state = from_portable(saved["optimizer_state"], self.state, self._layout())
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"The checkpoint of step {step} in {self.folder} does not fit the "
+                f"optimizer ({error}) Give the flags that it was made with, or another folder."
+            ) from error
+        self.done, self.state = step, state
+        self.parameters = load(saved["parameters"], self.parameters)
+        if self.model_state is not None:
+            self.model_state = load(saved["model_state"], self.model_state)
+        self.skipped, self.skipped_in_a_row = saved["skipped"]
+        if self.experience is not None:
+            self.experience.restore(saved["experience"])
+
+
+def _watched(step: mlhf.Step) -> list[tf.Tensor]:
+    """Returns the floating tensors of a step that have to be finite."""
+    state = step.state
+    if isinstance(state, mlhf.MetaState):
+        # Most of the memory, and finite where the solution is: what they hold is bounded.
+        state = state._replace(lstm={})
+    structure = (step.metrics["loss"], step.parameters, state, step.model_state)
+    leaves = [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(structure) if leaf is not None]
+    return [leaf for leaf in leaves if leaf.dtype.is_floating]
+
+
+@tf.function(autograph=False)
+def _all_finite(leaves: list[tf.Tensor]) -> tf.Tensor:
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(leaf)) for leaf in leaves])

@@ -1,0 +1,104 @@
+"""Trains a network with MLHF or another optimizer: `python train_val/use_meta_optimizer.py`."""
+
+from __future__ import annotations
+
+if not __package__:
+    import _bootstrap  # noqa: F401
+
+import math
+
+from absl import flags
+
+from train_val import command_line, optimizers, training
+
+FLAGS = flags.FLAGS
+
+
+def steps_of(epochs: float, images: int, batch_size: int) -> int:
+    """Returns how many steps show every image so many times, rounded up."""
+    return max(1, math.ceil(epochs * images / batch_size))
+
+
+def choose_optimizer() -> optimizers.Chosen:
+    """Returns the optimizer that the flags describe."""
+    rule = {flag: FLAGS[flag].value for flag in optimizers.RULE if flag != "lr"}
+    given = {flag for flag in optimizers.RULE if FLAGS[flag].present}
+    return optimizers.make(
+        FLAGS.optimizer,
+        lr=FLAGS.lr,
+        momentum=FLAGS.momentum,
+        beta1=FLAGS.beta1,
+        beta2=FLAGS.beta2,
+        decay=FLAGS.decay,
+        meta_ckpt=FLAGS.meta_ckpt,
+        rule=rule,
+        given=given,
+        jit_compile=FLAGS.jit_compile,
+    )
+
+
+def main() -> None:
+    """Reads the flags, trains and prints the result."""
+    problem = command_line.make_problem("train")
+    chosen = choose_optimizer()
+    for note in chosen.notes:
+        print(note)
+    images = len(problem.train)
+    steps = steps_of(FLAGS.train_epochs, images, FLAGS.batch_size)
+    if FLAGS.split == "standard":
+        print(
+            "With split=standard the training images include those that meta-training may have "
+            "seen (CIFAR-10's batches 1 to 3, or all five)."
+        )
+    result = training.train(
+        problem,
+        chosen.optimizer,
+        min(steps, FLAGS.max_steps or steps),
+        seed=FLAGS.seed,
+        model_dir=FLAGS.model_dir or f"./eval_{FLAGS.problem}_{FLAGS.optimizer}".lower(),
+        save_steps=FLAGS.save_steps,
+        eval_steps=steps_of(FLAGS.epochs_per_eval, images, FLAGS.batch_size),
+        record_experience=FLAGS.record_experience,
+        settings={**chosen.settings, **command_line.problem_settings()},
+    )
+    print(report(result))
+
+
+def report(result: training.TrainingResult) -> str:
+    """Returns the outcome in a sentence or two."""
+    text = (
+        f"{result.steps} steps: loss on all training images {result.training_loss:.4f}, "
+        f"test accuracy {result.accuracy:.2%}."
+    )
+    if result.skipped:
+        text += f" {result.skipped} steps were not finite and were not taken."
+    if result.diverged:
+        text += (
+            f" Training ended early: {training.LARGEST_SKIPS_IN_A_ROW} of them came in a row. Try "
+            "a smaller lr."
+        )
+    return text
+
+
+def define_flags() -> None:
+    """Defines the flags."""
+    # Not the seed of meta-training, whose initial weights the optimizer has seen.
+    command_line.define_common_flags(seed=1)
+    flags.DEFINE_enum(
+        "optimizer", "meta", optimizers.NAMES, "What trains the network.", case_sensitive=False
+    )
+    flags.DEFINE_string("meta_ckpt", None, "The model_dir of a meta-training, for optimizer=meta.")
+    flags.DEFINE_float("momentum", 0.9, "Of optimizer=momentum.", 0.0, 1.0)
+    flags.DEFINE_float("beta1", 0.9, "Of optimizer=adam.", 0.0, 1.0)
+    flags.DEFINE_float("beta2", 0.999, "Of optimizer=adam.", 0.0, 1.0)
+    flags.DEFINE_integer(
+        "record_experience",
+        0,
+        "Snapshots of the path to keep in model_dir/experience, for train_meta_optimizer's "
+        "--experience.",
+        lower_bound=0,
+    )
+
+
+if __name__ == "__main__":
+    command_line.run(main, define_flags)
