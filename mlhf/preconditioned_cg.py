@@ -85,6 +85,7 @@ def conjugate_gradient(
         raise ValueError(f"Expected a tolerance of at least 0, got {tolerance!r}.")
     b = tf.nest.map_structure(tf.convert_to_tensor, b)
     dtype = tf.nest.flatten(b)[0].dtype
+    floor = tf.constant(PAPER_FLOOR, dtype)
     relative = guards == "relative"
     if tolerance is None:
         tolerance = _epsilon(dtype) if relative else PAPER_FLOOR
@@ -133,7 +134,7 @@ def conjugate_gradient(
             # A zero direction with a residual left means a semidefinite preconditioner.
             reason = tf.where(curvature > 0, reason, NEGATIVE_CURVATURE)
         else:
-            alpha = rho / tf.maximum(curvature, tf.cast(PAPER_FLOOR, dtype))
+            alpha = rho / tf.maximum(curvature, floor)
         new_x = _axpy(alpha, p, x)
         new_r = _axpy(-alpha, product, r)
         y = precondition(new_r)
@@ -141,7 +142,7 @@ def conjugate_gradient(
         if relative:
             beta = new_rho / tf.where(rho > 0, rho, tf.ones_like(rho))
         else:
-            beta = new_rho / tf.maximum(rho, tf.cast(PAPER_FLOOR, dtype))
+            beta = new_rho / tf.maximum(rho, floor)
         new_p = _axpy(beta, p, y)
         finite = tf.math.is_finite(new_rho) & tf.math.is_finite(alpha)
         reason = tf.where(finite, reason, NOT_FINITE)
@@ -164,6 +165,8 @@ def conjugate_gradient(
     norm = tf.sqrt(_dot(r, r))
     converged = norm <= tolerance if relative else norm < tolerance
     reason = tf.where((reason == RUNNING_OUT) & converged, CONVERGED, reason)
+    # A right-hand side or a start that is not finite runs no iteration.
+    reason = tf.where(tf.math.is_finite(norm), reason, NOT_FINITE)
     return Solution(
         pack([scale * leaf for leaf in x]),
         pack([scale * leaf for leaf in r]),

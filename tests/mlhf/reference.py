@@ -106,7 +106,9 @@ def softplus(z):
 
 def lstm_cell(kernel, bias, values, hidden, cell):
     """One layer on the coordinates of a kind: values [..., N, in], hidden and cell [..., N, 4]."""
-    drive = np.concatenate([values, hidden], -1) @ kernel + bias[..., None, :]
+    lead = np.broadcast_shapes(values.shape[:-1], hidden.shape[:-1])
+    parts = [np.broadcast_to(part, (*lead, part.shape[-1])) for part in (values, hidden)]
+    drive = np.concatenate(parts, -1) @ kernel + bias[..., None, :]
     i, f, o, candidate = np.split(drive, 4, -1)
     cell = sigmoid(f + 1) * cell + sigmoid(i) * np.tanh(candidate)
     return sigmoid(o) * np.tanh(cell), cell
@@ -126,15 +128,16 @@ def lstm(weights, inputs, state, counts=COUNTS):
         before = state[..., here, :]
         own = {name: weights[name][..., kind, :, :] for name in ("kernel1", "kernel2")}
         own |= {name: weights[name][..., kind, :] for name in ("bias1", "bias2", "dense")}
-        lead = np.broadcast_shapes(features.shape[:-2], own["bias1"].shape[:-1], before.shape[:-2])
-        values = np.broadcast_to(features[..., here, :], (*lead, count, features.shape[-1]))
-        before = np.broadcast_to(before, (*lead, count, 16))
+        values = features[..., here, :]
         h1, c1, h2, c2 = np.split(before, 4, -1)
         h1, c1 = lstm_cell(own["kernel1"], own["bias1"], values, h1, c1)
         h2, c2 = lstm_cell(own["kernel2"], own["bias2"], h1, h2, c2)
         drive = (h2 @ own["dense"][..., None])[..., 0]
         drives.append(drive + weights["dense_bias"][..., kind, None])
-        states.append(np.concatenate([h1, c1, h2, c2], -1))
+        states.append(np.concatenate(np.broadcast_arrays(h1, c1, h2, c2), -1))
+    lead = np.broadcast_shapes(*[drive.shape[:-1] for drive in drives])
+    drives = [np.broadcast_to(drive, (*lead, drive.shape[-1])) for drive in drives]
+    states = [np.broadcast_to(state, (*lead, *state.shape[-2:])) for state in states]
     return np.concatenate(drives, -1), np.concatenate(states, -2)
 
 
