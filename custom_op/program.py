@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from custom_op import calls, fallback, registry
+from custom_op.rules import pooling
 
 Tangents = Sequence[tf.Tensor | None]
 
@@ -30,13 +31,15 @@ class TangentProgram:
         self._inputs = list(inputs)
         self._outputs = list(outputs)
         needed, ancestors = _ancestors(outputs, candidates)
+        absorbed = pooling.absorbed_relus(ancestors, outputs)
         self.connected = [tensor.ref() in needed for tensor in inputs]
         dependent = {tensor.ref() for tensor in inputs}
         self._steps: list[tuple[tf.Operation, registry.LinearMap]] = []
         for op in ancestors:
             live = [tensor.ref() in dependent for tensor in op.inputs]
             if any(live):
-                self._steps.append((op, _tangent_map(op, live)))
+                passes = op.name in absorbed
+                self._steps.append((op, _unchanged if passes else _tangent_map(op, live)))
                 dependent.update(_refs(op.outputs))
 
     def push(self, tangents: Tangents) -> list[tf.Tensor | None]:
@@ -74,6 +77,10 @@ def _ancestors(
                 read = [op.inputs[i] for i in fallback.inputs_with_gradient(op)]
             needed |= _refs(read)
     return needed, found[::-1]
+
+
+def _unchanged(tangent: tf.Tensor) -> tf.Tensor:
+    return tangent
 
 
 def _refs(tensors: Sequence[tf.Tensor]) -> set[Any]:

@@ -2,10 +2,15 @@
 
 Where the windows do not overlap, the derivative is a selection: k² · average_pool(mask ⊙ t) with
 the mask of each window's first maximum. That mask is made once; TensorFlow's own kernels for the
-two directions, `MaxPoolGrad` and `MaxPoolGradGrad`, search for the maximum at every product.
+two directions, `MaxPoolGrad` and `MaxPoolGradGrad`, search for the maximum at every product. A
+ReLU before the pooling passes its tangent at the same places where the pooled value is positive,
+and nowhere else: the mask takes its part over.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -45,17 +50,46 @@ def max_pool(op):
         return lambda t: tf.raw_ops.MaxPoolGradGrad(
             orig_input=values, orig_output=pooled, grad=t, **settings
         )
-    mask = tf.stop_gradient(
-        tf.raw_ops.MaxPoolGrad(
-            orig_input=values, orig_output=pooled, grad=tf.ones_like(pooled), **settings
+    chosen = tf.ones_like(pooled)
+    if values.op.type == "Relu":
+        chosen = tf.cast(pooled > 0, pooled.dtype)
+    area = settings["ksize"][1] * settings["ksize"][2]
+    mask = area * tf.stop_gradient(
+        tf.raw_ops.MaxPoolGrad(orig_input=values, orig_output=pooled, grad=chosen, **settings)
+    )
+    return lambda t: tf.raw_ops.AvgPool(value=mask * t, **settings)
+
+
+def absorbed_relus(
+    operations: Sequence[tf.Operation], outputs: Sequence[tf.Tensor]
+) -> frozenset[str]:
+    """Returns the names of the ReLUs that only poolings by a mask read.
+
+    Args:
+      operations: All that tangents may pass.
+      outputs: Whose tangents are wanted.
+
+    Returns:
+      The names; the tangent of such an operation's input serves as that of its output.
+    """
+    wanted = {tensor.ref() for tensor in outputs}
+    readers: dict[Any, list[tf.Operation]] = {}
+    for op in operations:
+        for tensor in op.inputs:
+            readers.setdefault(tensor.ref(), []).append(op)
+    return frozenset(
+        op.name
+        for op in operations
+        if op.type == "Relu"
+        and "_gradient_op_type" not in op.node_def.attr
+        and op.outputs[0].ref() not in wanted
+        and all(
+            reader.type == "MaxPool"
+            and "_gradient_op_type" not in reader.node_def.attr
+            and _tiles(reader)
+            for reader in readers.get(op.outputs[0].ref(), [])
         )
     )
-    area = settings["ksize"][1] * settings["ksize"][2]
-
-    def tangent_map(t):
-        return area * tf.raw_ops.AvgPool(value=mask * t, **settings)
-
-    return tangent_map
 
 
 @register_r_forward("MaxPoolGrad", "MaxPoolGradGrad")
