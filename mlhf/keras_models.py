@@ -108,6 +108,12 @@ def as_network(model: Any) -> Callable:
         paths = [variable.path for variable in model.trainable_variables]
 
         def call(parameters, state, inputs):
+            if set(parameters) != set(paths):
+                raise ValueError(
+                    f"Expected parameters for {sorted(paths)}, got {sorted(parameters)}. Two "
+                    "models of one architecture have the same paths once they and their layers "
+                    "are given names."
+                )
             outputs, new = reference().stateless_call(
                 [parameters[path] for path in paths], state, inputs, training=True
             )
