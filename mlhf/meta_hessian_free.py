@@ -7,8 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from mlhf import coordinate_lstm, keras_models, kinds, meta_file
+from mlhf import coordinate_lstm, keras_models, meta_file
 from mlhf.coordinate_lstm import LSTMWeights
+from mlhf.kinds import with_layers
 from mlhf.layout import Layout
 from mlhf.objective import Objective
 from mlhf.proposal import (
@@ -23,6 +24,10 @@ from mlhf.proposal import (
 )
 from mlhf.step import Step, public_model_state
 from mlhf.validation import check_choice, check_count, check_number
+
+
+# Arguments of the constructor that a file does not keep.
+_NOT_SAVED = {"kinds", "seed", "jit_compile", "detailed"}
 
 
 class MetaHessianFree:
@@ -61,6 +66,7 @@ class MetaHessianFree:
         kinds: Any = None,
         seed: int = 0,
         jit_compile: bool = False,
+        detailed: bool = False,
     ):
         """Sets an optimizer up.
 
@@ -79,6 +85,8 @@ class MetaHessianFree:
           seed: Of the random weights.
           jit_compile: Whether a step is compiled with XLA as a whole (a GPU wants it, a CPU's
             convolutions do not; the LSTMs are compiled by themselves either way).
+          detailed: Whether the metrics have `g_length_in_A`, ‖g‖²/√<g, A g>, which costs a
+            product with G more, and `w_norm` too.
 
         Raises:
           ValueError: If a value makes no sense; the message says what was expected.
@@ -96,6 +104,7 @@ class MetaHessianFree:
         self.weights: dict[str, LSTMWeights] | None = None
         self.kinds: list[str] | None = None
         self.jit_compile = jit_compile
+        self.detailed = detailed
         self._given_kinds = kinds
         self._seed = seed
         self._compiled: dict = {}
@@ -118,7 +127,7 @@ class MetaHessianFree:
           ValueError: If the file is damaged or an override is not an argument.
         """
         content = meta_file.read(name_or_path)
-        unknown = set(overrides) - set(content.settings) - {"kinds", "seed", "jit_compile"}
+        unknown = set(overrides) - set(content.settings) - _NOT_SAVED
         if unknown:
             raise ValueError(
                 f"Expected overrides among {sorted(content.settings)}, got {sorted(unknown)}."
@@ -187,10 +196,9 @@ class MetaHessianFree:
             were trained for.
         """
         if keras_models.is_model(parameters):
-            self._given_kinds = {
-                **kinds_of_model(parameters),
-                **(kinds or self._given_kinds or {}),
-            }
+            self._given_kinds = with_layers(
+                parameters, self._given_kinds if kinds is None else kinds
+            )
             parameters = keras_models.get_parameters(parameters)
         elif kinds is not None:
             self._given_kinds = kinds
@@ -229,8 +237,8 @@ class MetaHessianFree:
         Returns:
           New parameters, state and model state, and metrics: `loss`, `gradient_norm`,
           `step_norm`, `damping`, `mean_delta`, and those of the original's log (`x_by_g`,
-          `r_norm`, `minus_h`, `g_dot_x`, `g_square`, `g_length_in_A` is left out,
-          `cg_iterations`).
+          `r_norm`, `minus_h`, `g_dot_x`, `g_square`, `cg_iterations`; if `detailed`, also
+          `g_length_in_A` and `w_norm`).
 
         Raises:
           ValueError: If there are no weights yet.
@@ -260,9 +268,8 @@ class MetaHessianFree:
         objective = Objective.of(static, tensors)
         linearized = objective.linearize(parameters)
         gradient = layout.flatten(linearized.gradient())
-        proposal, after = propose(
-            self.rule, weights, layout, curvature_of(linearized, layout), gradient, state
-        )
+        curvature = curvature_of(linearized, layout)
+        proposal, after = propose(self.rule, weights, layout, curvature, gradient, state)
         moved = layout.unflatten(layout.flatten(parameters) - rate * proposal.solution)
         if self.rule.damping_type == "LM_heuristics":
             predicted = model_decrease(gradient, proposal.solution, after.residual, rate)
@@ -278,18 +285,18 @@ class MetaHessianFree:
             "mean_delta": tf.reduce_sum(proposal.delta * layout.mask()) / layout.parameters,
             **describe(gradient, proposal),
         }
+        if self.detailed:
+            product = curvature(gradient) + proposal.delta * gradient
+            metrics.update(describe(gradient, proposal, product))
+            metrics["w_norm"] = tf.norm(layout.flatten(parameters))
         return moved, after, linearized.model_state, metrics
 
     def _check_kinds(self, layout: Layout) -> None:
         missing = sorted(set(layout.kinds) - set(self.kinds or []))
         if missing:
             raise ValueError(
-                f"The network has variables of the kinds {missing}, and these weights were trained "
-                f"for {self.kinds}. Meta-train on a network that has them, or say which kind serves "
-                f'them, with kinds= (for example {{"path/of/variable": "{(self.kinds or [""])[0]}"}}).'
+                f"The network has variables of the kinds {missing}, and these weights were "
+                f"trained for {self.kinds}. Meta-train on a network that has them, or say which "
+                "kind serves them, with kinds= (for example "
+                f'{{"path/of/variable": "{(self.kinds or [""])[0]}"}}).'
             )
-
-
-def kinds_of_model(model: Any) -> dict[str, str]:
-    """Returns the kinds of a Keras model's variables; see `mlhf.kinds.kinds_of_model`."""
-    return kinds.kinds_of_model(model)

@@ -20,7 +20,7 @@ from mlhf.checkpoints import CheckpointError, Checkpoints
 from mlhf.coordinate_lstm import LSTMWeights
 from mlhf.layout import Layout
 from mlhf.meta_hessian_free import MetaHessianFree
-from mlhf.proposal import zero_state
+from mlhf.portable_state import from_portable, to_portable
 from mlhf.rollout import Carry
 from mlhf.run_log import RunLog
 from mlhf.task import Task
@@ -32,6 +32,8 @@ REPLAY_CAPACITY = 200
 # A snapshot is worth keeping while its weights have not grown out of proportion.
 LARGEST_GROWTH = 1.2
 LARGEST_LOG_PRIORITY = 50.0
+# After so many meta-steps in a row that are not finite, the next ones will not be either.
+LARGEST_SKIPS_IN_A_ROW = 20
 
 
 class MetaStep(NamedTuple):
@@ -53,12 +55,14 @@ class MetaTraining:
       history: The metrics, a dictionary a meta-step.
       skipped: Meta-steps that were not finite and left no trace in the weights.
       seconds_to_first_step: From the call to the end of the first meta-step, tracing included.
+      diverged: Whether meta-training ended early because meta-steps stayed not finite.
     """
 
     optimizer: MetaHessianFree
     history: list[dict[str, Any]]
     skipped: int
     seconds_to_first_step: float
+    diverged: bool = False
 
 
 def meta_step(
@@ -78,7 +82,8 @@ def meta_step(
     """One rollout and one update of the LSTMs' weights; to be compiled as a whole.
 
     Args:
-      optimizer: Gives the rule.
+      optimizer: Gives the rule; if it is `detailed`, the metrics have its own numbers of the
+        rollout's last step.
       layout: Of the flat vectors.
       static: `Objective.static`.
       length: T.
@@ -125,6 +130,8 @@ def meta_step(
         "weights_norm": tf.norm(after.weights),
         "learning_rate": meta_rate,
     }
+    if optimizer.detailed:
+        metrics.update(rollout.describe_last(layout, static, batches, rows, length))
     return MetaStep(moved, new_moments, after, metrics, finite)
 
 
@@ -145,14 +152,18 @@ def meta_train(
     unrolled: bool = False,
     progress: bool = True,
     on_step: Callable[[int, dict[str, Any]], None] | None = None,
+    on_not_finite: Callable[[Callable[[], Any]], None] | None = None,
 ) -> MetaTraining:
     """Meta-trains an optimizer's LSTMs on a task (Chen, Lu and Fokoue 2018, arXiv 1805.08462).
 
     A meta-step rolls the task's training forward by `roll_back` steps and moves the LSTMs' weights
     by Adam along the gradient of both meta losses. Between meta-steps training goes on with
     probability `keep_prob`; otherwise it begins again at a snapshot that the prioritized replay
-    draws. With a `model_dir`, a run that was killed continues from its last checkpoint and ends
-    with the numbers of an uninterrupted one, bit for bit on one machine.
+    draws. It also begins again after a meta-step that is not finite, which leaves the weights as
+    they are and is counted in `skipped`; after 20 of them in a row meta-training ends.
+
+    With a `model_dir`, a run that was killed continues from its last checkpoint and ends with the
+    numbers of an uninterrupted one, bit for bit on one machine.
 
     Args:
       task: What is trained.
@@ -171,6 +182,8 @@ def meta_train(
       unrolled: Whether loops over time are written out in the graph; slow to trace.
       progress: Whether a progress bar is shown.
       on_step: Called with the meta-steps done and the metrics, after each.
+      on_not_finite: Called after a meta-step that is not finite, with a function that repeats it
+        (for `mlhf.debugging.name_not_finite`).
 
     Returns:
       The trained optimizer and the metrics.
@@ -196,7 +209,10 @@ def meta_train(
         jit_compile=jit_compile,
         unrolled=unrolled,
     )
-    return run.go(progress, on_step)
+    try:
+        return run.go(progress, on_step, on_not_finite)
+    finally:
+        run.close()
 
 
 class _Run:
@@ -239,36 +255,57 @@ class _Run:
         self.weights = optimizer.weights_for(self.layout)
         self.moments = adam.init(self.weights)
         self.generator = np.random.default_rng(seed)
-        self.done, self.skipped = 0, 0
+        self.done, self.skipped, self.skipped_in_a_row = 0, 0, 0
         self.best_loss, self.best_norm = math.inf, math.inf
         self.begun_from: int | None = None
         self.meta_losses: list[float] = []
         self.experience = experience
 
         self.checkpoints = Checkpoints(model_dir) if model_dir is not None else None
-        self.replay = replay or PrioritizedReplay(
-            REPLAY_CAPACITY,
-            None if self.checkpoints is None else self.checkpoints.folder / "replay",
-            beta_steps=steps,
-            seed=seed,
-        )
         saved = None if self.checkpoints is None else self.checkpoints.read()
         if saved is not None:
-            self._restore(*saved, parameters)
-        else:
-            if self.replay.directory is not None:
-                self.replay.clear()
-            model_state = task.initial_model_state()
-            self.carry = Carry(self.layout.flatten(parameters), model_state, self.initial_state)
-            self.best_norm = float(tf.norm(self.carry.weights))
-            self.begun_from = self.replay.add(self._snapshot())
-            if self.experience is not None:
-                self._begin_again()
-        self.log = RunLog(model_dir, self.done)
+            self._check(*saved)
+        self.log = RunLog(None)
         self._step = None
         self._jit_compile, self._unrolled = jit_compile, unrolled
+        self.replay = replay or self._open_replay()
+        try:
+            if saved is not None:
+                self._restore(*saved, parameters)
+            else:
+                self._begin(parameters)
+            self.log = RunLog(model_dir, self.done)
+        except BaseException:
+            self.close()
+            raise
 
-    def go(self, progress, on_step) -> MetaTraining:
+    @property
+    def diverged(self) -> bool:
+        return self.skipped_in_a_row >= LARGEST_SKIPS_IN_A_ROW
+
+    def _open_replay(self) -> PrioritizedReplay:
+        folder = None if self.checkpoints is None else self.checkpoints.folder / "replay"
+        try:
+            return PrioritizedReplay(REPLAY_CAPACITY, folder, beta_steps=self.steps, seed=self.seed)
+        except RuntimeError as error:
+            raise CheckpointError(f"Another run uses {folder} ({error}).") from error
+
+    def _begin(self, parameters) -> None:
+        if self.replay.directory is not None:
+            self.replay.clear()
+        model_state = self.task.initial_model_state()
+        self.carry = Carry(self.layout.flatten(parameters), model_state, self.initial_state)
+        self.best_norm = float(tf.norm(self.carry.weights))
+        self.begun_from = self.replay.add(self._snapshot())
+        if self.experience is not None:
+            self._begin_again()
+
+    def close(self) -> None:
+        self.log.close()
+        if self.checkpoints is not None:
+            self.replay.close()
+
+    def go(self, progress, on_step, on_not_finite) -> MetaTraining:
         first = math.nan
         bar = tqdm.tqdm(
             total=self.steps,
@@ -280,7 +317,7 @@ class _Run:
         )
         batches = iter(self.task.rollout_batches(self.done * self.length, self.length))
         with bar:
-            while self.done < self.steps:
+            while self.done < self.steps and not self.diverged:
                 try:
                     batch = next(batches)
                 except StopIteration:
@@ -289,7 +326,7 @@ class _Run:
                         f"batches; {self.steps} were asked for. Let batches(k) repeat its data."
                     ) from None
                 started = time.perf_counter()
-                metrics = self._advance(batch)
+                metrics = self._advance(batch, on_not_finite)
                 metrics["seconds"] = time.perf_counter() - started
                 if math.isnan(first):
                     first = time.perf_counter() - self.began
@@ -304,28 +341,22 @@ class _Run:
                     refresh=False,
                 )
                 bar.update()
-                if self.done % self.save_steps == 0 or self.done == self.steps:
+                if self.done % self.save_steps == 0 or self.done == self.steps or self.diverged:
                     self._save()
         self._publish()
-        self.log.close()
-        if self.checkpoints is not None:
-            self.replay.close()
-        return MetaTraining(self.optimizer, self.log.lines, self.skipped, first)
+        return MetaTraining(self.optimizer, self.log.lines, self.skipped, first, self.diverged)
 
-    def _advance(self, batch) -> dict[str, Any]:
+    def _advance(self, batch, on_not_finite) -> dict[str, Any]:
         """One meta-step, and the decision where the next one begins."""
         if self._step is None:
             inputs, targets = tf.nest.map_structure(lambda value: value[0], batch)
             static = self.task.objective(inputs, targets).static
-            self._step = tf.function(
-                functools.partial(
-                    meta_step, self.optimizer, self.layout, static, self.length, self._unrolled
-                ),
-                jit_compile=self._jit_compile,
-                autograph=False,
+            self._function = functools.partial(
+                meta_step, self.optimizer, self.layout, static, self.length, self._unrolled
             )
+            self._step = tf.function(self._function, jit_compile=self._jit_compile, autograph=False)
         dtype = self.layout.dtype
-        result = self._step(
+        arguments = (
             self.weights,
             self.moments,
             self.carry,
@@ -334,17 +365,22 @@ class _Run:
             tf.constant(self.optimizer.learning_rate, dtype),
             tf.constant(self.meta_lr(self.done), dtype),
         )
+        result = self._step(*arguments)
         metrics = {name: float(value) for name, value in result.metrics.items()}
         self.done += 1
         if bool(result.finite):
             self.weights, self.moments, self.carry = result.weights, result.adam, result.carry
+            self.skipped_in_a_row = 0
             self.meta_losses.append(metrics["meta_loss"])
             if self.generator.random() >= self.keep_prob:
                 self._keep_if_best(metrics)
                 self._rate_begun()
                 self._begin_again()
         else:
+            if on_not_finite is not None:
+                on_not_finite(lambda: tf.function(self._function, autograph=False)(*arguments))
             self.skipped += 1
+            self.skipped_in_a_row += 1
             self._begin_again()
         return {**metrics, "skipped": self.skipped, "snapshots": len(self.replay)}
 
@@ -416,7 +452,6 @@ class _Run:
     def _save(self) -> None:
         if self.checkpoints is None:
             return
-        state = self.carry.state
         replay_state = self.replay.state()
         self.checkpoints.write(
             self.done,
@@ -431,11 +466,7 @@ class _Run:
                 "carry": {
                     "parameters": self.layout.unflatten(self.carry.weights),
                     "model_state": self.carry.model_state,
-                    "solution": self.layout.unflatten(state.solution),
-                    "residual": self.layout.unflatten(state.residual),
-                    "damping": state.damping,
-                    # Lanes are this machine's; in the file the blocks stand in a row.
-                    "lstm": {role: tf.concat(lanes, 0) for role, lanes in state.lstm.items()},
+                    **to_portable(self.carry.state, self.layout),
                 },
                 "decisions": {
                     "generator": _generator_state(self.generator),
@@ -444,6 +475,7 @@ class _Run:
                     "begun_from": -1 if self.begun_from is None else self.begun_from,
                     "meta_losses": np.array(self.meta_losses),
                     "skipped": self.skipped,
+                    "skipped_in_a_row": self.skipped_in_a_row,
                 },
                 "replay": replay_state,
             },
@@ -451,19 +483,26 @@ class _Run:
         self.replay.commit(replay_state)
         self._publish()
 
-    def _restore(self, step, saved, parameters) -> None:
+    def _check(self, step, saved) -> None:
         expected, found = self._signature(), saved.get("signature")
-        if found != expected:
-            differing = [
-                f"{name}: expected {expected.get(name)}, found {(found or {}).get(name)}"
-                for name in expected
-                if (found or {}).get(name) != expected[name]
-            ]
+        folder = self.checkpoints.folder if self.checkpoints is not None else None
+        if found is None:
             raise CheckpointError(
-                f"The checkpoint of step {step} in {self.checkpoints.folder} is of another run ("
+                f"Expected the checkpoints of a meta-training in {folder}, found those of "
+                "something else (the training of a network?); give another folder."
+            )
+        differing = [
+            f"{name}: expected {expected[name]}, found {found[name]}"
+            for name in expected
+            if name in found and found[name] != expected[name]
+        ]
+        if differing:
+            raise CheckpointError(
+                f"The checkpoint of step {step} in {folder} is of another run ("
                 f"{'; '.join(differing)}). Give the flags that it was made with, or another folder."
             )
 
+    def _restore(self, step, saved, parameters) -> None:
         def load(like, values):
             return tf.nest.map_structure(lambda a, b: tf.constant(b, a.dtype), like, values)
 
@@ -481,20 +520,10 @@ class _Run:
             ),
         )
         carry = saved["carry"]
-        template = zero_state(self.optimizer.rule, self.layout, 0.0)
-        lstm = {
-            role: tuple(tf.split(tf.constant(carry["lstm"][role]), [p.shape[0] for p in lanes]))
-            for role, lanes in template.lstm.items()
-        }
-        flat = lambda key: self.layout.flatten(load(parameters, carry[key]))  # noqa: E731
-        state = template._replace(
-            solution=flat("solution"),
-            residual=flat("residual"),
-            damping=tf.constant(carry["damping"], self.layout.dtype),
-            lstm=lstm,
-        )
         self.carry = Carry(
-            flat("parameters"), tf.nest.map_structure(tf.constant, carry["model_state"]), state
+            self.layout.flatten(load(parameters, carry["parameters"])),
+            tf.nest.map_structure(tf.constant, carry["model_state"]),
+            from_portable(carry, self.initial_state, self.layout),
         )
         decisions = saved["decisions"]
         _set_generator_state(self.generator, decisions["generator"])
@@ -503,12 +532,14 @@ class _Run:
         self.begun_from = None if decisions["begun_from"] < 0 else int(decisions["begun_from"])
         self.meta_losses = [float(value) for value in decisions["meta_losses"]]
         self.skipped = int(decisions["skipped"])
+        self.skipped_in_a_row = int(decisions.get("skipped_in_a_row", 0))
         self.replay.restore(saved["replay"])
 
     def _signature(self) -> dict[str, Any]:
         """What a checkpoint has to share with the run that continues it."""
         parameters = self.layout.unflatten(self.carry_template())
         return {
+            "task": self.task.name,
             "rule": str(tuple(self.optimizer.rule)),
             "learning_rate": self.optimizer.learning_rate,
             "roll_back": self.length,

@@ -25,6 +25,7 @@ from mlhf.proposal import (
     Rule,
     adapt_damping,
     curvature_of,
+    describe,
     model_decrease,
     proposal_specs,
     propose,
@@ -136,6 +137,29 @@ def roll(
         return Carry(after, linearized.model_state, state), row
 
     return scan(body, carry, length, _row_specs(rule, layout, carry), unrolled=unrolled)
+
+
+def describe_last(
+    layout: Layout, static: tuple, batches: tuple, rows: Rows, length: int
+) -> dict[str, tf.Tensor]:
+    """Returns the numbers of a rollout's last step that cost a curvature product more.
+
+    Args:
+      layout: As for `roll`.
+      static: As for `roll`.
+      batches: As for `roll`.
+      rows: What `roll` kept.
+      length: As for `roll`.
+
+    Returns:
+      Those of `mlhf.proposal.describe`, and `w_norm`.
+    """
+    row = rows.read(length - 1)
+    linearized = _objective(static, batches, row.model_state, length - 1).linearize(
+        layout.unflatten(row.weights)
+    )
+    product = curvature_of(linearized, layout)(row.gradient) + row.proposal.delta * row.gradient
+    return {**describe(row.gradient, row.proposal, product), "w_norm": tf.norm(row.weights)}
 
 
 def meta_gradient(

@@ -10,3 +10,5 @@ from pathlib import Path
 _here = Path(__file__).resolve().parent
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != _here]
 sys.path.insert(0, str(_here.parent))
+
+import train_val  # noqa: E402, F401  (before TensorFlow, which it keeps quiet)

@@ -142,7 +142,8 @@ def make(
         initialize,
         lambda start: batches.dataset(start),
         regularizer=mlhf.L2(weight_decay) if weight_decay else None,
-        name=f"{name.lower()} on {data}",
+        name=f"{name.lower()} on {data} ({split}), batches of {batch_size}"
+        + (f", weight decay {weight_decay}" if weight_decay else ""),
     )
     return Problem(name.lower(), model, train, test, task, channels_first)
 

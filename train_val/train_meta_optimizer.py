@@ -6,20 +6,37 @@ if not __package__:
     import _bootstrap  # noqa: F401
 
 import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
+import tqdm
 from absl import flags
 
 import mlhf
-from train_val import command_line, problems
+from mlhf.validation import check_number
+from replay import PrioritizedReplay
+from train_val import command_line, training
 
 FLAGS = flags.FLAGS
 
 # Epochs of the images really seen at which the meta learning rate falls by 10.
 BOUNDARIES = (150, 190, 220)
+REPORTED = ("loss", "meta_loss", "hession_loss")
 
 
-def schedule(meta_lr: float, images_a_step: int, images: int):
-    """Returns the meta learning rate as a function of meta-steps done."""
+def schedule(meta_lr: float, images_a_step: int, images: int) -> Callable[[int], float]:
+    """Returns the meta learning rate as a function of meta-steps done.
+
+    Args:
+      meta_lr: The rate at first; divided by 10 at each of the epochs `BOUNDARIES`.
+      images_a_step: Images that a meta-step sees.
+      images: Images in an epoch.
+
+    Raises:
+      ValueError: If the rate is not positive.
+    """
+    check_number("meta_lr", meta_lr, above=0)
 
     def rate(step: int) -> float:
         epoch = step * images_a_step / images
@@ -28,19 +45,69 @@ def schedule(meta_lr: float, images_a_step: int, images: int):
     return rate
 
 
+class Report:
+    """Writes a line of means each so many epochs; to be given as `on_step`."""
+
+    def __init__(
+        self,
+        steps_an_epoch: float,
+        epochs: int,
+        own_numbers: bool = False,
+        write: Callable[[str], None] = tqdm.tqdm.write,
+    ):
+        """Sets a report up.
+
+        Args:
+          steps_an_epoch: Meta-steps that show every image once; not always a whole number.
+          epochs: Epochs between two lines.
+          own_numbers: Whether each step's optimizer's own numbers are written too.
+          write: Takes a line.
+        """
+        self._steps, self._epochs = steps_an_epoch, epochs
+        self._own_numbers, self._write = own_numbers, write
+        self._seen: list[Mapping[str, Any]] = []
+
+    def __call__(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Takes the metrics of a meta-step."""
+        if self._own_numbers:
+            self._write(command_line.own_numbers(step, metrics))
+        self._seen.append(metrics)
+        period = self._steps * self._epochs
+        if int(step / period) == int((step - 1) / period):
+            return
+        means = ", ".join(
+            f"{name} {sum(m[name] for m in self._seen) / len(self._seen):.4f}" for name in REPORTED
+        )
+        self._write(
+            f"epoch {step / self._steps:.0f}, {step} meta-steps: {means} (means of the last "
+            f"{len(self._seen)}), {metrics['skipped']} skipped"
+        )
+        self._seen = []
+
+
+def open_experience(path: str) -> PrioritizedReplay:
+    """Opens what `use_meta_optimizer.py --record_experience` recorded.
+
+    Args:
+      path: The replay's folder, or the `model_dir` that it is in.
+
+    Raises:
+      ValueError: If there is none, or another process uses it.
+    """
+    inside = Path(path) / training.EXPERIENCE
+    folder = inside if inside.is_dir() else Path(path)
+    try:
+        return PrioritizedReplay.load(folder)
+    except (FileNotFoundError, RuntimeError) as error:
+        raise ValueError(
+            f"Expected a recorded experience in {folder}, could not open it ({error}). "
+            "use_meta_optimizer.py --record_experience=N makes one when it finishes."
+        ) from error
+
+
 def main() -> None:
     """Reads the flags and meta-trains."""
-    problem = problems.make(
-        FLAGS.problem,
-        FLAGS.data,
-        data_dir=FLAGS.data_dir,
-        part="meta_train",
-        split=FLAGS.split,
-        batch_size=FLAGS.batch_size,
-        seed=FLAGS.seed,
-        weight_decay=FLAGS.weight_decay,
-        data_format=FLAGS.data_format,
-    )
+    problem = command_line.make_problem("meta_train")
     optimizer = mlhf.MetaHessianFree(
         FLAGS.lr,
         cg_iterations=FLAGS.CG_iter,
@@ -51,10 +118,12 @@ def main() -> None:
         damping_type=FLAGS.damping_type,
         decay=FLAGS.decay,
         seed=FLAGS.seed,
+        detailed=FLAGS.print_log_in_meta_optimizer,
     )
     images_a_step = FLAGS.batch_size * FLAGS.meta_roll_back
     steps = math.ceil(FLAGS.train_epochs * len(problem.train) / images_a_step)
-    mlhf.meta_train(
+    folder = FLAGS.model_dir or "./meta_optimizer"
+    result = mlhf.meta_train(
         problem.task,
         optimizer,
         min(steps, FLAGS.max_steps or steps),
@@ -62,10 +131,29 @@ def main() -> None:
         meta_lr=schedule(FLAGS.meta_lr, images_a_step, len(problem.train)),
         keep_prob=FLAGS.keep_prob,
         seed=FLAGS.seed,
-        model_dir=FLAGS.model_dir or "./meta_optimizer",
+        model_dir=folder,
         save_steps=FLAGS.save_steps,
+        experience=open_experience(FLAGS.experience) if FLAGS.experience else None,
         jit_compile=FLAGS.jit_compile,
+        on_step=Report(
+            len(problem.train) / images_a_step,
+            FLAGS.epochs_per_eval,
+            FLAGS.print_log_in_meta_optimizer,
+        ),
+        on_not_finite=command_line.name_once(),
     )
+    print(summary(result, folder))
+
+
+def summary(result: mlhf.MetaTraining, folder: str) -> str:
+    """Returns the outcome in a sentence or two."""
+    steps = result.history[-1]["step"] if result.history else 0
+    text = f"{steps} meta-steps; the optimizer is in {folder} (give it as --meta_ckpt={folder})."
+    if result.skipped:
+        text += f" {result.skipped} meta-steps were not finite and were left out."
+    if result.diverged:
+        text += " Meta-training ended early, since they came in a row: try a smaller meta_lr or lr."
+    return text
 
 
 def define_flags() -> None:
@@ -74,7 +162,11 @@ def define_flags() -> None:
     flags.DEFINE_integer("meta_roll_back", 10, "Training steps in a meta-step.", lower_bound=1)
     flags.DEFINE_float("keep_prob", 0.5, "Chance that training goes on.", 0.0, 1.0)
     flags.DEFINE_float("meta_lr", 1e-3, "Adam's step size for the LSTMs' weights.")
-    flags.DEFINE_string("experience", None, "A replay that rollouts begin from.")
+    flags.DEFINE_string(
+        "experience",
+        None,
+        "A replay that rollouts begin from: what use_meta_optimizer's --record_experience made.",
+    )
 
 
 if __name__ == "__main__":

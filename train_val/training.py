@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
@@ -65,7 +66,7 @@ def train(
     settings: Mapping[str, Any] | None = None,
     progress: bool = True,
     on_step: Callable[[int, dict[str, Any]], None] | None = None,
-    on_not_finite: Callable[..., None] | None = None,
+    on_not_finite: Callable[[Callable[[], Any]], None] | None = None,
 ) -> TrainingResult:
     """Trains a problem's network.
 
@@ -93,8 +94,8 @@ def train(
       settings: What else a run that continues this one has to share with it.
       progress: Whether a progress bar is shown.
       on_step: Called with the steps done and the metrics, after each.
-      on_not_finite: Called with the objective, the parameters and the optimizer's state of a step
-        that was not taken.
+      on_not_finite: Called after a step that was not taken, with a function that repeats it (for
+        `mlhf.debugging.name_not_finite`).
 
     Returns:
       Parameters, state and metrics. Each line of metrics has the optimizer's own, `loss` (on the
@@ -120,7 +121,7 @@ def train(
             steps if eval_steps is None else check_count("eval_steps", eval_steps),
             progress,
             on_step or (lambda step, metrics: None),
-            on_not_finite or (lambda objective, parameters, state: None),
+            on_not_finite or (lambda repeat: None),
         )
     finally:
         run.close()
@@ -159,10 +160,7 @@ class _Run:
             self._check(*saved)
         try:
             if snapshots:
-                # All of one priority, drawn alike: only the proportional kind knows no ranks then.
-                self.experience = PrioritizedReplay(
-                    snapshots, self.folder / EXPERIENCE, "proportional", seed=seed
-                )
+                self.experience = _open_experience(self.folder / EXPERIENCE, snapshots, seed)
             if saved is not None:
                 self._restore(*saved)
             elif self.experience is not None:
@@ -248,7 +246,9 @@ class _Run:
             self.parameters, self.state, self.model_state = step[:3]
             self.skipped_in_a_row = 0
         else:
-            on_not_finite(objective, self.parameters, self.state)
+            on_not_finite(
+                lambda: _untraced(self.optimizer).step(objective, self.parameters, self.state)
+            )
             self.state = self._initial_state()
             self.skipped += 1
             self.skipped_in_a_row += 1
@@ -327,6 +327,24 @@ class _Run:
         self.skipped, self.skipped_in_a_row = saved["skipped"]
         if self.experience is not None:
             self.experience.restore(saved["experience"])
+
+
+def _open_experience(folder: Path, capacity: int, seed: int) -> PrioritizedReplay:
+    # All have one priority and are drawn alike, which only the proportional kind does.
+    try:
+        return PrioritizedReplay(capacity, folder, "proportional", seed=seed)
+    except RuntimeError as error:
+        raise CheckpointError(f"Another run uses {folder} ({error}).") from error
+
+
+def _untraced(optimizer: Any) -> Any:
+    """Returns a copy of an optimizer that compiles its step anew, without XLA."""
+    fresh = copy.copy(optimizer)
+    fresh._compiled = {}
+    for name in ("jit_compile", "_jit_compile"):
+        if hasattr(fresh, name):
+            setattr(fresh, name, False)
+    return fresh
 
 
 def _watched(step: mlhf.Step) -> list[tf.Tensor]:

@@ -6,7 +6,10 @@ if not __package__:
     import _bootstrap  # noqa: F401
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
+import tqdm
 from absl import flags
 
 from train_val import command_line, optimizers, training
@@ -34,6 +37,7 @@ def choose_optimizer() -> optimizers.Chosen:
         rule=rule,
         given=given,
         jit_compile=FLAGS.jit_compile,
+        detailed=FLAGS.print_log_in_meta_optimizer,
     )
 
 
@@ -60,8 +64,15 @@ def main() -> None:
         eval_steps=steps_of(FLAGS.epochs_per_eval, images, FLAGS.batch_size),
         record_experience=FLAGS.record_experience,
         settings={**chosen.settings, **command_line.problem_settings()},
+        on_step=print_own_numbers if FLAGS.print_log_in_meta_optimizer else None,
+        on_not_finite=command_line.name_once(),
     )
     print(report(result))
+
+
+def print_own_numbers(step: int, metrics: Mapping[str, Any]) -> None:
+    """Writes a line with the optimizer's own numbers of a step."""
+    tqdm.tqdm.write(command_line.own_numbers(step, metrics))
 
 
 def report(result: training.TrainingResult) -> str:
