@@ -155,7 +155,8 @@ def vjp(
         found = [lane[position] for lane in per_lane]
         gradient = None
         if cotangent.weights:
-            gradient = LSTMWeights(*[tf.add_n(list(g)) for g in zip(*[f[0] for f in found])])
+            parts = zip(*[f[0] for f in found], strict=True)
+            gradient = LSTMWeights(*[tf.add_n(list(part)) for part in parts])
         wanted = {
             i: _join([f[1][order] for f in found]) for order, i in enumerate(cotangent.inputs)
         }

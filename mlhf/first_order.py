@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from mlhf import keras_models
 from mlhf.objective import Objective
 from mlhf.step import Step, public_model_state
 
@@ -47,7 +48,7 @@ class FirstOrder:
         """Returns the state before the first step.
 
         Args:
-          parameters: A structure of floating tensors.
+          parameters: A structure of floating tensors, or a built Keras model.
 
         Returns:
           The state.
@@ -55,7 +56,7 @@ class FirstOrder:
         Raises:
           ValueError: If the optimizer was made for parameters of other shapes.
         """
-        leaves = tf.nest.flatten(parameters)
+        leaves = tf.nest.flatten(keras_models.parameters_of(parameters))
         if not self._variables:
             self._variables = [tf.Variable(leaf) for leaf in leaves]
             self._optimizer.build(self._variables)

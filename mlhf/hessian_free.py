@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from mlhf import keras_models
 from mlhf.layout import Layout
 from mlhf.objective import Objective
 from mlhf.preconditioned_cg import conjugate_gradient
@@ -70,6 +71,8 @@ class HessianFree:
         )
         self._decay = check_number("decay", decay, above=0, below=1)
         self._guards = check_choice("guards", guards, ("relative", "paper"))
+        if cg_tolerance is not None:
+            cg_tolerance = check_number("cg_tolerance", cg_tolerance, at_least=0)
         self._tolerance = cg_tolerance
         self._jit_compile = jit_compile
         self._compiled: dict = {}
@@ -78,11 +81,12 @@ class HessianFree:
         """Returns the state before the first step.
 
         Args:
-          parameters: A structure of floating tensors of one dtype.
+          parameters: A structure of floating tensors of one dtype, or a built Keras model.
 
         Returns:
           The state.
         """
+        parameters = keras_models.parameters_of(parameters)
         layout = Layout(parameters, "any")
         zeros = tf.zeros([layout.size], layout.dtype)
         return HessianFreeState(zeros, tf.constant(self.damping, layout.dtype))

@@ -18,6 +18,11 @@ def is_model(thing: Any) -> bool:
     return keras is not None and isinstance(thing, keras.Model)
 
 
+def parameters_of(thing: Any) -> Any:
+    """Returns a Keras model's parameters, and a structure of tensors as it is."""
+    return get_parameters(thing) if is_model(thing) else thing
+
+
 def get_parameters(model: Any) -> dict[str, tf.Tensor]:
     """Returns a Keras model's trainable variables as tensors.
 
@@ -102,10 +107,13 @@ def as_network(model: Any) -> Callable:
       ValueError: If the model is not built.
     """
     _check_built(model)
-    if model not in _NETWORKS:
+    paths = [variable.path for variable in model.trainable_variables]
+    # Freezing a layer makes it another function.
+    frozen = [variable.path for variable in model.non_trainable_variables]
+    made_for, network = _NETWORKS.get(model, (None, None))
+    if made_for != (paths, frozen):
         # The closure must not keep the model alive through the dictionary's value.
         reference = weakref.ref(model)
-        paths = [variable.path for variable in model.trainable_variables]
 
         def call(parameters, state, inputs):
             if set(parameters) != set(paths):
@@ -127,8 +135,9 @@ def as_network(model: Any) -> Callable:
             outputs, new = call(parameters, [model_state[name] for name in names], inputs)
             return outputs, dict(zip(names, new, strict=True))
 
-        _NETWORKS[model] = stateful if model.non_trainable_variables else stateless
-    return _NETWORKS[model]
+        network = stateful if frozen else stateless
+        _NETWORKS[model] = ((paths, frozen), network)
+    return network
 
 
 def _check_built(model: Any) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
-import tree
+
+from custom_op import structures
 
 KINDS = (
     "conv_kernel",
@@ -18,15 +19,12 @@ KINDS = (
     "dense_bias",
 )
 
-# Path patterns for structures that come without layers: the last part says what the variable is,
-# the parts before it which layer it belongs to.
-_PATTERNS = (
-    (r"(norm|bn)[^/]*/(.*/)?(gamma|scale)$", "norm_gamma"),
-    (r"(norm|bn)[^/]*/(.*/)?(beta|bias|offset)$", "norm_beta"),
-    (r"conv[^/]*/(.*/)?(kernel|weights?|w)$", "conv_kernel"),
-    (r"conv[^/]*/(.*/)?(bias|b)$", "conv_bias"),
-    (r"(dense|linear|fc|logits)[^/]*/(.*/)?(kernel|weights?|w)$", "dense_kernel"),
-    (r"(dense|linear|fc|logits)[^/]*/(.*/)?(bias|b)$", "dense_bias"),
+# For structures that come without layers: what the last part of a path calls a variable, by the
+# family of the layer, which the part nearest to it tells.
+_FAMILIES = (
+    (r"norm|(?<![a-z])bn(?![a-z])", {"gamma|scale": "norm_gamma", "beta|bias|offset": "norm_beta"}),
+    (r"conv", {"kernel|weights?|w": "conv_kernel", "bias|b": "conv_bias"}),
+    (r"dense|linear|fc|logits", {"kernel|weights?|w": "dense_kernel", "bias|b": "dense_bias"}),
 )
 
 
@@ -45,7 +43,7 @@ def resolve_kinds(structure: Any, kinds: Any = None) -> list[str]:
     Raises:
       ValueError: If the kind of a leaf is not known; the message names its path and shape.
     """
-    paths = ["/".join(str(part) for part in path) for path, _ in tree.flatten_with_path(structure)]
+    paths = structures.leaf_names(structure)
     leaves = tf.nest.flatten(structure)
     if isinstance(kinds, str):
         return [kinds] * len(leaves)
@@ -66,16 +64,24 @@ def resolve_kinds(structure: Any, kinds: Any = None) -> list[str]:
             raise ValueError(
                 f"The kind of the parameter {path!r} of shape {tuple(leaf.shape)} is not known. "
                 f"Say which it is, one of {list(KINDS)} or a name of your own, with kinds=: a "
-                f'mapping such as {{"{path}": "dense_kernel"}}, or a structure like the parameters.'
+                f'mapping such as {{"{path}": "dense_kernel"}}, a structure like the parameters, '
+                "or one name for all."
             )
     return found
 
 
 def kind_of_path(path: str) -> str | None:
-    """Returns the kind that a path such as `"conv1/kernel"` stands for, or None."""
-    for pattern, kind in _PATTERNS:
-        if re.search(pattern, path, re.IGNORECASE):
-            return kind
+    """Returns the kind that a path such as `"conv1/kernel"` stands for, or None.
+
+    The part nearest to the variable's name decides: `"conv_net/dense/kernel"` is a dense kernel.
+    """
+    *layers, name = path.split("/")
+    for layer in reversed(layers):
+        for family, names in _FAMILIES:
+            if re.search(family, layer, re.IGNORECASE):
+                for pattern, kind in names.items():
+                    if re.fullmatch(pattern, name, re.IGNORECASE):
+                        return kind
     return None
 
 
@@ -111,6 +117,21 @@ def kinds_of_model(model: Any) -> dict[str, str]:
                 part = "bias" if "bias" in name else "kernel"
             found[variable.path] = f"{family}_{part}"
     return found
+
+
+def with_layers(model: Any, kinds: Any = None) -> Any:
+    """Returns the `kinds=` of a Keras model: those given, and its layers' for the others.
+
+    Args:
+      model: A built `keras.Model`.
+      kinds: A mapping from paths to kinds, one string for all, or None.
+
+    Returns:
+      What `resolve_kinds` takes.
+    """
+    if kinds is None or isinstance(kinds, Mapping):
+        return {**kinds_of_model(model), **(kinds or {})}
+    return kinds
 
 
 def _same_structure(kinds: Any, structure: Any) -> bool:

@@ -46,9 +46,12 @@ class Layout:
             sixteenth of the parameters.
 
         Raises:
-          ValueError: If a shape is not static, dtypes are mixed, or a kind is not known.
+          ValueError: If there are none, a shape is not static, dtypes are mixed or not floating, or
+            a kind is not known.
         """
         leaves = tf.nest.flatten(structure)
+        if not leaves:
+            raise ValueError(f"Expected parameters, at least one, got {structure!r}.")
         for leaf in leaves:
             if not tf.TensorShape(leaf.shape).is_fully_defined():
                 raise ValueError(f"Expected parameters of static shape, got {leaf.shape}.")
@@ -58,6 +61,8 @@ class Layout:
                 f"Expected parameters of one dtype, got {sorted(d.name for d in dtypes)}."
             )
         self.dtype = dtypes.pop()
+        if not self.dtype.is_floating:
+            raise ValueError(f"Expected floating parameters, got {self.dtype.name}.")
         self._structure = tf.nest.map_structure(lambda _: None, structure)
         self._shapes = [tuple(leaf.shape) for leaf in leaves]
         sizes = [int(np.prod(shape)) for shape in self._shapes]

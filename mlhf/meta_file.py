@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from mlhf import coordinate_lstm
 from mlhf.coordinate_lstm import LSTMWeights
 
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -90,6 +91,21 @@ def read(name_or_path: str | Path) -> Content:
             role: LSTMWeights(**{field: tf.constant(v) for field, v in fields.items()})
             for role, fields in content.get("weights", {}).items()
         }
-        return Content(about["settings"], about["kinds"], weights)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not the file of a meta-optimizer ({error}).") from error
+        _check_shapes(about["kinds"], weights)
+        return Content(dict(about["settings"]), list(about["kinds"]), weights)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is not the file of a meta-optimizer ({error}). Expected one that "
+            "MetaHessianFree.save or a meta-training wrote."
+        ) from error
+
+
+def _check_shapes(kinds: list[str], weights: dict[str, LSTMWeights]) -> None:
+    like = coordinate_lstm.initial_weights(len(kinds), 0, tf.float32)
+    for role, found in weights.items():
+        for name, a, b in zip(like._fields, found, like, strict=True):
+            if a.shape != b.shape or not a.dtype.is_floating:
+                raise ValueError(
+                    f"{role}/{name}: expected floating numbers of shape {b.shape} for "
+                    f"{len(kinds)} kinds, got {a.dtype.name} of shape {a.shape}"
+                )

@@ -32,13 +32,16 @@ class L2(NamedTuple):
     coefficient: float
 
     def value(self, parameters):
+        """Returns c/2 · Σ‖w‖²."""
         squares = [tf.reduce_sum(tf.square(leaf)) for leaf in tf.nest.flatten(parameters)]
         return 0.5 * self.coefficient * tf.add_n(squares)
 
     def gradient(self, parameters):
+        """Returns c w."""
         return tf.nest.map_structure(lambda leaf: self.coefficient * leaf, parameters)
 
     def hessian_product(self, parameters, vector):
+        """Returns c v."""
         del parameters
         return tf.nest.map_structure(lambda leaf: self.coefficient * leaf, vector)
 
@@ -82,6 +85,8 @@ class Objective:
         if keras_models.is_model(network):
             if model_state is None:
                 model_state = keras_models.get_model_state(network)
+            # The function that stands for the model does not keep it alive.
+            self._model = network
             network = keras_models.as_network(network)
         self.network: Callable = network
         self.loss = custom_op.losses.get(loss)

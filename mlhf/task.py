@@ -57,7 +57,7 @@ class Task:
     def variable_kinds(self) -> Any:
         """Returns what to give an optimizer as `kinds=`."""
         if keras_models.is_model(self.network):
-            return {**kinds.kinds_of_model(self.network), **(self.kinds or {})}
+            return kinds.with_layers(self.network, self.kinds)
         return self.kinds
 
     def rollout_batches(self, start: int, length: int) -> Iterable[tuple[Any, Any]]:
