@@ -25,7 +25,6 @@ from mlhf.proposal import (
 from mlhf.step import Step, public_model_state
 from mlhf.validation import check_choice, check_count, check_number
 
-
 # Arguments of the constructor that a file does not keep.
 _NOT_SAVED = {"kinds", "seed", "jit_compile", "detailed"}
 
