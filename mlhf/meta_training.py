@@ -115,6 +115,7 @@ def meta_step(
 
     watched = [grad_length, after.weights, rows.column("loss"), rows.column("loss_after")]
     watched += [after.state.solution, after.state.residual]
+    watched += [v for v in tf.nest.flatten(after.model_state) if v.dtype.is_floating]
     finite = functools.reduce(
         tf.logical_and, [tf.reduce_all(tf.math.is_finite(value)) for value in watched]
     )
@@ -191,7 +192,7 @@ def meta_train(
     Raises:
       ValueError: If an argument makes no sense, or nothing is learned (`x_use`, `y_use` and
         `d_use` all without an LSTM).
-      CheckpointError: If `model_dir` holds a checkpoint of another network, rule or batch.
+      CheckpointError: If `model_dir` holds a checkpoint of another network, rule or seed.
       OSError: If `model_dir` can't be written.
     """
     run = _Run(
@@ -199,7 +200,7 @@ def meta_train(
         optimizer,
         steps=check_count("steps", steps),
         roll_back=check_count("roll_back", roll_back),
-        meta_lr=meta_lr,
+        meta_lr=meta_lr if callable(meta_lr) else check_number("meta_lr", meta_lr, at_least=0),
         keep_prob=check_number("keep_prob", keep_prob, at_least=0, at_most=1),
         seed=check_count("seed", seed, 0),
         model_dir=model_dir,
@@ -268,7 +269,8 @@ class _Run:
         self.log = RunLog(None)
         self._step = None
         self._jit_compile, self._unrolled = jit_compile, unrolled
-        self.replay = replay or self._open_replay()
+        # An empty replay is false.
+        self.replay = self._open_replay() if replay is None else replay
         try:
             if saved is not None:
                 self._restore(*saved, parameters)
@@ -419,7 +421,7 @@ class _Run:
             except DamagedSnapshotError as error:
                 # The rest of the replay is whole: go on without the damaged snapshot.
                 tqdm.tqdm.write(f"Left out: {error}")
-                (self.experience or self.replay).drop(error.id)
+                (self.replay if self.experience is None else self.experience).drop(error.id)
 
     def _flat(self, snapshot) -> tf.Tensor:
         parameters = snapshot["parameters"]
@@ -542,6 +544,7 @@ class _Run:
             "task": self.task.name,
             "rule": str(tuple(self.optimizer.rule)),
             "learning_rate": self.optimizer.learning_rate,
+            "damping": self.optimizer.damping,
             "roll_back": self.length,
             "seed": self.seed,
             "parameters": str(_shapes(parameters)),
