@@ -1,0 +1,345 @@
+"""Measures a meta-step of MLHF and where its time goes: `python benchmarks/meta_step.py`.
+
+First some meta-steps run through `mlhf.meta_train`, as a user would run them; then the pieces that
+a meta-step is made of are compiled and timed one by one. A piece's share is its median seconds
+times how often a meta-step uses it, over the median seconds of a meta-step. What is left is called
+the rest: Adam, the noise, the limit on the step, what is kept for the backward pass. Pieces that a
+meta-step runs at the same time, and a machine that is not quiet, make the rest smaller; it can be
+negative.
+
+Figures mean something on a quiet machine only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import train_val  # noqa: F401  (before TensorFlow, which it keeps quiet)
+
+# isort: split
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+import mlhf
+from mlhf import coordinate_lstm, proposal
+from mlhf import preconditioned_cg as cg
+from mlhf.coordinate_lstm import Cotangent
+from train_val import problems
+
+FLAGS = flags.FLAGS
+IMPORTED = time.time()
+IMAGE_SHAPE, CLASSES = (32, 32, 3), 10
+KEEP_PROB = 0.3
+
+
+class Piece(NamedTuple):
+    """A part of a meta-step."""
+
+    group: str  # what the table adds it to
+    seconds: float  # once
+    times: int  # in a meta-step
+
+
+def process_start() -> float:
+    """Returns when this process started, in the seconds of `time.time`.
+
+    Where the system does not tell (other than Linux), the time of this module's import, which
+    comes a few seconds later, behind TensorFlow's.
+    """
+    try:
+        # The name of the program, in parentheses, may hold spaces; field 22 counts from the pid.
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        since_boot = float(fields[19]) / os.sysconf("SC_CLK_TCK")
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+    except OSError:
+        return IMPORTED
+    return time.time() - uptime + since_boot
+
+
+def peak_memory() -> float:
+    """Returns the largest resident memory of this process so far, in GB (10⁹ bytes)."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def random_task(name: str, batch_size: int) -> mlhf.Task:
+    """Returns a network of the experiments with random images of CIFAR-10's shape.
+
+    Args:
+      name: Of the network, one of `train_val.problems.NETWORKS`.
+      batch_size: Images in a batch.
+    """
+    model = problems.NETWORKS[name](IMAGE_SHAPE, CLASSES)
+    random = np.random.default_rng(0)
+    images = random.standard_normal((8, batch_size, *IMAGE_SHAPE)).astype(np.float32)
+    labels = random.integers(CLASSES, size=(8, batch_size)).astype(np.int32)
+
+    def batches(start: int):
+        while True:
+            yield images[start % 8], labels[start % 8]
+            start += 1
+
+    return mlhf.Task(
+        model,
+        "softmax_cross_entropy",
+        lambda seed: mlhf.get_parameters(model),
+        batches,
+        name=f"{name} on random images",
+    )
+
+
+def time_meta_steps(
+    task: mlhf.Task, optimizer: mlhf.MetaHessianFree, roll_back: int, repeats: int
+) -> dict[str, Any]:
+    """Meta-trains for one step more than `repeats`.
+
+    Returns:
+      `seconds_to_first_meta_step` since the process started, `seconds_of_meta_steps` of the later
+      ones, their median `seconds_a_meta_step`, and `peak_memory_gb`.
+    """
+    ends: list[float] = []
+    mlhf.meta_train(
+        task,
+        optimizer,
+        1 + repeats,
+        roll_back=roll_back,
+        keep_prob=KEEP_PROB,
+        on_step=lambda step, metrics: ends.append(time.time()),
+    )
+    seconds = [after - before for before, after in zip(ends, ends[1:], strict=False)]
+    return {
+        "seconds_to_first_meta_step": ends[0] - process_start(),
+        "seconds_of_meta_steps": seconds,
+        "seconds_a_meta_step": statistics.median(seconds),
+        "peak_memory_gb": peak_memory(),
+    }
+
+
+def time_pieces(
+    task: mlhf.Task, optimizer: mlhf.MetaHessianFree, roll_back: int, repeats: int
+) -> dict[str, Piece]:
+    """Times what a meta-step is made of, each piece compiled by itself, medians of all repeats.
+
+    The functions run in turn, so that a disturbance of the machine meets all of them. A product
+    and a forward pass can't be had alone: they follow from functions with one product and with
+    more of them.
+
+    Args:
+      task: The network and its batches.
+      optimizer: With `x_use="x"` and both LSTMs, as by default.
+      roll_back: T.
+      repeats: Runs of every function.
+
+    Returns:
+      The pieces by name.
+    """
+    n = optimizer.rule.cg_iterations
+    functions = _functions(task, optimizer)
+    for function in functions.values():
+        function()
+    rounds = [
+        {name: _seconds(function) for name, function in functions.items()} for _ in range(repeats)
+    ]
+
+    def median(of: Callable[[dict[str, float]], float]) -> float:
+        return statistics.median(of(seconds) for seconds in rounds)
+
+    def product_in(seconds: dict[str, float]) -> float:
+        return (seconds["forward, products"] - seconds["forward, product"]) / n
+
+    product = median(product_in)
+    forward = median(lambda s: s["forward, product"] - product_in(s))
+    gradient = median(lambda s: s["forward, gradient"] - s["forward, product"] + product_in(s))
+    # A step linearizes at w_t and at w_{t+1}; its way back once more at w_t, if a product needs it.
+    forwards = 3 if n > 1 else 2
+    # A x₀ and one product an iteration; back, for two cotangents, one an iteration but the last.
+    products = 1 + n + 2 * (n - 1)
+    return {
+        "forward pass": Piece("network", forward, forwards * roll_back),
+        "gradient": Piece("network", gradient, 2 * roll_back),
+        "product": Piece("curvature products", product, products * roll_back),
+        "LSTM of P, forward": Piece("LSTMs", median(lambda s: s["lstm y"]), roll_back),
+        "LSTM of δ, forward": Piece("LSTMs", median(lambda s: s["lstm d"]), roll_back),
+        "LSTM of P, backward": Piece("LSTMs", median(lambda s: s["lstm y back"]), roll_back),
+        "LSTM of δ, backward": Piece("LSTMs", median(lambda s: s["lstm d back"]), roll_back),
+        "iterations, forward": Piece("conjugate gradients", median(lambda s: s["cg"]), roll_back),
+        "iterations, backward": Piece(
+            "conjugate gradients", median(lambda s: s["cg back"]), 2 * roll_back
+        ),
+    }
+
+
+def _seconds(function: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    function()
+    # A GPU may not be done yet when a function returns.
+    tf.test.experimental.sync_devices()
+    return time.perf_counter() - began
+
+
+def _functions(task, optimizer) -> dict[str, Callable[[], Any]]:
+    """Returns the functions that are timed."""
+    n = optimizer.rule.cg_iterations
+    parameters = task.initialize(0)
+    state = optimizer.init(parameters, task.variable_kinds())
+    layout = optimizer.layout(parameters)
+    weights = optimizer.weights_for(layout)
+    inputs, targets = next(iter(task.batches(0)))
+    objective = task.objective(inputs, targets)
+    w = layout.flatten(parameters)
+    random = np.random.default_rng(0)
+
+    def vector(draw: Any) -> tf.Tensor:
+        return tf.constant(draw, layout.dtype) * layout.mask()
+
+    v = vector(random.standard_normal(layout.size))
+    # A diagonal that conjugate gradients do not solve in a few iterations.
+    delta = vector(random.uniform(0.5, 1.5, layout.size))
+    ones = tf.ones([layout.size], layout.dtype)
+    blocks = layout.to_blocks(v)
+
+    def compiled(function, *arguments):
+        function = tf.function(function, autograph=False)
+        return lambda: function(*arguments)
+
+    def gradient(w):
+        return layout.flatten(objective.linearize(layout.unflatten(w)).gradient())
+
+    def products(count):
+        def function(w, v):
+            curvature = proposal.curvature_of(objective.linearize(layout.unflatten(w)), layout)
+            u = v
+            for _ in range(count):
+                u = v + curvature(u)
+            return u
+
+        return function
+
+    def solve(delta, v):
+        return cg.solve_recorded(lambda u: delta * u, v, tf.zeros_like(v), ones, n)
+
+    _, trajectory = tf.function(solve, autograph=False)(delta, v)
+
+    def solve_back(delta, v, trajectory):
+        return cg.solution_vjp(lambda u: delta * u, ones, trajectory, v)
+
+    def lstm(role):
+        def function(weights, blocks, lanes):
+            return coordinate_lstm.apply(weights, layout.kind_of_block, [blocks] * 3, lanes)
+
+        return compiled(function, weights[role], blocks, state.lstm[role])
+
+    def lstm_back(role, wants):
+        def function(weights, blocks, lanes):
+            cotangents = [Cotangent(blocks, lanes, *want) for want in wants]
+            return coordinate_lstm.vjp(
+                weights, layout.kind_of_block, [blocks] * 3, lanes, cotangents
+            )
+
+        return compiled(function, weights[role], blocks, state.lstm[role])
+
+    return {
+        "forward, gradient": compiled(gradient, w),
+        "forward, product": compiled(products(1), w, v),
+        "forward, products": compiled(products(1 + n), w, v),
+        "lstm y": lstm("y"),
+        "lstm d": lstm("d"),
+        # h's cotangent teaches the weights, the meta loss's passes on to r₀.
+        "lstm y back": lstm_back("y", [(True, ()), (False, (1,))]),
+        "lstm d back": lstm_back("d", [(True, ())]),
+        "cg": compiled(solve, delta, v),
+        "cg back": compiled(solve_back, delta, v, trajectory),
+    }
+
+
+def shares(pieces: dict[str, Piece], seconds_a_meta_step: float) -> dict[str, float]:
+    """Returns each group's share of a meta-step, and that of the rest."""
+    found: dict[str, float] = {}
+    for piece in pieces.values():
+        share = piece.seconds * piece.times / seconds_a_meta_step
+        found[piece.group] = found.get(piece.group, 0.0) + share
+    return {**found, "rest": 1 - sum(found.values())}
+
+
+def report(result: dict[str, Any]) -> str:
+    """Returns the figures as a text."""
+    lines = [
+        f"{result['task']}, {result['parameters']:,} parameters, T {result['roll_back']}, "
+        f"CG {result['cg_iterations']}, {result['cores']} cores, {result['device']}",
+        f"first meta-step {result['seconds_to_first_meta_step']:.1f} s after the process started",
+        f"a meta-step {result['seconds_a_meta_step']:.2f} s (median of "
+        f"{len(result['seconds_of_meta_steps'])})",
+        f"peak memory {result['peak_memory_gb']:.2f} GB",
+        "",
+        f"{'piece':<24}{'ms':>10}{'times':>8}{'s':>9}",
+    ]
+    for name, piece in result["pieces"].items():
+        total = piece["seconds"] * piece["times"]
+        lines.append(f"{name:<24}{1e3 * piece['seconds']:10.1f}{piece['times']:8}{total:9.2f}")
+    lines += ["", *[f"{name:<24}{share:10.1%}" for name, share in result["shares"].items()]]
+    return "\n".join(lines)
+
+
+def measure() -> dict[str, Any]:
+    """Runs the benchmark that the flags describe and returns its figures."""
+    if FLAGS.data_dir:
+        task = problems.make(
+            FLAGS.problem, data_dir=FLAGS.data_dir, part="meta_train", batch_size=FLAGS.batch_size
+        ).task
+    else:
+        task = random_task(FLAGS.problem, FLAGS.batch_size)
+    optimizer = mlhf.MetaHessianFree(cg_iterations=FLAGS.cg_iterations)
+    meta_steps = time_meta_steps(task, optimizer, FLAGS.roll_back, FLAGS.repeats)
+    pieces = time_pieces(task, optimizer, FLAGS.roll_back, FLAGS.piece_repeats)
+    accelerators = [device.device_type for device in tf.config.list_physical_devices()]
+    return {
+        "task": f"{task.name}, batches of {FLAGS.batch_size}",
+        "parameters": sum(int(tf.size(leaf)) for leaf in tf.nest.flatten(task.initialize(0))),
+        "batch_size": FLAGS.batch_size,
+        "roll_back": FLAGS.roll_back,
+        "cg_iterations": FLAGS.cg_iterations,
+        "cores": os.cpu_count(),
+        "device": "GPU" if "GPU" in accelerators else "CPU",
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        **meta_steps,
+        "pieces": {name: piece._asdict() for name, piece in pieces.items()},
+        "shares": shares(pieces, meta_steps["seconds_a_meta_step"]),
+    }
+
+
+def main(argv: list[str]) -> None:
+    """Measures, prints, and writes what was measured."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Expected flags only, got {' '.join(argv[1:])}.")
+    result = measure()
+    print(report(result))
+    if FLAGS.output:
+        Path(FLAGS.output).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def define_flags() -> None:
+    """Defines the flags."""
+    flags.DEFINE_enum("problem", "convnet", sorted(problems.NETWORKS), "The network.")
+    flags.DEFINE_integer("batch_size", 64, "Images in a batch.", lower_bound=1)
+    flags.DEFINE_integer("roll_back", 10, "T, training steps in a meta-step.", lower_bound=1)
+    flags.DEFINE_integer("cg_iterations", 4, "Conjugate-gradient iterations.", lower_bound=1)
+    flags.DEFINE_integer("repeats", 5, "Meta-steps timed after the first.", lower_bound=1)
+    flags.DEFINE_integer("piece_repeats", 9, "Runs of each piece.", lower_bound=1)
+    flags.DEFINE_string("data_dir", None, "CIFAR-10's folder; random images if left out.")
+    flags.DEFINE_string("output", None, "A JSON file to write the figures to.")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
