@@ -44,6 +44,15 @@ class FirstOrder:
         self._variables: list[tf.Variable] = []
         self._compiled: dict = {}
 
+    @property
+    def learning_rate(self) -> float:
+        """The optimizer's learning rate; one that is set holds from the next `init` on."""
+        return float(self._optimizer.learning_rate)
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        self._optimizer.learning_rate = rate
+
     def init(self, parameters: Any) -> State:
         """Returns the state before the first step.
 
@@ -64,7 +73,13 @@ class FirstOrder:
         shapes, own = [leaf.shape for leaf in leaves], [v.shape for v in self._variables]
         if shapes != own:
             raise ValueError(f"Expected parameters of the shapes {own}, got {shapes}.")
-        return self.State(self._initial)
+        rate = tf.convert_to_tensor(self._optimizer.learning_rate)
+        return self.State(
+            tuple(
+                rate if variable is self._optimizer._learning_rate else value
+                for variable, value in zip(self._optimizer.variables, self._initial, strict=True)
+            )
+        )
 
     def step(self, objective: Objective, parameters: Any, state: State) -> Step:
         """Takes one step.
