@@ -90,6 +90,11 @@ class Layout:
         self.blocks = len(kind_of_block)
         self.size = self.blocks * self.block
 
+    @property
+    def signature(self) -> tuple:
+        """What a function compiled for this layout depends on: which leaf lies where, as what."""
+        return tuple(self.kinds), self.block, tuple(self._pieces), tuple(self._shapes)
+
     def flatten(self, structure: Any) -> tf.Tensor:
         """Returns the flat vector of a structure, shape [size]."""
         leaves = tf.nest.flatten(structure)

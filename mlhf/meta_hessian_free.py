@@ -245,7 +245,7 @@ class MetaHessianFree:
         if self.weights is None:
             raise ValueError("There are no weights yet; call init(parameters) before step.")
         layout = self.layout(parameters)
-        key = (objective.static, tuple(layout.kinds), layout.size)
+        key = (objective.static, layout.signature)
         if key not in self._compiled:
             static = objective.static
             self._compiled[key] = tf.function(

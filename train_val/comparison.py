@@ -1,8 +1,9 @@
-"""Optimizers side by side: the same initial weights, the same batches, each at its best settings."""
+"""Optimizers side by side: the same initial weights and batches, each at its best settings."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from mlhf import run_log
 from train_val.problems import Problem
 
 
@@ -125,6 +127,7 @@ def compare(
     report: Sequence[int],
     tuning_seeds: Sequence[int] | None = None,
     on_run: Callable[[str], None] = lambda name: None,
+    cache: str | Path | None = None,
 ) -> list[Result]:
     """Runs every contender over its grid, and at its best settings over all seeds.
 
@@ -137,10 +140,23 @@ def compare(
       report: Steps that are asked for, multiples of `every`.
       tuning_seeds: Of the runs over the grid; all seeds by default.
       on_run: Called after each run with the contender's name.
+      cache: A file of JSON lines, one a run; runs that stand in it are not run again.
 
     Returns:
       A result for each contender.
     """
+    known = _Cache(cache)
+
+    def once(contender: Contender, setting: Any, seed: int) -> Curve:
+        key = {"name": contender.name, "setting": setting, "seed": seed, "steps": steps}
+        key["every"] = every
+        curve = known.get(key)
+        if curve is None:
+            curve = run(problem, contender.make(setting), seed, steps, every)
+            known.add(key, curve)
+        on_run(contender.name)
+        return curve
+
     tuning = list(seeds if tuning_seeds is None else tuning_seeds)
     results = []
     for contender in contenders:
@@ -148,8 +164,7 @@ def compare(
         for place, setting in enumerate(contender.grid):
             curves[place] = []
             for seed in tuning if len(contender.grid) > 1 else seeds:
-                curves[place].append(run(problem, contender.make(setting), seed, steps, every))
-                on_run(contender.name)
+                curves[place].append(once(contender, setting, seed))
 
         def mean(place: int, step: int, curves=curves) -> float:
             return float(np.mean([curve.at(step) for curve in curves[place]]))
@@ -158,8 +173,7 @@ def compare(
         for seed in seeds:
             if len(contender.grid) > 1 and seed not in tuning:
                 setting = contender.grid[chosen]
-                curves[chosen].append(run(problem, contender.make(setting), seed, steps, every))
-                on_run(contender.name)
+                curves[chosen].append(once(contender, setting, seed))
         best = {step: min(mean(place, step) for place in curves) for step in report}
         winners = {min(curves, key=lambda place, s=step: mean(place, s)) for step in report}
         results.append(
@@ -172,6 +186,30 @@ def compare(
             )
         )
     return results
+
+
+class _Cache:
+    """Runs that are done, in a file that a kill can't damage but for its last line."""
+
+    def __init__(self, path: str | Path | None):
+        self._path = None if path is None else Path(path)
+        self._known: dict[str, Curve] = {}
+        if self._path is not None and self._path.exists():
+            for line in run_log.read(self._path):
+                self._known[_key(line["key"])] = Curve(**line["curve"])
+
+    def get(self, key: dict[str, Any]) -> Curve | None:
+        return self._known.get(_key(key))
+
+    def add(self, key: dict[str, Any], curve: Curve) -> None:
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"key": key, "curve": dataclasses.asdict(curve)}) + "\n")
+
+
+def _key(key: dict[str, Any]) -> str:
+    return json.dumps(key, sort_keys=True)
 
 
 def _inside(grid: Sequence[Any], winners: set[int]) -> bool:

@@ -10,8 +10,6 @@ from __future__ import annotations
 if not __package__:
     import _bootstrap  # noqa: F401
 
-import dataclasses
-import json
 import sys
 import time
 from pathlib import Path
@@ -160,7 +158,7 @@ def contenders(trained: mlhf.MetaHessianFree) -> list[comparison.Contender]:
 
 
 def race(trained: mlhf.MetaHessianFree, folder: Path) -> list[comparison.Result]:
-    """Compares, or reads what an earlier run has found; writes table and picture.
+    """Compares; runs that an earlier call has done are not done again.
 
     Args:
       trained: The meta-trained optimizer.
@@ -169,22 +167,6 @@ def race(trained: mlhf.MetaHessianFree, folder: Path) -> list[comparison.Result]
     Returns:
       A result for each contender.
     """
-    kept = folder / "comparison.json"
-    if kept.exists():
-        content = json.loads(kept.read_text())
-        return [
-            comparison.Result(
-                **{
-                    **item,
-                    "setting": tuple(item["setting"])
-                    if isinstance(item["setting"], list)
-                    else item["setting"],
-                    "curves": [comparison.Curve(**curve) for curve in item["curves"]],
-                    "best": {int(step): loss for step, loss in item["best"].items()},
-                }
-            )
-            for item in content
-        ]
     entrants = contenders(trained)
     runs = sum(len(entrant.grid) * len(SEEDS) for entrant in entrants)
     with tqdm.tqdm(total=runs, unit="run", desc="comparison", dynamic_ncols=True) as bar:
@@ -193,7 +175,7 @@ def race(trained: mlhf.MetaHessianFree, folder: Path) -> list[comparison.Result]
             bar.set_postfix_str(name, refresh=False)
             bar.update()
 
-        results = comparison.compare(
+        return comparison.compare(
             problem("train"),
             entrants,
             seeds=SEEDS,
@@ -201,9 +183,8 @@ def race(trained: mlhf.MetaHessianFree, folder: Path) -> list[comparison.Result]
             every=EVERY,
             report=REPORT,
             on_run=count,
+            cache=folder / "runs.jsonl",
         )
-    kept.write_text(json.dumps([dataclasses.asdict(result) for result in results]))
-    return results
 
 
 def main() -> None:

@@ -76,3 +76,12 @@ def test_bad_structures():
         Layout([tf.zeros(2, tf.int32)], "any")
     with pytest.raises(ValueError, match="at least one"):
         Layout({}, "any")
+
+
+def test_signature_tells_which_leaf_is_of_which_kind():
+    parameters = {"a": tf.zeros([3]), "b": tf.zeros([3])}
+    one = Layout(parameters, {"a": "u", "b": "v"})
+    other = Layout(parameters, {"a": "v", "b": "u"})
+    assert one.kinds == other.kinds and one.size == other.size
+    assert one.signature != other.signature
+    assert one.signature == Layout(parameters, {"a": "u", "b": "v"}).signature
