@@ -42,10 +42,13 @@ def _read(report: str) -> str | None:
     operation = re.search(r'output (\d+) of \S+(?: TF2| TF1)? op "([^"]+)"', report)
     if operation is None:
         return None
-    text = f"Not finite: the result of a {operation[2]}"
-    node = re.search(r"\{\{node ([^}\s]+?)(?:/CheckNumerics\w*)?\}\}", report)
-    if node is not None:
-        text += f" ({node[1]})"
+    if operation[2] == "Placeholder":
+        text = "Not finite: an input of the computation"
+    else:
+        text = f"Not finite: the result of a {operation[2]}"
+        node = re.search(r"\{\{node ([^}\s]+?)(?:/CheckNumerics\w*)?\}\}", report)
+        if node is not None:
+            text += f" ({node[1]})"
     shape = re.search(r"^\s*shape: (.+)$", report, re.MULTILINE)
     if shape is not None:
         text += f" of shape {shape[1]}"

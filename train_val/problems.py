@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -77,8 +78,19 @@ class Problem:
             channels_first=self.channels_first,
         )
         for inputs, labels in images:
-            total += float(score(_infer(self.model)(values, state, inputs), labels))
+            total += float(score(self._infer(values, state, inputs), labels))
         return total / len(data)
+
+    @functools.cached_property
+    def _infer(self) -> Callable:
+        """A compiled call of the model in inference mode."""
+        return tf.function(
+            lambda values, state, inputs: self.model.stateless_call(
+                values, state, inputs, training=False
+            )[0],
+            autograph=False,
+            reduce_retracing=True,
+        )
 
 
 def make(
@@ -162,26 +174,6 @@ def _channels_first(data_format: str) -> bool:
             "channels_last only. Give data_format=channels_last."
         )
     return data_format == "channels_first"
-
-
-_INFERENCES: dict[int, Any] = {}
-
-
-def _infer(model: keras.Model):
-    """Returns a compiled call of the model in inference mode, one a model."""
-    if id(model) not in _INFERENCES:
-        # The model is held with the function, so that its id stays its own.
-        _INFERENCES[id(model)] = (
-            model,
-            tf.function(
-                lambda values, state, inputs: model.stateless_call(
-                    values, state, inputs, training=False
-                )[0],
-                autograph=False,
-                reduce_retracing=True,
-            ),
-        )
-    return _INFERENCES[id(model)][1]
 
 
 def _hits(outputs, labels):

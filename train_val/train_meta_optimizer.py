@@ -159,6 +159,7 @@ def summary(result: mlhf.MetaTraining, folder: str) -> str:
 def define_flags() -> None:
     """Defines the flags."""
     command_line.define_common_flags()
+    flags.adopt_module_key_flags(command_line)  # for --help
     flags.DEFINE_integer("meta_roll_back", 10, "Training steps in a meta-step.", lower_bound=1)
     flags.DEFINE_float("keep_prob", 0.5, "Chance that training goes on.", 0.0, 1.0)
     flags.DEFINE_float("meta_lr", 1e-3, "Adam's step size for the LSTMs' weights.")

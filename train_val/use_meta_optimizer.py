@@ -95,6 +95,7 @@ def define_flags() -> None:
     """Defines the flags."""
     # Not the seed of meta-training, whose initial weights the optimizer has seen.
     command_line.define_common_flags(seed=1)
+    flags.adopt_module_key_flags(command_line)  # for --help
     flags.DEFINE_enum(
         "optimizer", "meta", optimizers.NAMES, "What trains the network.", case_sensitive=False
     )

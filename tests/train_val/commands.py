@@ -41,7 +41,7 @@ def start(name, *arguments, as_module=False):
     )
 
 
-def kill_at(process, checkpoint, seconds=120):
+def kill_at(process, checkpoint, seconds=900):
     """Sends SIGKILL as soon as a file is there."""
     ends = time.monotonic() + seconds
     while not checkpoint.exists():
