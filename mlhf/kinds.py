@@ -58,8 +58,9 @@ def resolve_kinds(structure: Any, kinds: Any = None) -> list[str]:
                 f"got {kinds!r}."
             )
         return flat
-    found = [(kinds or {}).get(path) or kind_of_path(path) for path in paths]
-    for path, leaf, kind in zip(paths, leaves, found, strict=True):
+    found = []
+    for path, leaf in zip(paths, leaves, strict=True):
+        kind = (kinds or {}).get(path) or kind_of_path(path)
         if kind is None:
             raise ValueError(
                 f"The kind of the parameter {path!r} of shape {tuple(leaf.shape)} is not known. "
@@ -67,6 +68,7 @@ def resolve_kinds(structure: Any, kinds: Any = None) -> list[str]:
                 f'mapping such as {{"{path}": "dense_kernel"}}, a structure like the parameters, '
                 "or one name for all."
             )
+        found.append(kind)
     return found
 
 

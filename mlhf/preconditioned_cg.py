@@ -96,6 +96,7 @@ def conjugate_gradient(
     def apply(operator, leaves):
         return [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(operator(pack(leaves)))]
 
+    precondition: Callable[[list[tf.Tensor]], list[tf.Tensor]]
     if preconditioner is None:
         precondition = list
     elif callable(preconditioner):
