@@ -85,11 +85,10 @@ def set_model_state(model: Any, model_state: dict[str, tf.Tensor] | None) -> Non
       ValueError: If it is not this model's.
     """
     variables = model.non_trainable_variables
-    if len(model_state or {}) != len(variables):
-        raise ValueError(
-            f"Expected a state of {len(variables)} variables, got {len(model_state or {})}."
-        )
-    for variable, name in zip(variables, sorted(model_state or {}), strict=True):
+    model_state = model_state or {}
+    if len(model_state) != len(variables):
+        raise ValueError(f"Expected a state of {len(variables)} variables, got {len(model_state)}.")
+    for variable, name in zip(variables, sorted(model_state), strict=True):
         variable.assign(model_state[name])
 
 
@@ -122,7 +121,10 @@ def as_network(model: Any) -> Callable:
                     "models of one architecture have the same paths once they and their layers "
                     "are given names."
                 )
-            outputs, new = reference().stateless_call(
+            model = reference()
+            if model is None:
+                raise ValueError("The Keras model is gone; keep a reference to it while it trains.")
+            outputs, new = model.stateless_call(
                 [parameters[path] for path in paths], state, inputs, training=True
             )
             return outputs, new
