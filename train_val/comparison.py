@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import time
@@ -175,7 +176,7 @@ def compare(
                 setting = contender.grid[chosen]
                 curves[chosen].append(once(contender, setting, seed))
         best = {step: min(mean(place, step) for place in curves) for step in report}
-        winners = {min(curves, key=lambda place, s=step: mean(place, s)) for step in report}
+        winners = {min(curves, key=functools.partial(mean, step=step)) for step in report}
         results.append(
             Result(
                 contender.name,
