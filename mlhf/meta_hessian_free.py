@@ -225,6 +225,28 @@ class MetaHessianFree:
             for role in self.rule.roles
         }
 
+    def set_weights(self, kinds: list[str], weights: dict[str, LSTMWeights]) -> None:
+        """Puts trained weights in place; kinds that are not among them keep theirs.
+
+        Args:
+          kinds: In the order of the weights' first axis.
+          weights: By role.
+        """
+        known, own = self.kinds or [], self.weights
+        kept = [kind for kind in known if kind not in kinds]
+        if own is not None and kept:
+            rows = [known.index(kind) for kind in kept]
+            weights = {
+                role: LSTMWeights(
+                    *[
+                        tf.concat([new, tf.cast(tf.gather(old, rows), new.dtype)], 0)
+                        for new, old in zip(value, own[role], strict=True)
+                    ]
+                )
+                for role, value in weights.items()
+            }
+        self.kinds, self.weights = [*kinds, *kept], weights
+
     def step(self, objective: Objective, parameters: Any, state: MetaState) -> Step:
         """Takes one step.
 

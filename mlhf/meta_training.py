@@ -424,6 +424,11 @@ class _Run:
                 (self.replay if self.experience is None else self.experience).drop(error.id)
 
     def _flat(self, snapshot) -> tf.Tensor:
+        if not isinstance(snapshot, dict) or not {"parameters", "model_state"} <= set(snapshot):
+            raise CheckpointError(
+                'Expected snapshots with "parameters" and "model_state", as --record_experience '
+                f"makes them, got {type(snapshot).__name__} {str(snapshot)[:60]}."
+            )
         parameters = snapshot["parameters"]
         expected = _shapes(self.layout.unflatten(self.carry_template()))
         if _shapes(parameters) != expected:
@@ -446,8 +451,7 @@ class _Run:
         )
 
     def _publish(self) -> None:
-        self.optimizer.weights = self.weights
-        self.optimizer.kinds = self.layout.kinds
+        self.optimizer.set_weights(self.layout.kinds, self.weights)
         if self.checkpoints is not None:
             self.optimizer.save(self.checkpoints.folder / meta_file.FILE_IN_FOLDER)
 
@@ -546,6 +550,8 @@ class _Run:
             "learning_rate": self.optimizer.learning_rate,
             "damping": self.optimizer.damping,
             "roll_back": self.length,
+            "keep_prob": self.keep_prob,
+            "meta_lr": float(self.meta_lr(0)),
             "seed": self.seed,
             "parameters": str(_shapes(parameters)),
             "kinds": str(self.layout.kinds),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -23,6 +23,8 @@ NETWORKS: dict[str, Callable[..., keras.Model]] = {
 
 # Images that are tested at a time.
 TEST_BATCH = 500
+# A data set of so many images is kept standardised, in batches, once it was tested on.
+KEPT_IMAGES = 5000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,15 +73,27 @@ class Problem:
         state = model_state or mlhf.get_model_state(self.model) or {}
         state = [state[name] for name in sorted(state)]
         total = 0.0
-        images = test_batches(
-            data,
-            min(TEST_BATCH, len(data)),
-            tf.as_dtype(self.model.compute_dtype),
-            channels_first=self.channels_first,
-        )
-        for inputs, labels in images:
+        for inputs, labels in self._test_batches(data):
             total += float(score(self._infer(values, state, inputs), labels))
         return total / len(data)
+
+    def _test_batches(self, data: ImageData) -> Iterable:
+        if id(data) not in self._kept:
+            batches: Iterable = test_batches(
+                data,
+                min(TEST_BATCH, len(data)),
+                tf.as_dtype(self.model.compute_dtype),
+                channels_first=self.channels_first,
+            )
+            if len(data) <= KEPT_IMAGES:
+                batches = list(batches)
+            self._kept[id(data)] = data, batches
+        return self._kept[id(data)][1]
+
+    @functools.cached_property
+    def _kept(self) -> dict[int, tuple[ImageData, Iterable]]:
+        """Batches to test on, made once: as tensors of a small data set, else as a pipeline."""
+        return {}
 
     @functools.cached_property
     def _infer(self) -> Callable:

@@ -145,7 +145,7 @@ def contenders(trained: mlhf.MetaHessianFree) -> list[comparison.Contender]:
         "Adam": (keras.optimizers.Adam(), [1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3]),
         "RMSprop": (keras.optimizers.RMSprop(), [3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1]),
     }
-    dampings, rates = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.3), (0.15, 0.3, 0.5, 1.0, 1.5)
+    dampings, rates = (1e-8, 1e-7, 1e-6, 1e-5, 1e-3, 0.1), (0.2, 0.3, 0.5, 1.0)
     grid = [(rate, damping) for rate in rates for damping in dampings]
     return [
         comparison.Contender("MLHF", lambda rate: trained, [trained.learning_rate]),

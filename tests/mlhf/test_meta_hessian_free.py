@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 import mlhf
+from mlhf import coordinate_lstm
 from mlhf.proposal import adapt_damping, model_decrease
 from tests.mlhf import reference
 
@@ -134,3 +135,16 @@ def test_model_decrease():
     A, g, x = A @ A.T, random.normal(size=4), random.normal(size=4)
     q = model_decrease(*(tf.constant(value, tf.float64) for value in (g, x, g - A @ x, 0.7)))
     assert float(q) == pytest.approx(-0.7 * g @ x + 0.7**2 / 2 * x @ A @ x)
+
+
+def test_kinds_that_were_not_trained_keep_their_weights():
+    optimizer = mlhf.MetaHessianFree()
+    optimizer.init({"a": tf.zeros([2]), "b": tf.zeros([3])}, {"a": "u", "b": "v"})
+    before = {role: w.kernel1.numpy() for role, w in optimizer.weights.items()}
+    trained = {role: coordinate_lstm.initial_weights(1, 5, tf.float32) for role in ("y", "d")}
+    optimizer.set_weights(["v"], trained)
+    assert optimizer.kinds == ["v", "u"]
+    for role in ("y", "d"):
+        now = optimizer.weights[role].kernel1.numpy()
+        np.testing.assert_array_equal(now[0], trained[role].kernel1[0])
+        np.testing.assert_array_equal(now[1], before[role][0])
