@@ -32,7 +32,9 @@ BATCH = 128
 CG_ITERATIONS = 4
 LEARNING_RATE = 0.3
 META_LEARNING_RATE = 0.03
-META_STEPS = 400
+META_STEPS = 1200
+# The last quarter of meta-training goes on with a tenth of its learning rate.
+SETTLING = 0.75
 STEPS = 50
 EVERY = 5
 REPORT = (10, 25, 50)
@@ -110,7 +112,7 @@ def meta_train(folder: Path) -> mlhf.MetaHessianFree:
         task,
         optimizer,
         META_STEPS,
-        meta_lr=META_LEARNING_RATE,
+        meta_lr=lambda step: META_LEARNING_RATE * (0.1 if step > SETTLING * META_STEPS else 1),
         keep_prob=0.5,
         model_dir=folder,
         save_steps=100,
