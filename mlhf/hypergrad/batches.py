@@ -1,0 +1,127 @@
+"""Batches as pure functions of the step."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+
+class Minibatches:
+    """Batches of arrays in shuffled epochs, the same for a step whenever it is asked for.
+
+    Used as `batches=` of a `Problem` it becomes part of the graph.
+
+    Attributes:
+      indices: int32 [T, B]: the examples of each step.
+    """
+
+    def __init__(
+        self, data: Any, batch_size: int, steps: int, *, shuffle: bool = True, seed: int = 0
+    ):
+        """Draws the examples of all steps.
+
+        Args:
+          data: A structure of arrays with a common first axis, N examples.
+          batch_size: B, at most N.
+          steps: T.
+          shuffle: Whether every epoch has an order of its own; otherwise that of the data.
+          seed: Of the orders. Another seed at every outer step keeps what is learned from
+            depending on one order.
+
+        Raises:
+          ValueError: If the arrays have different lengths or less than B examples.
+        """
+        self._data = tf.nest.map_structure(tf.convert_to_tensor, data)
+        lengths = {int(leaf.shape[0]) for leaf in tf.nest.flatten(self._data)}
+        if len(lengths) != 1:
+            raise ValueError(f"Expected arrays of one length, got {sorted(lengths)}.")
+        (length,) = lengths
+        if not 1 <= batch_size <= length:
+            raise ValueError(f"Expected a batch_size from 1 to {length}, got {batch_size}.")
+        rng = np.random.default_rng(seed)
+        a_batch = np.arange(batch_size)
+        per_epoch = length // batch_size
+        epochs = -(-steps // per_epoch)
+        orders = [rng.permutation(length) if shuffle else np.arange(length) for _ in range(epochs)]
+        self.indices = np.stack(
+            [
+                orders[step // per_epoch][(step % per_epoch) * batch_size + a_batch]
+                for step in range(steps)
+            ]
+        ).astype(np.int32)
+
+    def __call__(self, step: Any) -> Any:
+        """Returns the batch of a step, an integer or a tensor."""
+        chosen = tf.gather(tf.constant(self.indices), step)
+        return tf.nest.map_structure(lambda leaf: tf.gather(leaf, chosen), self._data)
+
+
+class SupplierError(RuntimeError):
+    """A supplier of batches raised; its own error is the cause."""
+
+
+class Batches:
+    """A user's supplier of batches, callable with tensors.
+
+    Attributes:
+      error: What the supplier raised last, for the caller to raise once more.
+    """
+
+    def __init__(self, supplier: Callable[..., Any]):
+        """Wraps a supplier.
+
+        Args:
+          supplier: `Problem(batches=...)`.
+        """
+        self._supplier = supplier
+        self._in_graph = isinstance(supplier, Minibatches)
+        self.error: BaseException | None = None
+        self._like: Any = None
+        if not self._in_graph:
+            self._seeded = "seed" in inspect.signature(supplier).parameters
+
+    def _supply(self, step: int, seed: int) -> Any:
+        return self._supplier(step, seed=seed) if self._seeded else self._supplier(step)
+
+    def __call__(self, step: tf.Tensor, seed: tf.Tensor) -> Any:
+        """Returns the batch of a step.
+
+        Raises:
+          ValueError: If the supplier returns nothing.
+        """
+        if self._in_graph:
+            return self._supplier(step)
+        if self._like is None:
+            # Its own errors pass through as they are.
+            first = self._supply(0, 0)
+            if first is None or not tf.nest.flatten(first):
+                raise ValueError(f"Expected batches(0) to return arrays, got {first!r}.")
+            self._like = tf.nest.map_structure(tf.convert_to_tensor, first)
+        specs = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in tf.nest.flatten(self._like)]
+
+        def supply(step, seed):
+            try:
+                batch = self._supply(int(step), int(seed))
+                arrays = [np.asarray(leaf) for leaf in tf.nest.flatten(batch)]
+                for array, spec in zip(arrays, specs, strict=True):
+                    if array.shape != tuple(spec.shape):
+                        raise ValueError(
+                            f"Expected batches({int(step)}) of the shape {spec.shape} that step 0 "
+                            f"has, got {array.shape}; drop what does not fill a batch."
+                        )
+                return [
+                    array.astype(spec.dtype.as_numpy_dtype)
+                    for array, spec in zip(arrays, specs, strict=True)
+                ]
+            except Exception as error:
+                self.error = error
+                raise
+
+        leaves = tf.numpy_function(supply, [step, seed], [spec.dtype for spec in specs])
+        for leaf, spec in zip(leaves, specs, strict=True):
+            leaf.set_shape(spec.shape)
+        return tf.nest.pack_sequence_as(self._like, leaves)

@@ -1,0 +1,142 @@
+"""Through what a hyperparameter reaches the outer losses; one that reaches none is an error."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import tensorflow as tf
+
+from mlhf.hypergrad import traps
+from mlhf.hypergrad.hyperparameters import INITIAL_VELOCITY, INITIAL_WEIGHTS, Rows
+
+if TYPE_CHECKING:
+    from mlhf.hypergrad.training import Training
+
+
+class Connections(NamedTuple):
+    """The names of the hyperparameters' leaves, by the way that they reach an outer loss."""
+
+    dynamics: frozenset[str]  # as the dynamics' own
+    loss: frozenset[str]  # through the gradient of the training loss
+    initial: frozenset[str]  # through the first state
+    direct: frozenset[str]  # the outer losses read them
+
+
+def find_connections(training: Training, weights: Any, hyper: Rows) -> Connections:
+    """Traces the losses once and sees what depends on what.
+
+    Args:
+      training: A training whose layout and resolver are made.
+      weights: A structure of tensors.
+      hyper: The hyperparameters.
+
+    Returns:
+      The connections.
+
+    Raises:
+      ValueError: If a hyperparameter reaches no outer loss that it follows, or an operation's
+        second derivative is wrong in TensorFlow.
+    """
+    resolver, flat, problem = training.resolver, training.flat, training.problem
+    names = resolver.leaf_names
+    found: dict[str, Any] = {}
+
+    def trace(vector, direction, *leaves):
+        seed, step = tf.constant(0), tf.constant(0)
+        leaves = [tf.identity(leaf) for leaf in leaves]
+        hyper = resolver.pack(leaves)
+        with tf.GradientTape() as second:
+            second.watch(vector)
+            rows = resolver.rows(hyper, step)
+            row_leaves = tf.nest.flatten(rows)
+            second.watch(row_leaves)
+            rows = resolver.pack(row_leaves)
+            weight_leaves = tf.nest.flatten(flat.unflatten(vector))
+            with tf.GradientTape() as first:
+                first.watch(weight_leaves)
+                loss = training.step_loss(rows, step, seed).value(flat.flatten(weight_leaves))
+            gradient = first.gradient(loss, weight_leaves)
+            still = [flat.names[i] for i, part in enumerate(gradient) if part is None]
+            parts = [part for part in gradient if part is not None]
+        if problem.check_layers:
+            traps.check_graph(tf.compat.v1.get_default_graph(), row_leaves, names)
+        found["still"] = still
+        if parts:
+            seeds = [tf.ones_like(part) for part in parts]
+            through = second.gradient(parts, row_leaves, seeds)
+            found["loss"] = _where(names, through)
+        else:
+            raise ValueError(
+                "The training loss does not depend on the weights. Does it read variables instead "
+                "of the weights that it is given?"
+            )
+        direct: dict[str, list] = {}
+        for name in problem.outer_losses:
+            with tf.GradientTape() as tape:
+                tape.watch(leaves)
+                value = problem.call_outer(
+                    name, flat.unflatten(vector), resolver.pack(leaves), seed
+                )
+            direct[name] = _where(names, tape.gradient(value, leaves))
+        found["direct"] = direct
+        with tf.GradientTape() as tape:
+            tape.watch(leaves)
+            state = training.initial_state(flat.unflatten(vector), resolver.pack(leaves), seed)
+            state = [state[slot] for slot in sorted(state)]
+        found["initial"] = _where(names, tape.gradient(state, leaves))
+        return loss
+
+    specs = [tf.TensorSpec([flat.size], flat.dtype)] * 2 + [
+        tf.TensorSpec(shape, dtype)
+        for shape, dtype in zip(resolver.leaf_shapes, resolver.leaf_dtypes, strict=True)
+    ]
+    tf.function(trace, autograph=False).get_concrete_function(*specs)
+    if found["still"]:
+        warnings.warn(
+            f"The training loss does not depend on the weights {found['still']}: they keep their "
+            "first values.",
+            stacklevel=4,
+        )
+    own = frozenset(
+        name
+        for name, owner in zip(names, resolver.leaf_owner, strict=True)
+        if owner in training.dynamics.constants
+    )
+    _check(training, found, own)
+    direct = frozenset().union(*found["direct"].values())
+    return Connections(own, found["loss"], found["initial"], direct)
+
+
+def _where(names, gradients):
+    return frozenset(
+        name for name, gradient in zip(names, gradients, strict=True) if gradient is not None
+    )
+
+
+def _check(training, found, own):
+    resolver, problem = training.resolver, training.problem
+    through_training = own | found["loss"] | found["initial"]
+    for name, owner in zip(resolver.leaf_names, resolver.leaf_owner, strict=True):
+        direct = any(name in found["direct"][loss] for loss in problem.followed(owner))
+        if name in through_training or direct:
+            continue
+        if owner in (INITIAL_WEIGHTS, INITIAL_VELOCITY):
+            continue
+        elsewhere = [loss for loss, names in found["direct"].items() if name in names]
+        detail = (
+            f" Only {elsewhere} depends on it, which it does not follow; see follows=."
+            if elsewhere
+            else ""
+        )
+        raise ValueError(
+            f"The hyperparameter {name!r} has no influence on what it is learned from: neither the "
+            "gradient of the training loss, nor the first weights, nor the outer loss depends on "
+            f"it, and it is none of the dynamics' own {sorted(training.dynamics.constants)}."
+            f"{detail} Is its name misspelt, or does a loss read a variable or a NumPy copy of it?"
+        )
+    unknown = set(problem._follows) - set(resolver.names)
+    if unknown:
+        raise ValueError(
+            f"Expected follows= to name hyperparameters {resolver.names}, got {sorted(unknown)}."
+        )

@@ -1,0 +1,176 @@
+"""What a step of training does to weights and velocities: the interface, and gradient descent."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+State = dict[str, tf.Tensor]
+
+
+class StepLoss(NamedTuple):
+    """The training loss of one step, as a function of the flat weights [P] alone.
+
+    Attributes:
+      value: From weights to the loss, a scalar.
+      value_and_gradient: From weights to the loss and its gradient [P].
+    """
+
+    value: Callable[[tf.Tensor], tf.Tensor]
+    value_and_gradient: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+
+
+class Dynamics(abc.ABC):
+    """A map from the state before a step to the state after it, differentiable in everything.
+
+    A state is a dictionary of tensors, `"weights"` [P] among them. A dynamics' own
+    hyperparameters have names and constant values; those that a user passes under the same names
+    take their place and are differentiated.
+
+    Attributes:
+      constants: The own hyperparameters' values where the user passes none.
+      domains: For each the half-open interval in which it makes sense.
+    """
+
+    constants: Mapping[str, float]
+    domains: Mapping[str, tuple[float, float]] = {}
+
+    @abc.abstractmethod
+    def init(self, weights: tf.Tensor, values: Mapping[str, tf.Tensor]) -> State:
+        """Returns the state before the first step.
+
+        Args:
+          weights: [P].
+          values: What the own hyperparameters are in the first step, scalars or [P], for their
+            shapes alone.
+
+        Returns:
+          The state. It is differentiated in `weights`.
+        """
+
+    @abc.abstractmethod
+    def step(
+        self, state: State, loss: StepLoss, values: Mapping[str, tf.Tensor]
+    ) -> tuple[State, tf.Tensor]:
+        """Takes one step.
+
+        Args:
+          state: Before the step.
+          loss: The training loss of this step.
+          values: The own hyperparameters in this step, each a scalar or a vector [P].
+
+        Returns:
+          The state after the step, and the training loss before it.
+        """
+
+    def with_velocity(self, state: State, velocity: tf.Tensor) -> State:
+        """Returns the first state with a velocity [P] of its own.
+
+        Raises:
+          ValueError: If these dynamics have none.
+        """
+        raise ValueError(
+            f"Expected no 'initial_velocity', got one: {type(self).__name__} has no velocity. "
+            "Leave it out, or train with Momentum."
+        )
+
+    def check(self) -> None:
+        """Raises ValueError if a constant lies outside its domain."""
+        for name, value in self.constants.items():
+            check_domain(self, name, value)
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={value}" for name, value in self.constants.items())
+        return f"{type(self).__name__}({values})"
+
+
+def check_domain(dynamics: Dynamics, name: str, value: Any) -> None:
+    """Raises ValueError if a hyperparameter of the dynamics has a value that makes no sense.
+
+    Args:
+      dynamics: Whose it is.
+      name: The hyperparameter's.
+      value: A number or an array.
+    """
+    low, high = dynamics.domains.get(name, (-float("inf"), float("inf")))
+    flat = [float(number) for number in tf.reshape(tf.cast(value, tf.float64), [-1])]
+    wrong = [number for number in flat if not low <= number < high]
+    if wrong:
+        raise ValueError(
+            f"Expected {name} of {type(dynamics).__name__} within [{low}, {high}), got {wrong[0]}. "
+            "Project it after an outer step, or learn a reparameterisation of it."
+        )
+
+
+class GradientDescent(Dynamics):
+    """Gradient descent, w' = w - η g.
+
+    With backtracking, η is shrunk at each step until L(w - η g) <= L(w) - c η ‖g‖² (Armijo). The
+    number of times that it was shrunk is constant under differentiation.
+    """
+
+    domains = {"learning_rate": (0.0, float("inf"))}
+
+    def __init__(
+        self,
+        learning_rate: float = 0.1,
+        backtracking: bool = False,
+        shrink: float = 0.5,
+        decrease: float = 0.5,
+        most_trials: int = 30,
+    ):
+        """Sets the constants.
+
+        Args:
+          learning_rate: η, the hyperparameter `learning_rate`.
+          backtracking: Whether η is only where each step begins its search.
+          shrink: What η is multiplied by after a trial that did not suffice, in (0, 1).
+          decrease: c, in (0, 1).
+          most_trials: The largest number of trials in a step.
+
+        Raises:
+          ValueError: If a constant lies outside its domain.
+        """
+        self.constants = {"learning_rate": learning_rate}
+        self.check()
+        if not (0 < shrink < 1 and 0 < decrease < 1 and most_trials >= 1):
+            raise ValueError(
+                "Expected shrink and decrease in (0, 1) and most_trials >= 1, got "
+                f"{shrink}, {decrease}, {most_trials}."
+            )
+        self._backtracking = backtracking
+        self._shrink, self._decrease, self._most_trials = shrink, decrease, most_trials
+
+    def init(self, weights, values):
+        """See the base class: the weights alone."""
+        return {"weights": weights}
+
+    def step(self, state, loss, values):
+        """See the base class."""
+        weights, rate = state["weights"], values["learning_rate"]
+        value, gradient = loss.value_and_gradient(weights)
+        if self._backtracking:
+            rate = rate * self._search(loss, weights, value, gradient, rate)
+        return {"weights": weights - rate * gradient}, value
+
+    def _search(self, loss, weights, value, gradient, rate):
+        weights, value, gradient, rate = (
+            tf.stop_gradient(tensor) for tensor in (weights, value, gradient, rate)
+        )
+        slope = tf.reduce_sum(rate * gradient * gradient)
+
+        def too_long(_, factor):
+            reached = loss.value(weights - factor * rate * gradient)
+            return tf.logical_not(reached <= value - self._decrease * factor * slope)
+
+        one = tf.ones([], weights.dtype)
+        _, factor = tf.while_loop(
+            too_long,
+            lambda i, factor: (i + 1, factor * self._shrink),
+            (tf.constant(0), one),
+            maximum_iterations=self._most_trials,
+        )
+        return tf.stop_gradient(factor)

@@ -1,0 +1,246 @@
+"""A training to differentiate through: losses, dynamics, number of steps."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from mlhf.hypergrad import hyperparameters as hyperparameters_module
+from mlhf.hypergrad.dynamics import Dynamics, check_domain
+from mlhf.hypergrad.training import Training
+
+OUTER = "valid_loss"
+
+
+class Problem:
+    """Training for T steps, and what is measured after it.
+
+    Training minimises `train_loss` by `dynamics`; the hypergradient is the derivative of
+    `valid_loss` at the last weights with respect to the hyperparameters, through all steps and
+    directly. Every method takes the problem, the weights to begin with, and the hyperparameters:
+
+        problem = Problem(train_loss, valid_loss, dynamics=Momentum(0.1, 0.9), steps=100)
+        result = reverse(problem, weights, {"learning_rate": 0.1, "l2": 1e-4})
+
+    Hyperparameters are a mapping from names to floating tensors or structures of them. By its name
+    one is
+
+    - the dynamics' own, such as `learning_rate`: one value, one a step [T], one a group [G], both
+      [T, G], or a structure like the weights. Those not passed keep the dynamics' constants;
+    - `initial_weights`, a structure like the weights: where training begins;
+    - `initial_velocity`, a structure like the weights;
+    - otherwise whatever the losses make of it, of any shape.
+
+    Attributes:
+      train_loss: As given.
+      outer_losses: From names to functions, in sorted order.
+      dynamics: As given.
+      steps: T.
+      aggregation: As given.
+    """
+
+    def __init__(
+        self,
+        train_loss: Callable[..., tf.Tensor],
+        valid_loss: Callable[..., tf.Tensor] | Mapping[str, Callable[..., tf.Tensor]],
+        *,
+        dynamics: Dynamics,
+        steps: int,
+        batches: Callable[..., Any] | None = None,
+        initial: Callable[..., Any] | None = None,
+        follows: Mapping[str, str | Sequence[str]] | None = None,
+        aggregation: str | Callable[[dict[str, tf.Tensor]], tf.Tensor] = "sum",
+        schedules: Sequence[str] = (),
+        groups: Mapping[str, str] | None = None,
+        check_layers: bool = True,
+    ):
+        """Describes the training.
+
+        Args:
+          train_loss: `(weights, hyperparameters, step)` to a scalar. `step` is an int32 scalar
+            tensor from 0 to T - 1; batch, dropout and augmentation must be pure functions of it,
+            because a step is computed again in the backward pass. In `hyperparameters` schedules
+            have the value of the step. If it has a parameter named `batch` it gets what `batches`
+            returns, and if it has one named `seed` the int32 scalar `seed` of the method's call.
+          valid_loss: `(weights, hyperparameters)` to a scalar, or a mapping from names to several;
+            each may have a parameter named `seed`.
+          dynamics: `GradientDescent`, `Momentum`, `Adam` or a `Dynamics` of your own.
+          steps: T, a positive number.
+          batches: From a step (and `seed`, if it has a parameter of that name) to a structure of
+            arrays of the same shapes for all steps. Called with Python integers, in order in the
+            forward pass and in reverse order in the backward pass; a `Minibatches` is built into
+            the graph instead.
+          initial: Φ₀, from hyperparameters (and `seed`) to the weights that training begins with.
+            Its noise must be the same at every call.
+          follows: From a hyperparameter's name to the outer loss or losses that its gradient is of;
+            by default all of them.
+          aggregation: How the gradients of several outer losses become one: `"sum"`, `"mean"`, or
+            a function of a dictionary from the loss's name to the gradient.
+          schedules: The names of the losses' hyperparameters that have a leading axis of T. (The
+            dynamics' own are recognised by their shapes.)
+          groups: From a weight's name to its group; by default each leaf is a group.
+          check_layers: Whether operations whose second derivative is silently wrong in TensorFlow
+            are refused.
+
+        Raises:
+          TypeError: If a loss is not callable.
+          ValueError: If `steps` is not positive or an option names what does not exist.
+        """
+        self.outer_losses = (
+            dict(sorted(valid_loss.items()))
+            if isinstance(valid_loss, Mapping)
+            else {OUTER: valid_loss}
+        )
+        for what, function in [
+            ("train_loss", train_loss),
+            *self.outer_losses.items(),
+            *([("batches", batches)] if batches is not None else []),
+            *([("initial", initial)] if initial is not None else []),
+        ]:
+            if not callable(function):
+                raise TypeError(f"Expected {what} to be callable, got {function!r}.")
+        if not self.outer_losses:
+            raise ValueError("Expected at least one outer loss, got an empty mapping.")
+        if not isinstance(dynamics, Dynamics):
+            raise TypeError(
+                "Expected dynamics= such as mlhf.hypergrad.Momentum(), got "
+                f"{type(dynamics).__name__}."
+            )
+        if int(steps) != steps or steps < 1:
+            raise ValueError(f"Expected steps to be a positive integer, got {steps}.")
+        if (batches is not None) != ("batch" in _parameters(train_loss)):
+            raise ValueError(
+                "Expected batches= together with a train_loss(weights, hyperparameters, step, "
+                f"batch), got batches={'given' if batches is not None else None} and a train_loss "
+                f"with the parameters {_parameters(train_loss)}."
+            )
+        if not (aggregation in ("sum", "mean") or callable(aggregation)):
+            raise ValueError(f'Expected aggregation "sum", "mean" or a function, got {aggregation}')
+        self.train_loss, self.dynamics, self.steps = train_loss, dynamics, int(steps)
+        self.batches, self.initial, self.aggregation = batches, initial, aggregation
+        self.schedules, self.groups, self.check_layers = tuple(schedules), groups, check_layers
+        self._follows = dict(follows or {})
+        for name in self._follows:
+            unknown = set(self.followed(name)) - set(self.outer_losses)
+            if unknown:
+                raise ValueError(
+                    f"Expected follows[{name!r}] among {list(self.outer_losses)}, got "
+                    f"{sorted(unknown)}."
+                )
+        self._trainings: dict = {}
+
+    def followed(self, name: str) -> list[str]:
+        """Returns the names of the outer losses that a hyperparameter's gradient is of."""
+        names = self._follows.get(name, list(self.outer_losses))
+        return [names] if isinstance(names, str) else list(names)
+
+    def bind(self, weights: Any, hyperparameters: Any) -> tuple[Training, Any, Any]:
+        """Returns the training for weights and hyperparameters of these shapes.
+
+        What was compiled for the same shapes before is used again.
+
+        Args:
+          weights: A structure of floating tensors, or a built Keras model; None where `initial`
+            makes them.
+          hyperparameters: A mapping.
+
+        Returns:
+          The training, and weights and hyperparameters as tensors.
+
+        Raises:
+          TypeError: If something is not floating.
+          ValueError: If a hyperparameter's shape fits nothing, lies outside its domain, or has no
+            influence on any outer loss.
+        """
+        weights, hyper = self._as_tensors(weights, hyperparameters)
+        key = (
+            tf.nest.map_structure(lambda _: None, (weights, hyper)),
+            [(leaf.shape.as_list(), leaf.dtype) for leaf in tf.nest.flatten((weights, hyper))],
+        )
+        key = repr(key)
+        if key not in self._trainings:
+            self._trainings[key] = Training(self, weights, hyper)
+        for name, value in hyper.items():
+            if name in self.dynamics.constants:
+                for leaf in tf.nest.flatten(value):
+                    if hasattr(leaf, "numpy"):
+                        check_domain(self.dynamics, name, leaf)
+        return self._trainings[key], weights, hyper
+
+    def _as_tensors(self, weights, hyperparameters):
+        from mlhf import keras_models
+
+        if weights is not None:
+            weights = keras_models.parameters_of(weights)
+            weights = tf.nest.map_structure(tf.convert_to_tensor, weights)
+            dtype = tf.nest.flatten(weights)[0].dtype if tf.nest.flatten(weights) else tf.float32
+        elif self.initial is None:
+            raise ValueError(
+                "Expected weights to begin with, got None; pass them, or Problem(initial=...)."
+            )
+        else:
+            dtype = tf.float32
+        hyper = hyperparameters_module.as_tensors(hyperparameters, dtype)
+        initial_weights = hyper.get(hyperparameters_module.INITIAL_WEIGHTS)
+        if self.initial is not None:
+            if initial_weights is not None:
+                raise ValueError(
+                    "Expected either 'initial_weights' or Problem(initial=...), got both."
+                )
+            made = self.call_initial(hyper, tf.constant(0))
+            if weights is None:
+                dtype = tf.nest.flatten(made)[0].dtype
+                hyper = hyperparameters_module.as_tensors(hyperparameters, dtype)
+            weights = tf.nest.map_structure(tf.convert_to_tensor, made)
+        elif initial_weights is not None:
+            weights = tf.nest.map_structure(tf.identity, initial_weights)
+        return weights, hyper
+
+    def call_initial(self, hyper: Any, seed: tf.Tensor) -> Any:
+        """Returns Φ₀ of the hyperparameters."""
+        return _call(self.initial, {"seed": seed}, hyper)
+
+    def call_train(self, weights: Any, rows: Any, step: Any, batch: Any, seed: Any) -> tf.Tensor:
+        """Returns the training loss of a step."""
+        return _scalar(
+            "train_loss",
+            _call(self.train_loss, {"batch": batch, "seed": seed}, weights, rows, step),
+        )
+
+    def call_outer(self, name: str, weights: Any, hyper: Any, seed: Any) -> tf.Tensor:
+        """Returns an outer loss."""
+        return _scalar(name, _call(self.outer_losses[name], {"seed": seed}, weights, hyper))
+
+    def aggregate(self, gradients: dict[str, Any]) -> Any:
+        """Returns the gradients of several outer losses, by name, as one."""
+        if len(gradients) == 1 and not callable(self.aggregation):
+            return next(iter(gradients.values()))
+        if callable(self.aggregation):
+            return self.aggregation(gradients)
+        total = tf.add_n(list(gradients.values()))
+        return total / len(gradients) if self.aggregation == "mean" else total
+
+
+def _parameters(function: Any) -> list[str]:
+    try:
+        return list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return []
+
+
+def _call(function, named, *args):
+    wanted = _parameters(function)
+    return function(*args, **{name: value for name, value in named.items() if name in wanted})
+
+
+def _scalar(name, value):
+    value = tf.convert_to_tensor(value)
+    if value.shape.rank != 0 or not value.dtype.is_floating:
+        raise ValueError(
+            f"Expected {name} to return a floating scalar, got {value.dtype.name} of shape "
+            f"{value.shape}; take its mean."
+        )
+    return value

@@ -1,0 +1,197 @@
+"""Reverse-mode hypergradients from stored states (Franceschi et al. 2017, section 3.1).
+
+With s_t = Φ_t(s_{t-1}, λ), A_t = ∂Φ_t/∂s and B_t = ∂Φ_t/∂λ at s_{t-1}, and α_T = ∂E/∂s_T:
+
+    for t = T ... 1:  dλ += B_tᵀ α_t,  α_{t-1} = A_tᵀ α_t         then dλ += E_λ + Φ₀'ᵀ α_0
+
+A step is computed again from its stored state, so that what is kept is T states and no graph.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mlhf.hypergrad import assembly, guards
+from mlhf.hypergrad.result import Result
+from mlhf.hypergrad.training import Training
+from mlhf.hypergrad.unroll import Loops, Pulled, loops_of, run
+
+STORAGES = ("memory", "checkpoints", "disk")
+LARGEST_GROWTH = 1e6
+
+
+def reverse(
+    problem: Any,
+    weights: Any,
+    hyperparameters: Any,
+    *,
+    storage: str = "memory",
+    per_step: bool | None = None,
+    seed: int | tf.Tensor = 0,
+    directory: str | os.PathLike | None = None,
+    largest_growth: float | None = LARGEST_GROWTH,
+) -> Result:
+    """Differentiates through the whole training; exact for every hyperparameter.
+
+    Args:
+      problem: A `Problem`.
+      weights: What training begins with: a structure of tensors or a built Keras model; None where
+        the problem or the hyperparameters make them.
+      hyperparameters: A mapping, as `Problem` says.
+      storage: Where the T states are kept: `"memory"`; `"checkpoints"`, √T of them in memory and
+        the others computed again, for one training more; or `"disk"`, in files of √T states
+        (not inside a `tf.function`).
+      per_step: Whether contributions by step are kept in `Result.per_step`: of all hyperparameters,
+        of none but schedules (False), or of those of one number (None).
+      seed: int32 that losses and suppliers with a parameter of that name get.
+      directory: Where a folder for `"disk"` is made, and removed at the end; the system's by
+        default.
+      largest_growth: How much ‖∂E/∂w_t‖ may grow on the way back; None for any amount.
+
+    Returns:
+      A `Result`.
+
+    Raises:
+      DivergedError: If training is not finite, or the adjoint grows beyond `largest_growth`.
+      RuntimeError: If a step computed again is another one: the loss is no pure function of the
+        step.
+      ValueError: For what `Problem.bind` refuses, or an unknown storage.
+    """
+    if storage not in STORAGES:
+        raise ValueError(f"Expected storage= one of {STORAGES}, got {storage!r}.")
+    if storage == "disk" and not tf.executing_eagerly():
+        raise ValueError(
+            'Expected storage="disk" outside a tf.function, got it inside one; use "checkpoints".'
+        )
+    training, weights, hyper = problem.bind(weights, hyperparameters)
+    seed = tf.convert_to_tensor(seed, tf.int32)
+    keep = assembly.keep_of(training, per_step)
+    loops = loops_of(training, keep)
+    first = training.initial_state(weights, hyper, seed)
+    if storage == "memory":
+        trained, outer, pulled = run(training, loops.whole, first, hyper, seed)
+        guards.check_training(trained.bad_step)
+    elif storage == "checkpoints":
+        trained, outer, pulled = _with_checkpoints(training, loops, first, hyper, seed)
+    else:
+        with tempfile.TemporaryDirectory(dir=directory, prefix="states-") as folder:
+            trained, outer, pulled = _on_disk(training, loops, first, hyper, seed, folder)
+    guards.check_replay(pulled.drift, training.flat.dtype)
+    return finish(
+        "reverse", training, weights, hyper, seed, trained, outer, pulled, keep, largest_growth
+    )
+
+
+def finish(
+    method, training, weights, hyper, seed, trained, outer, pulled, keep, largest_growth
+) -> Result:
+    """Adds the terms of the beginning and the end and makes a result of a pass to the beginning."""
+    losses = list(training.problem.outer_losses)
+    norms = {
+        loss: tf.concat([norm, [tf.norm(outer.in_weights[loss])]], 0)
+        for loss, norm in zip(losses, pulled.norms, strict=True)
+    }
+    guards.check_adjoints(norms, largest_growth)
+    in_weights, in_hyper = training.initial_vjp(weights, hyper, seed, pulled.adjoints)
+    terms = [
+        assembly.through_steps(training, pulled.sums, pulled.by_step),
+        [outer.direct[loss] for loss in losses],
+        in_hyper,
+    ]
+    gradients = dict(zip(losses, in_weights, strict=True))
+    return Result(
+        hypergradient=assembly.hypergradient(training, terms),
+        valid_loss=assembly.valid_loss(outer.values),
+        weights=training.flat.unflatten(trained.state["weights"]),
+        per_step=assembly.per_step(training, pulled.by_step, keep),
+        state=assembly.public_state(training, trained.state),
+        train_loss=trained.losses,
+        adjoint_norm=norms,
+        hyperparameters=hyper,
+        method=method,
+        info={"initial_weights_gradient": assembly.valid_loss(gradients)},
+    )
+
+
+def cuts(steps: int, pieces: int | None = None) -> list[tuple[int, int]]:
+    """Returns [start, stop) of √T segments of about √T steps each."""
+    pieces = pieces or math.isqrt(steps - 1) + 1 if steps > 1 else 1
+    edges = [round(i * steps / pieces) for i in range(pieces + 1)]
+    return list(zip(edges[:-1], edges[1:], strict=True))
+
+
+def join(pulled: list[Pulled]) -> Pulled:
+    """Joins segments, in the order of time, into one pass."""
+    if len(pulled) == 1:
+        return pulled[0]
+    return Pulled(
+        adjoints=pulled[0].adjoints,
+        sums=tf.nest.map_structure(lambda *parts: tf.add_n(parts), *[p.sums for p in pulled]),
+        by_step=tf.nest.map_structure(
+            lambda *parts: tf.concat(parts, 0), *[p.by_step for p in pulled]
+        ),
+        norms=tf.nest.map_structure(lambda *parts: tf.concat(parts, 0), *[p.norms for p in pulled]),
+        drift=tf.reduce_max(tf.stack([p.drift for p in pulled])),
+    )
+
+
+def _with_checkpoints(training: Training, loops: Loops, state, hyper, seed):
+    begins, losses = [], []
+    segments = cuts(training.steps)
+    for start, stop in segments:
+        begins.append(state)
+        trained = run(
+            training, loops.advance, state, hyper, seed, tf.constant(start), tf.constant(stop)
+        )
+        guards.check_training(trained.bad_step)
+        state = trained.state
+        losses.append(trained.losses)
+    outer = training.outer(state["weights"], hyper, seed)
+    adjoints, pulled = training.first_adjoints(state, outer), []
+    for (start, stop), begin in reversed(list(zip(segments, begins, strict=True))):
+        part = run(
+            training,
+            loops.segment,
+            begin,
+            adjoints,
+            hyper,
+            seed,
+            tf.constant(start),
+            tf.constant(stop),
+        )
+        adjoints = part.adjoints
+        pulled.insert(0, part)
+    return trained._replace(state=state, losses=tf.concat(losses, 0)), outer, join(pulled)
+
+
+def _on_disk(training: Training, loops: Loops, state, hyper, seed, folder):
+    losses = []
+    segments = cuts(training.steps)
+    for number, (start, stop) in enumerate(segments):
+        trained, states = run(
+            training, loops.record, state, hyper, seed, tf.constant(start), tf.constant(stop)
+        )
+        guards.check_training(trained.bad_step)
+        for name, slot in states.items():
+            np.save(os.path.join(folder, f"{name}-{number}.npy"), slot.numpy())
+        state = trained.state
+        losses.append(trained.losses)
+    outer = training.outer(state["weights"], hyper, seed)
+    adjoints, pulled, last = training.first_adjoints(state, outer), [], state
+    for number, (start, _) in reversed(list(enumerate(segments))):
+        states = {}
+        for name in state:
+            path = os.path.join(folder, f"{name}-{number}.npy")
+            states[name] = tf.constant(np.load(path))
+            os.remove(path)
+        part = run(training, loops.pull, states, last, adjoints, hyper, seed, tf.constant(start))
+        last = {name: slot[0] for name, slot in states.items()}
+        adjoints = part.adjoints
+        pulled.insert(0, part)
+    return trained._replace(state=state, losses=tf.concat(losses, 0)), outer, join(pulled)

@@ -1,0 +1,316 @@
+"""A problem for weights and hyperparameters of given shapes: its steps and their derivatives.
+
+All methods are made of these functions. They are pure, they trace into whatever graph calls them,
+and vectors are flat: weights [P], states dictionaries of such vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import tensorflow as tf
+
+from mlhf.hypergrad.batches import Batches
+from mlhf.hypergrad.connections import Connections, find_connections
+from mlhf.hypergrad.dynamics import State, StepLoss
+from mlhf.hypergrad.flat import FlatWeights
+from mlhf.hypergrad.hyperparameters import (
+    INITIAL_VELOCITY,
+    INITIAL_WEIGHTS,
+    Resolver,
+    Rows,
+)
+
+if TYPE_CHECKING:
+    from mlhf.hypergrad.problem import Problem
+
+
+class Outer(NamedTuple):
+    """The outer losses at the last weights, each by its name."""
+
+    values: dict[str, tf.Tensor]  # scalars
+    in_weights: dict[str, tf.Tensor]  # E_w, [P]
+    direct: dict[str, list[tf.Tensor]]  # E_λ a leaf of the hyperparameters
+
+
+class GradientProducts(NamedTuple):
+    """A step's gradient g and the products of its derivatives with a vector u [P]."""
+
+    loss: tf.Tensor
+    gradient: tf.Tensor  # [P]
+    in_weights: tf.Tensor  # H u, [P]
+    in_rows: list[tf.Tensor]  # ∂<g, u>/∂λ a leaf of the step's hyperparameters
+
+
+class Training:
+    """The steps of a training and their derivatives.
+
+    Attributes:
+      problem: Whose they are.
+      flat: How weights lie in vectors [P].
+      resolver: What the hyperparameters mean.
+      dynamics: The problem's.
+      steps: T.
+      connections: Through what each hyperparameter can influence the outer losses.
+      functions: What methods compiled for this training, by a name of theirs.
+    """
+
+    def __init__(self, problem: Problem, weights: Any, hyper: Rows):
+        """Traces the problem once, for weights and hyperparameters of these shapes.
+
+        Args:
+          problem: What to train.
+          weights: A structure of tensors.
+          hyper: From `hyperparameters.as_tensors`.
+
+        Raises:
+          ValueError: If a hyperparameter influences no outer loss, or an operation's second
+            derivative is wrong in TensorFlow.
+        """
+        self.problem, self.dynamics, self.steps = problem, problem.dynamics, problem.steps
+        self.flat = FlatWeights(weights, problem.groups)
+        self.resolver = Resolver(hyper, self.dynamics, self.flat, self.steps, problem.schedules)
+        self.functions: dict = {}
+        self._batches = Batches(problem.batches) if problem.batches is not None else None
+        self.connections: Connections = find_connections(self, weights, hyper)
+
+    def raise_supplier_error(self) -> None:
+        """Raises what the supplier of batches raised last, if it did."""
+        if self._batches is not None and self._batches.error is not None:
+            error, self._batches.error = self._batches.error, None
+            raise error
+
+    # The beginning.
+
+    def initial_state(self, weights: Any, hyper: Rows, seed: tf.Tensor) -> State:
+        """Returns the state before the first step.
+
+        Args:
+          weights: The structure that the user passed; used where no hyperparameter says otherwise.
+          hyper: The hyperparameters.
+          seed: int32 scalar.
+
+        Returns:
+          The dynamics' state.
+        """
+        if INITIAL_WEIGHTS in hyper:
+            weights = hyper[INITIAL_WEIGHTS]
+        elif self.problem.initial is not None:
+            weights = self.problem.call_initial(hyper, seed)
+        state = self.dynamics.init(self.flat.flatten(weights), self._first_values(hyper))
+        if INITIAL_VELOCITY in hyper:
+            velocity = self.flat.flatten(hyper[INITIAL_VELOCITY])
+            state = self.dynamics.with_velocity(state, velocity)
+        return state
+
+    def initial_vjp(
+        self, weights: Any, hyper: Rows, seed: tf.Tensor, adjoints: Sequence[State]
+    ) -> tuple[list[Any], list[list[tf.Tensor]]]:
+        """Takes adjoints of the first state to the weights and the hyperparameters.
+
+        Args:
+          weights: As for `initial_state`.
+          hyper: As for `initial_state`.
+          seed: As for `initial_state`.
+          adjoints: One an outer loss.
+
+        Returns:
+          For each adjoint: the gradient in the first weights, a structure; and a list of the
+          gradients in the leaves of the hyperparameters.
+        """
+        leaves = tf.nest.flatten(hyper)
+        weight_leaves = [tf.identity(leaf) for leaf in tf.nest.flatten(weights)]
+        if INITIAL_WEIGHTS in hyper or self.problem.initial is not None:
+            state = self.initial_state(weights, hyper, seed)
+            vector = state["weights"]
+            weight_leaves = [tf.identity(x) for x in tf.nest.flatten(self.flat.unflatten(vector))]
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(weight_leaves)
+            tape.watch(leaves)
+            state = self.initial_state(weights, self.resolver.pack(leaves), seed)
+            # The first weights as a leaf of their own, for ∂E/∂w₀ whatever made them.
+            direct = self.dynamics.init(
+                tf.concat([tf.reshape(leaf, [-1]) for leaf in weight_leaves], 0),
+                self._first_values(hyper),
+            )
+        names = sorted(state)
+        in_weights, in_hyper = [], []
+        for adjoint in adjoints:
+            seeds = [adjoint[name] for name in names]
+            found = tape.gradient([direct[name] for name in names], weight_leaves, seeds)
+            in_weights.append(tf.nest.pack_sequence_as(weights, _dense(found, weight_leaves)))
+            found = tape.gradient([state[name] for name in names], leaves, seeds)
+            in_hyper.append(_dense(found, leaves))
+        return in_weights, in_hyper
+
+    def _first_values(self, hyper: Rows) -> dict[str, tf.Tensor]:
+        return self.resolver.dynamics_values(self.resolver.rows(hyper, 0))
+
+    # A step.
+
+    def step_loss(self, rows: Rows, step: tf.Tensor, seed: tf.Tensor) -> StepLoss:
+        """Returns the training loss of a step as a function of flat weights.
+
+        Args:
+          rows: The hyperparameters in this step, from `resolver.rows`.
+          step: int32 scalar.
+          seed: int32 scalar.
+
+        Returns:
+          Functions that share one batch.
+        """
+        batch = self._batches(step, seed) if self._batches is not None else None
+
+        def value(vector):
+            weights = self.flat.unflatten(vector)
+            return self.problem.call_train(weights, rows, step, batch, seed)
+
+        def value_and_gradient(vector):
+            # Cut into leaves outside the tape: the gradient of each leaf, concatenated once.
+            weights = self.flat.unflatten(vector)
+            leaves = tf.nest.flatten(weights)
+            with tf.GradientTape() as tape:
+                tape.watch(leaves)
+                loss = self.problem.call_train(weights, rows, step, batch, seed)
+            gradient = self.flat.flatten(_dense(tape.gradient(loss, leaves), leaves))
+            return loss, gradient
+
+        return StepLoss(value, value_and_gradient)
+
+    def step(
+        self, state: State, rows: Rows, step: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[State, tf.Tensor]:
+        """Takes a step of training.
+
+        Args:
+          state: Before the step.
+          rows: The hyperparameters in this step.
+          step: int32 scalar.
+          seed: int32 scalar.
+
+        Returns:
+          The state after it and the training loss before it.
+        """
+        values = self.resolver.dynamics_values(rows)
+        return self.dynamics.step(state, self.step_loss(rows, step, seed), values)
+
+    def step_vjp(
+        self,
+        state: State,
+        adjoints: Sequence[State],
+        rows: Rows,
+        step: tf.Tensor,
+        seed: tf.Tensor,
+    ) -> tuple[State, list[State], list[list[tf.Tensor]]]:
+        """Takes adjoints of the state after a step to the state before it, Aᵀα and Bᵀα.
+
+        Args:
+          state: Before the step.
+          adjoints: Of the state after it, one an outer loss.
+          rows: The hyperparameters in this step.
+          step: int32 scalar.
+          seed: int32 scalar.
+
+        Returns:
+          The state after the step; for each adjoint the adjoint of the state before it; and for
+          each adjoint its gradients in the leaves of `rows`.
+        """
+        names, leaves = sorted(state), tf.nest.flatten(rows)
+        before = [state[name] for name in names]
+        with tf.GradientTape(persistent=len(adjoints) > 1) as tape:
+            tape.watch(before)
+            tape.watch(leaves)
+            after, _ = self.step(
+                dict(zip(names, before, strict=True)), self.resolver.pack(leaves), step, seed
+            )
+        pulled, in_rows = [], []
+        for adjoint in adjoints:
+            found = tape.gradient(
+                [after[name] for name in names],
+                before + leaves,
+                [adjoint[name] for name in names],
+            )
+            dense = _dense(found, before + leaves)
+            pulled.append(dict(zip(names, dense, strict=False)))
+            in_rows.append(dense[len(names) :])
+        return after, pulled, in_rows
+
+    def gradient(
+        self, vector: tf.Tensor, rows: Rows, step: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns a step's training loss and its gradient [P] at flat weights [P]."""
+        return self.step_loss(rows, step, seed).value_and_gradient(vector)
+
+    def gradient_vjp(
+        self,
+        vector: tf.Tensor,
+        direction: tf.Tensor,
+        rows: Rows,
+        step: tf.Tensor,
+        seed: tf.Tensor,
+    ) -> GradientProducts:
+        """Returns a step's gradient, and H u and ∂<g, u>/∂λ in one backward pass.
+
+        Args:
+          vector: The weights, [P].
+          direction: u, [P].
+          rows: The hyperparameters in this step.
+          step: int32 scalar.
+          seed: int32 scalar.
+
+        Returns:
+          The products.
+        """
+        leaves = tf.nest.flatten(rows)
+        with tf.GradientTape() as tape:
+            tape.watch(vector)
+            tape.watch(leaves)
+            loss, gradient = self.gradient(vector, self.resolver.pack(leaves), step, seed)
+        found = tape.gradient(gradient, [vector, *leaves], direction)
+        in_weights, *in_rows = _dense(found, [vector, *leaves])
+        return GradientProducts(loss, gradient, in_weights, in_rows)
+
+    # The end.
+
+    def outer(self, vector: tf.Tensor, hyper: Rows, seed: tf.Tensor) -> Outer:
+        """Returns the outer losses at the last weights and their direct derivatives.
+
+        Args:
+          vector: The weights, [P].
+          hyper: The hyperparameters, schedules whole.
+          seed: int32 scalar.
+
+        Returns:
+          Values and derivatives by name.
+        """
+        leaves = tf.nest.flatten(hyper)
+        values, in_weights, direct = {}, {}, {}
+        for name in self.problem.outer_losses:
+            with tf.GradientTape() as tape:
+                tape.watch(vector)
+                tape.watch(leaves)
+                values[name] = self.problem.call_outer(
+                    name, self.flat.unflatten(vector), self.resolver.pack(leaves), seed
+                )
+            found = tape.gradient(values[name], [vector, *leaves])
+            in_weights[name], *direct[name] = _dense(found, [vector, *leaves])
+        return Outer(values, in_weights, direct)
+
+    def first_adjoints(self, state: State, outer: Outer) -> list[State]:
+        """Returns ∂E/∂s_T, one an outer loss: E_w in the weights and zero elsewhere."""
+        return [
+            {
+                name: outer.in_weights[loss] if name == "weights" else tf.zeros_like(slot)
+                for name, slot in state.items()
+            }
+            for loss in self.problem.outer_losses
+        ]
+
+
+def _dense(found: Sequence[Any], like: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Gradients as tensors: zeros where nothing depends, slices of a gather as a whole."""
+    return [
+        tf.zeros_like(leaf) if gradient is None else tf.convert_to_tensor(gradient)
+        for gradient, leaf in zip(found, like, strict=True)
+    ]

@@ -1,0 +1,204 @@
+"""The loops over the steps of training, each traced once and compiled once for a training.
+
+advance    s_a -> s_b                           nothing kept
+record     s_a -> s_b, and s_a ... s_{b-1}      stacked, for storage elsewhere
+pull       adjoints of s_b -> of s_a            from stacked states
+segment    adjoints of s_b -> of s_a            from s_a alone: records, then pulls
+whole      training, outer losses and adjoints  in one function
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from mlhf.hypergrad.dynamics import State
+from mlhf.hypergrad.guards import is_bad
+from mlhf.hypergrad.training import Outer, Training
+
+
+class Trained(NamedTuple):
+    """Some steps of training."""
+
+    state: State
+    losses: tf.Tensor  # [steps], before each
+    bad_step: tf.Tensor  # int32, the first one that was not finite, or -1
+
+
+class Pulled(NamedTuple):
+    """Adjoints taken back through some steps; the outer losses in sorted order."""
+
+    adjoints: list[State]
+    sums: list[list[tf.Tensor]]  # by outer loss and leaf: Σ Bᵀα; of no use for schedules
+    by_step: list[list[tf.Tensor]]  # by outer loss and leaf: [steps, ...], or [steps, 0]
+    norms: list[tf.Tensor]  # by outer loss: ‖α_w‖ before each step, [steps]
+    drift: tf.Tensor  # the largest |recomputed - recorded| relative to 1 + |recorded|
+
+
+class Loops:
+    """The compiled loops of a training."""
+
+    def __init__(self, training: Training, keep: Sequence[bool]):
+        """Makes them; each is traced when it is first called.
+
+        Args:
+          training: What to run.
+          keep: For each leaf of the hyperparameters whether contributions are kept by step;
+            schedules' always are.
+        """
+        self._training = training
+        self._keep = [
+            kept or scheduled
+            for kept, scheduled in zip(keep, training.resolver.scheduled, strict=True)
+        ]
+        self._compiled: dict = {}
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("advance", "record", "pull", "segment", "whole"):
+            raise AttributeError(name)
+        if name not in self._compiled:
+            self._compiled[name] = tf.function(getattr(self, f"_{name}"), autograph=False)
+        return self._compiled[name]
+
+    def _advance(self, state, hyper, seed, start, stop) -> Trained:
+        return self._train(state, hyper, seed, start, stop, keep=False)[0]
+
+    def _record(self, state, hyper, seed, start, stop):
+        trained, arrays = self._train(state, hyper, seed, start, stop, keep=True)
+        return trained, {name: array.stack() for name, array in arrays.items()}
+
+    def _train(self, state, hyper, seed, start, stop, keep):
+        training, names = self._training, sorted(state)
+        length = stop - start
+        arrays = {
+            name: tf.TensorArray(state[name].dtype, length, element_shape=state[name].shape)
+            for name in names
+            if keep
+        }
+        losses = tf.TensorArray(training.flat.dtype, length, element_shape=[])
+
+        def body(step, state, arrays, losses, bad):
+            i = step - start
+            arrays = {name: array.write(i, state[name]) for name, array in arrays.items()}
+            rows = training.resolver.rows(hyper, step)
+            state, loss = training.step(state, rows, step, seed)
+            losses = losses.write(i, tf.cast(loss, training.flat.dtype))
+            bad = tf.where((bad < 0) & is_bad(state, loss), step, bad)
+            return step + 1, state, arrays, losses, bad
+
+        _, state, arrays, losses, bad = tf.while_loop(
+            lambda step, *_: step < stop,
+            body,
+            (start, state, arrays, losses, tf.constant(-1)),
+            parallel_iterations=1,
+        )
+        return Trained(state, losses.stack(), bad), arrays
+
+    def _pull(self, states, last, adjoints, hyper, seed, start) -> Pulled:
+        length = tf.shape(tf.nest.flatten(states)[0])[0]
+
+        def read(i):
+            return {name: slot[i] for name, slot in states.items()}
+
+        return self._back(read, last, adjoints, hyper, seed, start, start + length)
+
+    def _segment(self, state, adjoints, hyper, seed, start, stop) -> Pulled:
+        trained, arrays = self._train(state, hyper, seed, start, stop, keep=True)
+
+        def read(i):
+            return {name: array.read(i) for name, array in arrays.items()}
+
+        return self._back(read, trained.state, adjoints, hyper, seed, start, stop)
+
+    def _whole(self, state, hyper, seed) -> tuple[Trained, Outer, Pulled]:
+        training = self._training
+        start, stop = tf.constant(0), tf.constant(training.steps)
+        trained, arrays = self._train(state, hyper, seed, start, stop, keep=True)
+        outer = training.outer(trained.state["weights"], hyper, seed)
+        adjoints = training.first_adjoints(trained.state, outer)
+
+        def read(i):
+            return {name: array.read(i) for name, array in arrays.items()}
+
+        pulled = self._back(read, trained.state, adjoints, hyper, seed, start, stop)
+        return trained, outer, pulled
+
+    def _back(self, read, last, adjoints, hyper, seed, start, stop) -> Pulled:
+        training = self._training
+        leaves = tf.nest.flatten(hyper)
+        scheduled = training.resolver.scheduled
+        length = stop - start
+        outers = range(len(adjoints))
+
+        def zeros(leaf, scheduled):
+            return tf.zeros([], leaf.dtype) if scheduled else tf.zeros_like(leaf)
+
+        def array(leaf, scheduled, keep):
+            shape = (leaf.shape[1:] if scheduled else leaf.shape) if keep else [0]
+            return tf.TensorArray(leaf.dtype, length, element_shape=shape)
+
+        sums = [[zeros(leaf, s) for leaf, s in zip(leaves, scheduled, strict=True)] for _ in outers]
+        by_step = [
+            [
+                array(leaf, s, keep)
+                for leaf, s, keep in zip(leaves, scheduled, self._keep, strict=True)
+            ]
+            for _ in outers
+        ]
+        dtype = training.flat.dtype
+        norms = [tf.TensorArray(dtype, length, element_shape=[]) for _ in outers]
+
+        def body(step, after, adjoints, sums, by_step, norms, drift):
+            i = step - start
+            before = read(i)
+            rows = training.resolver.rows(hyper, step)
+            again, adjoints, in_rows = training.step_vjp(before, adjoints, rows, step, seed)
+            moved = tf.abs(again["weights"] - after["weights"]) / (1 + tf.abs(after["weights"]))
+            drift = tf.maximum(drift, tf.reduce_max(moved))
+            sums = [
+                [
+                    total if s else total + part
+                    for total, part, s in zip(totals, parts, scheduled, strict=True)
+                ]
+                for totals, parts in zip(sums, in_rows, strict=True)
+            ]
+            by_step = [
+                [
+                    array.write(i, part if keep else tf.zeros([0], part.dtype))
+                    for array, part, keep in zip(arrays, parts, self._keep, strict=True)
+                ]
+                for arrays, parts in zip(by_step, in_rows, strict=True)
+            ]
+            norms = [
+                array.write(i, tf.norm(adjoint["weights"]))
+                for array, adjoint in zip(norms, adjoints, strict=True)
+            ]
+            return step - 1, before, adjoints, sums, by_step, norms, drift
+
+        _, _, adjoints, sums, by_step, norms, drift = tf.while_loop(
+            lambda step, *_: step >= start,
+            body,
+            (stop - 1, last, list(adjoints), sums, by_step, norms, tf.zeros([], dtype)),
+            parallel_iterations=1,
+        )
+        by_step, norms = tf.nest.map_structure(lambda array: array.stack(), (by_step, norms))
+        return Pulled(adjoints, sums, by_step, norms, drift)
+
+
+def loops_of(training: Training, keep: Sequence[bool]) -> Loops:
+    """Returns the loops of a training; the same ones at every call."""
+    key = ("loops", tuple(keep))
+    if key not in training.functions:
+        training.functions[key] = Loops(training, keep)
+    return training.functions[key]
+
+
+def run(training: Training, function: Any, *args: Any) -> Any:
+    """Calls a compiled loop; what a supplier of batches raised comes out as it was raised."""
+    try:
+        return function(*args)
+    except tf.errors.OpError:
+        training.raise_supplier_error()
+        raise
