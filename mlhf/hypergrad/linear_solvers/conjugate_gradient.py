@@ -1,0 +1,57 @@
+"""Conjugate gradients on the Hessian, for weights at a minimum."""
+
+from __future__ import annotations
+
+from mlhf import preconditioned_cg
+from mlhf.hypergrad.linear_solvers import system as systems
+from mlhf.hypergrad.linear_solvers.system import Solved, Solver, System
+from mlhf.validation import check_count, check_number
+
+
+class ConjugateGradient(Solver):
+    """Conjugate gradients (Hestenes and Stiefel 1952) on A + damping · I, positive definite."""
+
+    def __init__(self, max_iterations: int = 100, tolerance: float = 1e-6, damping: float = 0.0):
+        """Sets when to stop.
+
+        Args:
+          max_iterations: At most so many products; more than P are not needed.
+          tolerance: Stop at a residual of so much of ‖b‖.
+          damping: Added to the diagonal, at least 0.
+
+        Raises:
+          ValueError: If one is out of its range.
+        """
+        self.max_iterations = check_count("max_iterations", max_iterations)
+        self.tolerance = check_number("tolerance", tolerance, at_least=0)
+        self.damping = check_number("damping", damping, at_least=0)
+
+    def solve(self, system: System, b, x0=None) -> Solved:
+        """See the base class; refuses a direction of negative curvature."""
+        return solve_definite(
+            type(self).__name__, system, b, x0, self.max_iterations, self.tolerance, self.damping
+        )
+
+
+def solve_definite(
+    name: str, system: System, b, x0, max_iterations: int, tolerance: float, damping: float
+) -> Solved:
+    """Runs conjugate gradients on a damped system; see `Solver.solve`."""
+    solved = systems.zero(b)
+    if solved is not None:
+        return solved
+    system = system.damped(damping)
+    lowest = [float("inf")]
+
+    def matvec(v):
+        product = system.matvec(v)
+        lowest[0] = min(lowest[0], systems.curvature_along(v, product))
+        return product
+
+    solution = preconditioned_cg.conjugate_gradient(
+        matvec, b, x0=x0, max_iterations=max_iterations, tolerance=tolerance
+    )
+    reason = preconditioned_cg.REASONS[int(solution.reason)]
+    if int(solution.reason) == preconditioned_cg.NEGATIVE_CURVATURE:
+        raise systems.indefinite(name, lowest[0], damping)
+    return systems.report(system, b, solution.x, int(solution.iterations), reason)

@@ -1,0 +1,57 @@
+"""Conjugate gradients on AᵀA x = Aᵀb, for systems that are indefinite or not symmetric."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from mlhf import preconditioned_cg
+from mlhf.hypergrad.linear_solvers import system as systems
+from mlhf.hypergrad.linear_solvers.system import Solved, Solver, System
+from mlhf.validation import check_count, check_number
+
+
+class NormalEquations(Solver):
+    """Minimises ‖A x - b‖² by conjugate gradients.
+
+    Twice the products of `ConjugateGradient` an iteration, and the condition number squared. What
+    it gives at an indefinite Hessian solves the linear system; whether the implicit function
+    theorem means anything at such weights is another question.
+    """
+
+    def __init__(self, max_iterations: int = 200, tolerance: float = 1e-8, damping: float = 0.0):
+        """Sets when to stop.
+
+        Args:
+          max_iterations: At most so many, of two products each.
+          tolerance: Stop at ‖Aᵀ(b - A x)‖ of so much of ‖Aᵀb‖.
+          damping: Added to the diagonal of A, at least 0.
+
+        Raises:
+          ValueError: If one is out of its range.
+        """
+        self.max_iterations = check_count("max_iterations", max_iterations)
+        self.tolerance = check_number("tolerance", tolerance, at_least=0)
+        self.damping = check_number("damping", damping, at_least=0)
+
+    def solve(self, system: System, b, x0=None) -> Solved:
+        """See the base class."""
+        solved = systems.zero(b)
+        if solved is not None:
+            return solved
+        system = system.damped(self.damping)
+        transposed = system.transposed or system.matvec
+        right = transposed(b)
+        if not tf.norm(right):
+            raise systems.LinearSolveError(
+                "Expected a right-hand side that the system can reach, got one in the null space "
+                "of the Hessian: the training loss does not determine these weights; add damping."
+            )
+        solution = preconditioned_cg.conjugate_gradient(
+            lambda v: transposed(system.matvec(v)),
+            right,
+            x0=x0,
+            max_iterations=self.max_iterations,
+            tolerance=self.tolerance,
+        )
+        reason = preconditioned_cg.REASONS[int(solution.reason)]
+        return systems.report(system, b, solution.x, int(solution.iterations), reason)
