@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from custom_op import losses, registry
+from custom_op import registry
+from custom_op.losses import registry as known_losses
 
 ROOT = Path(__file__).resolve().parents[2]
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -13,7 +14,7 @@ def run(path, tmp_path, monkeypatch):
     """Runs a page's blocks in an empty folder and returns their namespace."""
     # What a page registers ends with its test.
     monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
-    monkeypatch.setattr(losses, "_LOSSES", dict(losses._LOSSES))
+    monkeypatch.setattr(known_losses, "_LOSSES", dict(known_losses._LOSSES))
     monkeypatch.chdir(tmp_path)
     page = ROOT / path
     text = page.read_text(encoding="utf-8")

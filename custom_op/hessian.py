@@ -1,0 +1,98 @@
+"""The Hessian of a mean loss in the parameters, as a linear operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import tensorflow as tf
+
+from custom_op import losses
+from custom_op.batch_operator import Batch, BatchOperator, evaluate
+from custom_op.dataset_operator import DatasetOperator, on_batch_or_data_set
+from custom_op.linearization import Linearization, linearize
+
+Structure = Any
+
+
+class Hessian(BatchOperator):
+    """H = ∂²ℓ/∂w² at one point and on one batch (Pearlmutter 1994).
+
+    The gradient is linearized: the forward and the backward pass run once, and a product pushes
+    tangents through both. H is symmetric, and indefinite in general.
+    """
+
+    positive_semidefinite = False
+
+    def __init__(
+        self,
+        linearization: Linearization,
+        parameters: Structure,
+        evaluation: losses.Evaluation,
+        summed: bool,
+    ):
+        super().__init__(parameters, evaluation, summed)
+        self._linearization = linearization
+        self.outputs = linearization.outputs["outputs"]
+
+    def gradient(self) -> Structure:
+        """Returns the gradient of the mean loss, in the structure of the parameters."""
+        return self._linearization.outputs["gradient"]
+
+    def _product(self, vector: Structure) -> Structure:
+        return self._linearization.jvp(vector)["gradient"]
+
+
+def _build(function, parameters, loss, batch, summed=False):
+    def gradient(leaves):
+        linearization = linearize(function, leaves)
+        evaluation = evaluate(loss, linearization.outputs, batch)
+        slope = linearization.vjp(evaluation.gradient(1.0 if summed else None))
+        # The outputs too: a parameter that they depend on may have a constant gradient.
+        return {"gradient": slope, "outputs": linearization.outputs}
+
+    linearization = linearize(gradient, parameters)
+    evaluation = evaluate(loss, linearization.outputs["outputs"], batch)
+    return Hessian(linearization, parameters, evaluation, summed)
+
+
+def hessian(
+    function: Callable[..., tf.Tensor],
+    parameters: Structure,
+    loss: str | losses.Loss,
+    targets: Any = None,
+    *,
+    weights: Any = None,
+    mask: Any = None,
+    data: Iterable | None = None,
+    progress: bool = False,
+) -> Hessian | DatasetOperator:
+    """Returns the Hessian operator of a network and a loss, on one batch or a data set.
+
+    Args:
+      function: Takes the parameters and returns the network's outputs, one floating tensor whose
+        first axis counts examples. With `data` it takes the parameters and a batch's inputs.
+      parameters: A structure of floating tensors of static shapes.
+      loss: A loss of `custom_op.losses`, or its name.
+      targets: What the loss compares the outputs with.
+      weights: How much each example counts: of shape [B], or of the loss's terms. See
+        `custom_op.losses.MeanLoss` for what the mean is then.
+      mask: Which examples are there: booleans of such a shape.
+      data: In the place of targets, weights and mask: an iterable of batches, as
+        `gauss_newton` takes it.
+      progress: Whether each pass over `data` shows a progress bar.
+
+    Returns:
+      On one batch a `Hessian`, whose gradient has been computed; on a data set a
+      `DatasetOperator`.
+
+    Raises:
+      ValueError: If the loss is unknown, targets, weights or mask do not fit the outputs, a
+        parameter is unconnected, its shape is not static, or the data is empty.
+      TypeError: If a parameter is not floating, the output is not one tensor of float32 or
+        float64, or the data can be iterated over only once.
+      NotDifferentiableError: If an operation has no second derivative.
+    """
+    return on_batch_or_data_set(
+        _build, Hessian, function, parameters, loss, Batch(targets, weights, mask), data, progress
+    )

@@ -1,0 +1,198 @@
+"""What a loss is: a convex function of a network's outputs, a mean over a batch.
+
+Its Hessian in the outputs z is written in closed form, so that Gauss-Newton products cost no
+derivative of the loss (Schraudolph 2002; Martens 2010). Outputs are float32 or float64: the
+factors p(1 - p)/B of a Hessian underflow in float16 and lose most of their digits in bfloat16.
+"""
+
+from __future__ import annotations
+
+import abc
+
+import tensorflow as tf
+
+from custom_op.losses.evaluation import Evaluation, TermsEvaluation
+
+
+class Loss(abc.ABC):
+    """A convex loss of a network's outputs, whose first axis counts examples.
+
+    The mean over the examples of a batch. `MeanLoss` is easier to derive from, and takes weights
+    and masks.
+    """
+
+    @abc.abstractmethod
+    def value(self, outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        """Returns the mean loss, a scalar."""
+
+    @abc.abstractmethod
+    def gradient(self, outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        """Returns the gradient in the outputs, of their shape."""
+
+    @abc.abstractmethod
+    def hessian_product(
+        self, outputs: tf.Tensor, targets: tf.Tensor, vector: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns the product of the Hessian in the outputs with a vector of their shape."""
+
+    def check(self, outputs: tf.Tensor, targets: tf.Tensor) -> None:
+        """Checks that outputs and targets fit together.
+
+        Args:
+          outputs: The network's outputs.
+          targets: What they are compared with.
+
+        Raises:
+          ValueError: If the targets' shape does not fit the outputs'.
+          TypeError: If the outputs are neither float32 nor float64.
+        """
+        check_precision(outputs)
+        if not outputs.shape.is_compatible_with(targets.shape):
+            raise ValueError(
+                f"{type(self).__name__} expected targets of the outputs' shape {outputs.shape}, "
+                f"got {targets.shape}."
+            )
+
+    def evaluate(
+        self,
+        outputs: tf.Tensor,
+        targets: tf.Tensor,
+        weights: tf.Tensor | None = None,
+        mask: tf.Tensor | None = None,
+    ) -> Evaluation:
+        """Returns the loss at a network's outputs, for curvature operators.
+
+        Args:
+          outputs: The network's outputs.
+          targets: What they are compared with.
+          weights: How much each example counts; only a `MeanLoss` takes them.
+          mask: Which examples are there; only a `MeanLoss` takes one.
+
+        Returns:
+          Its value, gradient and Hessian products, and the number of examples in the mean.
+
+        Raises:
+          ValueError: If targets, weights or mask do not fit the outputs, or the loss takes none.
+          TypeError: If the outputs are neither float32 nor float64, or the mask is not boolean.
+        """
+        self.check(outputs, targets)
+        if weights is not None or mask is not None:
+            raise ValueError(
+                f"{type(self).__name__} takes no weights and no mask; derive it from "
+                "custom_op.losses.MeanLoss, which does."
+            )
+        return Evaluation(self, outputs, targets)
+
+
+class MeanLoss(Loss):
+    """A loss that is a mean of terms, each a function of outputs of its own.
+
+    A term is what one target judges: a row of logits under a softmax, an element under a sigmoid.
+    A subclass says what a term is (`term_axes`), its value, its gradient and its Hessian's product;
+    means, weights and masks are made of these here. With wᵢ the weights, the loss is
+
+        Σ wᵢ ℓᵢ / N,    i over the N terms that the mask lets pass,
+
+    as Keras' `sum_over_batch_size`: weights scale the loss and its curvature (divide them by their
+    mean for a weighted mean), while masked terms are not there, also not in N. A batch that is
+    masked out has the value 0.
+
+    Weights and masks have the shape of the terms, or of their first axes: [B] for one number an
+    example. What stands at masked places, a target of -1 or a NaN, has no effect.
+    """
+
+    @abc.abstractmethod
+    def terms(self, outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        """Returns the terms ℓᵢ, of the shape of the outputs' first `term_axes` axes."""
+
+    @abc.abstractmethod
+    def term_gradients(self, outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        """Returns the gradient of Σ ℓᵢ in the outputs, of their shape."""
+
+    @abc.abstractmethod
+    def term_hessian_products(
+        self, outputs: tf.Tensor, targets: tf.Tensor, vector: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns the product of the Hessian of Σ ℓᵢ with a vector of the outputs' shape."""
+
+    def term_axes(self, outputs: tf.Tensor) -> int:
+        """Returns how many of the outputs' first axes count terms; by default all do."""
+        return outputs.shape.rank
+
+    def term_fisher_products(
+        self, outputs: tf.Tensor, targets: tf.Tensor, vector: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns the product of E[the Hessian of Σ ℓᵢ] over targets drawn from the model.
+
+        By default that is the Hessian, which holds where z are the natural parameters of an
+        exponential family and so the Hessian does not depend on the targets. Override it where
+        it does.
+        """
+        return self.term_hessian_products(outputs, targets, vector)
+
+    def sample(self, outputs: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Draws targets y from the model p(y|z) ∝ exp(-ℓ(z, y)), for the sampled Fisher matrix.
+
+        Args:
+          outputs: z, of any number of examples.
+          seed: Two integers, as `tf.random.stateless_*` take them.
+
+        Returns:
+          Targets that the loss takes.
+
+        Raises:
+          NotImplementedError: If the loss names no such model.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say how its targets are drawn; define its method "
+            "sample(outputs, seed)."
+        )
+
+    def sampled_gradients(
+        self, outputs: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns r = ∂Σℓᵢ/∂z at drawn targets: E[r rᵀ] in a term is its Hessian.
+
+        Args:
+          outputs: z.
+          targets: The true targets; only a loss whose Hessian depends on them reads them.
+          seed: Two integers.
+
+        Returns:
+          A tensor of the outputs' shape.
+        """
+        del targets
+        return self.term_gradients(outputs, self.sample(outputs, seed))
+
+    def value(self, outputs, targets, weights=None, mask=None):
+        """Returns Σ wᵢ ℓᵢ / N, a scalar."""
+        return TermsEvaluation(self, outputs, targets, weights, mask).value()
+
+    def gradient(self, outputs, targets, weights=None, mask=None):
+        """Returns the gradient of the mean in the outputs, of their shape."""
+        return TermsEvaluation(self, outputs, targets, weights, mask).gradient()
+
+    def hessian_product(self, outputs, targets, vector, weights=None, mask=None):
+        """Returns the product of the mean's Hessian in the outputs with a vector."""
+        return TermsEvaluation(self, outputs, targets, weights, mask).hessian_product(vector)
+
+    def evaluate(self, outputs, targets, weights=None, mask=None):
+        """Returns the loss at a network's outputs, for curvature operators."""
+        self.check(outputs, targets)
+        return TermsEvaluation(self, outputs, targets, weights, mask)
+
+
+def check_precision(outputs: tf.Tensor) -> None:
+    """Checks that outputs have the digits that a loss and its Hessian need.
+
+    Args:
+      outputs: The network's outputs.
+
+    Raises:
+      TypeError: If they are neither float32 nor float64.
+    """
+    if outputs.dtype not in (tf.float32, tf.float64):
+        raise TypeError(
+            f"Expected outputs of float32 or float64, got {outputs.dtype.name}: the loss and its "
+            "Hessian lose their digits there. End the network with tf.cast(outputs, tf.float32)."
+        )

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import tensorflow as tf
+
+from custom_op.losses.base import MeanLoss
+
+
+class Poisson(MeanLoss):
+    """eᶻ - y z, the mean over all elements; targets are counts (or rates) of z's shape.
+
+    The negative log-likelihood of counts with the rate eᶻ, without log y!, which does not depend
+    on z (PyTorch's `PoissonNLLLoss`; Keras' `poisson` takes the rate eᶻ in the place of z).
+    """
+
+    def terms(self, outputs, targets):
+        """Returns eᶻ - y z."""
+        return tf.exp(outputs) - tf.cast(targets, outputs.dtype) * outputs
+
+    def term_gradients(self, outputs, targets):
+        """Returns eᶻ - y."""
+        return tf.exp(outputs) - tf.cast(targets, outputs.dtype)
+
+    def term_hessian_products(self, outputs, targets, vector):
+        """Returns eᶻ u, for the vector u."""
+        del targets
+        return tf.exp(outputs) * vector
+
+    def sample(self, outputs, seed):
+        """Draws counts with the rate eᶻ."""
+        rates = tf.exp(outputs)
+        return tf.random.stateless_poisson(tf.shape(rates), seed, rates, dtype=outputs.dtype)

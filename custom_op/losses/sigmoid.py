@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import tensorflow as tf
+
+from custom_op.losses.base import MeanLoss
+
+
+class SigmoidCrossEntropy(MeanLoss):
+    """-y log σ(z) - (1-y) log(1-σ(z)), the mean over all elements; targets of z's shape."""
+
+    def terms(self, outputs, targets):
+        """Returns log(1 + eᶻ) - y z."""
+        targets = tf.cast(targets, outputs.dtype)
+        return tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=outputs)
+
+    def term_gradients(self, outputs, targets):
+        """Returns σ(z) - y."""
+        return tf.sigmoid(outputs) - tf.cast(targets, outputs.dtype)
+
+    def term_hessian_products(self, outputs, targets, vector):
+        """Returns σ(z) (1 - σ(z)) u, for the vector u."""
+        del targets
+        # Not 1 - σ(z), which has no digits left where σ(z) is close to 1.
+        return tf.sigmoid(outputs) * tf.sigmoid(-outputs) * vector
+
+    def sample(self, outputs, seed):
+        """Draws ones with the probability σ(z), zeros otherwise."""
+        uniform = tf.random.stateless_uniform(tf.shape(outputs), seed, dtype=outputs.dtype)
+        return tf.cast(uniform < tf.sigmoid(outputs), outputs.dtype)
