@@ -64,8 +64,11 @@ def outputs(name: str) -> np.ndarray:
 @functools.cache
 def jacobian(name: str) -> np.ndarray:
     """The [outputs, parameters] Jacobian by complex steps."""
+    return _jacobian_at(name, tf.nest.flatten(CASES[name].parameters))
+
+
+def _jacobian_at(name: str, leaves: list[np.ndarray]) -> np.ndarray:
     case = CASES[name]
-    leaves = tf.nest.flatten(case.parameters)
     columns = []
     for i, leaf in enumerate(leaves):
         for j in range(leaf.size):
@@ -99,9 +102,80 @@ def loss_hessian(name: str) -> np.ndarray:
     return dense
 
 
-def gauss_newton(name: str) -> np.ndarray:
+# Weights and a mask over the examples, for the cases with both.
+WEIGHTS = np.array([0.5, 2.0, 1.3])
+MASK = np.array([True, False, True])
+
+
+def shares(name: str, weighted: bool) -> np.ndarray:
+    """How much each output counts, relative to the plain mean."""
+    z = outputs(name)
+    share = WEIGHTS * MASK * BATCH / MASK.sum() if weighted else np.ones(BATCH)
+    return np.broadcast_to(share.reshape(-1, *[1] * (z.ndim - 1)), z.shape).reshape(-1)
+
+
+def gauss_newton(name: str, weighted: bool = False) -> np.ndarray:
     j = jacobian(name)
-    return j.T @ loss_hessian(name) @ j
+    return j.T @ (shares(name, weighted)[:, None] * loss_hessian(name)) @ j
+
+
+def _targets(name: str) -> np.ndarray:
+    """The targets in the shape of the outputs."""
+    case, z = CASES[name], outputs(name)
+    return case.targets if case.targets.shape == z.shape else np.eye(z.shape[-1])[case.targets]
+
+
+def output_gradient(name: str, y: np.ndarray | None = None) -> np.ndarray:
+    """The gradient of the mean loss in the outputs, flat, at the case's targets or others."""
+    case, z = CASES[name], outputs(name)
+    y = _targets(name) if y is None else y
+    if case.loss == "squared_error":
+        return (z - y).reshape(-1) / z.shape[0]
+    if case.loss == "mean_squared_error":
+        return 2 * (z - y).reshape(-1) / z.size
+    if case.loss == "sigmoid_cross_entropy":
+        return (sigmoid(z) - y).reshape(-1) / z.size
+    assert case.loss == "softmax_cross_entropy"
+    rows = z.size // z.shape[-1]
+    return (y.sum(-1, keepdims=True) * softmax(z) - y).reshape(-1) / rows
+
+
+def gradient(name: str, weighted: bool = False) -> np.ndarray:
+    return jacobian(name).T @ (shares(name, weighted) * output_gradient(name))
+
+
+def empirical_fisher(name: str, weighted: bool = False) -> np.ndarray:
+    """The mean over examples of g gᵀ, an example at a time."""
+    slope = shares(name, weighted) * output_gradient(name)
+    examples = MASK.sum() if weighted else BATCH
+    dense = 0
+    for one in np.split(np.arange(slope.size), BATCH):
+        g = examples * jacobian(name)[one].T @ slope[one]
+        dense = dense + np.outer(g, g) / examples
+    return dense
+
+
+def hessian(name: str, weighted: bool = False) -> np.ndarray:
+    """The dense Hessian, a column at a time."""
+    size = jacobian(name).shape[1]
+    columns = [hessian_product(name, unit, weighted) for unit in np.eye(size)]
+    return np.stack(columns, axis=1)
+
+
+def hessian_product(name: str, v: np.ndarray, weighted: bool = False) -> np.ndarray:
+    """H v: JᵀH_ℓJ v plus the outputs' own curvature, the slope of a complex-step Jacobian."""
+    slope = shares(name, weighted) * output_gradient(name)
+    step, leaves = 2e-4 / np.max(np.abs(v)), tf.nest.flatten(CASES[name].parameters)
+    cuts = np.cumsum([leaf.size for leaf in leaves])[:-1]
+    parts = [part.reshape(leaf.shape) for part, leaf in zip(np.split(v, cuts), leaves, strict=True)]
+
+    def moved(factor):
+        return [leaf + factor * step * part for leaf, part in zip(leaves, parts, strict=True)]
+
+    # Differences of fourth order.
+    differences = 8 * (_jacobian_at(name, moved(1)) - _jacobian_at(name, moved(-1)))
+    differences -= _jacobian_at(name, moved(2)) - _jacobian_at(name, moved(-2))
+    return gauss_newton(name, weighted) @ v + differences.T @ slope / (12 * step)
 
 
 def softmax(z):
