@@ -8,20 +8,16 @@ from typing import Any
 import tensorflow as tf
 
 from custom_op import fallback, registry
+from custom_op.copying import BRANCHES, CALLS, LOOPS, Copies, called_graph
 from custom_op.traced import Traced
 
-TYPES = ("PartitionedCall", "StatefulPartitionedCall")
 
-
-def tangent_map(
-    op: tf.Operation, live: Sequence[bool], program: Callable[..., Any]
-) -> registry.LinearMap:
+def call(op: tf.Operation, live: Sequence[bool], program: Callable[..., Any]) -> registry.LinearMap:
     """Returns the tangent map of a call, from the operations of the called function.
 
-    Its derivative is traced within its own graph, because a `tf.custom_gradient` in there refers
-    to tensors of that graph. What the derivative reads of the function's inside is computed by
-    copies of its operations next to the call; TensorFlow's optimizer merges them with the call's
-    own where the call is stateless.
+    What the derivative reads of the function's inside is computed by copies of its operations
+    next to the call; TensorFlow's optimizer merges them with the call's own where the call is
+    stateless.
 
     Args:
       op: The call.
@@ -35,86 +31,110 @@ def tangent_map(
       NotDifferentiableError: If copies of the function's operations need not compute the same
         (it draws random numbers, or assigns a variable that it reads).
     """
-    body = _body(op)
+    body = called_graph(op)
     chosen = [i for i, depends in enumerate(live) if depends]
-    parts = {}
+    operations = body.get_operations()
+    # TensorFlow appends what a backward pass needs; the call has the first ones.
+    derivative = Derivative(
+        body.inputs, body.outputs[: len(op.outputs)], chosen, operations, program
+    )
+    check = check_repeatable(op, operations, "calls a tf.function")
+    residuals = derivative.residuals(Copies(body.inputs, op.inputs, check))
 
-    def prepare(_):
-        inputs = [body.inputs[i] for i in chosen]
-        steps = program(inputs, _outputs(op, body), body.get_operations())
-        parts["push"] = Traced(steps.push, inputs)
-        return parts["push"].residuals
-
-    with body.as_default():
-        prepared = Traced(prepare, [])
-    copied = _copy(op, body, op.inputs, prepared.residuals)
-    residuals = prepared.inline([], copied)
-    push = parts["push"]
-
-    def push_tangents(*tangents):
+    def push(*tangents):
         filled = [
             tf.zeros_like(op.inputs[i]) if tangents[i] is None else tangents[i] for i in chosen
         ]
-        return push.inline(filled, residuals)
+        return derivative.push_with(residuals, filled)
 
-    return push_tangents
-
-
-def _body(op: tf.Operation) -> Any:
-    """Returns the graph of the called function."""
-    name = op.get_attr("f").name
-    graph = op.graph
-    while graph is not None:
-        function = graph._get_function(name)
-        if function is not None:
-            return function.graph
-        graph = getattr(graph, "outer_graph", None)
-    raise fallback.refusal(op, f"the body of {name!r} is missing", "call the Python function")
+    return push
 
 
-def _outputs(op: tf.Operation, body: Any) -> list[tf.Tensor]:
-    # TensorFlow appends what a backward pass needs; the call has the first ones.
-    return body.outputs[: len(op.outputs)]
+class Derivative:
+    """The linear map of a function's graph, made in that graph and written out in others.
+
+    It is traced within the function's own graph, because a `tf.custom_gradient` in there refers to
+    tensors of that graph. What it reads of the function's inside is to be supplied by copies.
+
+    Attributes:
+      reached: For each output, whether a tangent arrives there.
+      reads: The tensors of the function's graph that the map reads.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[tf.Tensor],
+        outputs: Sequence[tf.Tensor],
+        chosen: Sequence[int],
+        operations: Sequence[tf.Operation],
+        program: Callable[..., Any],
+    ):
+        """Traces the map from tangents of chosen inputs to those of all outputs.
+
+        Args:
+          inputs: The inputs of the function's graph.
+          outputs: Tensors of the function's graph.
+          chosen: Which inputs have tangents.
+          operations: Those of the function's graph.
+          program: Builds the linear map of a piece of a graph; `TangentProgram`.
+        """
+        live = [inputs[i] for i in chosen]
+        parts: list[Traced] = []
+
+        def prepare(_):
+            steps = program(live, outputs, operations)
+            parts.append(Traced(steps.push, live))
+            return parts[0].residuals
+
+        with outputs[0].graph.as_default():
+            self._prepared = Traced(prepare, [])
+        self._push = parts[0]
+        self.reached = list(self._push.outputs)
+        self.reads = self._prepared.residuals
+
+    def residuals(self, copies: Copies) -> list[tf.Tensor]:
+        """Computes what the map reads, in the current graph, from copies of the function."""
+        computed = self._prepared.inline([], copies.compute(self.reads))
+        return [tensor for tensor in computed if tensor is not None]
+
+    def push_with(
+        self, residuals: Sequence[tf.Tensor], tangents: Sequence[tf.Tensor]
+    ) -> list[tf.Tensor | None]:
+        """Maps tangents of the chosen inputs, with residuals computed before."""
+        return self._push.inline(tangents, residuals)
+
+    def push(self, copies: Copies, tangents: Sequence[tf.Tensor]) -> list[tf.Tensor | None]:
+        """Maps tangents of the chosen inputs to those of the outputs, in the current graph."""
+        return self.push_with(self.residuals(copies), tangents)
 
 
-def _copy(
-    op: tf.Operation, body: Any, arguments: Sequence[tf.Tensor], wanted: Sequence[tf.Tensor]
-) -> list[tf.Tensor]:
-    """Computes tensors of the called function from the inputs of the call."""
-    known = {inner.ref(): outer for inner, outer in zip(body.inputs, arguments, strict=True)}
-    needed = {tensor.ref() for tensor in wanted} - set(known)
-    making = []
-    for inner in reversed(body.get_operations()):
-        if any(output.ref() in needed for output in inner.outputs):
-            making.append(inner)
-            needed.update(value.ref() for value in inner.inputs if value.ref() not in known)
-    _check_repeatable(op, body, making)
-    for inner in reversed(making):
-        values = [known[value.ref()] for value in inner.inputs]
-        if inner.type in TYPES:
-            # Not the call itself: no tape could look into a copy of it.
-            nested = _body(inner)
-            copies = _copy(op, nested, values, _outputs(inner, nested))
-        else:
-            copies = registry.replay(inner, values)
-        for output, copy in zip(inner.outputs, copies, strict=True):
-            known[output.ref()] = copy
-    return [known[tensor.ref()] for tensor in wanted]
+def check_repeatable(
+    op: tf.Operation,
+    operations: Sequence[tf.Operation],
+    what: str,
+    advice: str = "call the Python function, or draw random numbers by tf.random.stateless_*",
+) -> Callable[[Sequence[tf.Operation]], None]:
+    """Returns a check that operations give the same when they run a second time.
 
+    Args:
+      op: The call, loop or choice that holds them, for the error's text.
+      operations: All of the function's operations.
+      what: What `op` does with the function, for the error's text.
+      advice: What to do instead, for the error's text.
 
-def _check_repeatable(op: tf.Operation, body: Any, making: Sequence[tf.Operation]) -> None:
-    """Raises if operations could give something else when they run a second time."""
-    reads = [inner for inner in making if inner.type == "ReadVariableOp"]
-    for inner in making:
-        if inner.op_def.is_stateful and inner not in reads and inner.type not in TYPES:
-            raise fallback.refusal(
-                op,
-                f"it calls a tf.function in which {inner.type!r} has a state",
-                "call the Python function, or draw random numbers by tf.random.stateless_*",
-            )
-    if reads and any(inner.type.startswith("Assign") for inner in body.get_operations()):
-        raise fallback.refusal(
-            op,
-            "it calls a tf.function that reads and assigns variables",
-            "call the Python function",
-        )
+    Returns:
+      A function of the operations that are to be copied, which raises NotDifferentiableError.
+    """
+    assigned = any(inner.type.startswith("Assign") for inner in operations)
+
+    def check(making: Sequence[tf.Operation]) -> None:
+        for inner in making:
+            if inner.type == "ReadVariableOp":
+                if assigned:
+                    raise fallback.refusal(
+                        op, f"it {what} that reads and assigns variables", advice
+                    )
+            elif inner.op_def.is_stateful and inner.type not in (*CALLS, *LOOPS, *BRANCHES):
+                raise fallback.refusal(op, f"it {what} in which {inner.type!r} has a state", advice)
+
+    return check

@@ -7,7 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from custom_op import calls, fallback, registry
+from custom_op import calls, control_flow, fallback, registry
+from custom_op.copying import BRANCHES, CALLS, LOOPS, has_custom_gradient
 from custom_op.rules import pooling
 
 Tangents = Sequence[tf.Tensor | None]
@@ -72,7 +73,7 @@ def _ancestors(
         if any(output.ref() in needed for output in op.outputs):
             found.append(op)
             read = op.inputs
-            if _has_custom_gradient(op):
+            if has_custom_gradient(op):
                 # What its function computes inside has no say in the derivative.
                 read = [op.inputs[i] for i in fallback.inputs_with_gradient(op)]
             needed |= _refs(read)
@@ -87,13 +88,14 @@ def _refs(tensors: Sequence[tf.Tensor]) -> set[Any]:
     return {tensor.ref() for tensor in tensors if fallback.carries_tangents(tensor)}
 
 
-def _has_custom_gradient(op: tf.Operation) -> bool:
-    return "_gradient_op_type" in op.node_def.attr
-
-
 def _tangent_map(op: tf.Operation, live: Sequence[bool]) -> Callable[..., Any]:
-    if op.type in calls.TYPES:
-        return calls.tangent_map(op, live, TangentProgram)
+    for types, tangent_map in (
+        (CALLS, calls.call),
+        (LOOPS, control_flow.loop),
+        (BRANCHES, control_flow.branches),
+    ):
+        if op.type in types:
+            return tangent_map(op, live, TangentProgram)
     # A custom_gradient replaces an operation's derivative, so its rule does not apply.
-    rule = None if _has_custom_gradient(op) else registry.find_rule(op.type)
+    rule = None if has_custom_gradient(op) else registry.find_rule(op.type)
     return fallback.double_vjp(op) if rule is None else rule(op)

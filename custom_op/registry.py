@@ -66,13 +66,16 @@ def find_rule(op_type: str) -> Rule | None:
     return _RULES.get(op_type)
 
 
-def replay(op: tf.Operation, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+def replay(
+    op: tf.Operation, inputs: Sequence[tf.Tensor], gradient: str | None = None
+) -> list[tf.Tensor]:
     """Runs an operation of a traced function again, on other inputs, in the current graph.
 
     Args:
       op: The operation to run again; its attributes are kept.
       inputs: A tensor for each of its inputs, of the same shapes and dtypes. Tensors of an outer
         graph are captured.
+      gradient: The name of a registered gradient that the copy has, instead of the original's.
 
     Returns:
       The outputs, in order.
@@ -81,13 +84,17 @@ def replay(op: tf.Operation, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     attributes = dict(op.node_def.attr)
     # With whom it was placed says nothing here, and may not exist in this graph.
     attributes.pop("_class", None)
+    if gradient is not None:
+        override = type(op.node_def.attr["_gradient_op_type"])(s=gradient.encode())
+        attributes["_gradient_op_type"] = override
     copy = graph.create_op(
         op.type,
         [tf.convert_to_tensor(value) for value in inputs],
         [output.dtype for output in op.outputs],
         attrs=attributes,
         op_def=op.op_def,
-        name=f"r_{op.type}",
+        # The end of the name stays: moments.py knows some operations by it.
+        name=f"r_{op.name.rpartition('/')[2]}",
     )
     # Inside a loop the constant axes and sizes of an outer graph are not known, and shapes with
     # them; a gradient would then compute a whole tangent to read its shape.

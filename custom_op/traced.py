@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from custom_op import registry
+from custom_op.copying import Copies
 
 
 class Traced:
@@ -27,12 +27,10 @@ class Traced:
             self.outputs = [result is not None for result in results]
             return [result for result in results if result is not None]
 
-        concrete = tf.function(flat, autograph=False).get_concrete_function(*self._like)
+        # Kept: what it was traced into ends with it.
+        self._concrete = tf.function(flat, autograph=False).get_concrete_function(*self._like)
         # A resource stays what it is; only tensors have to be handed over.
-        self.residuals = list(concrete.captured_inputs)
-        self._definition = concrete.graph.as_graph_def()
-        self._input_names = [tensor.name for tensor in concrete.inputs]
-        self._output_names = [tensor.name for tensor in concrete.outputs]
+        self.residuals = list(self._concrete.captured_inputs)
         self._call: Any = None
 
     def inline(
@@ -45,17 +43,9 @@ class Traced:
             value if getattr(value, "graph", None) is graph else tf.identity(value)
             for value in (*arguments, *residuals)
         ]
-        before = len(graph.get_operations())
-        tensors = iter(
-            tf.graph_util.import_graph_def(
-                self._definition,
-                input_map=dict(zip(self._input_names, values, strict=True)),
-                return_elements=self._output_names,
-                name="traced",
-            )
-        )
-        for op in graph.get_operations()[before:]:
-            registry.record(op)
+        with tf.name_scope("traced"):
+            copies = Copies(self._concrete.inputs, values)
+            tensors = iter(copies.compute(self._concrete.outputs))
         return [next(tensors) if there else None for there in self.outputs]
 
     def __call__(
