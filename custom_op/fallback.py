@@ -12,6 +12,13 @@ _LOOPS = ("While", "StatelessWhile")
 _BRANCHES = ("If", "StatelessIf", "Case", "StatelessCase")
 
 
+# What TensorFlow has a gradient of, and a wrong one.
+_WRONG = dict.fromkeys(
+    ("ImageProjectiveTransformV2", "ImageProjectiveTransformV3"),
+    "TensorFlow's gradient of it resamples by the inverse transform, which is not its transpose",
+)
+
+
 class NotDifferentiableError(LookupError):
     """An operation has neither an R-forward rule nor a gradient that can be differentiated.
 
@@ -48,6 +55,7 @@ def double_vjp(op: tf.Operation) -> registry.LinearMap:
             return result
         try:
             seeds, pulled = _pull(op, live, floating)
+            _check_constants(op, live, pulled)
             pairs = [
                 (tf.convert_to_tensor(value), tangents[i])
                 for value, i in zip(pulled, live, strict=True)
@@ -96,8 +104,10 @@ def refusal(op: tf.Operation, reason: str, advice: str | None = None) -> NotDiff
         f"register a rule with custom_op.register_r_forward({op.type!r}), or build the network "
         "without it"
     )
+    scope = op.name.rpartition("/")[0]
+    where = f"named {op.name!r}" + (f", in the layer or scope {scope!r}" if scope else "")
     return NotDifferentiableError(
-        f"No tangent passes the operation {op.type!r} (named {op.name!r}): {reason}; {advice}."
+        f"No tangent passes the operation {op.type!r} ({where}): {reason}; {advice}."
     )
 
 
@@ -112,7 +122,31 @@ def _pull(
     return seeds, pulled
 
 
+def _check_constants(
+    op: tf.Operation, live: Sequence[int], pulled: Sequence[tf.Tensor | None]
+) -> None:
+    """Raises where TensorFlow leaves out a derivative, which is a silent zero in its gradients."""
+    if "_gradient_op_type" in op.node_def.attr:
+        return  # A custom_gradient means the None that it returns.
+    missing = [i for i, value in zip(live, pulled, strict=True) if value is None]
+    if missing:
+        names = [_input_name(op, i) for i in missing]
+        raise refusal(
+            op,
+            f"it has no R-forward rule, and its gradient in the input {names[0]!r} is missing",
+            "stop that input with tf.stop_gradient if it is meant to be constant, or register a "
+            f"rule with custom_op.register_r_forward({op.type!r})",
+        )
+
+
+def _input_name(op: tf.Operation, position: int) -> str:
+    names = [argument.name for argument in op.op_def.input_arg]
+    return names[position] if len(names) == len(op.inputs) else str(position)
+
+
 def _check_supported(op: tf.Operation) -> None:
+    if op.type in _WRONG:
+        raise refusal(op, _WRONG[op.type])
     if op.type in _LOOPS:
         raise refusal(op, "loops have no derivative here", "write it as a Python loop")
     if op.type in _BRANCHES:

@@ -1,5 +1,37 @@
 """R-forward rules, by family; importing this package registers them."""
 
-from custom_op.rules import arithmetic, elementwise, pooling, products, shapes
+from custom_op.rules import (
+    arithmetic,
+    average_pooling,
+    convolutions,
+    cumulative,
+    elementwise,
+    indexing,
+    lists,
+    max_pooling_variants,
+    normalization,
+    pooling,
+    products,
+    reductions,
+    resampling,
+    shapes,
+    softmax,
+)
 
-__all__ = ["arithmetic", "elementwise", "pooling", "products", "shapes"]
+__all__ = [
+    "arithmetic",
+    "average_pooling",
+    "convolutions",
+    "cumulative",
+    "elementwise",
+    "indexing",
+    "lists",
+    "max_pooling_variants",
+    "normalization",
+    "pooling",
+    "products",
+    "reductions",
+    "resampling",
+    "shapes",
+    "softmax",
+]

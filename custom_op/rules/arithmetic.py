@@ -1,10 +1,11 @@
-"""Rules for sums, differences, quotients and choices, with NumPy's broadcasting."""
+"""Rules for sums, products, quotients, powers and choices, with NumPy's broadcasting."""
 
 from __future__ import annotations
 
 import tensorflow as tf
 
 from custom_op.registry import register_r_forward, replay
+from custom_op.rules import moments
 
 
 def _to_shape_of(output: tf.Tensor, tangent: tf.Tensor) -> tf.Tensor:
@@ -19,6 +20,8 @@ def _sum(output: tf.Tensor, *terms: tf.Tensor | None) -> tf.Tensor | None:
     live = [term for term in terms if term is not None]
     if not live:
         return None
+    if output.dtype == tf.variant:
+        return tf.add_n(live)  # Lists of tensors, entry by entry.
     total = live[0]
     for term in live[1:]:
         total = total + term
@@ -57,12 +60,131 @@ def division(op):
     )
 
 
+def _product(slope, tangent: tf.Tensor | None) -> tf.Tensor | None:
+    """Multiplies where there is a tangent; the slope is computed only then."""
+    return None if tangent is None else slope() * tangent
+
+
+@register_r_forward("DivNoNan")
+def division_or_zero(op):
+    """As `division`, and zero where the divisor is zero."""
+    divisor, quotient = op.inputs[1], op.outputs[0]
+    return lambda a, b: _sum(
+        quotient,
+        None if a is None else tf.math.divide_no_nan(a, divisor),
+        None if b is None else tf.math.divide_no_nan(-quotient * b, divisor),
+    )
+
+
+@register_r_forward("MulNoNan")
+def multiplication_or_zero(op):
+    """As `multiplication`, and zero where the second factor is zero, whatever the first is."""
+    x, y = op.inputs
+    return lambda a, b: _sum(
+        op.outputs[0],
+        None if a is None else tf.math.multiply_no_nan(a, y),
+        None if b is None else tf.math.multiply_no_nan(x, b),
+    )
+
+
+@register_r_forward("Xdivy")
+def division_of_zero(op):
+    """As `division`, and zero where the dividend is zero."""
+    x, y = op.inputs
+    return lambda a, b: _sum(
+        op.outputs[0],
+        _product(lambda: tf.math.xdivy(_nonzero(x), y), a),
+        _product(lambda: -tf.math.xdivy(op.outputs[0], y), b),
+    )
+
+
+@register_r_forward("Xlogy")
+def times_logarithm(op):
+    """R(x log y) = log(y) R(x) + (x/y) R(y), and zero where x is zero."""
+    x, y = op.inputs
+    return lambda a, b: _sum(
+        op.outputs[0],
+        _product(lambda: tf.math.xlogy(_nonzero(x), y), a),
+        _product(lambda: tf.math.xdivy(x, y), b),
+    )
+
+
+@register_r_forward("Xlog1py")
+def times_logarithm_of_one_plus(op):
+    """R(x log(1 + y)) = log(1 + y) R(x) + x/(1 + y) R(y), and zero where x is zero."""
+    x, y = op.inputs
+    return lambda a, b: _sum(
+        op.outputs[0],
+        _product(lambda: tf.math.xlog1py(_nonzero(x), y), a),
+        _product(lambda: tf.math.xdivy(x, 1 + y), b),
+    )
+
+
+def _nonzero(x: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.not_equal(x, tf.zeros([], x.dtype)), x.dtype)
+
+
+@register_r_forward("Pow")
+def power(op):
+    """R(xʸ) = y xʸ⁻¹ R(x) + log(x) xʸ R(y); the second only where x is positive."""
+    x, y = op.inputs
+    zero, one = tf.zeros([], x.dtype), tf.ones([], x.dtype)
+
+    def slope_in_base():
+        # 0⁰ is constant in its base; 0⁻¹ would make that a NaN.
+        lowered = tf.where((x == zero) & (y == zero), one, y - 1)
+        return y * tf.pow(x, lowered)
+
+    def slope_in_exponent():
+        positive = x != zero if x.dtype.is_complex else x > zero
+        return tf.where(positive, tf.math.log(tf.where(positive, x, one)), zero) * op.outputs[0]
+
+    return lambda a, b: _sum(
+        op.outputs[0], _product(slope_in_base, a), _product(slope_in_exponent, b)
+    )
+
+
+@register_r_forward("Atan2")
+def angle(op):
+    """R(atan2(y, x)) = (x R(y) - y R(x)) / (x² + y²)."""
+    y, x = op.inputs
+    squares = tf.square(x) + tf.square(y)
+    return lambda a, b: _sum(
+        op.outputs[0],
+        _product(lambda: x / squares, a),
+        _product(lambda: -y / squares, b),
+    )
+
+
+@register_r_forward("FloorMod", "Mod", "TruncateMod")
+def remainder(op):
+    """R(x mod y) = R(x) - q R(y), with q the whole part of the quotient."""
+    x, y = op.inputs
+    return lambda a, b: _sum(
+        op.outputs[0], a, _product(lambda: -tf.stop_gradient(tf.round((x - op.outputs[0]) / y)), b)
+    )
+
+
+@register_r_forward("FloorDiv", "TruncateDiv")
+def whole_quotient(op):
+    """R(y) = 0 almost everywhere."""
+    del op
+    return lambda *tangents: None
+
+
+@register_r_forward("NextAfter")
+def neighbour(op):
+    """The next floating number moves with the first input."""
+    return lambda a, _: _sum(op.outputs[0], a)
+
+
 @register_r_forward("SquaredDifference")
 def squared_difference(op):
     """R((x - y)²) = 2 (x - y) (R(x) - R(y))."""
+    x, y = op.inputs[0], moments.unstopped(op)
 
     def tangent_map(a, b):
-        slope = 2 * (op.inputs[0] - op.inputs[1])
+        slope = 2 * (x - y)
         return _sum(
             op.outputs[0], None if a is None else slope * a, None if b is None else -slope * b
         )
@@ -111,10 +233,28 @@ def select_rows(op):
     return tangent_map
 
 
-@register_r_forward("BiasAdd")
+@register_r_forward("ClipByValue")
+def clip(op):
+    """R(y) is the tangent of the bound where that holds, R(x) elsewhere."""
+    values, low, high = op.inputs
+    output = op.outputs[0]
+
+    def tangent_map(inside, at_low, at_high):
+        zero = tf.zeros([], output.dtype)
+        at_low, at_high, inside = (
+            zero if tangent is None else tangent for tangent in (at_low, at_high, inside)
+        )
+        return _to_shape_of(
+            output, tf.where(values < low, at_low, tf.where(values > high, at_high, inside))
+        )
+
+    return tangent_map
+
+
+@register_r_forward("BiasAdd", "BiasAddV1")
 def bias_add(op):
     """R(x + b) = R(x) + R(b), with b along the channels."""
-    data_format = op.get_attr("data_format").decode()
+    data_format = op.get_attr("data_format").decode() if op.type == "BiasAdd" else "NHWC"
 
     def tangent_map(a, b):
         if b is None:

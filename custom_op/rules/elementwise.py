@@ -1,4 +1,4 @@
-"""Rules for functions of one tensor, element by element, and for the softmax family.
+"""Rules for functions of one tensor, element by element.
 
 Where TensorFlow has the product of a slope and an incoming gradient as one kernel (`ReluGrad`,
 `SigmoidGrad`, ...), the tangent takes that kernel: the slope is symmetric, so the same product
@@ -8,10 +8,12 @@ serves both directions, and nothing but the output is kept.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import tensorflow as tf
 
 from custom_op.registry import register_r_forward, replay
+from custom_op.rules import moments
 
 
 @register_r_forward("Relu")
@@ -137,22 +139,69 @@ def erf(op):
     return lambda t: t * slope
 
 
-@register_r_forward("Softmax")
-def softmax(op):
-    """R(s) = s ⊙ R(x) - s <s, R(x)>, row by row."""
+_SLOPES: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
+    "Acos": lambda x, y: -tf.math.rsqrt(1 - tf.square(x)),
+    "Acosh": lambda x, y: tf.math.rsqrt(tf.square(x) - 1),
+    "Asin": lambda x, y: tf.math.rsqrt(1 - tf.square(x)),
+    "Asinh": lambda x, y: tf.math.rsqrt(1 + tf.square(x)),
+    "Atan": lambda x, y: 1 / (1 + tf.square(x)),
+    "Atanh": lambda x, y: 1 / (1 - tf.square(x)),
+    "Cosh": lambda x, y: tf.sinh(x),
+    "Digamma": lambda x, y: tf.math.polygamma(tf.ones([], x.dtype), x),
+    "Erfc": lambda x, y: -(2 / math.sqrt(math.pi)) * tf.exp(-tf.square(x)),
+    "Erfinv": lambda x, y: (math.sqrt(math.pi) / 2) * tf.exp(tf.square(y)),
+    "Lgamma": lambda x, y: tf.math.digamma(x),
+    "Ndtri": lambda x, y: math.sqrt(2 * math.pi) * tf.exp(tf.square(y) / 2),
+    "Sinh": lambda x, y: tf.cosh(x),
+    "Softsign": lambda x, y: 1 / tf.square(1 + tf.abs(x)),
+    "Tan": lambda x, y: 1 + tf.square(y),
+}
 
-    def tangent_map(t):
-        weighted = op.outputs[0] * t
-        return weighted - op.outputs[0] * tf.reduce_sum(weighted, -1, keepdims=True)
+
+@register_r_forward(*_SLOPES)
+def by_slope(op):
+    """R(y) = f'(x) R(x), with the slope f'(x) kept."""
+    slope = _SLOPES[op.type](op.inputs[0], op.outputs[0])
+    return lambda t: slope * t
+
+
+# Kernels of TensorFlow's gradients, g f'(y): where g and y stand, and f''(y) g.
+_GRADIENTS: dict[str, tuple[int, int, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]]] = {
+    "EluGrad": (0, 1, lambda g, y: tf.where(y < 0, g, tf.zeros_like(g))),
+    "InvGrad": (1, 0, lambda g, y: -2 * g * y),
+    "ReciprocalGrad": (1, 0, lambda g, y: -2 * g * y),
+    "RsqrtGrad": (1, 0, lambda g, y: -1.5 * g * tf.square(y)),
+    "SeluGrad": (0, 1, lambda g, y: tf.where(y < 0, g, tf.zeros_like(g))),
+    "SigmoidGrad": (1, 0, lambda g, y: g * (1 - 2 * y)),
+    "SoftplusGrad": (0, 1, lambda g, y: g * tf.sigmoid(y) * tf.sigmoid(-y)),
+    "SoftsignGrad": (0, 1, lambda g, y: -2 * g * tf.sign(y) / (1 + tf.abs(y)) ** 3),
+    "SqrtGrad": (1, 0, lambda g, y: -0.5 * g / tf.square(y)),
+    "TanhGrad": (1, 0, lambda g, y: -2 * g * y),
+}
+
+
+@register_r_forward(*_GRADIENTS)
+def gradient_of_activation(op):
+    """R(g f'(y)) = f'(y) R(g) + g f''(y) R(y)."""
+    first, second, curve = _GRADIENTS[op.type]
+    g, y = op.inputs[first], op.inputs[second]
+
+    def scaled(tangent):
+        if op.type == "SoftsignGrad":  # Its kernel has no gradient.
+            return tangent / tf.square(1 + tf.abs(y))
+        inputs = [y, y]
+        inputs[first] = tangent
+        return replay(op, inputs)[0]
+
+    def tangent_map(*tangents):
+        terms = []
+        if tangents[first] is not None:
+            terms.append(scaled(tangents[first]))
+        if tangents[second] is not None:
+            terms.append(curve(g, y) * tangents[second])
+        return sum(terms[1:], terms[0])
 
     return tangent_map
-
-
-@register_r_forward("LogSoftmax")
-def log_softmax(op):
-    """R(log s) = R(x) - <s, R(x)>, row by row."""
-    probabilities = tf.exp(op.outputs[0])
-    return lambda t: t - tf.reduce_sum(probabilities * t, -1, keepdims=True)
 
 
 @register_r_forward("ReluGrad", "Relu6Grad", "LeakyReluGrad")
@@ -162,9 +211,16 @@ def piecewise_linear_gradient(op):
 
 
 @register_r_forward(
-    "StopGradient", "ZerosLike", "OnesLike", "Sign", "Floor", "Ceil", "Round", "Rint"
+    "ZerosLike", "OnesLike", "Sign", "Floor", "Ceil", "Round", "Rint", "StatelessRandomPoisson"
 )
 def constant(op):
     """R(y) = 0, by intention or almost everywhere."""
     del op
     return lambda *tangents: None
+
+
+@register_r_forward("StopGradient")
+def stop_gradient(op):
+    """R(y) = 0 by intention; the mean inside `tf.nn.moments` moves all the same."""
+    passes = moments.is_differentiated_mean(op)
+    return lambda t: t if passes else None

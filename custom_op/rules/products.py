@@ -5,8 +5,8 @@ from __future__ import annotations
 from custom_op.registry import register_r_forward, replay
 
 
-def _bilinear(op, first: int, second: int):
-    """The product rule for an operation that is linear in two of its inputs."""
+def bilinear(op, first: int, second: int):
+    """Returns the product rule of an operation that is linear in each of two of its inputs."""
 
     def tangent_map(*tangents):
         terms = []
@@ -21,37 +21,11 @@ def _bilinear(op, first: int, second: int):
 
 
 @register_r_forward(
-    "MatMul",
-    "BatchMatMul",
-    "BatchMatMulV2",
-    "BatchMatMulV3",
-    "Conv2D",
-    "Conv3D",
-    "DepthwiseConv2dNative",
+    "MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "SparseMatMul", "Cross"
 )
 def product(op):
-    """The product x w, or the convolution of x with w."""
-    return _bilinear(op, 0, 1)
-
-
-@register_r_forward(
-    "Conv2DBackpropInput",
-    "Conv3DBackpropInputV2",
-    "DepthwiseConv2dNativeBackpropInput",
-)
-def transposed_convolution(op):
-    """The transpose of a convolution in x; its inputs are sizes, w and values."""
-    return _bilinear(op, 1, 2)
-
-
-@register_r_forward(
-    "Conv2DBackpropFilter",
-    "Conv3DBackpropFilterV2",
-    "DepthwiseConv2dNativeBackpropFilter",
-)
-def convolution_of_gradients(op):
-    """The transpose of a convolution in w; its inputs are x, sizes and values."""
-    return _bilinear(op, 0, 2)
+    """The product x w of matrices, or of vectors of three numbers."""
+    return bilinear(op, 0, 1)
 
 
 @register_r_forward("Einsum")
@@ -59,4 +33,4 @@ def einsum(op):
     """The contraction of one tensor, or of two."""
     if len(op.inputs) == 1:
         return lambda t: replay(op, [t])[0]
-    return _bilinear(op, 0, 1)
+    return bilinear(op, 0, 1)

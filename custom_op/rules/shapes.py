@@ -1,4 +1,4 @@
-"""Rules for operations that are linear in their floating inputs: the same operation again."""
+"""Rules for what is linear: reshaping, summing, padding, joining, the operation again."""
 
 from __future__ import annotations
 
@@ -8,54 +8,91 @@ from custom_op.fallback import carries_tangents
 from custom_op.registry import register_r_forward, replay
 
 
+def linear_in(position: int):
+    """Returns the rule of an operation that is linear in one input and has no other tangents."""
+
+    def rule(op):
+        def tangent_map(*tangents):
+            if tangents[position] is None:
+                return None
+            inputs = list(op.inputs)
+            inputs[position] = tangents[position]
+            return replay(op, inputs)
+
+        return tangent_map
+
+    return rule
+
+
 @register_r_forward(
-    "AvgPool",
-    "AvgPool3D",
+    "BatchToSpace",
     "BatchToSpaceND",
+    "BiasAddGrad",
     "BroadcastTo",
+    "Conj",
+    "ConjugateTranspose",
     "Cumsum",
     "DepthToSpace",
+    "Diag",
+    "DiagPart",
     "EnsureShape",
     "ExpandDims",
-    "Gather",
-    "GatherNd",
-    "GatherV2",
+    "ExtractImagePatches",
+    "ExtractVolumePatches",
+    "FFT",
+    "FFT2D",
+    "FFT3D",
+    "IFFT",
+    "IFFT2D",
+    "IFFT3D",
+    "IRFFT",
+    "IRFFT2D",
     "Identity",
+    "Imag",
+    "MatrixBandPart",
+    "MatrixDiag",
+    "MatrixDiagPart",
     "Mean",
     "MirrorPad",
+    "MirrorPadGrad",
     "Neg",
     "Pad",
+    "RFFT",
+    "RFFT2D",
+    "Real",
     "Reshape",
+    "ReverseSequence",
     "ReverseV2",
     "Roll",
-    "Slice",
+    "SpaceToBatch",
     "SpaceToBatchND",
     "SpaceToDepth",
+    "SplitV",
     "Squeeze",
-    "StridedSlice",
     "Sum",
     "Tile",
     "Transpose",
     "Unpack",
-    "SplitV",
 )
 def linear_in_first_input(op):
     """R(A x) = A R(x); the other inputs are sizes, axes and indices."""
-    rest = list(op.inputs)[1:]
-
-    def tangent_map(tangent, *_):
-        return None if tangent is None else replay(op, [tangent, *rest])
-
-    return tangent_map
+    return linear_in(0)(op)
 
 
-@register_r_forward("Split")
-def split(op):
-    """The tangent is split as the value is; the axis is the first input."""
-    return lambda _, tangent: replay(op, [op.inputs[0], tangent])
+@register_r_forward("Fill", "Split")
+def linear_in_second_input(op):
+    """R(A x) = A R(x); the first input is a shape or an axis."""
+    return linear_in(1)(op)
 
 
-@register_r_forward("PadV2", "MatrixDiagV3", "MatrixDiagPartV3")
+@register_r_forward("CheckNumerics", "PlaceholderWithDefault")
+def unchanged(op):
+    """R(y) = R(x)."""
+    del op
+    return lambda t: t
+
+
+@register_r_forward("PadV2", "MatrixDiagV2", "MatrixDiagV3", "MatrixDiagPartV2", "MatrixDiagPartV3")
 def filled_with_a_value(op):
     """The values x, with a scalar c in the places that x leaves: R(x), and R(c) around it."""
     values, *between, _ = op.inputs
@@ -74,7 +111,7 @@ def filled_with_a_value(op):
     return tangent_map
 
 
-@register_r_forward("Pack", "ConcatV2", "IdentityN")
+@register_r_forward("Pack", "Concat", "ConcatV2", "Complex", "IdentityN", "MatrixSetDiag")
 def linear_in_all_inputs(op):
     """R(A [x, y, ...]) = A [R(x), R(y), ...]."""
 

@@ -34,7 +34,8 @@ WRONG = {
 
 @pytest.fixture(autouse=True)
 def _restore(monkeypatch):
-    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
+    rules = {op_type: rule for op_type, rule in registry._RULES.items() if op_type != "Softsign"}
+    monkeypatch.setattr(registry, "_RULES", rules)
 
 
 @pytest.mark.parametrize("kind", WRONG)

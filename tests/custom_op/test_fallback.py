@@ -13,12 +13,15 @@ LABELS = tf.constant(np.random.default_rng(6).dirichlet(np.ones(4), size=3))
 def _various(x):
     return {
         "power": tf.abs(x) ** 1.5,
-        "prod": tf.reduce_prod(x, 1),
-        "max": tf.reduce_max(x, 0),
-        "top_k": tf.math.top_k(x, 2).values,
-        "sort": tf.sort(x, 1),
-        "cumprod": tf.math.cumprod(x, 1),
         "norm": tf.math.l2_normalize(x, 1),
+        "bessel": tf.math.special.bessel_j0(x) + tf.math.bessel_i0e(x),
+        "cholesky": tf.linalg.cholesky(tf.matmul(x, x, transpose_b=True)),
+        "solve": tf.linalg.solve(x[:3, :3] + 3 * tf.eye(3, dtype=x.dtype), x),
+        "determinant": tf.linalg.logdet(tf.matmul(x, x, transpose_b=True)),
+        "scatter_max": tf.tensor_scatter_nd_max(x, [[2]], x[:1] ** 2),
+        "segment_max": tf.math.segment_max(x, [0, 0, 1]),
+        "segment_prod": tf.math.unsorted_segment_max(x, [0, 1, 1], 2),
+        "betainc": tf.math.betainc(tf.constant(2.0, x.dtype), 1.5, tf.sigmoid(x)),
         "inverse": tf.linalg.inv(x[:3, :3] + 3 * tf.eye(3, dtype=x.dtype)),
         "atan2": tf.atan2(x, 1 + x**2),
         "segments": tf.math.segment_sum(x, [0, 0, 1]),
@@ -74,7 +77,7 @@ def test_inside_a_custom_gradient_anything_goes():
             return u
 
         # No tangent could pass this operation.
-        return tf.raw_ops.LRN(input=x[None, None])[0, 0], upstream
+        return tf.image.adjust_contrast(x[None], 2.0)[0], upstream
 
     x = tf.constant([[1.0, 2.0]])
     _, tangent = custom_op.jvp(lambda x: rounded(x * x), x, tf.ones_like(x))
@@ -100,18 +103,27 @@ def test_nothing_of_the_trial_of_a_custom_gradient_runs():
     assert ran.numpy() == 0
 
 
-def _lrn(x):
-    return tf.raw_ops.LRN(input=tf.raw_ops.LRN(input=tf.cast(x, tf.float32)[None, None]))
+def _contrast(x):
+    return tf.image.adjust_contrast(tf.cast(x, tf.float32)[None], 2.0)
 
 
 REFUSED = {
-    "LRN": _lrn,
-    "ResizeBilinear": lambda x: tf.image.resize(x[None, :, :, None], (5, 6)),
-    "StatelessWhile": lambda x: tf.while_loop(
-        lambda i, _: i < 2, lambda i, h: (i + 1, tf.sin(h)), (0, x)
-    )[1],
-    "StatelessIf": lambda x: tf.cond(tf.reduce_sum(x) > 0, lambda: tf.sin(x), lambda: tf.cos(x)),
-    "TensorListFromTensor": lambda x: tf.map_fn(tf.sin, x),
+    # TensorFlow has no gradient of the first, and takes the second for a constant.
+    "AdjustContrastv2": _contrast,
+    "HSVToRGB": lambda x: tf.image.hsv_to_rgb(x[:, :3]),
+    # A gradient in one input only.
+    "Betainc": lambda x: tf.math.betainc(tf.exp(x), tf.exp(x), tf.sigmoid(x)),
+    "ImageProjectiveTransformV3": lambda x: tf.raw_ops.ImageProjectiveTransformV3(
+        images=x[None, :, :, None],
+        transforms=[[1.1, 0.1, -0.3, 0.2, 0.9, 0.1, 0.0, 0.0]],
+        output_shape=[3, 3],
+        interpolation="BILINEAR",
+        fill_value=0.0,
+    ),
+    # A gradient without a gradient.
+    "Dilation2D": lambda x: tf.nn.dilation2d(
+        x[None, :, :, None], tf.ones([2, 2, 1], x.dtype), [1] * 4, "SAME", "NHWC", [1] * 4
+    ),
 }
 
 
@@ -126,12 +138,26 @@ def test_refusals_name_the_operation(op_type):
         tf.function(run, autograph=False)(X)
 
 
+def test_refusals_name_the_layer_and_the_way_out():
+    def network(x):
+        with tf.name_scope("encoder"), tf.name_scope("contrast"):
+            return _contrast(x)
+
+    with pytest.raises(custom_op.NotDifferentiableError) as caught:
+        custom_op.jvp(network, X, X)
+    text = str(caught.value)
+    assert "scope 'encoder/contrast" in text
+    assert "custom_op.register_r_forward('AdjustContrastv2')" in text
+    with pytest.raises(custom_op.NotDifferentiableError, match="input 'a'.*tf.stop_gradient"):
+        custom_op.jvp(REFUSED["Betainc"], X, X)
+
+
 def test_the_text_survives_autograph():
     @tf.function
     def run(x):
-        return custom_op.jvp(_lrn, x, x)[1]
+        return custom_op.jvp(_contrast, x, x)[1]
 
-    with pytest.raises(Exception, match="No tangent passes the operation 'LRN'"):
+    with pytest.raises(Exception, match="No tangent passes the operation 'AdjustContrastv2'"):
         run(X)
 
 

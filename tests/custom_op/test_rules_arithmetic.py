@@ -27,6 +27,24 @@ def _all(p):
         "where": tf.where(_CONDITION[0, :1], x, y),
         "constant_left": 3.0 - y,
         "constant_right": x / tf.constant(_SAME[0][0, :1]),
+        "division_or_zero": tf.math.divide_no_nan(x, y),
+        "multiplication_or_zero": tf.math.multiply_no_nan(x, y),
+        "xdivy": tf.math.xdivy(x, y),
+        "xlogy": tf.math.xlogy(x, y),
+        "xlog1py": tf.math.xlog1py(x, y),
+        "power": tf.pow(y, x),
+        "power_of_negative": tf.pow(x, 3.0) + x**-2.0,
+        "power_of_constant": 2.0**x,
+        "angle": tf.atan2(x, y),
+        "floor_mod": tf.math.floormod(x, y / 3),
+        "mod": tf.raw_ops.Mod(x=x, y=y / 3),
+        "truncate_mod": tf.raw_ops.TruncateMod(x=x, y=y / 3),
+        "whole": x * tf.math.floordiv(x, y) + tf.raw_ops.TruncateDiv(x=x, y=y),
+        "neighbour": tf.math.nextafter(x, tf.ones_like(x)) ** 2,
+        "clip": tf.clip_by_value(x, -0.6, x[0, 0, 0] ** 2 + 0.3),
+        "clip_kernel": tf.raw_ops.ClipByValue(
+            t=x, clip_value_min=tf.constant(-0.6, x.dtype), clip_value_max=x[0, 0, 0] ** 2 + 0.3
+        ),
         "one_side_small": x[0, 0, 0] * tf.ones([2, 2], x.dtype) + x[0, 0, 1],
     }
 
@@ -39,6 +57,9 @@ def _same_shapes(p):
         "select_rows": tf.raw_ops.Select(condition=_CONDITION[:, 0], x=x**2, y=y),
         "select_one": tf.raw_ops.Select(condition=_CONDITION, x=x, y=tf.ones_like(y)),
         "bias": tf.nn.bias_add(x, y[0]),
+        "bias_channels_first": tf.nn.bias_add(x[None], y[:, 0], data_format="NCHW"),
+        "bias_old": tf.raw_ops.BiasAddV1(value=x, bias=y[0]),
+        "bias_gradient": tf.raw_ops.BiasAddGrad(out_backprop=x * y),
         "bias_only": tf.nn.bias_add(tf.ones([4, 2], x.dtype), y[0]),
         "bias_first": tf.raw_ops.BiasAdd(value=x[None], bias=tf.constant(_SAME[0][0])),
     }
@@ -71,3 +92,20 @@ def test_broadcasting_with_an_unknown_size():
 
     t = tf.constant([[1.0, 2.0], [3.0, 4.0]])
     np.testing.assert_array_equal(run(t, t), np.broadcast_to(t, (3, 2, 2)))
+
+
+def test_powers_at_zero():
+    x, y = tf.constant([0.0, 0.0, 0.0, -2.0]), tf.constant([0.0, 1.0, 2.0, 2.0])
+    linear = custom_op.linearize(lambda p: tf.pow(*p), (x, y))
+    np.testing.assert_array_equal(linear.jvp((tf.ones(4), tf.zeros(4))), [0, 1, 0, -4])
+    np.testing.assert_array_equal(linear.jvp((tf.zeros(4), tf.ones(4))), np.zeros(4))
+
+
+def test_zero_beats_what_is_not_finite():
+    x, y = tf.constant([0.0, 2.0]), tf.constant([0.0, 4.0])
+    v = tf.constant([3.0, 5.0])
+    tangents = custom_op.jvp(
+        lambda p: (tf.math.divide_no_nan(*p), tf.math.xlogy(*p), tf.math.xdivy(*p)), (x, y), (v, v)
+    )[1]
+    expected = [[0, 5 / 4 - 2 * 5 / 16], [0, 5 * np.log(4) + 2 * 5 / 4], [0, 5 / 4 - 2 * 5 / 16]]
+    np.testing.assert_allclose(tangents, expected, rtol=1e-6)

@@ -1,0 +1,150 @@
+"""Rules for choosing, scattering, segments and sequences: linear in values, not in places."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from custom_op.registry import register_r_forward, replay
+from custom_op.rules.shapes import linear_in
+
+
+@register_r_forward(
+    "DynamicPartition",
+    "Gather",
+    "GatherNd",
+    "GatherV2",
+    "SegmentMean",
+    "SegmentSum",
+    "Slice",
+    "SparseSegmentMean",
+    "SparseSegmentSqrtN",
+    "SparseSegmentSum",
+    "StridedSlice",
+    "UnsortedSegmentSum",
+)
+def linear_in_values(op):
+    """R(A x) = A R(x); the other inputs are places and sizes."""
+    return linear_in(0)(op)
+
+
+@register_r_forward("ScatterNd")
+def scatter(op):
+    """The tangents are scattered as the values are."""
+    return linear_in(1)(op)
+
+
+@register_r_forward("StridedSliceGrad")
+def transposed_slice(op):
+    """The tangents are put where the values are, the fifth input."""
+    return linear_in(4)(op)
+
+
+def _linear_in(op: tf.Operation, positions: list[int]):
+    """The tangent of an operation that is linear in several inputs together."""
+
+    def tangent_map(*tangents):
+        inputs = list(op.inputs)
+        for i in positions:
+            inputs[i] = tf.zeros_like(inputs[i]) if tangents[i] is None else tangents[i]
+        return replay(op, inputs)
+
+    return tangent_map
+
+
+@register_r_forward(
+    "ScatterNdNonAliasingAdd", "TensorScatterAdd", "TensorScatterSub", "TensorScatterUpdate"
+)
+def scatter_into(op):
+    """R(x with values at places) = R(x) with R(values) there, or added there."""
+    return _linear_in(op, [0, 2])
+
+
+@register_r_forward("TensorStridedSliceUpdate")
+def slice_update(op):
+    """R(x with values in a slice) = R(x) with R(values) there."""
+    return _linear_in(op, [0, 4])
+
+
+@register_r_forward("MatrixSetDiagV2", "MatrixSetDiagV3")
+def set_diagonal(op):
+    """R(x with a diagonal d) = R(x) with the diagonal R(d)."""
+    return _linear_in(op, [0, 1])
+
+
+@register_r_forward("DynamicStitch", "ParallelDynamicStitch")
+def stitch(op):
+    """R(y) takes, in every row, the tangent of the value that came last.
+
+    TensorFlow's gradient gives the cotangent of a row to all values that were put there.
+    """
+    count = len(op.inputs) // 2
+    places, values = list(op.inputs[:count]), list(op.inputs[count:])
+    sizes = [tf.size(place) for place in places]
+    numbers = tf.split(tf.range(tf.add_n(sizes)), tf.stack(sizes), num=count)
+    last = tf.dynamic_stitch(
+        places, [tf.reshape(n, tf.shape(p)) for n, p in zip(numbers, places, strict=True)]
+    )
+    rest = tf.shape(op.outputs[0])[1:]
+
+    def tangent_map(*tangents):
+        rows = [
+            tf.reshape(
+                tf.zeros_like(value) if t is None else t, tf.concat([[tf.size(place)], rest], 0)
+            )
+            for t, value, place in zip(tangents[count:], values, places, strict=True)
+        ]
+        return tf.gather(tf.concat(rows, 0), last)
+
+    return tangent_map
+
+
+@register_r_forward("TopKV2")
+def largest(op):
+    """R(the k largest) are the tangents at their places; the places have none."""
+    places = op.outputs[1]
+    axes = op.inputs[0].shape.rank - 1
+    return lambda t, *_: (tf.gather(t, places, axis=-1, batch_dims=axes), None)
+
+
+@register_r_forward("OneHot")
+def one_hot(op):
+    """R(on where chosen, off elsewhere): both values may have tangents."""
+    places, depth, _, _ = op.inputs
+    dtype = op.outputs[0].dtype
+    chosen = tf.one_hot(places, depth, 1.0, 0.0, op.get_attr("axis"), dtype)
+
+    def tangent_map(_, __, on, off):
+        terms = [] if on is None else [chosen * on]
+        if off is not None:
+            terms.append((1 - chosen) * off)
+        return sum(terms[1:], terms[0])
+
+    return tangent_map
+
+
+@register_r_forward("LinSpace")
+def evenly_spaced(op):
+    """R(a + (b - a) s) = R(a) (1 - s) + R(b) s, with s from 0 to 1."""
+    start, stop, count = op.inputs
+    share = tf.linspace(tf.zeros_like(start), tf.ones_like(stop), count)
+
+    def tangent_map(a, b, _):
+        terms = [] if a is None else [(1 - share) * a]
+        if b is not None:
+            terms.append(share * b)
+        return sum(terms[1:], terms[0])
+
+    return tangent_map
+
+
+@register_r_forward("Range")
+def steps(op):
+    """R(a + i d) = R(a) + i R(d); how many there are does not move."""
+    output = op.outputs[0]
+    count = tf.range(tf.size(output))
+
+    def tangent_map(a, _, d):
+        total = tf.zeros_like(output) if a is None else tf.zeros_like(output) + a
+        return total if d is None else total + tf.cast(count, output.dtype) * d
+
+    return tangent_map

@@ -1,0 +1,68 @@
+"""The mean that `tf.nn.moments` stops inside the variance.
+
+It computes mean((x - stop_gradient(m))²) with m = mean(x). Since Σ(x - m) = 0 the first derivative
+is right; the second is not, because the derivative 2(x - m)/N is then taken for independent of m.
+Keras' BatchNormalization in training, LayerNormalization, GroupNormalization and
+`keras.ops.moments` inherit it. The rules see through this one pattern: the slope of the squared
+difference is taken from the mean itself, and the stop passes tangents to what else reads it, which
+is TensorFlow's gradient of the variance. The first derivative costs what it did.
+"""
+
+from __future__ import annotations
+
+import re
+
+import tensorflow as tf
+
+# The names in tf.nn.moments, which nobody else can read; a mean that a user stops stays stopped.
+_NAMES = {"Mean": "mean", "StopGradient": "StopGradient", "SquaredDifference": "SquaredDifference"}
+
+
+def unstopped(deviation: tf.Operation) -> tf.Tensor:
+    """Returns what a SquaredDifference subtracts, without the stop of `tf.nn.moments`."""
+    subtracted = deviation.inputs[1]
+    return subtracted.op.inputs[0] if _stops(subtracted.op, deviation) else subtracted
+
+
+def is_differentiated_mean(stop: tf.Operation) -> bool:
+    """Whether a StopGradient is that of `tf.nn.moments`, and more than the variance reads it."""
+    readers = stop.outputs[0].consumers()
+    deviations = [reader for reader in readers if _stops(stop, reader)]
+    return bool(deviations) and len(deviations) < len(readers)
+
+
+def stopped_means(operations) -> list[tf.Operation]:
+    """Returns the operations that stop the mean inside `tf.nn.moments`.
+
+    Args:
+      operations: Operations of a traced function, as of `tf.Graph.get_operations`.
+
+    Returns:
+      The StopGradient operations; their names begin with the scope of the layer.
+    """
+    return [
+        op
+        for op in operations
+        if op.type == "StopGradient"
+        and any(_stops(op, reader) for reader in op.outputs[0].consumers())
+    ]
+
+
+def _stops(stop: tf.Operation, deviation: tf.Operation) -> bool:
+    """Whether a deviation from a mean is squared, with the mean stopped, by `tf.nn.moments`."""
+    if stop.type != "StopGradient" or deviation.type != "SquaredDifference":
+        return False
+    mean = stop.inputs[0].op
+    return (
+        mean.type == "Mean"
+        and mean.get_attr("keep_dims")
+        and deviation.inputs[0] is mean.inputs[0]
+        and deviation.inputs[1] is stop.outputs[0]
+        and all(_base_name(op) == _NAMES[op.type] for op in (mean, stop, deviation))
+    )
+
+
+def _base_name(op: tf.Operation) -> str:
+    """The name without scopes, the mark of a copy, and the number that made it unique."""
+    name = op.name.rpartition("/")[2]
+    return re.sub(r"^(r_)*|(_\d+)+$", "", name)

@@ -1,0 +1,102 @@
+"""Rules for resizing and resampling images, which is linear in the image.
+
+TensorFlow takes the gradients of its resizing kernels for constants. Each kernel and its transpose
+are therefore tied to each other here: either is the derivative of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from custom_op.fallback import refusal
+from custom_op.registry import register_r_forward, replay
+
+Map = Callable[[tf.Tensor], tf.Tensor]
+
+
+def linear_pair(forward: Map, transpose: Map) -> Map:
+    """Returns a linear map whose gradient, at any order, is made of it and its transpose.
+
+    Args:
+      forward: A linear map of one tensor.
+      transpose: Its transpose.
+    """
+
+    @tf.custom_gradient
+    def apply(values):
+        return forward(values), lambda upstream: linear_pair(transpose, forward)(upstream)
+
+    return apply
+
+
+def _pair(op: tf.Operation, images: tf.Tensor, size: tf.Tensor) -> tuple[Map, Map]:
+    """The resizing of images to a size, in the mode of an operation, and its transpose."""
+    kind = op.type.removesuffix("Grad")
+    mode = {name: op.get_attr(name) for name in ("align_corners", "half_pixel_centers")}
+    shape, dtype = images.shape, images.dtype
+    if kind == "ResizeNearestNeighbor":
+        old = tf.shape(images)[1:3] if None in shape[1:3] else tf.constant(shape[1:3].as_list())
+
+        def back(values):
+            return tf.raw_ops.ResizeNearestNeighborGrad(grads=values, size=old, **mode)
+
+    else:
+        kernel = getattr(tf.raw_ops, f"{kind}Grad")
+        # Only shape and dtype of the image are read.
+        like = tf.zeros(shape, dtype) if shape.is_fully_defined() else tf.zeros_like(images)
+
+        def back(values):
+            return kernel(grads=tf.cast(values, tf.float32), original_image=like, **mode)
+
+    def resize(values):
+        return getattr(tf.raw_ops, kind)(images=values, size=size, **mode)
+
+    return resize, back
+
+
+@register_r_forward("ResizeBilinear", "ResizeBicubic", "ResizeNearestNeighbor")
+def resizing(op):
+    """The tangent is resized as the image is."""
+    images, size = op.inputs
+    forward, back = _pair(op, images, size)
+    return lambda t, _: linear_pair(forward, back)(t)
+
+
+@register_r_forward("ResizeBilinearGrad", "ResizeBicubicGrad")
+def gradient_of_resizing(op):
+    """Linear in the upstream gradient; of the image, only the size is read."""
+    upstream, images = op.inputs
+    forward, back = _pair(op, images, tf.shape(upstream)[1:3])
+    return lambda t, _: None if t is None else linear_pair(back, forward)(t)
+
+
+@register_r_forward("ResizeNearestNeighborGrad")
+def gradient_of_nearest_neighbours(op):
+    """Linear in the upstream gradient."""
+    upstream, _ = op.inputs
+    forward, back = _pair(op, op.outputs[0], tf.shape(upstream)[1:3])
+    return lambda t, _: linear_pair(back, forward)(t)
+
+
+@register_r_forward("CropAndResize")
+def cropping(op):
+    """Linear in the image; the boxes may not move."""
+    images, boxes, owners, size = op.inputs
+    shape, dtype, method = tf.shape(images), images.dtype, op.get_attr("method")
+
+    def crop(values):
+        return replay(op, [values, boxes, owners, size])[0]
+
+    def back(values):
+        return tf.raw_ops.CropAndResizeGradImage(
+            grads=values, boxes=boxes, box_ind=owners, image_size=shape, T=dtype, method=method
+        )
+
+    def tangent_map(t, moved, *_):
+        if moved is not None:
+            raise refusal(op, "it is linear in the image only", "stop the gradient of the boxes")
+        return linear_pair(crop, back)(t)
+
+    return tangent_map
