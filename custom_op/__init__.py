@@ -7,6 +7,7 @@ from custom_op.fallback import NotDifferentiableError
 from custom_op.fisher import EmpiricalFisher, Fisher, SampledFisher, fisher
 from custom_op.gauss_newton import GaussNewton, gauss_newton
 from custom_op.hessian import Hessian, hessian
+from custom_op.jacobian import Jacobian, jacobian
 from custom_op.linearization import Linearization, jvp, linearize
 from custom_op.operator import CurvatureOperator
 from custom_op.registry import register_r_forward, supported_ops
@@ -18,6 +19,7 @@ __all__ = [
     "Fisher",
     "GaussNewton",
     "Hessian",
+    "Jacobian",
     "Linearization",
     "NotDifferentiableError",
     "SampledFisher",
@@ -25,6 +27,7 @@ __all__ = [
     "fisher",
     "gauss_newton",
     "hessian",
+    "jacobian",
     "jvp",
     "linearize",
     "losses",

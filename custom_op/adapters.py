@@ -120,4 +120,4 @@ class _LinearOperator(tf.linalg.LinearOperator):
             swapped = tf.linalg.matrix_transpose(x)
             product = tf.reshape(tf.transpose(product), tf.shape(swapped))
             product = tf.linalg.matrix_transpose(product)
-        return product + tf.cast(self._damping, x.dtype) * x if self._damping else product
+        return product + tf.constant(self._damping, x.dtype) * x if self._damping else product

@@ -121,12 +121,12 @@ class DatasetOperator(CurvatureOperator):
     def loss(self) -> tf.Tensor:
         """Returns the mean loss over the data set, a scalar."""
         sums, count, _ = self._sum("loss")
-        return sums / tf.cast(count, sums.dtype)
+        return sums / tf.constant(count, sums.dtype)
 
     def gradient(self) -> Structure:
         """Returns the gradient of the mean loss, in the structure of the parameters."""
         sums, count, _ = self._sum("gradient")
-        return tf.nest.map_structure(lambda leaf: leaf / tf.cast(count, leaf.dtype), sums)
+        return tf.nest.map_structure(lambda leaf: leaf / tf.constant(count, leaf.dtype), sums)
 
     def _product(self, vector: Structure) -> Structure:
         return self._scaled(self._sum("product", vector))
@@ -137,7 +137,7 @@ class DatasetOperator(CurvatureOperator):
     def _scaled(self, summed: tuple[Structure, float, float]) -> Structure:
         sums, count, examples = summed
         scale = self._operator.normalization(count, examples)
-        return tf.nest.map_structure(lambda leaf: leaf * tf.cast(scale, leaf.dtype), sums)
+        return tf.nest.map_structure(lambda leaf: leaf * tf.constant(scale, leaf.dtype), sums)
 
     def _sum(self, what: str, vector: Structure = None) -> tuple[Structure, float, float]:
         """Returns a sum over all batches, and the number of terms and of examples in it."""
@@ -147,7 +147,7 @@ class DatasetOperator(CurvatureOperator):
                 "tf.function, or make a batch's operator inside."
             )
         function = self._passes.of(what)
-        parameters = tf.nest.pack_sequence_as(self._parameters, self._leaves)
+        parameters = tf.nest.pack_sequence_as(self._parameters, self._form.leaves)
         first, total, count, examples, number = 0, None, 0.0, 0.0, 0
         dtypes: Structure = None
         bar = tqdm.tqdm(
@@ -274,9 +274,7 @@ def _parts(batch: Any, first: int) -> tuple[Structure, Batch]:
     inputs = tf.nest.map_structure(_tensor, batch[0])
     parts = [None if part is None else _tensor(part) for part in batch[1:]]
     if parts[0] is None:
-        raise ValueError(
-            "Expected batches of (inputs, targets[, weights[, mask]]), got targets None."
-        )
+        raise ValueError(f"{expected}, got None for the targets.")
     if parts[0].shape.rank == 0:
         raise ValueError(
             "Expected targets whose first axis counts the examples of a batch, got a scalar."

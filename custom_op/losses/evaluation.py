@@ -168,7 +168,7 @@ class TermsEvaluation(Evaluation):
     def _scale(self, scale: Scale) -> tf.Tensor:
         if scale is None:
             return tf.math.divide_no_nan(tf.ones([], self.outputs.dtype), self.count)
-        return tf.cast(scale, self.outputs.dtype)
+        return tf.convert_to_tensor(scale, self.outputs.dtype)
 
     def _weighted(self, like_outputs: tf.Tensor, scale: Scale) -> tf.Tensor:
         factor = self._scale(scale)
