@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from mlhf.hypergrad.guards import DivergedError
+
 RADIX_BITS = 52
 LIMIT = 2048.0  # 2^63 / 2^RADIX_BITS: what a 64-bit integer holds
 _ONE = 2.0**RADIX_BITS
 _INVERSE = 2.0**-RADIX_BITS
 
 
-class FixedPointRangeError(ArithmeticError):
+class FixedPointRangeError(DivergedError):
     """A value is not finite or too large for fixed point; integers would wrap silently."""
 
 

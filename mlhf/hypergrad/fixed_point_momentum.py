@@ -1,0 +1,144 @@
+"""Training with momentum in fixed point, that runs backwards to its first bits.
+
+    forward  v ← μ v + push · g                         backward  w ← w - move · v
+             w ← w + move · v        (the new v)                  v ← (v - push · g) / μ
+
+The product with μ = n / 2¹⁶ keeps what it loses in an information buffer; the sums are of integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from mlhf.hypergrad import fixed_point, information_buffer
+from mlhf.hypergrad.factors import Factor, Factors
+
+
+class Form(NamedTuple):
+    """How a form of momentum uses learning rate η and momentum μ.
+
+    Attributes:
+      push: What multiplies the gradient, a function of η and μ.
+      move: What multiplies the new velocity, a function of η.
+      move_in_rate: ∂ move / ∂η.
+      push_in_rate: ∂ push / ∂η.
+      push_in_momentum: ∂ push / ∂μ.
+    """
+
+    push: Callable[[Factor, Factor], Factor]
+    move: Callable[[Factor], Factor]
+    move_in_rate: float
+    push_in_rate: float
+    push_in_momentum: float
+
+
+FORMS = {
+    "M1": Form(lambda rate, mu: -(1 - mu), lambda rate: rate, 1.0, 0.0, 1.0),
+    "M2": Form(lambda rate, mu: 1.0, lambda rate: -rate, -1.0, 0.0, 0.0),
+    "M4": Form(lambda rate, mu: -rate, lambda rate: 1.0, 0.0, -1.0, 0.0),
+}
+
+
+class FixedPointMomentum:
+    """Weights and velocities of a training, as integers."""
+
+    def __init__(self, form: str, factors: Factors, weights: np.ndarray, velocity: np.ndarray):
+        """Stands at the beginning.
+
+        Args:
+          form: A key of `FORMS`.
+          factors: Learning rates and momenta.
+          weights: Floats, [P].
+          velocity: Floats, [P].
+
+        Raises:
+          FixedPointRangeError: If a value does not fit.
+          ValueError: If a momentum is not above 0 and under 2.
+        """
+        self.form, self._factors = FORMS[form], factors
+        information_buffer.numerator(factors.all_of("momentum"))
+        self.weights = fixed_point.to_fixed(weights, "the first weights")
+        self.velocity = fixed_point.to_fixed(velocity, "the first velocity")
+        self._first = self.weights, self.velocity
+        self._buffers = [
+            information_buffer.InformationBuffer(block.stop - block.start)
+            for block in factors.blocks
+        ]
+
+    @property
+    def nbytes(self) -> int:
+        """What the information buffers hold, in bytes."""
+        return sum(buffer.nbytes for buffer in self._buffers)
+
+    @property
+    def bits(self) -> float:
+        """The information in the buffers, in bits a weight."""
+        total = sum(buffer.bits * buffer.head.size for buffer in self._buffers)
+        return total / max(1, self.weights.size)
+
+    @property
+    def is_back(self) -> bool:
+        """Whether it stands where it began, bit for bit, with nothing in the buffers."""
+        weights, velocity = self._first
+        return (
+            np.array_equal(self.weights, weights)
+            and np.array_equal(self.velocity, velocity)
+            and all(buffer.empty for buffer in self._buffers)
+        )
+
+    def momentum(self, step: int) -> list[Factor]:
+        """Returns μ of a step as the arithmetic uses it, quantised, one a block."""
+        return [information_buffer.quantize_decay(mu) for mu in self._factors.at("momentum", step)]
+
+    def push(self, step: int) -> list[Factor]:
+        """Returns what the gradient is multiplied by in a step, one a block."""
+        rates = self._factors.at("learning_rate", step)
+        return [
+            self.form.push(rate, mu) for rate, mu in zip(rates, self.momentum(step), strict=True)
+        ]
+
+    def move(self, step: int) -> list[Factor]:
+        """Returns what the velocity is multiplied by in a step, one a block."""
+        return [self.form.move(rate) for rate in self._factors.at("learning_rate", step)]
+
+    def forward(self, step: int, gradient: np.ndarray) -> None:
+        """Takes a step.
+
+        Args:
+          step: Its number.
+          gradient: Floats, [P].
+
+        Raises:
+          FixedPointRangeError: If weights or velocities leave the range.
+        """
+        shrunk = np.empty_like(self.velocity)
+        for block, buffer, n in self._blocks(step):
+            shrunk[block] = buffer.multiply(self.velocity[block], n)
+        self.velocity = fixed_point.add(shrunk, self._pushed(step, gradient), "the velocity")
+        self.weights = fixed_point.add(self.weights, self._moved(step), "the weights")
+
+    def undo_move(self, step: int) -> None:
+        """Takes the weights back to before a step."""
+        self.weights = fixed_point.subtract(self.weights, self._moved(step))
+
+    def undo_push(self, step: int, gradient: np.ndarray) -> None:
+        """Takes the velocity back to before a step, after `undo_move`, with the same gradient."""
+        shrunk = fixed_point.subtract(self.velocity, self._pushed(step, gradient))
+        self.velocity = np.empty_like(shrunk)
+        for block, buffer, n in self._blocks(step):
+            self.velocity[block] = buffer.undo_multiply(shrunk[block], n)
+
+    def _pushed(self, step, gradient):
+        pushed = self._factors.times(self.push(step), gradient.astype(np.float64, copy=False))
+        return fixed_point.to_fixed(pushed, "the gradient")
+
+    def _moved(self, step):
+        moved = self._factors.times(self.move(step), fixed_point.to_float(self.velocity))
+        return fixed_point.to_fixed(moved, "the change of the weights")
+
+    def _blocks(self, step):
+        numerators = map(information_buffer.numerator, self._factors.at("momentum", step))
+        return zip(self._factors.blocks, self._buffers, numerators, strict=True)
