@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from custom_op import fallback, registry
 from custom_op.copying import BRANCHES, CALLS, LOOPS, Copies, called_graph
+from custom_op.rules.lists import zeros_like
 from custom_op.traced import Traced
 
 
@@ -42,9 +43,7 @@ def call(op: tf.Operation, live: Sequence[bool], program: Callable[..., Any]) ->
     residuals = derivative.residuals(Copies(body.inputs, op.inputs, check))
 
     def push(*tangents):
-        filled = [
-            tf.zeros_like(op.inputs[i]) if tangents[i] is None else tangents[i] for i in chosen
-        ]
+        filled = [zeros_like(op.inputs[i]) if tangents[i] is None else tangents[i] for i in chosen]
         return derivative.push_with(residuals, filled)
 
     return push

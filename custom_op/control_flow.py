@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.ops import control_flow_util
 
 from custom_op import fallback, registry
 from custom_op.calls import Derivative, check_repeatable
 from custom_op.copying import Branches, Copies, Loop, ancestors
+from custom_op.rules.lists import zeros_like
 
 
 def loop(op: tf.Operation, live: Sequence[bool], program: Callable[..., Any]) -> registry.LinearMap:
@@ -53,7 +55,7 @@ def loop(op: tf.Operation, live: Sequence[bool], program: Callable[..., Any]) ->
             pushed = derivative.push(copies, [current[i] for i in chosen])
             following = copies.compute([parts.results[i] for i in changing])
             return [
-                tf.zeros_like(value) if tangent is None else tangent
+                zeros_like(value) if tangent is None else tangent
                 for value, tangent in zip(following, pushed, strict=True)
             ]
 
@@ -109,7 +111,7 @@ def branches(
 
         def results(branch: int, copies: Copies):
             pushed = derivatives[branch].push(copies, given)
-            return [tf.zeros_like(outputs[i]) if pushed[i] is None else pushed[i] for i in reached]
+            return [zeros_like(outputs[i]) if pushed[i] is None else pushed[i] for i in reached]
 
         for i, tangent in zip(reached, parts.run(values, results), strict=True):
             result[i] = tangent
@@ -118,11 +120,33 @@ def branches(
     return push
 
 
+def check_transposable(loops: Sequence[tf.Operation], graph: tf.Graph) -> None:
+    """Raises if XLA could not run the transpose of a loop.
+
+    Args:
+      loops: The loops that tangents pass.
+      graph: Where the transpose is to be built.
+
+    Raises:
+      NotDifferentiableError: If the graph is compiled by XLA, and a loop has no bound by which its
+        lists of intermediate values could be sized.
+    """
+    if not loops or not control_flow_util.GraphOrParentsInXlaContext(graph):
+        return
+    for op in loops:
+        if Loop(op).maximum_iterations(list(op.inputs)) is None:
+            raise fallback.refusal(
+                op,
+                "under jit_compile the transpose of a loop needs to know its longest run",
+                "give tf.while_loop a constant maximum_iterations, or compile without XLA",
+            )
+
+
 def _filled(
     chosen: Sequence[int], tangents: Sequence[tf.Tensor | None], values: Sequence[tf.Tensor]
 ) -> list[tf.Tensor]:
     """The tangents of chosen inputs, with zeros for those that have none."""
-    return [tf.zeros_like(values[i]) if tangents[i] is None else tangents[i] for i in chosen]
+    return [zeros_like(values[i]) if tangents[i] is None else tangents[i] for i in chosen]
 
 
 def _grown(parts: Loop, live: Sequence[bool]) -> list[bool]:

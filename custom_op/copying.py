@@ -166,7 +166,7 @@ class Loop:
             ([values[i] for i in moving], list(carried)),
             shape_invariants=(shapes, extra_shapes),
             parallel_iterations=self.op.get_attr("parallel_iterations"),
-            maximum_iterations=self._maximum_iterations(values),
+            maximum_iterations=self.maximum_iterations(values),
             name="loop",
         )
         outputs = list(values)
@@ -174,9 +174,10 @@ class Loop:
             outputs[i] = value
         return outputs + list(further)
 
-    def _maximum_iterations(self, values: Sequence[tf.Tensor]) -> int | None:
-        # `tf.while_loop` passes a counter and the bound, -1 for none, before its own variables.
-        # The loop's condition tests the bound too; it is for XLA, which sizes lists by it.
+    def maximum_iterations(self, values: Sequence[tf.Tensor]) -> int | None:
+        """Returns the bound that `tf.while_loop` was given, if it is known now."""
+        # It passes a counter and the bound, -1 for none, before the variables of its own. The
+        # loop's condition tests the bound too; it is for XLA, which sizes lists by it.
         if "_num_original_outputs" not in self.op.node_def.attr or self.moving[1]:
             return None
         bound = tf.get_static_value(values[1])

@@ -43,6 +43,10 @@ class TangentProgram:
                 self._steps.append((op, _unchanged if passes else _tangent_map(op, live)))
                 dependent.update(_refs(op.outputs))
 
+    def loops(self) -> list[tf.Operation]:
+        """Returns the loops that tangents pass."""
+        return [op for op, _ in self._steps if op.type in LOOPS]
+
     def push(self, tangents: Tangents) -> list[tf.Tensor | None]:
         """Returns the tangents of the outputs; None stands for zero, on both sides."""
         known = {
