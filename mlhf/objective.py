@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import tensorflow as tf
 
 import custom_op
+from custom_op import structures
 from mlhf import keras_models
 
 Structure = Any
@@ -27,23 +28,50 @@ class Regularizer(Protocol):
 
 
 class L2(NamedTuple):
-    """Weight decay, c/2 · Σ‖w‖² over the parameters (TensorFlow 1's `l2_loss`)."""
+    """Weight decay, c/2 · Σ‖w‖² over the parameters (TensorFlow 1's `l2_loss`).
+
+    `excluded` names parameters that do not decay, by their paths (`"norm/gamma"`; a Keras model's
+    are its `variable.path`).
+    """
 
     coefficient: float
+    excluded: frozenset[str] = frozenset()
 
     def value(self, parameters):
         """Returns c/2 · Σ‖w‖²."""
-        squares = [tf.reduce_sum(tf.square(leaf)) for leaf in tf.nest.flatten(parameters)]
+        squares = [
+            tf.reduce_sum(tf.square(leaf))
+            for leaf, decays in zip(
+                tf.nest.flatten(parameters), self._decaying(parameters), strict=True
+            )
+            if decays
+        ]
         return 0.5 * self.coefficient * tf.add_n(squares)
 
     def gradient(self, parameters):
         """Returns c w."""
-        return tf.nest.map_structure(lambda leaf: self.coefficient * leaf, parameters)
+        return self.hessian_product(parameters, parameters)
 
     def hessian_product(self, parameters, vector):
         """Returns c v."""
-        del parameters
-        return tf.nest.map_structure(lambda leaf: self.coefficient * leaf, vector)
+        scaled = [
+            self.coefficient * leaf if decays else tf.zeros_like(leaf)
+            for leaf, decays in zip(
+                tf.nest.flatten(vector), self._decaying(parameters), strict=True
+            )
+        ]
+        return tf.nest.pack_sequence_as(vector, scaled)
+
+    def _decaying(self, parameters) -> list[bool]:
+        paths = structures.leaf_names(parameters)
+        unknown = sorted(self.excluded.difference(paths))
+        if unknown:
+            raise ValueError(
+                f"Expected excluded= to name parameters among {paths}, got {unknown} too."
+            )
+        if self.excluded.issuperset(paths):
+            raise ValueError("Expected excluded= to leave parameters that decay, it names all.")
+        return [path not in self.excluded for path in paths]
 
 
 class Objective:

@@ -12,7 +12,7 @@ from absl import app, flags, logging
 from mlhf import debugging
 from mlhf.checkpoints import CheckpointError
 from train_val import problems
-from train_val.data import NAMES, SPLITS, DataError
+from train_val.data import IMAGENET, NAMES, SPLITS, DataError
 
 FLAGS = flags.FLAGS
 
@@ -55,6 +55,12 @@ def define_common_flags(seed: int = 0) -> None:
         "data_format", "auto", ("auto", "channels_first", "channels_last"), "The axes of images."
     )
     flags.DEFINE_integer("resnet_size", 32, "The depth of a ResNet; other networks ignore it.")
+    flags.DEFINE_integer(
+        "num_classes", None, "Classes of data=imagenet, if not those found.", lower_bound=1
+    )
+    flags.DEFINE_integer(
+        "image_size", None, "The side of data=imagenet's images, 224 by default.", lower_bound=1
+    )
     flags.DEFINE_integer("batch_size", 128, "Examples in a batch.", lower_bound=1)
     flags.DEFINE_integer("train_epochs", 250, "Epochs to train for.", lower_bound=1)
     flags.DEFINE_integer("max_steps", None, "Steps to stop at, if epochs are more.", lower_bound=1)
@@ -101,13 +107,20 @@ def make_problem(part: str) -> problems.Problem:
         batch_size=FLAGS.batch_size,
         seed=FLAGS.seed,
         weight_decay=FLAGS.weight_decay,
+        resnet_size=FLAGS.resnet_size,
+        num_classes=FLAGS.num_classes,
+        image_size=FLAGS.image_size,
         data_format=FLAGS.data_format,
     )
 
 
 def problem_settings() -> dict[str, str]:
     """Returns the flags that a checkpoint has to share with the run that continues it."""
-    names = ("problem", "data", "split", "batch_size", "weight_decay")
+    names = ["problem", "data", "split", "batch_size", "weight_decay"]
+    if FLAGS.problem == "resnet":
+        names.append("resnet_size")
+    if FLAGS.data == IMAGENET:
+        names += ["num_classes", "image_size"]
     return {name: str(FLAGS[name].value) for name in names}
 
 

@@ -11,20 +11,36 @@ import keras
 import tensorflow as tf
 
 import mlhf
-from train_val import networks
-from train_val.data import Batches, ImageData, load, test_batches
+from train_val import networks, resnet
+from train_val.data import (
+    IMAGENET,
+    Batches,
+    ImageData,
+    StoredBatches,
+    StoredImages,
+    StoredTestBatches,
+    load,
+    test_batches,
+)
 
 # Upper and lower case are one name, as the original's scripts use both.
 NETWORKS: dict[str, Callable[..., keras.Model]] = {
     "convnet": networks.convnet,
     "mlp": networks.mlp,
+    "resnet": resnet.cifar_resnet,
 }
+# Those that a data set of photographs has in their place.
+PHOTOGRAPH_NETWORKS: dict[str, Callable[..., keras.Model]] = {"resnet": resnet.imagenet_resnet}
 
 
 # Images that are tested at a time.
 TEST_BATCH = 500
+# Photographs are larger.
+STORED_TEST_BATCH = 100
 # A data set of so many images is kept standardised, in batches, once it was tested on.
 KEPT_IMAGES = 5000
+# Of a data set too large for memory the training loss is that of so many images, evenly spread.
+LARGEST_TRAINING_SAMPLE = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +58,8 @@ class Problem:
 
     name: str
     model: keras.Model
-    train: ImageData
-    test: ImageData
+    train: ImageData | StoredImages
+    test: ImageData | StoredImages
     task: mlhf.Task
     channels_first: bool = False
 
@@ -57,7 +73,9 @@ class Problem:
         return self._mean(parameters, model_state, self.test, _hits)
 
     def training_loss(self, parameters: Any, model_state: Any = None) -> float:
-        """Returns the mean loss over all training images, not augmented, with the regularizer.
+        """Returns the mean loss over the training images, not augmented, with the regularizer.
+
+        Over all of them; of images that stay on the disk over 10,000 at most, evenly spread.
 
         Args:
           parameters: As for `accuracy`.
@@ -72,26 +90,35 @@ class Problem:
         values = [parameters[variable.path] for variable in self.model.trainable_variables]
         state = model_state or mlhf.get_model_state(self.model) or {}
         state = [state[name] for name in sorted(state)]
-        total = 0.0
+        total, seen = 0.0, 0
         for inputs, labels in self._test_batches(data):
             total += float(score(self._infer(values, state, inputs), labels))
-        return total / len(data)
+            seen += len(labels)
+        return total / seen
 
-    def _test_batches(self, data: ImageData) -> Iterable:
+    def _test_batches(self, data: ImageData | StoredImages) -> Iterable:
         if id(data) not in self._kept:
-            batches: Iterable = test_batches(
-                data,
-                min(TEST_BATCH, len(data)),
-                tf.as_dtype(self.model.compute_dtype),
-                channels_first=self.channels_first,
-            )
-            if len(data) <= KEPT_IMAGES:
-                batches = list(batches)
+            dtype = tf.as_dtype(self.model.compute_dtype)
+            batches: Iterable
+            if isinstance(data, StoredImages):
+                batches = StoredTestBatches(
+                    data,
+                    min(STORED_TEST_BATCH, len(data)),
+                    dtype,
+                    self.channels_first,
+                    limit=LARGEST_TRAINING_SAMPLE if data is self.train else None,
+                )
+            else:
+                batches = test_batches(
+                    data, min(TEST_BATCH, len(data)), dtype, channels_first=self.channels_first
+                )
+                if len(data) <= KEPT_IMAGES:
+                    batches = list(batches)
             self._kept[id(data)] = data, batches
         return self._kept[id(data)][1]
 
     @functools.cached_property
-    def _kept(self) -> dict[int, tuple[ImageData, Iterable]]:
+    def _kept(self) -> dict[int, tuple[ImageData | StoredImages, Iterable]]:
         """Batches to test on, made once: as tensors of a small data set, else as a pipeline."""
         return {}
 
@@ -119,20 +146,27 @@ def make(
     weight_decay: float = 0.0,
     data_format: str = "auto",
     dtype: str = "float32",
+    resnet_size: int | None = None,
+    num_classes: int | None = None,
+    image_size: int | None = None,
 ) -> Problem:
     """Returns a problem.
 
     Args:
-      name: Of the network: `"convnet"` or `"mlp"` (any case).
-      data: `"cifar10"`, `"digits"` or `"mnist"`.
+      name: Of the network: `"convnet"`, `"mlp"` or `"resnet"` (any case).
+      data: `"cifar10"`, `"digits"`, `"imagenet"` or `"mnist"`.
       data_dir: As for `train_val.data.load`.
       part: The training images: `"meta_train"` or `"train"`.
       split: As for `train_val.data.load`.
       batch_size: Of training.
       seed: Of the batches.
-      weight_decay: c of c/2 · Σ‖w‖², the same for every optimizer.
+      weight_decay: c of c/2 · Σ‖w‖², the same for every optimizer. On ImageNet the variables of
+        normalisation do not decay, as in the original.
       data_format: `"channels_last"`, `"channels_first"` (a GPU only) or `"auto"`.
       dtype: Of the network.
+      resnet_size: The depth of a ResNet; None for 32 (of ImageNet's 18). Other networks ignore it.
+      num_classes: Of ImageNet; the other data sets ignore it.
+      image_size: Of ImageNet; the other data sets ignore it.
 
     Returns:
       The problem.
@@ -141,37 +175,52 @@ def make(
       ValueError: If a name is not known or an argument makes no sense.
       DataError: If the data can't be read.
     """
-    build = NETWORKS.get(name.lower())
-    if build is None:
+    if name.lower() not in NETWORKS:
         raise ValueError(f"Expected problem to be one of {sorted(NETWORKS)}, got {name!r}.")
+    name = name.lower()
+    build = NETWORKS[name]
+    if data == IMAGENET:
+        build = PHOTOGRAPH_NETWORKS.get(name, build)
     channels_first = _channels_first(data_format)
     if weight_decay < 0:
         raise ValueError(f"Expected weight_decay of at least 0, got {weight_decay}.")
-    train = load(data, data_dir, part=part, split=split)
-    test = load(data, data_dir, part="test", split=split)
-    batches = Batches(
-        train, batch_size, seed, dtype=tf.as_dtype(dtype), channels_first=channels_first
-    )
+    sizes = {"num_classes": num_classes, "image_size": image_size}
+    train = load(data, data_dir, part=part, split=split, **sizes)
+    test = load(data, data_dir, part="test", split=split, **sizes)
+    form = {"dtype": tf.as_dtype(dtype), "channels_first": channels_first}
+    batches: Batches | StoredBatches
+    if isinstance(train, StoredImages):
+        batches = StoredBatches(train, batch_size, seed, **form)
+    else:
+        batches = Batches(train, batch_size, seed, **form)
     height, width, channels = train.image_shape
     shape = (channels, height, width) if channels_first else (height, width, channels)
     settings: dict[str, Any] = {"dtype": dtype}
-    if name.lower() == "convnet":
+    if name != "mlp":
         settings["data_format"] = "channels_first" if channels_first else "channels_last"
+    if name == "resnet" and resnet_size is not None:
+        settings["resnet_size"] = resnet_size
     model = build(shape, train.num_classes, **settings)
 
     def initialize(seed: int) -> dict[str, tf.Tensor]:
         return mlhf.get_parameters(build(shape, train.num_classes, seed=seed, **settings))
+
+    excluded: frozenset[str] = frozenset()
+    if data == IMAGENET:
+        kinds = mlhf.kinds_of_model(model)
+        excluded = frozenset(path for path, kind in kinds.items() if kind.startswith("norm_"))
+    title = name if resnet_size is None or name != "resnet" else f"{name} {resnet_size}"
 
     task = mlhf.Task(
         model,
         "softmax_cross_entropy",
         initialize,
         lambda start: batches.dataset(start),
-        regularizer=mlhf.L2(weight_decay) if weight_decay else None,
-        name=f"{name.lower()} on {data} ({split}), batches of {batch_size}"
+        regularizer=mlhf.L2(weight_decay, excluded) if weight_decay else None,
+        name=f"{title} on {data} ({split}), batches of {batch_size}"
         + (f", weight decay {weight_decay}" if weight_decay else ""),
     )
-    return Problem(name.lower(), model, train, test, task, channels_first)
+    return Problem(name, model, train, test, task, channels_first)
 
 
 def _channels_first(data_format: str) -> bool:

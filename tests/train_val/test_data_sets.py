@@ -251,7 +251,7 @@ def test_digits_are_the_same_at_every_call():
 @pytest.mark.parametrize(
     "name, options, found",
     [
-        ("cifar100", dict(part="train"), "cifar10, digits, mnist"),
+        ("cifar100", dict(part="train"), "cifar10, digits, mnist, imagenet"),
         ("digits", dict(part="validation"), "meta_train, train, test"),
         ("cifar10", dict(part="train", split="mine"), "original, standard"),
         ("digits", dict(part="train", split="standard"), "CIFAR-10's only"),

@@ -68,8 +68,14 @@ def test_an_objective_of_the_task_includes_weight_decay():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"name": "resnet99"}, r"Expected problem to be one of \['convnet', 'mlp'\], got"),
-        ({"data": "cats"}, "Expected as data set one of cifar10, digits, mnist, got 'cats'"),
+        (
+            {"name": "resnet99"},
+            r"Expected problem to be one of \['convnet', 'mlp', 'resnet'\], got",
+        ),
+        (
+            {"data": "cats"},
+            "Expected as data set one of cifar10, digits, mnist, imagenet, got 'cats'",
+        ),
         ({"batch_size": 751}, "Expected a batch size from 1 to 750"),
         ({"data_format": "rows"}, "Expected data_format to be auto"),
         ({"weight_decay": -1.0}, "Expected weight_decay of at least 0"),

@@ -126,7 +126,7 @@ def test_trouble_ends_in_a_sentence(arguments, sentence, meta_folder, tmp_path):
 @pytest.mark.parametrize("module", [train_meta_optimizer, use_meta_optimizer])
 @pytest.mark.parametrize(
     "flag",
-    ["--CG_iter=0", "--lr=fast", "--problem=resnet", "--data=cats", "--max_steps=x", "--bad=1"],
+    ["--CG_iter=0", "--lr=fast", "--problem=resnet99", "--data=cats", "--max_steps=x", "--bad=1"],
 )
 def test_a_bad_flag_is_named(module, flag):
     with pytest.raises(flags.Error, match=flag[2:].split("=")[0]):

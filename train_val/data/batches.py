@@ -4,13 +4,7 @@ import tensorflow as tf
 
 from train_val.data.augmentation import crop_and_flip, draw_shifts_and_flips
 from train_val.data.image_data import ImageData
-
-# TensorFlow's index_shuffle runs 4 rounds of its cipher by default, too few: neighbouring
-# positions and successive epochs then come out correlated (-0.15 and 0.4 for 30,000 images).
-# From 8 rounds on nothing of it can be measured.
-_SHUFFLE_ROUNDS = 12
-# The third word of the shuffle's seed; any number would do, another one is other batches.
-_SHUFFLE_SALT = 7
+from train_val.data.order import shuffled_indices
 
 # A batch takes about a millisecond: more threads or a longer queue would only take the
 # processor and memory away from training.
@@ -75,25 +69,7 @@ class Batches:
 
     def indices(self, k: tf.Tensor | int) -> tf.Tensor:
         """The numbers of the images in batch k, int64 [B]."""
-        count = len(self.data)
-        places = tf.cast(k, tf.int64) * self.batch_size + tf.range(self.batch_size, dtype=tf.int64)
-        epochs = places // count
-        # The op itself rather than tf.random.experimental.index_shuffle, which cannot set the
-        # rounds and pads a list of seeds along the wrong axis. [B, 3]: a seed for each place.
-        seeds = tf.stack(
-            [
-                tf.fill([self.batch_size], tf.constant(self.seed, tf.int64)),
-                epochs,
-                tf.fill([self.batch_size], tf.constant(_SHUFFLE_SALT, tf.int64)),
-            ],
-            axis=1,
-        )
-        return tf.raw_ops.RandomIndexShuffle(
-            index=places % count,
-            seed=seeds,
-            max_index=tf.constant(count - 1, tf.int64),
-            rounds=_SHUFFLE_ROUNDS,
-        )
+        return shuffled_indices(len(self.data), self.batch_size, self.seed, k)
 
     def batch(self, k: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor]:
         """Batch k by itself, without the pipeline (and without the rollout's axis).

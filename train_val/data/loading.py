@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Literal, overload
 
 from train_val.data import cifar10, digits, mnist
 from train_val.data.image_data import ImageData
+from train_val.data.imagenet import load_imagenet
+from train_val.data.stored_images import StoredImages
 
 _LOADERS: dict[str, Callable[[str | os.PathLike[str] | None, str, str], ImageData]] = {
     "cifar10": cifar10.load_cifar10,
@@ -12,9 +15,32 @@ _LOADERS: dict[str, Callable[[str | os.PathLike[str] | None, str, str], ImageDat
     "mnist": mnist.load_mnist,
 }
 
-NAMES = tuple(_LOADERS)
+IMAGENET = "imagenet"
+NAMES = (*_LOADERS, IMAGENET)
 PARTS = ("meta_train", "train", "test")
 SPLITS = ("original", "standard")
+
+
+@overload
+def load(
+    name: Literal["cifar10", "digits", "mnist"],
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    part: str,
+    split: str = "original",
+) -> ImageData: ...
+
+
+@overload
+def load(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    part: str,
+    split: str = "original",
+    num_classes: int | None = None,
+    image_size: int | None = None,
+) -> ImageData | StoredImages: ...
 
 
 def load(
@@ -23,24 +49,32 @@ def load(
     *,
     part: str,
     split: str = "original",
-) -> ImageData:
+    num_classes: int | None = None,
+    image_size: int | None = None,
+) -> ImageData | StoredImages:
     """One part of a data set.
 
     Args:
-        name: "cifar10", "digits" or "mnist".
+        name: "cifar10", "digits", "imagenet" or "mnist".
         data_dir: the folder that holds the files: for CIFAR-10 `cifar-10-batches-bin/` or
-            that folder itself, for MNIST the four idx files (as they are or in `mnist/`).
-            None (the default): CIFAR-10 and MNIST come from tensorflow-datasets, which
-            downloads them once. Digits comes with scikit-learn and needs no folder.
+            that folder itself, for MNIST the four idx files (as they are or in `mnist/`), for
+            ImageNet as `load_imagenet` says.
+            None (the default): they come from tensorflow-datasets, which downloads CIFAR-10
+            and MNIST once. Digits comes with scikit-learn and needs no folder.
         part: "meta_train" (what an optimizer is learned on), "train" (what a network is then
             trained on with it) or "test".
         split: "original" (the default) keeps the three parts disjoint: the paper's for
             CIFAR-10 (batches 1 to 3, batches 4 and 5, the test batch). "standard",
             CIFAR-10 only: "meta_train" and "train" are both the usual 50,000 images, so
             that accuracies compare with others', and meta-training has seen the images.
+            Of ImageNet both are all training images in any case, and "test" the validation
+            images.
+        num_classes: of ImageNet, see `load_imagenet`; the others have a fixed number.
+        image_size: of ImageNet, see `load_imagenet`; the others have a fixed size.
 
     Returns:
-        The images and labels; the same ones in the same order at every call.
+        The images and labels; the same ones in the same order at every call. ImageNet's stay
+        on the disk.
 
     Raises:
         ValueError: an unknown name, part or split.
@@ -58,4 +92,6 @@ def load(
             f"The standard split is CIFAR-10's only, {name} has one split: leave split at"
             " 'original' for it."
         )
+    if name == IMAGENET:
+        return load_imagenet(data_dir, part, num_classes=num_classes, image_size=image_size)
     return _LOADERS[name](data_dir, part, split)

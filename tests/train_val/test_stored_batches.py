@@ -1,0 +1,165 @@
+"""Batches of images on disk: resuming, crops, colours, and damaged images."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tests.train_val import photographs as made
+from train_val.data import DataError, StoredBatches, StoredTestBatches, photographs
+from train_val.data.imagenet import load_imagenet
+
+SIZE = 16
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return made.make_folders(tmp_path / "folders")
+
+
+def collect(batches):
+    return [(inputs.numpy(), labels.numpy()) for inputs, labels in batches]
+
+
+def assert_same(first, second):
+    assert len(first) == len(second)
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a[0], b[0])
+        np.testing.assert_array_equal(a[1], b[1])
+
+
+def test_batches_are_a_function_of_seed_and_number(folders):
+    data = load_imagenet(folders, "train", image_size=SIZE)
+    whole = collect(StoredBatches(data, 4, 1).dataset(steps=8))
+    assert whole[0][0].shape == (4, SIZE, SIZE, 3)
+    assert whole[0][1].dtype == np.int32
+    assert_same(collect(StoredBatches(data, 4, 1).dataset(5, steps=3)), whole[5:])
+    other = collect(StoredBatches(data, 4, 2).dataset(steps=8))
+    assert any(not np.array_equal(a[1], b[1]) for a, b in zip(whole, other, strict=True))
+    # Every image once an epoch: 5 of each class in 15.
+    labels = np.concatenate([labels for _, labels in whole])
+    np.testing.assert_array_equal(np.bincount(labels[:15]), [5, 5, 5])
+    np.testing.assert_array_equal(np.bincount(labels[15:30]), [5, 5, 5])
+
+
+def test_channels_first_and_dtypes(folders):
+    data = load_imagenet(folders, "train", image_size=SIZE)
+    ((last, _),) = collect(StoredBatches(data, 4, 1).dataset(steps=1))
+    ((first, _),) = collect(StoredBatches(data, 4, 1, tf.float64, True).dataset(steps=1))
+    np.testing.assert_allclose(np.moveaxis(first, 1, 3), last, rtol=1e-6)
+    assert first.dtype == np.float64
+
+
+def test_a_damaged_image_is_skipped_named_and_counted(folders, capsys):
+    data = load_imagenet(folders, "train", image_size=SIZE)
+    bad = folders / "train" / "n00000002" / "4.JPEG"
+    made.damage(bad)
+    number = data.source.paths.index(str(bad))
+    batches = StoredBatches(data, 4, 1)
+    whole = collect(batches.dataset(steps=8))
+    assert batches.left_out.numbers == [number]
+    printed = capsys.readouterr().out
+    assert printed.count(f"Left out: {bad} can't be decoded (1 left out so far).") == 1
+    # Wherever it begins, and whether or not the image is known by then, batch k is the same.
+    assert_same(collect(StoredBatches(data, 4, 1).dataset(2, steps=6)), whole[2:])
+    assert_same(collect(batches.dataset(steps=8)), whole)
+    # The next image stands in its place; the rest is as it was.
+    made_up = StoredBatches(data, 4, 1)
+    labels = np.concatenate([labels for _, labels in whole]).reshape(-1, 4)
+    for k in range(8):
+        indices = made_up.indices(k).numpy()
+        indices[indices == number] = (number + 1) % 15
+        np.testing.assert_array_equal(labels[k], data.source.labels[indices])
+    tested = StoredTestBatches(data, 4)
+    assert sum(len(labels) for _, labels in tested) == 14
+    assert len(tested.left_out) == 1
+
+
+def test_too_many_damaged_images_are_an_error(folders):
+    data = load_imagenet(folders, "train", image_size=SIZE)
+    for path in data.source.paths[:11]:
+        with open(path, "wb") as file:
+            file.write(b"no image")
+    with pytest.raises(DataError, match="found 11 that can't be decoded: copy the data set anew"):
+        collect(StoredBatches(data, 15, 1).dataset(steps=1))
+
+
+def test_a_label_out_of_range_names_the_record(tmp_path):
+    random = np.random.default_rng(0)
+    examples = [
+        {"image/encoded": made.jpeg(random, 0), "image/class/label": label} for label in (1, 2, 9)
+    ]
+    made.write_records(tmp_path / "train-00000-of-00001", examples)
+    (tmp_path / "labels.txt").write_text("a\nb\nc\n")
+    data = load_imagenet(tmp_path, "train", image_size=SIZE)
+    with pytest.raises(DataError, match="of 3 classes .*found 8 .*record 2 of .*right number"):
+        collect(StoredTestBatches(data, 3))
+
+
+def test_a_file_that_is_gone(folders):
+    data = load_imagenet(folders, "train", image_size=SIZE)
+    path = folders / "train" / "n00000001" / "0.JPEG"
+    path.unlink()
+    with pytest.raises(DataError, match=f"Expected to read {path}, could not"):
+        collect(StoredBatches(data, 15, 1).dataset(steps=1))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_colours_and_the_central_crop(mode, form):
+    if (mode, form) == ("CMYK", "PNG"):
+        pytest.skip("there are no CMYK PNG files")
+    # A smooth picture, so that scaling while decoding and after it agree.
+    y, x = np.mgrid[0:1:160j, 0:1:240j]
+    pixels = np.stack([200 * x, 200 * y, 200 * (1 - x)], -1).astype(np.uint8)
+    picture = Image.fromarray(pixels).convert(mode)
+    buffer = io.BytesIO()
+    picture.save(buffer, form, **({"quality": 95} if form == "JPEG" else {}))
+    square = photographs.central_square(tf.constant(buffer.getvalue()), SIZE)
+    expected = picture.convert("RGB").crop((50, 10, 190, 150)).resize((SIZE, SIZE), Image.BOX)
+    np.testing.assert_allclose(square, np.asarray(expected, float), atol=3)
+
+
+def test_random_crops_keep_to_their_bounds_and_boxes():
+    y, x = np.mgrid[0:100, 0:100]
+    # The position of a pixel is its colour: what a crop shows says where it was.
+    pixels = np.stack([2 * x, 2 * y, np.zeros_like(x)], -1).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    encoded = tf.constant(buffer.getvalue())
+
+    @tf.function
+    def crop(seed, boxes):
+        return photographs.random_square(encoded, boxes, seed, 8)
+
+    def windows(boxes):
+        for number in range(40):
+            square = crop(tf.constant([3, number], tf.int64), boxes).numpy()
+            right, down = square[0, -1, 0] - square[0, 0, 0], square[-1, 0, 1] - square[0, 0, 1]
+            # From the middle of the first of 8 pixels to that of the last.
+            yield square[..., :2] / 2, right / 2 * 8 / 7, down / 2 * 8 / 7
+
+    shapes = [(width, height) for _, width, height in windows(tf.zeros([1, 0, 4]))]
+    areas = np.array([width * height for width, height in shapes]) / 1e4
+    aspects = np.array([width / height for width, height in shapes])
+    assert areas.min() > 0.04 and areas.max() < 1.01 and areas.std() > 0.15
+    assert aspects.min() > 0.68 and aspects.max() < 1.5 and aspects.std() > 0.1
+    corner = tf.constant([[[0.8, 0.8, 1.0, 1.0]]])
+    for places, _, _ in windows(corner):
+        assert places.max() > 80  # a tenth of the box, which begins there, is within
+
+
+def test_bad_arguments(folders):
+    data = load_imagenet(folders, "train", image_size=SIZE)
+    with pytest.raises(ValueError, match="from 1 to 15, .*got 16"):
+        StoredBatches(data, 16, 0)
+    with pytest.raises(ValueError, match="fits in 64 bits"):
+        StoredBatches(data, 4, 2**64)
+    with pytest.raises(ValueError, match="floating dtype .* got int32"):
+        StoredBatches(data, 4, 0, tf.int32)
+    with pytest.raises(ValueError, match="got start=-1"):
+        next(StoredBatches(data, 4, 0).dataset(-1))
+    with pytest.raises(ValueError, match="batch size from 1"):
+        StoredTestBatches(data, 0)

@@ -1,0 +1,136 @@
+"""Stored photographs as the squares that a network sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+# Of ImageNet's pixels, red, green and blue, from 0 to 255.
+MEAN = (123.68, 116.779, 103.939)
+STD = (58.393, 57.12, 57.375)
+# What a test shows of the image's shorter side: 224 of 256 pixels.
+CENTRAL = 0.875
+# Random crops, as the networks for ImageNet have been trained since Inception: of the area, and
+# width by height; where objects' boxes are known, so much of one is within.
+_AREAS = (0.05, 1.0)
+_ASPECTS = (3 / 4, 4 / 3)
+_COVERED = 0.1
+# JPEG decoders scale down by these for less than the whole price.
+_SCALES = (1, 2, 4, 8)
+
+
+def random_square(encoded: tf.Tensor, boxes: tf.Tensor, seed: tf.Tensor, size: int) -> tf.Tensor:
+    """A random part of an image: 5% to 100% of its area, 3:4 to 4:3, resized to a square.
+
+    Args:
+        encoded: string: a JPEG or PNG file's content. Greyscale and CMYK become RGB.
+        boxes: float32 [1, n, 4]: of the objects; a crop contains a tenth of one, if there are any.
+        seed: int64 [2]; the same crop whenever it is the same.
+        size: the square's side.
+
+    Returns:
+        float32 [size, size, 3], from 0 to 255.
+    """
+
+    def choose(shape):
+        begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
+            shape,
+            boxes,
+            seed,
+            min_object_covered=_COVERED,
+            aspect_ratio_range=_ASPECTS,
+            area_range=_AREAS,
+            max_attempts=100,
+            use_image_if_no_bounding_boxes=True,
+        )
+        return tf.concat([begin[:2], extent[:2]], 0)
+
+    return _resized_part(encoded, choose, size, exact=False)
+
+
+def central_square(encoded: tf.Tensor, size: int) -> tf.Tensor:
+    """The middle of an image, 87.5% of the shorter side in both directions.
+
+    Args:
+        encoded: as for `random_square`.
+        size: the square's side.
+
+    Returns:
+        float32 [size, size, 3], from 0 to 255.
+    """
+
+    def choose(shape):
+        shorter = tf.cast(tf.minimum(shape[0], shape[1]), tf.float32)
+        side = tf.maximum(tf.cast(tf.round(CENTRAL * shorter), tf.int32), 1)
+        return tf.stack([(shape[0] - side) // 2, (shape[1] - side) // 2, side, side])
+
+    return _resized_part(encoded, choose, size, exact=True)
+
+
+def standardize(images: tf.Tensor) -> tf.Tensor:
+    """Subtracts the mean and divides by the deviation of ImageNet's pixels, colour by colour."""
+    return (images - tf.constant(MEAN)) / tf.constant(STD)
+
+
+def _resized_part(encoded: tf.Tensor, choose: Callable, size: int, exact: bool) -> tf.Tensor:
+    """Decodes the window that `choose` returns for a shape, and resizes it.
+
+    Unless it is exact, the window's edges move to whole pixels of the scale that is decoded, by
+    half of one of the square's pixels at most, and resizing averages 2 x 2 pixels.
+    """
+
+    def from_jpeg():
+        shape = tf.io.extract_jpeg_shape(encoded)
+        window = choose(shape)
+        # Only the window is decoded, and at the smallest scale that is not below the square's:
+        # what the decoder averages costs less than decoding it.
+        smaller = tf.minimum(window[2], window[3])
+        number = tf.reduce_sum([tf.cast(smaller >= s * size, tf.int32) for s in _SCALES[1:]])
+
+        def decode(scale):
+            def decoded():
+                begin = (window[:2] + (0 if exact else scale // 2)) // scale
+                whole = -(-shape[:2] // scale)
+                end = window[:2] + window[2:] + (scale - 1 if exact else scale // 2)
+                end = tf.minimum(end // scale, whole)
+                part = tf.image.decode_and_crop_jpeg(
+                    encoded,
+                    tf.concat([begin, end - begin], 0),
+                    channels=3,
+                    ratio=scale,
+                    fancy_upscaling=False,
+                    dct_method="INTEGER_FAST",
+                )
+                # Where the window lies in what is decoded, which has whole pixels only.
+                window_begin = tf.cast(window[:2], tf.float32) / scale - tf.cast(begin, tf.float32)
+                return part, window_begin, tf.cast(window[2:], tf.float32) / scale
+
+            return decoded
+
+        return tf.switch_case(number, [decode(scale) for scale in _SCALES])
+
+    def from_another():
+        # ImageNet has a PNG file under the name of a JPEG.
+        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+        image.set_shape([None, None, 3])
+        window = choose(tf.shape(image))
+        part = image[window[0] : window[0] + window[2], window[1] : window[1] + window[3]]
+        return part, tf.zeros([2]), tf.cast(window[2:], tf.float32)
+
+    part, begin, extent = tf.cond(tf.io.is_jpeg(encoded), from_jpeg, from_another)
+    if exact:
+        # The op of tf.image.resize(antialias=True), with a window whose edges lie between pixels.
+        squares = tf.raw_ops.ScaleAndTranslate(
+            images=part[tf.newaxis],
+            size=[size, size],
+            scale=size / extent,
+            translation=-begin * size / extent,
+            kernel_type="triangle",
+            antialias=True,
+        )
+    else:
+        squares = tf.raw_ops.ResizeBilinear(
+            images=part[tf.newaxis], size=[size, size], half_pixel_centers=True
+        )
+    return tf.ensure_shape(squares[0], [size, size, 3])

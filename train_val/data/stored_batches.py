@@ -1,0 +1,319 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from train_val.data import photographs
+from train_val.data.image_data import DataError
+from train_val.data.order import shuffled_indices
+from train_val.data.stored_images import StoredImages
+
+_AHEAD = 2
+# More damaged images than this share are not a few bad files but a bad data set.
+_LARGEST_DAMAGE = 0.05
+_ALWAYS_BORNE = 10
+# What TensorFlow raises about an image, and not about a mistake in the pipeline itself.
+_ABOUT_DATA = (
+    tf.errors.InvalidArgumentError,
+    tf.errors.DataLossError,
+    tf.errors.OutOfRangeError,
+    tf.errors.UnimplementedError,
+    tf.errors.UnknownError,
+)
+
+
+class LeftOut:
+    """The images of a data set that can't be decoded: found on the way, named once, counted.
+
+    Attributes:
+        numbers: of the images, in the order found.
+    """
+
+    def __init__(self, data: StoredImages):
+        self._data = data
+        self.numbers: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def find(self, indices: np.ndarray) -> int:
+        """Looks for images that can't be decoded, writes their names and notes them.
+
+        Args:
+            indices: the numbers of images.
+
+        Returns:
+            How many there were that were not known yet.
+
+        Raises:
+            DataError: a label is out of range, a file is gone, or too many images are damaged.
+        """
+        before = len(self)
+        for index in sorted(set(indices.tolist()).difference(self.numbers)):
+            if not self._decodes(index):
+                self.numbers.append(index)
+                tqdm.tqdm.write(
+                    f"Left out: {self._data.source.describe(index)} can't be decoded"
+                    f" ({len(self)} left out so far)."
+                )
+        if len(self) > max(_ALWAYS_BORNE, _LARGEST_DAMAGE * len(self._data)):
+            raise DataError(
+                f"Expected {self._data.name} with a few damaged images at most, found {len(self)}"
+                " that can't be decoded: copy the data set anew."
+            )
+        return len(self) - before
+
+    def _decodes(self, index: int) -> bool:
+        source = self._data.source
+        name = source.describe(index)
+        fetched = source.fetch(tf.constant([index], tf.int64))
+        try:
+            encoded, label, _ = source.parse(*(tensor[0] for tensor in fetched))
+        except (tf.errors.NotFoundError, tf.errors.PermissionDeniedError) as error:
+            raise DataError(
+                f"Expected to read {name}, could not: {error.message.splitlines()[0]}; copy it"
+                " anew, or start again without it."
+            ) from error
+        except tf.errors.OpError:
+            return False  # a record that is no example
+        if not 0 <= int(label) < self._data.num_classes:
+            raise DataError(
+                f"Expected labels of {self._data.num_classes} classes in {self._data.name}, found"
+                f" {int(label)} (counted from 0) in {name}: give the right number of classes, or"
+                " the data set that has so many."
+            )
+        try:
+            photographs.central_square(encoded, self._data.image_size)
+        except (*_ABOUT_DATA, ValueError):
+            return False
+        return True
+
+
+class StoredBatches:
+    """Training batches of stored images, of which number k is a pure function of seed and k.
+
+    Order and resuming are those of `Batches`: an endless row of epochs, each a permutation of its
+    own; `dataset(start=k)` gives the very batches that `dataset()` gives after k. Each image is
+    cropped at random and mirrored by chance, by the seed and its place in the row. In the place of
+    an image that can't be decoded stands the next one that can, wherever training begins.
+
+    Attributes:
+        data: what the batches are made of.
+        batch_size: B.
+        seed: of the order and of what is drawn.
+        left_out: the images found so far that can't be decoded.
+    """
+
+    def __init__(
+        self,
+        data: StoredImages,
+        batch_size: int,
+        seed: int,
+        dtype: tf.DType = tf.float32,
+        channels_first: bool = False,
+    ):
+        """Sets the batches up; nothing is read yet.
+
+        Args:
+            data: the images.
+            batch_size: B, from 1 to the number of images.
+            seed: any integer of 64 bits.
+            dtype: of the inputs (default float32).
+            channels_first: inputs as [B, channels, height, width] (default False).
+
+        Raises:
+            ValueError: a size out of range, a seed of more than 64 bits, a dtype that is not
+                floating.
+        """
+        _check_batch_size(batch_size, data)
+        if not -(2**63) <= seed < 2**63:
+            raise ValueError(f"Expected a seed that fits in 64 bits, got {seed}.")
+        self.data, self.batch_size, self.seed = data, batch_size, seed
+        self.left_out = LeftOut(data)
+        self._finish = _finisher(dtype, channels_first)
+
+    @property
+    def batches_per_epoch(self) -> float:
+        """How many batches show every image once; not always a whole number."""
+        return len(self.data) / self.batch_size
+
+    def indices(self, k: tf.Tensor | int) -> tf.Tensor:
+        """The numbers of the images in batch k before any is left out, int64 [B]."""
+        return shuffled_indices(len(self.data), self.batch_size, self.seed, k)
+
+    def dataset(
+        self, start: int = 0, steps: int | None = None
+    ) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+        """The batches from number `start` on, read and decoded ahead of who asks for them.
+
+        Args:
+            start: the first batch's number (default 0).
+            steps: how many batches (default None: without end).
+
+        Yields:
+            inputs: [B, size, size, 3] of the dtype, or channels first.
+            labels: int32 [B].
+
+        Raises:
+            ValueError: start or steps is negative.
+            DataError: labels or files are not what they should be; `LeftOut.find` says when.
+        """
+        if start < 0 or (steps is not None and steps < 0):
+            raise ValueError(
+                f"Expected start and steps of at least 0, got start={start} and steps={steps}."
+            )
+        end = None if steps is None else start + steps
+
+        def build(k):
+            plans = tf.data.Dataset.range(k, tf.int64.max if end is None else end).map(
+                self._plan(), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+            )
+            return _pipeline(self.data, plans.unbatch(), self._random_square, self.batch_size)
+
+        return _stream(build, start, self._finish, self._used, self.left_out)
+
+    def _used(self, k: int) -> np.ndarray:
+        return self._stand_ins()[self.indices(k).numpy()]
+
+    def _stand_ins(self) -> np.ndarray:
+        """Which image stands for each: itself, or the next one that can be decoded."""
+        whole = np.arange(len(self.data))
+        left_out = set(self.left_out.numbers)
+        for number in left_out:
+            other = number
+            while other in left_out:
+                other = (other + 1) % len(self.data)
+            whole[number] = other
+        return whole
+
+    def _plan(self) -> Callable:
+        with tf.device("CPU"):
+            stand_ins = tf.constant(self._stand_ins()) if len(self.left_out) else None
+
+        def plan(k):
+            indices = self.indices(k)
+            if stand_ins is not None:
+                indices = tf.gather(stand_ins, indices)
+            places = k * self.batch_size + tf.range(self.batch_size, dtype=tf.int64)
+            seeds = tf.stack([tf.fill([self.batch_size], tf.constant(self.seed, tf.int64)), places])
+            flips = tf.random.stateless_uniform([self.batch_size], [self.seed, k], 0, 2, tf.int32)
+            return self.data.source.fetch(indices), tf.transpose(seeds), flips
+
+        return plan
+
+    def _random_square(self, encoded, boxes, seed, flip):
+        square = photographs.random_square(encoded, boxes, seed, self.data.image_size)
+        return tf.cond(flip > 0, lambda: tf.reverse(square, [1]), lambda: square)
+
+
+class StoredTestBatches:
+    """Every image once, in order, its middle and nothing drawn: to measure a network on.
+
+    Images that can't be decoded are left out.
+
+    Attributes:
+        left_out: those found so far.
+    """
+
+    def __init__(
+        self,
+        data: StoredImages,
+        batch_size: int,
+        dtype: tf.DType = tf.float32,
+        channels_first: bool = False,
+        limit: int | None = None,
+    ):
+        """Sets the batches up; nothing is read yet.
+
+        Args:
+            data: the images.
+            batch_size: B; the last batch holds what is left and may be smaller.
+            dtype: of the inputs (default float32).
+            channels_first: inputs as [B, channels, height, width] (default False).
+            limit: at most so many images, evenly spread over the data set; None for all.
+
+        Raises:
+            ValueError: the batch size is out of range or the dtype is not floating.
+        """
+        _check_batch_size(batch_size, data)
+        self.data, self.batch_size = data, batch_size
+        self.left_out = LeftOut(data)
+        self._finish = _finisher(dtype, channels_first)
+        count = len(data) if limit is None else min(limit, len(data))
+        self._chosen = np.arange(count) * len(data) // count
+
+    def __iter__(self) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+        """Yields (inputs, labels), as `StoredBatches.dataset`."""
+
+        def remaining(k):
+            good = np.setdiff1d(self._chosen, self.left_out.numbers)
+            return good[k * self.batch_size :]
+
+        def build(k):
+            plans = tf.data.Dataset.from_tensor_slices(remaining(k)).batch(self.batch_size)
+            fetched = plans.map(
+                lambda indices: (self.data.source.fetch(indices),),
+                num_parallel_calls=tf.data.AUTOTUNE,
+            ).unbatch()
+            return _pipeline(self.data, fetched, self._central_square, self.batch_size, False)
+
+        return _stream(
+            build, 0, self._finish, lambda k: remaining(k)[: self.batch_size], self.left_out
+        )
+
+    def _central_square(self, encoded, boxes):
+        del boxes
+        return photographs.central_square(encoded, self.data.image_size)
+
+
+def _pipeline(data, fetched, square, batch_size, drop_remainder=True) -> tf.data.Dataset:
+    def decode(tensors, *drawn):
+        encoded, label, boxes = data.source.parse(*tensors)
+        right = (label >= 0) & (label < data.num_classes)
+        with tf.control_dependencies([tf.debugging.Assert(right, ["label", label])]):
+            return square(encoded, boxes, *drawn), tf.cast(label, tf.int32)
+
+    images = fetched.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return images.batch(batch_size, drop_remainder=drop_remainder).prefetch(_AHEAD)
+
+
+def _finisher(dtype: tf.DType, channels_first: bool) -> Callable:
+    dtype = tf.as_dtype(dtype)
+    if not dtype.is_floating:
+        raise ValueError(f"Expected a floating dtype for the inputs, got {dtype.name}.")
+
+    def finish(squares, labels):
+        inputs = photographs.standardize(squares)
+        if channels_first:
+            inputs = tf.transpose(inputs, [0, 3, 1, 2])
+        return tf.cast(inputs, dtype), labels
+
+    return finish
+
+
+def _stream(build, start, finish, used, left_out) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+    """Runs a pipeline; where an image stops it, that image is left out and it goes on there."""
+    k = start
+    while True:
+        try:
+            for batch in build(k).map(finish, num_parallel_calls=tf.data.AUTOTUNE).prefetch(_AHEAD):
+                yield batch
+                k += 1
+            return
+        except tf.errors.OpError as error:
+            if not left_out.find(used(k)):
+                raise DataError(
+                    f"Expected to read batch {k} of the images, could not:"
+                    f" {error.message.splitlines()[0]}; try it again or copy the data set anew."
+                ) from error
+
+
+def _check_batch_size(batch_size: int, data: StoredImages) -> None:
+    if not 1 <= batch_size <= len(data):
+        raise ValueError(
+            f"Expected a batch size from 1 to {len(data)}, the number of images of {data.name};"
+            f" got {batch_size}."
+        )

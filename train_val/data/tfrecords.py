@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import hashlib
+import os
+import struct
+import threading
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from replay import replace_file
+from train_val.data.image_data import DataError
+
+# A record is its length (8 bytes), a checksum of that (4), the data, and a checksum of it (4).
+_HEADER, _FOOTER = 12, 4
+# Indexing waits for the disk, not for the processor.
+_THREADS = 16
+# More files are opened for each record: a process may not keep many open (often 1,024).
+_OPEN_FILES = 256
+# Fewer records are indexed faster than an index is found.
+_WORTH_KEEPING = 100_000
+
+
+class TFRecordImages:
+    """Images in TFRecord files, any of which is read without those before it.
+
+    Where each record begins is found once, by reading the lengths alone, and kept in the user's
+    cache folder (`$XDG_CACHE_HOME/mlhf`) for large data sets.
+
+    Attributes:
+        files: the files, in their order.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        *,
+        encoded: str,
+        label: str,
+        first_label: int,
+        boxes: str | None = None,
+    ):
+        """Indexes the files.
+
+        Args:
+            files: the TFRecord files; together they hold at least one record.
+            encoded: the feature that holds a whole image file.
+            label: the feature that holds the class.
+            first_label: the number of the first class, which becomes 0.
+            boxes: what the features of the objects' boxes begin with; they end in /ymin, /xmin,
+                /ymax and /xmax. None: there are none.
+
+        Raises:
+            DataError: a file can't be read, is cut short or damaged, or the first record of one
+                has no such features.
+        """
+        self.files = [Path(file) for file in files]
+        self._first_label, self._boxes = first_label, boxes
+        self._names = encoded, label
+        self._features = {
+            encoded: tf.io.FixedLenFeature([], tf.string),
+            label: tf.io.FixedLenFeature([], tf.int64),
+        }
+        self._corners = [f"{boxes}/{side}" for side in ("ymin", "xmin", "ymax", "xmax")]
+        if boxes is not None:
+            for corner in self._corners:
+                self._features[corner] = tf.io.VarLenFeature(tf.float32)
+        self._file_of, self._offsets, self._lengths = index_of(self.files)
+        if not len(self._offsets):
+            raise DataError(
+                f"Expected images in {self.files[0].parent}, found {len(self.files)} TFRecord files"
+                " without a record: make them anew."
+            )
+        self._descriptors: dict[int, int] = {}
+        self._lock = threading.Lock()
+        self._check_features()
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __del__(self):
+        for descriptor in getattr(self, "_descriptors", {}).values():
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+    def fetch(self, indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """The records; see `Source`."""
+        records = tf.numpy_function(self.read, [indices], tf.string)
+        records.set_shape(indices.shape)
+        return (records,)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """The records of these numbers, an array of bytes objects."""
+        records = [self._record(int(index)) for index in indices]
+        # Not np.array(records), which cuts off zeros at the ends of strings.
+        found = np.empty(len(records), object)
+        found[:] = records
+        return found
+
+    def parse(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Takes a record apart; see `Source`."""
+        found = tf.io.parse_single_example(record, self._features)
+        encoded, label = self._names
+        boxes = tf.zeros([1, 0, 4])
+        if self._boxes is not None:
+            corners = [tf.sparse.to_dense(found[corner]) for corner in self._corners]
+            boxes = tf.stack(corners, axis=1)[tf.newaxis]
+        return found[encoded], found[label] - self._first_label, boxes
+
+    def describe(self, index: int) -> str:
+        """The file, and the record's number in it."""
+        file = int(self._file_of[index])
+        first = int(np.searchsorted(self._file_of, file))
+        return f"record {index - first} of {self.files[file]}"
+
+    def _record(self, index: int) -> bytes:
+        file, length, offset = self._file_of[index], self._lengths[index], self._offsets[index]
+        if len(self.files) > _OPEN_FILES:
+            with open(self.files[file], "rb", buffering=0) as opened:
+                return os.pread(opened.fileno(), int(length), int(offset))
+        with self._lock:
+            if file not in self._descriptors:
+                self._descriptors[file] = os.open(self.files[file], os.O_RDONLY)
+        return os.pread(self._descriptors[file], int(length), int(offset))
+
+    def _check_features(self) -> None:
+        first = int(self._file_of[0])
+        example = tf.train.Example()
+        try:
+            example.ParseFromString(self.read(np.array([0]))[0])
+        except Exception as error:  # protobuf's own, which differ between its versions
+            raise DataError(
+                f"Expected {self.describe(0)} to be a tf.train.Example, could not read it"
+                f" ({error}): make the files anew."
+            ) from error
+        missing = sorted(set(self._names).difference(example.features.feature))
+        if missing:
+            raise DataError(
+                f"Expected the features {sorted(self._names)} in {self.files[first]}, found"
+                f" {sorted(example.features.feature)} without {missing}: it is another data set."
+            )
+
+
+def index_of(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where the records of TFRecord files are.
+
+    Args:
+        files: their paths.
+
+    Returns:
+        The file's number, the place of the first byte and the length of each record's data, as
+        int32, int64 and int64 [N].
+
+    Raises:
+        DataError: a file can't be read, ends within a record, or is no TFRecord file.
+    """
+    kept = _kept_index(files)
+    if kept is not None and kept.is_file():
+        # A damaged index is made anew.
+        with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            with np.load(kept) as index:
+                return index["files"], index["offsets"], index["lengths"]
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
+        found = list(threads.map(_records, files))
+    counts = [len(offsets) for offsets, _ in found]
+    numbers = np.repeat(np.arange(len(files), dtype=np.int32), counts)
+    offsets, lengths = (np.concatenate(column) for column in zip(*found, strict=True))
+    if kept is not None and len(offsets) >= _WORTH_KEEPING:
+        # The index is for speed: without room for it, it is made each time.
+        with contextlib.suppress(OSError):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with replace_file(kept) as file:
+                np.savez(file, files=numbers, offsets=offsets, lengths=lengths)
+    return numbers, offsets, lengths
+
+
+def _records(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    offsets: list[int] = []
+    lengths: list[int] = []
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            size, place = os.fstat(descriptor).st_size, 0
+            while place < size:
+                header = os.pread(descriptor, _HEADER, place)
+                length = struct.unpack("<Q", header[:8])[0] if len(header) == _HEADER else size
+                end = place + _HEADER + length + _FOOTER
+                if end > size:
+                    raise DataError(
+                        f"Expected {path} to end with a whole TFRecord, record {len(offsets)},"
+                        f" which begins at byte {place:,}, goes on to byte {end:,} and the file"
+                        f" ends at {size:,}: it was cut short or damaged, copy or make it anew."
+                    )
+                offsets.append(place + _HEADER)
+                lengths.append(length)
+                place = end
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise DataError(
+            f"Expected to read {path}, could not ({error.strerror}): copy or make it anew."
+        ) from error
+    return np.array(offsets, np.int64), np.array(lengths, np.int64)
+
+
+def _kept_index(files: Sequence[Path]) -> Path | None:
+    digest = hashlib.sha256()
+    try:
+        for file in files:
+            status = file.stat()
+            digest.update(f"{file.resolve()} {status.st_size} {status.st_mtime_ns}\n".encode())
+    except OSError:
+        return None  # which _records says in a sentence
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "mlhf" / f"tfrecords-{digest.hexdigest()[:32]}.npz"
