@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -12,6 +12,14 @@ from custom_op.copying import BRANCHES, CALLS, LOOPS, has_custom_gradient
 from custom_op.rules import pooling
 
 Tangents = Sequence[tf.Tensor | None]
+
+
+class _Step(NamedTuple):
+    """A linear map, from tangents of some tensors to tangents of others."""
+
+    reads: Sequence[tf.Tensor]
+    makes: Sequence[tf.Tensor]
+    tangent_map: registry.LinearMap
 
 
 class TangentProgram:
@@ -32,16 +40,21 @@ class TangentProgram:
         self._inputs = list(inputs)
         self._outputs = list(outputs)
         needed, ancestors = _ancestors(outputs, candidates)
-        absorbed = pooling.absorbed_relus(ancestors, outputs)
+        groups = pooling.groups(ancestors, outputs)
+        absorbed = {name for group in groups.values() for name in group.absorbed}
         self.connected = [tensor.ref() in needed for tensor in inputs]
         dependent = {tensor.ref() for tensor in inputs}
-        self._steps: list[tuple[tf.Operation, registry.LinearMap]] = []
+        self._steps: list[_Step] = []
         for op in ancestors:
             live = [tensor.ref() in dependent for tensor in op.inputs]
-            if any(live):
-                passes = op.name in absorbed
-                self._steps.append((op, _unchanged if passes else _tangent_map(op, live)))
-                dependent.update(_refs(op.outputs))
+            if not any(live):
+                continue
+            dependent.update(_refs(op.outputs))
+            if op.name in groups:
+                group = groups[op.name]
+                self._steps.append(_Step(group.reads, op.outputs, group.tangent_map))
+            elif op.name not in absorbed:
+                self._steps.append(_Step(op.inputs, op.outputs, _tangent_map(op, live)))
 
     def loops(self) -> list[tf.Operation]:
         """Returns the loops that tangents pass."""
@@ -54,14 +67,14 @@ class TangentProgram:
             for tensor, tangent in zip(self._inputs, tangents, strict=True)
             if tangent is not None
         }
-        for op, tangent_map in self._steps:
-            incoming = [known.get(tensor.ref()) for tensor in op.inputs]
+        for step in self._steps:
+            incoming = [known.get(tensor.ref()) for tensor in step.reads]
             if all(tangent is None for tangent in incoming):
                 continue
-            outgoing = tangent_map(*incoming)
+            outgoing = step.tangent_map(*incoming)
             if outgoing is None or tf.is_tensor(outgoing):
                 outgoing = [outgoing]
-            for output, tangent in zip(op.outputs, outgoing, strict=False):
+            for output, tangent in zip(step.makes, outgoing, strict=False):
                 if tangent is not None:
                     known[output.ref()] = tangent
         return [known.get(tensor.ref()) for tensor in self._outputs]
@@ -82,10 +95,6 @@ def _ancestors(
                 read = [op.inputs[i] for i in fallback.inputs_with_gradient(op)]
             needed |= _refs(read)
     return needed, found[::-1]
-
-
-def _unchanged(tangent: tf.Tensor) -> tf.Tensor:
-    return tangent
 
 
 def _refs(tensors: Sequence[tf.Tensor]) -> set[Any]:

@@ -1,20 +1,85 @@
 """Rules for maximum pooling.
 
-Where the windows do not overlap, the derivative is a selection: k² · average_pool(mask ⊙ t) with
-the mask of each window's first maximum. That mask is made once; TensorFlow's own kernels for the
-two directions, `MaxPoolGrad` and `MaxPoolGradGrad`, search for the maximum at every product. A
-ReLU before the pooling passes its tangent at the same places where the pooled value is positive,
-and nowhere else: the mask takes its part over.
+Where the windows do not overlap, the derivative is a selection: of each window the tangent at its
+first maximum. The mask of these is made once; TensorFlow's own kernels for the two directions,
+`MaxPoolGrad` and `MaxPoolGradGrad`, search for the maximum at every product. A ReLU before the
+pooling passes its tangent at the same places where the pooled value is positive, and nowhere else:
+the mask takes its part over, and that of a bias before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from custom_op.registry import register_r_forward, replay
+from custom_op.selection import selection
+
+
+class Group(NamedTuple):
+    """A pooling, and the operations before it whose part its selection takes over."""
+
+    reads: list[tf.Tensor]  # the tensors whose tangents it reads: values, and a bias or none
+    absorbed: list[str]  # names of operations whose tangents nobody needs
+    tangent_map: Callable[..., Any]
+
+
+def groups(operations: Sequence[tf.Operation], outputs: Sequence[tf.Tensor]) -> dict[str, Group]:
+    """Finds poolings by a mask behind a ReLU, and behind a bias and a ReLU.
+
+    Args:
+      operations: All that tangents may pass.
+      outputs: Whose tangents are wanted.
+
+    Returns:
+      The groups by the name of the pooling, where nobody but the pooling reads what is absorbed.
+    """
+    wanted = {tensor.ref() for tensor in outputs}
+    readers: dict[Any, int] = {}
+    for op in operations:
+        for tensor in op.inputs:
+            readers[tensor.ref()] = readers.get(tensor.ref(), 0) + 1
+
+    def hidden(tensor):
+        return tensor.ref() not in wanted and readers.get(tensor.ref()) == 1
+
+    found = {}
+    for op in operations:
+        if op.type != "MaxPool" or _custom(op) or not _tiles(op):
+            continue
+        relu = op.inputs[0].op
+        if relu.type != "Relu" or _custom(relu) or not hidden(op.inputs[0]):
+            continue
+        reads, absorbed = [relu.inputs[0]], [relu.name]
+        add = relu.inputs[0].op
+        if hidden(relu.inputs[0]) and not _custom(add):
+            values, bias = _bias_of(add)
+            if bias is not None:
+                reads, absorbed = [values, bias], [relu.name, add.name]
+        found[op.name] = Group(reads, absorbed, _selecting(op, after_relu=True))
+    return found
+
+
+def _custom(op: tf.Operation) -> bool:
+    return "_gradient_op_type" in op.node_def.attr
+
+
+def _bias_of(add: tf.Operation) -> tuple[tf.Tensor | None, tf.Tensor | None]:
+    """Returns what a bias is added to, and the bias; or two Nones."""
+    if add.type == "BiasAdd" and add.get_attr("data_format") == b"NHWC":
+        return add.inputs[0], add.inputs[1]
+    if add.type in ("Add", "AddV2"):
+        for values, bias in (add.inputs, reversed(add.inputs)):
+            if (
+                values.shape.is_fully_defined()
+                and values.shape == add.outputs[0].shape
+                and bias.shape.num_elements() == values.shape[-1]
+                and bias.shape[-1:] == values.shape[-1:]
+            ):
+                return values, bias
+    return None, None
 
 
 def _tiles(op) -> bool:
@@ -36,59 +101,42 @@ def _tiles(op) -> bool:
     )
 
 
-@register_r_forward("MaxPool")
-def max_pool(op):
-    """R(y) is the tangent at each window's first maximum."""
-    values, pooled = op.inputs[0], op.outputs[0]
-    settings = {
+def _settings(op) -> dict[str, Any]:
+    return {
         "ksize": list(op.get_attr("ksize")),
         "strides": list(op.get_attr("strides")),
         "padding": op.get_attr("padding").decode(),
         "data_format": op.get_attr("data_format").decode(),
     }
-    if not _tiles(op):
-        return lambda t: tf.raw_ops.MaxPoolGradGrad(
-            orig_input=values, orig_output=pooled, grad=t, **settings
-        )
-    chosen = tf.ones_like(pooled)
-    if values.op.type == "Relu":
-        chosen = tf.cast(pooled > 0, pooled.dtype)
-    area = settings["ksize"][1] * settings["ksize"][2]
-    mask = area * tf.stop_gradient(
-        tf.raw_ops.MaxPoolGrad(orig_input=values, orig_output=pooled, grad=chosen, **settings)
+
+
+def _selecting(op, after_relu: bool) -> Callable[..., tf.Tensor | None]:
+    """The tangent map of a pooling whose windows tile."""
+    values, pooled = op.inputs[0], op.outputs[0]
+    chosen = tf.cast(pooled > 0, pooled.dtype) if after_relu else tf.ones_like(pooled)
+    mask = tf.raw_ops.MaxPoolGrad(
+        orig_input=values, orig_output=pooled, grad=chosen, **_settings(op)
     )
-    return lambda t: tf.raw_ops.AvgPool(value=mask * t, **settings)
+    take = selection(mask > 0, op.get_attr("ksize")[1:3])
+
+    def tangent_map(tangent, bias=None):
+        if bias is not None:
+            bias = tf.reshape(bias, [-1])
+        if tangent is None:
+            return chosen * bias
+        return take(tangent, bias)
+
+    return tangent_map
 
 
-def absorbed_relus(
-    operations: Sequence[tf.Operation], outputs: Sequence[tf.Tensor]
-) -> frozenset[str]:
-    """Returns the names of the ReLUs that only poolings by a mask read.
-
-    Args:
-      operations: All that tangents may pass.
-      outputs: Whose tangents are wanted.
-
-    Returns:
-      The names; the tangent of such an operation's input serves as that of its output.
-    """
-    wanted = {tensor.ref() for tensor in outputs}
-    readers: dict[Any, list[tf.Operation]] = {}
-    for op in operations:
-        for tensor in op.inputs:
-            readers.setdefault(tensor.ref(), []).append(op)
-    return frozenset(
-        op.name
-        for op in operations
-        if op.type == "Relu"
-        and "_gradient_op_type" not in op.node_def.attr
-        and op.outputs[0].ref() not in wanted
-        and all(
-            reader.type == "MaxPool"
-            and "_gradient_op_type" not in reader.node_def.attr
-            and _tiles(reader)
-            for reader in readers.get(op.outputs[0].ref(), [])
-        )
+@register_r_forward("MaxPool")
+def max_pool(op):
+    """R(y) is the tangent at each window's first maximum."""
+    if _tiles(op):
+        return _selecting(op, after_relu=False)
+    values, pooled = op.inputs[0], op.outputs[0]
+    return lambda t: tf.raw_ops.MaxPoolGradGrad(
+        orig_input=values, orig_output=pooled, grad=t, **_settings(op)
     )
 
 

@@ -1,0 +1,152 @@
+"""Selections by a mask, compiled by XLA or as a pooling, and the poolings made of them."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import custom_op
+from custom_op import selection as selections
+
+_random = np.random.default_rng(5)
+SHAPE = (2, 5, 7, 3)  # a row and a column are left over
+MASK = _random.random(SHAPE) < 0.4
+TANGENT = _random.normal(size=SHAPE)
+BIAS = _random.normal(size=3)
+COTANGENT = _random.normal(size=(2, 2, 3, 3))
+
+
+@pytest.fixture(params=["compiled", "uncompiled"])
+def kernels(request, monkeypatch):
+    threshold = 0 if request.param == "compiled" else 2**60
+    monkeypatch.setattr(selections, "COMPILED_FROM", threshold)
+
+
+def _summed(tangent, bias):
+    kept = np.where(MASK, tangent + bias, 0)[:, :4, :6]
+    return kept.reshape(2, 2, 2, 3, 2, 3).sum((2, 4))
+
+
+def _spread(cotangent):
+    wide = np.zeros(SHAPE)
+    wide[:, :4, :6] = cotangent.repeat(2, 1).repeat(2, 2)
+    return np.where(MASK, wide, 0)
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_values_and_derivatives(kernels, with_bias):
+    bias = BIAS if with_bias else np.zeros(3)
+
+    @tf.function(autograph=False)
+    def run(tangent, bias, cotangent):
+        take = selections.selection(tf.constant(MASK), (2, 2))
+        with tf.GradientTape() as outer:
+            outer.watch(cotangent)
+            with tf.GradientTape() as tape:
+                tape.watch((tangent, bias))
+                taken = take(tangent, bias) if with_bias else take(tangent)
+            pulled = tape.gradient(taken, (tangent, bias), cotangent, unconnected_gradients="zero")
+            along = tf.reduce_sum(pulled[0] * tangent) + tf.reduce_sum(pulled[1] * bias)
+        return taken, pulled, outer.gradient(along, cotangent)
+
+    taken, (d_tangent, d_bias), again = run(
+        tf.constant(TANGENT), tf.constant(bias), tf.constant(COTANGENT)
+    )
+    np.testing.assert_allclose(taken, _summed(TANGENT, bias), atol=1e-14)
+    np.testing.assert_allclose(d_tangent, _spread(COTANGENT), atol=1e-14)
+    expected = _spread(COTANGENT).sum((0, 1, 2)) if with_bias else np.zeros(3)
+    np.testing.assert_allclose(d_bias, expected, atol=1e-13)
+    # The map is linear: its transpose's transpose is the map.
+    np.testing.assert_allclose(again, taken, atol=1e-14)
+
+
+IMAGES = tf.constant(_random.normal(size=(2, 4, 4, 3)))
+KERNEL = tf.constant(_random.normal(size=(3, 3, 3, 2)))
+FIXED = tf.constant(_random.normal(size=(3, 3, 3, 2)))
+OFFSET = tf.constant([0.3, -0.2], tf.float64)
+
+
+def _biased(p):
+    values = tf.nn.conv2d(IMAGES, p["kernel"], 1, "SAME")
+    return tf.nn.max_pool2d(tf.nn.relu(tf.nn.bias_add(values, p["bias"])), 2, 2, "SAME")
+
+
+def _added(p):
+    values = tf.nn.conv2d(IMAGES, p["kernel"], 1, "SAME")
+    return tf.nn.max_pool2d(tf.nn.relu(tf.reshape(p["bias"], [1, 1, 1, 2]) + values), 2, 2, "SAME")
+
+
+def _bias_only(p):
+    values = tf.nn.conv2d(IMAGES, FIXED, 1, "SAME")
+    kernel = tf.reduce_sum(p["kernel"] ** 2)
+    return kernel * tf.nn.max_pool2d(tf.nn.relu(values + p["bias"]), 2, 2, "SAME")
+
+
+def _read_twice(p):
+    biased = tf.nn.conv2d(IMAGES, p["kernel"], 1, "SAME") + p["bias"]
+    rectified = tf.nn.relu(biased)
+    return tf.nn.max_pool2d(rectified, 2, 2, "SAME") + rectified[:, ::2, ::2] * biased[:, ::2, ::2]
+
+
+def _relu_is_an_output(p):
+    rectified = tf.nn.relu(tf.nn.conv2d(IMAGES, p["kernel"], 1, "SAME") + p["bias"])
+    return tf.nn.max_pool2d(rectified, 2, 2, "SAME"), rectified
+
+
+@pytest.mark.parametrize("function", [_biased, _added, _bias_only, _read_twice, _relu_is_an_output])
+def test_poolings_behind_a_bias_and_a_relu(kernels, function):
+    point = {"kernel": KERNEL, "bias": OFFSET}
+    tangents = tf.nest.map_structure(
+        lambda value: tf.constant(_random.normal(size=value.shape)), point
+    )
+
+    @tf.function(autograph=False)
+    def run():
+        linear = custom_op.linearize(function, point)
+        cotangents = tf.nest.map_structure(tf.sin, linear.outputs)
+        return linear.jvp(tangents), linear.vjp(cotangents)
+
+    with (
+        tf.GradientTape() as tape,
+        tf.autodiff.ForwardAccumulator(point, tangents) as accumulator,
+    ):
+        tape.watch(point)
+        outputs = function(point)
+        cotangents = tf.nest.map_structure(tf.sin, outputs)
+    expected = accumulator.jvp(outputs), tape.gradient(outputs, point, cotangents)
+    tf.nest.map_structure(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), run(), expected
+    )
+
+
+def test_a_transpose_computes_no_tangents(kernels):
+    """TensorFlow's gradients read shapes; nothing may compute a tangent to have its shape."""
+
+    def two_layers(p):
+        return tf.nn.conv2d(_biased(p), p["second"], 1, "SAME")
+
+    @tf.function(autograph=False)
+    def run(point, cotangent):
+        return custom_op.linearize(two_layers, point).vjp(cotangent)
+
+    point = {"kernel": KERNEL, "bias": OFFSET, "second": KERNEL[:, :, :2]}
+    cotangent = tf.ones([2, 2, 2, 2], tf.float64)
+    graph = run.get_concrete_function(point, cotangent).graph
+    reached, waiting = set(), [tensor.op for tensor in graph.outputs]
+    while waiting:
+        op = waiting.pop()
+        # Shapes that TensorFlow's optimizer knows become constants.
+        known = op.type in ("Shape", "ShapeN") and all(
+            tensor.shape.is_fully_defined() and _shape_is_inferred(tensor) for tensor in op.inputs
+        )
+        if op.name not in reached:
+            reached.add(op.name)
+            waiting += [] if known else [tensor.op for tensor in op.inputs]
+    assert not [name for name in reached if name.startswith("transpose/r_Conv2D")]
+
+
+def _shape_is_inferred(tensor):
+    """Whether TensorFlow's optimizer sees the shape: not behind a call that XLA compiles."""
+    op = tensor.op
+    if op.type == "IdentityN":
+        return _shape_is_inferred(op.inputs[op.outputs.index(tensor)])
+    return op.type not in ("PartitionedCall", "StatefulPartitionedCall")
