@@ -1,0 +1,236 @@
+"""Implicit hypergradients, from the optimality of the trained weights alone (Bengio 2000).
+
+Where ∇_w L(w, λ) = 0 holds along the trained weights w(λ), the implicit function theorem gives
+
+    dE/dλ = E_λ - E_wᵀ H⁻¹ ∂_λ ∇_w L:    solve H q = E_w, then dE/dλ = E_λ - ∂_λ <∇_w L, q>
+
+without a look at how the weights were trained; nor is there any gradient for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from mlhf.hypergrad import assembly, guards, unroll
+from mlhf.hypergrad.linear_solvers import ConjugateGradient, Solved, Solver, System
+from mlhf.hypergrad.result import Result
+from mlhf.hypergrad.train import train
+from mlhf.hypergrad.training import Training
+from mlhf.validation import check_count
+
+INSTEAD = "reverse, reversible or forward"
+_BATCHES = 20
+
+
+def implicit(
+    problem: Any,
+    weights: Any,
+    hyperparameters: Any,
+    *,
+    solver: Solver | None = None,
+    train_first: bool = True,
+    loss_steps: int | None = None,
+    start: Any = None,
+    seed: int | tf.Tensor = 0,
+) -> Result:
+    """Differentiates the optimum that training tends to, by one linear system.
+
+    Exact at a minimum of the training loss that the solver solves for. Before it, the result is
+    off by about the remaining gradient over the smallest curvature; `info` tells both residuals.
+
+    Args:
+      problem: A `Problem`. Its dynamics and number of steps say how weights get to the optimum.
+      weights: As for `reverse`; with `train_first=False` the trained weights.
+      hyperparameters: A mapping, as `Problem` says, of what the losses read.
+      solver: Of `mlhf.hypergrad.linear_solvers`; `ConjugateGradient()` by default, which refuses an
+        indefinite Hessian.
+      train_first: Whether T steps of training come first.
+      loss_steps: The training loss at the optimum is the mean of those of so many steps, spread
+        evenly over training: by default of 20 where the problem has `batches`, and of the first
+        alone where it has none.
+      start: Where the solver's iteration starts: `info["solution"]` of an earlier result.
+      seed: int32 that losses and suppliers with a parameter of that name get.
+
+    Returns:
+      A `Result` without `per_step`. Its `info` has, by outer loss where there are several:
+      `residual` (‖E_w - H q‖ / ‖E_w‖), `iterations`, `reason` and `solution` (q); and
+      `gradient_norm`, ‖∇_w L‖ at the trained weights, and `first_gradient_norm`, before training
+      (None without it).
+
+    Raises:
+      LinearSolveError: If the system is indefinite where the solver can't have that, or its
+        iteration diverges; the remedy is named.
+      DivergedError: If training, its gradient or the hypergradient is not finite.
+      ValueError: For what `Problem.bind` refuses; for hyperparameters of the dynamics, of the first
+        weights, and schedules: they have no influence on the optimum, whose gradient would be zero.
+    """
+    solver = ConjugateGradient() if solver is None else solver
+    if not isinstance(solver, Solver):
+        raise TypeError(
+            "Expected solver= of mlhf.hypergrad.linear_solvers, such as ConjugateGradient(), got "
+            f"{solver!r}."
+        )
+    if not tf.executing_eagerly():
+        raise ValueError(
+            "Expected implicit to be called eagerly, got it inside a tf.function: its solvers "
+            "check as they go."
+        )
+    training, weights, hyper = problem.bind(weights, hyperparameters)
+    _refuse_what_vanishes(training)
+    steps = _steps(training, loss_steps)
+    seed = tf.convert_to_tensor(seed, tf.int32)
+    mean = _MeanLoss(training, solver, hyper, steps, seed)
+    loops = unroll.loops_of(training, assembly.keep_of(training, None))
+    first_norm, losses = None, None
+    if train_first:
+        first = unroll.run(training, loops.begin, weights, hyper, seed)["weights"]
+        first_norm = float(tf.norm(mean.products(first, tf.zeros_like(first))[0]))
+        trained = train(problem, weights, hyper, seed=seed)
+        weights, losses = trained.weights, trained.train_loss
+    vector = training.flat.flatten(weights)
+    outer, _ = unroll.run(training, loops.outer, {"weights": vector}, hyper, seed)
+
+    solved: dict[str, Solved] = {}
+    through, direct = [], []
+    for name in problem.outer_losses:
+        system = System(lambda v: mean.product(vector, v))
+        begin = start[name] if isinstance(start, Mapping) and name in start else start
+        solved[name] = solver.solve(
+            system,
+            outer.in_weights[name],
+            None if begin is None else training.flat.flatten(begin),
+        )
+        gradient, in_leaves = mean.products(vector, solved[name].x)
+        through.append([-leaf for leaf in in_leaves])
+        direct.append(outer.direct[name])
+    norm = float(tf.norm(gradient))
+    hypergradient = assembly.hypergradient(training, [through, direct])
+    guards.check_finite(hypergradient, "implicit")
+
+    def by_loss(read):
+        return assembly.valid_loss({name: read(solution) for name, solution in solved.items()})
+
+    return Result(
+        hypergradient=hypergradient,
+        valid_loss=assembly.valid_loss(outer.values),
+        weights=weights,
+        train_loss=losses,
+        hyperparameters=hyper,
+        method="implicit",
+        info={
+            "residual": by_loss(lambda solution: solution.residual),
+            "iterations": by_loss(lambda solution: solution.iterations),
+            "reason": by_loss(lambda solution: solution.reason),
+            "solution": by_loss(lambda solution: training.flat.unflatten(solution.x)),
+            "gradient_norm": norm,
+            "first_gradient_norm": first_norm,
+        },
+    )
+
+
+def _refuse_what_vanishes(training: Training) -> None:
+    found, resolver = training.connections, training.resolver
+    if found.dynamics:
+        raise ValueError(
+            f"Expected hyperparameters that move the optimum, got {sorted(found.dynamics)} of the "
+            "dynamics: at the optimum the gradient in them is zero, however much they matter on "
+            f"the way. Use {INSTEAD}."
+        )
+    lost = sorted(found.initial - found.loss - found.direct)
+    if lost:
+        raise ValueError(
+            f"Expected hyperparameters that move the optimum, got {lost} of the first state: at "
+            f"the optimum the gradient in them is zero. Use {INSTEAD}."
+        )
+    scheduled = sorted(
+        {o for o, s in zip(resolver.leaf_owner, resolver.scheduled, strict=True) if s}
+    )
+    if scheduled:
+        raise ValueError(
+            f"Expected hyperparameters with one value, got schedules {scheduled}: an optimum "
+            f"knows no steps. Use {INSTEAD}."
+        )
+
+
+def _steps(training: Training, loss_steps: int | None) -> list[int]:
+    if loss_steps is None:
+        loss_steps = 1 if training.problem.batches is None else min(_BATCHES, training.steps)
+    count = check_count("loss_steps", loss_steps)
+    if count > training.steps:
+        raise ValueError(
+            f"Expected loss_steps of at most the {training.steps} steps of training, got {count}."
+        )
+    return [i * training.steps // count for i in range(count)]
+
+
+class _MeanLoss:
+    """The mean of some steps' training losses, and products of its second derivatives."""
+
+    def __init__(self, training: Training, solver: Solver, hyper: Any, steps: list[int], seed):
+        self._training, self._steps, self._seed = training, steps, seed
+        self._leaves = tf.nest.flatten(hyper)
+        self._product_of, self._products_of = _compiled(training, solver)
+
+    def product(self, vector: tf.Tensor, direction: tf.Tensor) -> tf.Tensor:
+        """Returns the product of what stands for the Hessian with a direction, [P]."""
+        return self._mean(self._product_of, vector, direction)[0]
+
+    def products(self, vector: tf.Tensor, direction: tf.Tensor) -> tuple[tf.Tensor, list]:
+        """Returns the gradient [P], and ∂<gradient, direction>/∂λ a leaf."""
+        gradient, *in_leaves = self._mean(self._products_of, vector, direction)
+        if not bool(tf.reduce_all(tf.math.is_finite(gradient))):
+            raise guards.DivergedError(
+                "Expected a finite gradient of the training loss at the optimum, got one that is "
+                "not: training has diverged. Lower the learning rate."
+            )
+        return gradient, in_leaves
+
+    def _mean(self, function, vector, direction):
+        found = [
+            unroll.run(
+                self._training,
+                function,
+                vector,
+                direction,
+                tf.constant(step),
+                self._seed,
+                *self._leaves,
+            )
+            for step in self._steps
+        ]
+        return [tf.add_n(list(parts)) / len(found) for parts in zip(*found, strict=True)]
+
+
+def _compiled(training: Training, solver: Solver):
+    """Returns the products of a step's loss, each traced once."""
+    key = ("implicit", solver)
+    if key not in training.functions:
+        resolver, size, dtype = training.resolver, training.flat.size, training.flat.dtype
+
+        def product(vector, direction, step, seed, *leaves):
+            rows = resolver.rows(resolver.pack(leaves), step)
+            other = solver.product(training, vector, direction, rows, step, seed)
+            if other is not None:
+                return [other]
+            return [training.gradient_vjp(vector, direction, rows, step, seed).in_weights]
+
+        def products(vector, direction, step, seed, *leaves):
+            rows = resolver.rows(resolver.pack(leaves), step)
+            found = training.gradient_vjp(vector, direction, rows, step, seed)
+            return [found.gradient, *found.in_rows]
+
+        vector, number = tf.TensorSpec([size], dtype), tf.TensorSpec([], tf.int32)
+        leaves = [
+            tf.TensorSpec(shape, leaf_dtype)
+            for shape, leaf_dtype in zip(resolver.leaf_shapes, resolver.leaf_dtypes, strict=True)
+        ]
+        training.functions[key] = tuple(
+            tf.function(function, autograph=False).get_concrete_function(
+                vector, vector, number, number, *leaves
+            )
+            for function in (product, products)
+        )
+    return training.functions[key]
