@@ -15,10 +15,10 @@ Tangents = Sequence[tf.Tensor | None]
 
 
 class _Step(NamedTuple):
-    """A linear map, from tangents of some tensors to tangents of others."""
+    """A linear map from tangents of what is read to those of an operation's outputs."""
 
+    op: tf.Operation
     reads: Sequence[tf.Tensor]
-    makes: Sequence[tf.Tensor]
     tangent_map: registry.LinearMap
 
 
@@ -52,13 +52,14 @@ class TangentProgram:
             dependent.update(_refs(op.outputs))
             if op.name in groups:
                 group = groups[op.name]
-                self._steps.append(_Step(group.reads, op.outputs, group.tangent_map))
+                self._steps.append(_Step(op, group.reads, group.tangent_map))
             elif op.name not in absorbed:
-                self._steps.append(_Step(op.inputs, op.outputs, _tangent_map(op, live)))
+                self._steps.append(_Step(op, op.inputs, _tangent_map(op, live)))
 
     def loops(self) -> list[tf.Operation]:
         """Returns the loops that tangents pass."""
-        return [op for op, _ in self._steps if op.type in LOOPS]
+        operations = [step.makes[0].op for step in self._steps]
+        return [op for op in operations if op.type in LOOPS]
 
     def push(self, tangents: Tangents) -> list[tf.Tensor | None]:
         """Returns the tangents of the outputs; None stands for zero, on both sides."""
@@ -74,7 +75,7 @@ class TangentProgram:
             outgoing = step.tangent_map(*incoming)
             if outgoing is None or tf.is_tensor(outgoing):
                 outgoing = [outgoing]
-            for output, tangent in zip(step.makes, outgoing, strict=False):
+            for output, tangent in zip(step.op.outputs, outgoing, strict=False):
                 if tangent is not None:
                     known[output.ref()] = tangent
         return [known.get(tensor.ref()) for tensor in self._outputs]
