@@ -42,9 +42,9 @@ def find_connections(training: Training, weights: Any, hyper: Rows) -> Connectio
     names = resolver.leaf_names
     found: dict[str, Any] = {}
 
-    def trace(vector, direction, *leaves):
+    def trace(vector, *given):
         seed, step = tf.constant(0), tf.constant(0)
-        leaves = [tf.identity(leaf) for leaf in leaves]
+        leaves = [tf.identity(leaf) for leaf in given]
         hyper = resolver.pack(leaves)
         with tf.GradientTape() as second:
             second.watch(vector)
@@ -52,10 +52,11 @@ def find_connections(training: Training, weights: Any, hyper: Rows) -> Connectio
             row_leaves = tf.nest.flatten(rows)
             second.watch(row_leaves)
             rows = resolver.pack(row_leaves)
-            weight_leaves = tf.nest.flatten(flat.unflatten(vector))
+            structure = flat.unflatten(vector)
+            weight_leaves = tf.nest.flatten(structure)
             with tf.GradientTape() as first:
                 first.watch(weight_leaves)
-                loss = training.step_loss(rows, step, seed).value(flat.flatten(weight_leaves))
+                loss = training.loss(structure, rows, step, seed)
             gradient = first.gradient(loss, weight_leaves)
             still = [flat.names[i] for i, part in enumerate(gradient) if part is None]
             parts = [part for part in gradient if part is not None]
@@ -71,7 +72,7 @@ def find_connections(training: Training, weights: Any, hyper: Rows) -> Connectio
                 "The training loss does not depend on the weights. Does it read variables instead "
                 "of the weights that it is given?"
             )
-        direct: dict[str, list] = {}
+        direct: dict[str, frozenset] = {}
         for name in problem.outer_losses:
             with tf.GradientTape() as tape:
                 tape.watch(leaves)
@@ -83,11 +84,11 @@ def find_connections(training: Training, weights: Any, hyper: Rows) -> Connectio
         with tf.GradientTape() as tape:
             tape.watch(leaves)
             state = training.initial_state(flat.unflatten(vector), resolver.pack(leaves), seed)
-            state = [state[slot] for slot in sorted(state)]
-        found["initial"] = _where(names, tape.gradient(state, leaves))
+            slots = [state[slot] for slot in sorted(state)]
+        found["initial"] = _where(names, tape.gradient(slots, leaves))
         return loss
 
-    specs = [tf.TensorSpec([flat.size], flat.dtype)] * 2 + [
+    specs = [tf.TensorSpec([flat.size], flat.dtype)] + [
         tf.TensorSpec(shape, dtype)
         for shape, dtype in zip(resolver.leaf_shapes, resolver.leaf_dtypes, strict=True)
     ]

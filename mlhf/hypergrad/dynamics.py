@@ -15,7 +15,8 @@ class StepLoss(NamedTuple):
     """The training loss of one step, as a function of the flat weights [P] alone.
 
     Attributes:
-      value: From weights to the loss, a scalar.
+      value: From weights to the loss, a scalar that is constant under differentiation; for line
+        searches.
       value_and_gradient: From weights to the loss and its gradient [P].
     """
 
@@ -87,6 +88,21 @@ class Dynamics(abc.ABC):
         return f"{type(self).__name__}({values})"
 
 
+def sealed(update: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns an update whose arithmetic TensorFlow's graph optimizer leaves in one piece.
+
+    It rewrites sums of products, and otherwise where a derivative reads intermediate results: the
+    last bits of the weights would depend on the method that they are trained for.
+
+    Args:
+      update: A function of structures of tensors alone.
+
+    Returns:
+      The same, as a function of the graph that is not inlined.
+    """
+    return tf.function(update, autograph=False, experimental_attributes={"_noinline": True})
+
+
 def check_domain(dynamics: Dynamics, name: str, value: Any) -> None:
     """Raises ValueError if a hyperparameter of the dynamics has a value that makes no sense.
 
@@ -154,9 +170,10 @@ class GradientDescent(Dynamics):
         value, gradient = loss.value_and_gradient(weights)
         if self._backtracking:
             rate = rate * self._search(loss, weights, value, gradient, rate)
-        return {"weights": weights - rate * gradient}, value
+        return {"weights": _descend(weights, rate, gradient)}, value
 
     def _search(self, loss, weights, value, gradient, rate):
+        # Nothing with a derivative goes into the loop.
         weights, value, gradient, rate = (
             tf.stop_gradient(tensor) for tensor in (weights, value, gradient, rate)
         )
@@ -173,4 +190,15 @@ class GradientDescent(Dynamics):
             (tf.constant(0), one),
             maximum_iterations=self._most_trials,
         )
-        return tf.stop_gradient(factor)
+        return _cut(factor)
+
+
+@sealed
+def _descend(weights, rate, gradient):
+    return weights - rate * gradient
+
+
+@tf.custom_gradient
+def _cut(value):
+    """A constant whose making no derivative looks into, R-forward's neither."""
+    return tf.identity(value), lambda _: None

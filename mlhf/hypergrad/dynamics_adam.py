@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from mlhf.hypergrad.dynamics import Dynamics
+from mlhf.hypergrad.dynamics import Dynamics, sealed
 
 
 class Adam(Dynamics):
@@ -50,6 +50,7 @@ class Adam(Dynamics):
                 "the root is infinite where a gradient is zero."
             )
         self.epsilon_root = epsilon_root
+        self._update = sealed(self._move)
 
     def init(self, weights, values):
         """See the base class: moments of zero, and products of one."""
@@ -63,21 +64,23 @@ class Adam(Dynamics):
 
     def step(self, state, loss, values):
         """See the base class."""
-        beta1, beta2 = values["beta1"], values["beta2"]
         value, g = loss.value_and_gradient(state["weights"])
+        return self._update(state, g, dict(values)), value
+
+    def _move(self, state, g, values):
+        beta1, beta2 = values["beta1"], values["beta2"]
         first = beta1 * state["first"] + (1 - beta1) * g
         second = beta2 * state["second"] + (1 - beta2) * g * g
         product1, product2 = state["product1"] * beta1, state["product2"] * beta2
         rate = values["learning_rate"] * tf.sqrt(1 - product2) / (1 - product1)
         moved = state["weights"] - rate * first / tf.sqrt(second + self.epsilon_root)
-        state = {
+        return {
             "weights": moved,
             "first": first,
             "second": second,
             "product1": product1,
             "product2": product2,
         }
-        return state, value
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, epsilon_root={self.epsilon_root})"

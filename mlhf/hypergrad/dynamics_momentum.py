@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from mlhf.hypergrad.dynamics import Dynamics
+from mlhf.hypergrad.dynamics import Dynamics, sealed
 
 FORMS = ("M1", "M2", "M3", "M4")
 
@@ -19,8 +19,8 @@ class Momentum(Dynamics):
     | M3   | w' = w - η g + μ (w - w₋)              | the heavy ball of Polyak      |
     | M4   | v' = μ v - η g,      w' = w + v'       | Keras                         |
 
-    With constants they are the same up to a scale of η (M1) and of v; with schedules they are
-    different algorithms, with different hypergradients.
+    With constants they are the same up to a scale of η (M1) and of v. With schedules M1, M2 and M4
+    are different algorithms, with different hypergradients; M3 is M4 with v = w - w₋.
 
     Nesterov's variant steps along the velocity once more: M1 w' = w + η (μ v' - (1-μ) g), M2
     w' = w - η (μ v' + g), M4 w' = w + μ v' - η g; M3 takes the gradient at w + μ (w - w₋).
@@ -51,6 +51,7 @@ class Momentum(Dynamics):
         self.constants = {"learning_rate": learning_rate, "momentum": momentum}
         self.check()
         self.form, self.nesterov = form, nesterov
+        self._update = sealed(self._move)
 
     def init(self, weights, values):
         """See the base class: a velocity of zero; for M3 the weights before."""
@@ -68,10 +69,14 @@ class Momentum(Dynamics):
         """See the base class."""
         w, rate, mu = state["weights"], values["learning_rate"], values["momentum"]
         if self.form == "M3":
-            ahead = w + mu * (w - state["before"])
+            ahead = _ahead(w, mu, state["before"])
             value, g = loss.value_and_gradient(ahead if self.nesterov else w)
-            return {"weights": ahead - rate * g, "before": w}, value
+            return {"weights": _descend(ahead, rate, g), "before": w}, value
         value, g = loss.value_and_gradient(w)
+        return self._update(state, g, rate, mu), value
+
+    def _move(self, state, g, rate, mu):
+        w = state["weights"]
         if self.form == "M1":
             push = -(1 - mu) * g
         elif self.form == "M2":
@@ -86,8 +91,18 @@ class Momentum(Dynamics):
             w = w - rate * along
         else:
             w = w + along
-        return {"weights": w, "velocity": v}, value
+        return {"weights": w, "velocity": v}
 
     def __repr__(self) -> str:
         more = ", nesterov=True" if self.nesterov else ""
         return f"{super().__repr__()[:-1]}, form={self.form!r}{more})"
+
+
+@sealed
+def _ahead(w, mu, before):
+    return w + mu * (w - before)
+
+
+@sealed
+def _descend(w, rate, g):
+    return w - rate * g

@@ -89,3 +89,63 @@ def check_replay(drift: tf.Tensor, dtype: tf.DType) -> None:
             raise RuntimeError(text.format(f"{float(drift):.2g}"))
     else:
         tf.debugging.Assert(same, [text.format("amount"), drift])
+
+
+def check_finite(gradient: Any, method: str) -> None:
+    """Raises DivergedError if a hypergradient is not finite.
+
+    Args:
+      gradient: By name.
+      method: The method's name, for the error's text.
+    """
+    text = (
+        f"The hypergradient of {method} is not finite for {{!r}}. Lower the learning rate, take "
+        "fewer steps, or look for an operation whose second derivative is not finite there (a root "
+        "or a norm at zero)."
+    )
+    for name, value in gradient.items():
+        for leaf in tf.nest.flatten(value):
+            finite = tf.reduce_all(tf.math.is_finite(leaf))
+            if not tf.executing_eagerly():
+                tf.debugging.Assert(finite, [text.format(name)])
+            elif not bool(finite):
+                raise DivergedError(text.format(name))
+
+
+def check_identifiable(training: Any, method: str, instead: str) -> None:
+    """Raises ValueError for hyperparameters that only a derivative through all steps can reach.
+
+    Args:
+      training: Whose hyperparameters.
+      method: The method's name, for the error's text.
+      instead: What to use instead.
+    """
+    found = training.connections
+    lost = sorted(found.initial - found.dynamics - found.loss - found.direct)
+    if lost:
+        raise ValueError(
+            f"Expected hyperparameters that act during the last steps, got {lost}, which act on "
+            f"the first state only: {method} would call their gradient zero. Use {instead}."
+        )
+    partly = sorted(found.initial)
+    if partly:
+        raise ValueError(
+            f"Expected hyperparameters that act on the steps alone, got {partly}, which act on the "
+            f"first state too: {method} would lose that part of their gradient. Use {instead}."
+        )
+
+
+def check_initial(difference: tf.Tensor) -> None:
+    """Raises RuntimeError if first weights that were made again are other weights.
+
+    Args:
+      difference: The largest difference of a weight.
+    """
+    text = (
+        "Problem(initial=...) made other weights when called again: its noise must be frozen. Draw "
+        "it before, or with tf.random.stateless_* from a fixed seed or from its parameter `seed`."
+    )
+    if not tf.executing_eagerly():
+        tf.debugging.Assert(difference == 0, [text, difference])
+    elif float(difference) != 0:
+        raise RuntimeError(text)

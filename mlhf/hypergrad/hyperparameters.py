@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,8 @@ def as_tensors(hyperparameters: Any, dtype: tf.DType) -> Rows:
         elif isinstance(value, np.ndarray) and value.dtype.kind == "f":
             tensor = tf.constant(value, dtype)
         else:
-            tensor = tf.convert_to_tensor(value)
+            # A tensor of its own, should two hyperparameters be given the same one.
+            tensor = tf.identity(tf.convert_to_tensor(value))
         if not tensor.dtype.is_floating:
             raise TypeError(
                 f"Expected the hyperparameter {name!r} floating, got {tensor.dtype.name}; close "
@@ -128,7 +129,7 @@ class Resolver:
         self.leaf_shapes = [leaf.shape for leaf in leaves]
         self.leaf_dtypes = [leaf.dtype for leaf in leaves]
 
-    def pack(self, leaves: Sequence[Any]) -> Rows:
+    def pack(self, leaves: Iterable[Any]) -> Rows:
         """Returns leaves as the structure of the hyperparameters."""
         return tf.nest.pack_sequence_as(self._structure, list(leaves))
 

@@ -156,11 +156,7 @@ class Problem:
             influence on any outer loss.
         """
         weights, hyper = self._as_tensors(weights, hyperparameters)
-        key = (
-            tf.nest.map_structure(lambda _: None, (weights, hyper)),
-            [(leaf.shape.as_list(), leaf.dtype) for leaf in tf.nest.flatten((weights, hyper))],
-        )
-        key = repr(key)
+        key = repr(tf.nest.map_structure(lambda leaf: (leaf.shape, leaf.dtype), (weights, hyper)))
         if key not in self._trainings:
             self._trainings[key] = Training(self, weights, hyper)
         for name, value in hyper.items():
@@ -201,18 +197,18 @@ class Problem:
 
     def call_initial(self, hyper: Any, seed: tf.Tensor) -> Any:
         """Returns Φ₀ of the hyperparameters."""
-        return _call(self.initial, {"seed": seed}, hyper)
+        return call_named(self.initial, {"seed": seed}, hyper)
 
     def call_train(self, weights: Any, rows: Any, step: Any, batch: Any, seed: Any) -> tf.Tensor:
         """Returns the training loss of a step."""
         return _scalar(
             "train_loss",
-            _call(self.train_loss, {"batch": batch, "seed": seed}, weights, rows, step),
+            call_named(self.train_loss, {"batch": batch, "seed": seed}, weights, rows, step),
         )
 
     def call_outer(self, name: str, weights: Any, hyper: Any, seed: Any) -> tf.Tensor:
         """Returns an outer loss."""
-        return _scalar(name, _call(self.outer_losses[name], {"seed": seed}, weights, hyper))
+        return _scalar(name, call_named(self.outer_losses[name], {"seed": seed}, weights, hyper))
 
     def aggregate(self, gradients: dict[str, Any]) -> Any:
         """Returns the gradients of several outer losses, by name, as one."""
@@ -231,7 +227,8 @@ def _parameters(function: Any) -> list[str]:
         return []
 
 
-def _call(function, named, *args):
+def call_named(function: Callable, named: Mapping[str, Any], *args: Any) -> Any:
+    """Calls a function with those of the named arguments that it has parameters for."""
     wanted = _parameters(function)
     return function(*args, **{name: value for name, value in named.items() if name in wanted})
 
@@ -244,3 +241,6 @@ def _scalar(name, value):
             f"{value.shape}; take its mean."
         )
     return value
+
+
+_call = call_named

@@ -73,9 +73,17 @@ def reverse(
     seed = tf.convert_to_tensor(seed, tf.int32)
     keep = assembly.keep_of(training, per_step)
     loops = loops_of(training, keep)
-    first = training.initial_state(weights, hyper, seed)
+    first = run(training, loops.begin, weights, hyper, seed)
     if storage == "memory":
-        trained, outer, pulled = run(training, loops.whole, first, hyper, seed)
+        trained, outer, pulled = run(
+            training,
+            loops.window,
+            first,
+            hyper,
+            seed,
+            tf.constant(0),
+            tf.constant(training.steps),
+        )
         guards.check_training(trained.bad_step)
     elif storage == "checkpoints":
         trained, outer, pulled = _with_checkpoints(training, loops, first, hyper, seed)
@@ -98,7 +106,11 @@ def finish(
         for loss, norm in zip(losses, pulled.norms, strict=True)
     }
     guards.check_adjoints(norms, largest_growth)
-    in_weights, in_hyper = training.initial_vjp(weights, hyper, seed, pulled.adjoints)
+    loops = loops_of(training, keep)
+    in_weights, in_hyper, first = loops.to_beginning(weights, hyper, seed, pulled.adjoints)
+    if training.problem.initial is not None:
+        again = loops.begin(weights, hyper, seed)["weights"]
+        guards.check_initial(tf.reduce_max(tf.abs(first - again)))
     terms = [
         assembly.through_steps(training, pulled.sums, pulled.by_step),
         [outer.direct[loss] for loss in losses],
@@ -152,8 +164,8 @@ def _with_checkpoints(training: Training, loops: Loops, state, hyper, seed):
         guards.check_training(trained.bad_step)
         state = trained.state
         losses.append(trained.losses)
-    outer = training.outer(state["weights"], hyper, seed)
-    adjoints, pulled = training.first_adjoints(state, outer), []
+    outer, adjoints = run(training, loops.outer, state, hyper, seed)
+    pulled: list[Pulled] = []
     for (start, stop), begin in reversed(list(zip(segments, begins, strict=True))):
         part = run(
             training,
@@ -182,8 +194,9 @@ def _on_disk(training: Training, loops: Loops, state, hyper, seed, folder):
             np.save(os.path.join(folder, f"{name}-{number}.npy"), slot.numpy())
         state = trained.state
         losses.append(trained.losses)
-    outer = training.outer(state["weights"], hyper, seed)
-    adjoints, pulled, last = training.first_adjoints(state, outer), [], state
+    outer, adjoints = run(training, loops.outer, state, hyper, seed)
+    last = state
+    pulled: list[Pulled] = []
     for number, (start, _) in reversed(list(enumerate(segments))):
         states = {}
         for name in state:

@@ -106,7 +106,7 @@ class Training:
 
     def initial_vjp(
         self, weights: Any, hyper: Rows, seed: tf.Tensor, adjoints: Sequence[State]
-    ) -> tuple[list[Any], list[list[tf.Tensor]]]:
+    ) -> tuple[list[Any], list[list[tf.Tensor]], tf.Tensor]:
         """Takes adjoints of the first state to the weights and the hyperparameters.
 
         Args:
@@ -116,10 +116,11 @@ class Training:
           adjoints: One an outer loss.
 
         Returns:
-          For each adjoint: the gradient in the first weights, a structure; and a list of the
-          gradients in the leaves of the hyperparameters.
+          For each adjoint the gradient in the first weights, a structure; for each adjoint a list
+          of the gradients in the leaves of the hyperparameters; and the first weights [P] that
+          they belong to.
         """
-        leaves = tf.nest.flatten(hyper)
+        leaves = [tf.identity(leaf) for leaf in tf.nest.flatten(hyper)]
         weight_leaves = [tf.identity(leaf) for leaf in tf.nest.flatten(weights)]
         if INITIAL_WEIGHTS in hyper or self.problem.initial is not None:
             state = self.initial_state(weights, hyper, seed)
@@ -142,12 +143,17 @@ class Training:
             in_weights.append(tf.nest.pack_sequence_as(weights, _dense(found, weight_leaves)))
             found = tape.gradient([state[name] for name in names], leaves, seeds)
             in_hyper.append(_dense(found, leaves))
-        return in_weights, in_hyper
+        return in_weights, in_hyper, state["weights"]
 
     def _first_values(self, hyper: Rows) -> dict[str, tf.Tensor]:
         return self.resolver.dynamics_values(self.resolver.rows(hyper, 0))
 
     # A step.
+
+    def loss(self, weights: Any, rows: Rows, step: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Returns the training loss of a step at a structure of weights, a scalar."""
+        batch = self._batches(step, seed) if self._batches is not None else None
+        return self.problem.call_train(weights, rows, step, batch, seed)
 
     def step_loss(self, rows: Rows, step: tf.Tensor, seed: tf.Tensor) -> StepLoss:
         """Returns the training loss of a step as a function of flat weights.
@@ -162,9 +168,13 @@ class Training:
         """
         batch = self._batches(step, seed) if self._batches is not None else None
 
+        # Here and not where they are used: inside a search's loop, what the loop takes in would
+        # carry tangents.
+        fixed = tf.nest.map_structure(_constant, rows)
+
         def value(vector):
-            weights = self.flat.unflatten(vector)
-            return self.problem.call_train(weights, rows, step, batch, seed)
+            weights = self.flat.unflatten(tf.stop_gradient(vector))
+            return self.problem.call_train(weights, fixed, step, batch, seed)
 
         def value_and_gradient(vector):
             # Cut into leaves outside the tape: the gradient of each leaf, concatenated once.
@@ -306,6 +316,10 @@ class Training:
             }
             for loss in self.problem.outer_losses
         ]
+
+
+def _constant(leaf: tf.Tensor) -> tf.Tensor:
+    return tf.stop_gradient(leaf)
 
 
 def _dense(found: Sequence[Any], like: Sequence[tf.Tensor]) -> list[tf.Tensor]:

@@ -1,10 +1,13 @@
 """The loops over the steps of training, each traced once and compiled once for a training.
 
-advance    s_a -> s_b                           nothing kept
-record     s_a -> s_b, and s_a ... s_{b-1}      stacked, for storage elsewhere
-pull       adjoints of s_b -> of s_a            from stacked states
-segment    adjoints of s_b -> of s_a            from s_a alone: records, then pulls
-whole      training, outer losses and adjoints  in one function
+- begin: the first state.
+- advance: s_a to s_b, nothing kept.
+- record: s_a to s_b, and s_a ... s_{b-1} stacked, for storage elsewhere.
+- pull: adjoints of s_b to those of s_a, from stacked states.
+- segment: adjoints of s_b to those of s_a, from s_a alone: records, then pulls.
+- outer: the outer losses and their adjoints at the last state.
+- to_beginning: adjoints of the first state to weights and hyperparameters.
+- window: training, outer losses and their adjoints in one function.
 """
 
 from __future__ import annotations
@@ -17,6 +20,9 @@ import tensorflow as tf
 from mlhf.hypergrad.dynamics import State
 from mlhf.hypergrad.guards import is_bad
 from mlhf.hypergrad.training import Outer, Training
+
+
+NAMES = ("begin", "advance", "record", "pull", "segment", "window", "outer", "to_beginning")
 
 
 class Trained(NamedTuple):
@@ -56,11 +62,21 @@ class Loops:
         self._compiled: dict = {}
 
     def __getattr__(self, name: str) -> Any:
-        if name not in ("advance", "record", "pull", "segment", "whole"):
+        if name not in NAMES:
             raise AttributeError(name)
         if name not in self._compiled:
             self._compiled[name] = tf.function(getattr(self, f"_{name}"), autograph=False)
         return self._compiled[name]
+
+    def _begin(self, weights, hyper, seed):
+        return self._training.initial_state(weights, hyper, seed)
+
+    def _outer(self, state, hyper, seed):
+        outer = self._training.outer(state["weights"], hyper, seed)
+        return outer, self._training.first_adjoints(state, outer)
+
+    def _to_beginning(self, weights, hyper, seed, adjoints):
+        return self._training.initial_vjp(weights, hyper, seed, adjoints)
 
     def _advance(self, state, hyper, seed, start, stop) -> Trained:
         return self._train(state, hyper, seed, start, stop, keep=False)[0]
@@ -112,9 +128,8 @@ class Loops:
 
         return self._back(read, trained.state, adjoints, hyper, seed, start, stop)
 
-    def _whole(self, state, hyper, seed) -> tuple[Trained, Outer, Pulled]:
+    def _window(self, state, hyper, seed, start, stop) -> tuple[Trained, Outer, Pulled]:
         training = self._training
-        start, stop = tf.constant(0), tf.constant(training.steps)
         trained, arrays = self._train(state, hyper, seed, start, stop, keep=True)
         outer = training.outer(trained.state["weights"], hyper, seed)
         adjoints = training.first_adjoints(trained.state, outer)

@@ -1,0 +1,146 @@
+"""What each method costs, told beforehand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from mlhf.hypergrad.dynamics_momentum import Momentum
+from mlhf.hypergrad.reverse import cuts
+from mlhf.hypergrad.training import Training
+
+# A step that is differentiated again, in gradients of the training loss: the gradient itself and
+# the backward pass through it. Measured on networks of dense layers (benchmarks).
+BACKWARD = 1.6
+# A column of forward mode through one step.
+COLUMN = 1.0
+
+
+class Cost(NamedTuple):
+    """What a method needs beyond the training itself."""
+
+    memory: int  # bytes
+    time: float  # in gradients of the training loss, training included
+    note: str
+
+
+class Estimate(dict[str, Cost]):
+    """From the names of methods to what they cost; prints as a table."""
+
+    def __str__(self) -> str:
+        rows = [("method", "memory", "gradients", "note")]
+        for name, cost in self.items():
+            rows.append((name, _bytes(cost.memory), f"{cost.time:,.0f}", cost.note))
+        widths = [max(len(row[i]) for row in rows) for i in range(3)]
+        return "\n".join(
+            f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}"
+            for row in rows
+        )
+
+
+def estimate(
+    problem: Any,
+    weights: Any,
+    hyperparameters: Any,
+    *,
+    window: int = 100,
+    solver_iterations: int = 20,
+    points: int | None = None,
+) -> Estimate:
+    """Tells what each method costs in memory and time, without training.
+
+    Memory is what is kept beyond the weights, the states of one step and its activations, in bytes.
+    Time is in gradients of the training loss (a training is T of them); a step that is
+    differentiated again counts 1.6, and a column of forward mode 1.
+
+    Args:
+      problem: A `Problem`.
+      weights: As for the methods.
+      hyperparameters: As for the methods.
+      window: Of `truncated`.
+      solver_iterations: Products with the Hessian that `implicit` takes.
+      points: Of `drmad`; T / 10 by default.
+
+    Returns:
+      An `Estimate`, a dictionary from the method's name to a `Cost`. The note says what the method
+      cannot give for these hyperparameters.
+
+    Raises:
+      ValueError: For what `Problem.bind` refuses.
+    """
+    training, weights, hyper = problem.bind(weights, hyperparameters)
+    steps, flat = training.steps, training.flat
+    state = tf.nest.flatten(
+        tf.function(training.initial_state, autograph=False)
+        .get_concrete_function(weights, hyper, tf.TensorSpec([], tf.int32))
+        .structured_outputs
+    )
+    a_state = sum(slot.shape.num_elements() * slot.dtype.size for slot in state)
+    vector = flat.size * flat.dtype.size
+    columns = sum(shape.num_elements() for shape in training.resolver.leaf_shapes)
+    window = min(window, steps)
+    points = points or max(1, steps // 10)
+    pieces = len(cuts(steps))
+    longest = math.ceil(steps / pieces)
+    losses = len(problem.outer_losses)
+    back = 1 + BACKWARD * (1 + 0.6 * (losses - 1))
+    initial = sorted(training.connections.initial)
+    own = sorted(training.connections.dynamics)
+    no_initial = f"not for {initial}" if initial else ""
+    found = Estimate()
+    found["reverse"] = Cost(steps * a_state, steps * back, "exact")
+    found["reverse, checkpoints"] = Cost((pieces + longest) * a_state, steps * (back + 1), "exact")
+    found["reverse, disk"] = Cost(
+        2 * longest * a_state,
+        steps * back,
+        f"exact; {_bytes(steps * a_state)} on disk",
+    )
+    bits = _bits(training, hyper)
+    if bits is not None:
+        found["reversible"] = Cost(int(flat.size * (16 + bits / 8)), steps * back, "exact")
+    found["truncated"] = Cost(
+        window * a_state,
+        steps + window * (back - 1),
+        f"the last {window} steps; {no_initial}".rstrip("; "),
+    )
+    found["forward"] = Cost(
+        columns * a_state, steps * (1 + COLUMN * columns), f"exact; {columns} columns"
+    )
+    found["rtho"] = Cost(
+        columns * a_state, steps * (1 + COLUMN * columns), f"one training; {columns} columns"
+    )
+    if bits is not None:
+        found["drmad"] = Cost(2 * vector, steps + points * (back - 1), "a direction, no magnitude")
+    lost = sorted({*initial, *own})
+    found["implicit"] = Cost(
+        6 * vector,
+        steps + solver_iterations * BACKWARD,
+        f"where training has converged; not for {lost}" if lost else "where training has converged",
+    )
+    return found
+
+
+def _bits(training: Training, hyper: Any) -> float | None:
+    """The bits that multiplying by the momentum of all steps costs a weight."""
+    if not isinstance(training.dynamics, Momentum):
+        return None
+    value = hyper.get("momentum")
+    if value is None:
+        decays = np.full([training.steps], training.dynamics.constants["momentum"])
+    else:
+        if not hasattr(tf.nest.flatten(value)[0], "numpy"):
+            return None
+        decays = np.concatenate([np.ravel(leaf) for leaf in tf.nest.flatten(value)])
+    mean = np.mean(np.log2(1 / np.maximum(decays, 2.0**-16)))
+    return float(training.steps * mean)
+
+
+def _bytes(number: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"

@@ -1,0 +1,104 @@
+"""Real-time hyperparameter optimization (Franceschi et al. 2017, section 3.3).
+
+Forward mode that does not wait for the end: after every few steps the hypergradient of what has
+been trained so far moves the hyperparameters, and training goes on from where it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from mlhf.hypergrad import assembly, guards
+from mlhf.hypergrad.forward import forward_loops
+from mlhf.hypergrad.result import Result
+from mlhf.hypergrad.unroll import run
+from mlhf.hypergrad.updates import Update, apply, as_update
+
+
+def rtho(
+    problem: Any,
+    weights: Any,
+    hyperparameters: Any,
+    *,
+    update: Update | float | Mapping[str, float],
+    every: int = 100,
+    warm_restart: bool = False,
+    seed: int | tf.Tensor = 0,
+    together: int = 8,
+) -> Result:
+    """Trains once, and moves the hyperparameters on the way.
+
+    Costs what `forward` does. A learning rate moved this way needs a small outer rate (1e-5 to
+    1e-3) and a projection: the derivative forgets that earlier steps had other hyperparameters.
+
+    Args:
+      problem: A `Problem`; its T steps are all that are trained.
+      weights: As for `forward`.
+      hyperparameters: As for `forward`.
+      update: From (hyperparameters, hypergradient) to new hyperparameters, projections included; or
+        the rate of plain gradient descent, one for all or by name.
+      every: After how many steps the hyperparameters move.
+      warm_restart: Whether the derivative begins again at zero after each move, as if the weights
+        had been given, so that it is that of the last `every` steps only.
+      seed: As for `forward`.
+      together: As for `forward`.
+
+    Returns:
+      A `Result`: the last hypergradient, the hyperparameters after the last move, and in `info`
+      the outer losses, hypergradients and hyperparameters of all moves, in lists.
+
+    Raises:
+      DivergedError: If training or the derivative is not finite.
+      ValueError: For what `Problem.bind` refuses, `every` < 1, or with `warm_restart` a
+        hyperparameter of the first state.
+    """
+    if every < 1:
+        raise ValueError(f"Expected every >= 1, got {every}.")
+    move = as_update(update)
+    training, weights, hyper = problem.bind(weights, hyperparameters)
+    if warm_restart:
+        guards.check_identifiable(training, "rtho with warm_restart=True", "forward or rtho")
+    seed = tf.convert_to_tensor(seed, tf.int32)
+    loops = forward_loops(training, together)
+    state, tangents = run(training, loops.begin, weights, hyper, seed)
+    losses, norms, history = [], [], []
+    for start in range(0, training.steps, every):
+        stop = min(start + every, training.steps)
+        if warm_restart and start:
+            tangents = tf.nest.map_structure(tf.zeros_like, tangents)
+        passed = run(
+            training,
+            loops.advance,
+            state,
+            tangents,
+            hyper,
+            seed,
+            tf.constant(start),
+            tf.constant(stop),
+        )
+        guards.check_training(passed.bad_step)
+        state, tangents = passed.state, passed.tangents
+        outer = run(training, loops.outer, state["weights"], hyper, seed)
+        gradient = loops.hypergradient(tangents, outer)
+        guards.check_finite(gradient, "rtho")
+        hyper = apply(move, hyper, gradient)
+        value = assembly.valid_loss(outer.values)
+        history.append({"valid_loss": value, "hypergradient": gradient, "hyperparameters": hyper})
+        losses.append(passed.losses)
+        norms.append(passed.norms)
+    return Result(
+        hypergradient=gradient,
+        valid_loss=value,
+        weights=training.flat.unflatten(state["weights"]),
+        state=assembly.public_state(training, state),
+        train_loss=tf.concat(losses, 0),
+        hyperparameters=hyper,
+        method="rtho",
+        info={
+            "jacobian_norm": loops.norms_by_name(tf.concat(norms, 0)),
+            "moves": history,
+        },
+    )

@@ -1,0 +1,53 @@
+"""Plain training with the dynamics of a problem."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from mlhf.hypergrad import assembly, guards
+from mlhf.hypergrad.result import Result
+from mlhf.hypergrad.unroll import loops_of, run
+
+
+def train(problem: Any, weights: Any, hyperparameters: Any, *, seed: int | tf.Tensor = 0) -> Result:
+    """Trains without differentiating; the weights are those of every method, bit for bit.
+
+    Args:
+      problem: A `Problem`.
+      weights: As for `reverse`.
+      hyperparameters: As for `reverse`.
+      seed: As for `reverse`.
+
+    Returns:
+      A `Result` whose hypergradient is empty.
+
+    Raises:
+      DivergedError: If training is not finite.
+      ValueError: For what `Problem.bind` refuses.
+    """
+    training, weights, hyper = problem.bind(weights, hyperparameters)
+    seed = tf.convert_to_tensor(seed, tf.int32)
+    loops = loops_of(training, assembly.keep_of(training, None))
+    state = run(training, loops.begin, weights, hyper, seed)
+    trained = run(
+        training,
+        loops.advance,
+        state,
+        hyper,
+        seed,
+        tf.constant(0),
+        tf.constant(training.steps),
+    )
+    guards.check_training(trained.bad_step)
+    outer, _ = run(training, loops.outer, trained.state, hyper, seed)
+    return Result(
+        hypergradient={},
+        valid_loss=assembly.valid_loss(outer.values),
+        weights=training.flat.unflatten(trained.state["weights"]),
+        state=assembly.public_state(training, trained.state),
+        train_loss=trained.losses,
+        hyperparameters=hyper,
+        method="train",
+    )

@@ -1,0 +1,72 @@
+"""Updates of hyperparameters on the way through training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+Update = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
+
+
+def as_update(update: Update | float | Mapping[str, float]) -> Update:
+    """Returns what a user passes as `update=` as a function.
+
+    Args:
+      update: From hyperparameters and hypergradient to new hyperparameters; or the rate of plain
+        gradient descent, one for all or one by name.
+
+    Returns:
+      The function.
+
+    Raises:
+      TypeError: If it is none of these.
+    """
+    if callable(update):
+        return update
+    if not isinstance(update, (int, float, Mapping)) or isinstance(update, bool):
+        raise TypeError(
+            "Expected update= to be a function of (hyperparameters, hypergradient), a rate, or "
+            f"rates by name, got {update!r}."
+        )
+
+    def descend(hyper, gradient):
+        if isinstance(update, Mapping) and set(update) != set(hyper):
+            raise ValueError(f"Expected rates for {sorted(hyper)}, got {sorted(update)}.")
+        return {
+            name: tf.nest.map_structure(
+                lambda value, slope, name=name: (
+                    value
+                    - tf.cast(update[name] if isinstance(update, Mapping) else update, value.dtype)
+                    * slope
+                ),
+                hyper[name],
+                gradient[name],
+            )
+            for name in hyper
+        }
+
+    return descend
+
+
+def apply(update: Update, hyper: dict[str, Any], gradient: dict[str, Any]) -> dict[str, Any]:
+    """Returns updated hyperparameters, checked against the former.
+
+    Raises:
+      ValueError: If names, shapes or dtypes changed.
+    """
+    moved = update(hyper, gradient)
+    try:
+        tf.nest.assert_same_structure(moved, hyper)
+        moved = tf.nest.map_structure(
+            lambda new, old: tf.ensure_shape(tf.convert_to_tensor(new, old.dtype), old.shape),
+            moved,
+            hyper,
+        )
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            "Expected update= to return hyperparameters like those that it was given, names, "
+            f"shapes and dtypes: {error}"
+        ) from error
+    return moved
