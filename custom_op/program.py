@@ -29,6 +29,7 @@ class TangentProgram:
 
     Attributes:
       connected: For each input, whether an output depends on it.
+      loops: The loops that tangents may pass.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class TangentProgram:
         absorbed = {name for group in groups.values() for name in group.absorbed}
         self.connected = [tensor.ref() in needed for tensor in inputs]
         dependent = {tensor.ref() for tensor in inputs}
+        self.loops = [op for op in ancestors if op.type in LOOPS]
         self._steps: list[_Step] = []
         for op in ancestors:
             live = [tensor.ref() in dependent for tensor in op.inputs]
@@ -55,11 +57,6 @@ class TangentProgram:
                 self._steps.append(_Step(op, group.reads, group.tangent_map))
             elif op.name not in absorbed:
                 self._steps.append(_Step(op, op.inputs, _tangent_map(op, live)))
-
-    def loops(self) -> list[tf.Operation]:
-        """Returns the loops that tangents pass."""
-        operations = [step.makes[0].op for step in self._steps]
-        return [op for op in operations if op.type in LOOPS]
 
     def push(self, tangents: Tangents) -> list[tf.Tensor | None]:
         """Returns the tangents of the outputs; None stands for zero, on both sides."""
