@@ -60,7 +60,9 @@ class Factors:
         self.blocks = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
 
     def at(self, name: str, step: int) -> list[Factor]:
-        """Returns the factors of a step, one a block."""
+        """Returns the factors of a step, one a block; zeros of what the dynamics have not."""
+        if name not in self._kinds:
+            return [0.0] * len(self.blocks)
         rows = self._leaves[name]
         if self._scheduled[name]:
             rows = [leaf[step] for leaf in rows]

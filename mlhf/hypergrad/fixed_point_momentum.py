@@ -8,38 +8,11 @@ The product with μ = n / 2¹⁶ keeps what it loses in an information buffer; t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import numpy as np
 
 from mlhf.hypergrad import fixed_point, information_buffer
 from mlhf.hypergrad.factors import Factor, Factors
-
-
-class Form(NamedTuple):
-    """How a form of momentum uses learning rate η and momentum μ.
-
-    Attributes:
-      push: What multiplies the gradient, a function of η and μ.
-      move: What multiplies the new velocity, a function of η.
-      move_in_rate: ∂ move / ∂η.
-      push_in_rate: ∂ push / ∂η.
-      push_in_momentum: ∂ push / ∂μ.
-    """
-
-    push: Callable[[Factor, Factor], Factor]
-    move: Callable[[Factor], Factor]
-    move_in_rate: float
-    push_in_rate: float
-    push_in_momentum: float
-
-
-FORMS = {
-    "M1": Form(lambda rate, mu: -(1 - mu), lambda rate: rate, 1.0, 0.0, 1.0),
-    "M2": Form(lambda rate, mu: 1.0, lambda rate: -rate, -1.0, 0.0, 0.0),
-    "M4": Form(lambda rate, mu: -rate, lambda rate: 1.0, 0.0, -1.0, 0.0),
-}
+from mlhf.hypergrad.momentum_adjoint import FORMS
 
 
 class FixedPointMomentum:

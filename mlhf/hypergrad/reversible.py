@@ -2,11 +2,11 @@
 
 Training runs forward in fixed point and keeps nothing but the bits that the velocity's decay loses;
 then it runs backward, bit for bit, and takes the adjoints along. With v' = μ v + p g, w' = w + m v'
-(M1: p = -(1-μ), m = η), in the reverse step, the adjoints dw and dv of w' and v':
+(M1: p = -(1-μ), m = η), a step backward is
 
-    dm = <dw, v'>;  w = w' - m v';  g = ∇L(w);  v = (v' - p g) / μ
-    dv += m dw;  dμ += <dv, v + ∂p/∂μ g>;  dη += ∂m/∂η dm + ∂p/∂η <dv, g>
-    dw += H p dv;  dλ += ∂<g, p dv>/∂λ;  dv = μ dv
+    w = w' - m v';  g = ∇L(w);  v = (v' - p g) / μ
+
+and the adjoints of weights and velocity go along (`momentum_adjoint`).
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ import tensorflow as tf
 from mlhf.hypergrad import assembly, determinism, fixed_point, unroll
 from mlhf.hypergrad.dynamics_momentum import Momentum
 from mlhf.hypergrad.factors import Factors
-from mlhf.hypergrad.fixed_point_momentum import FORMS, FixedPointMomentum
+from mlhf.hypergrad.fixed_point_momentum import FixedPointMomentum
+from mlhf.hypergrad.gathered import Gathered, pulled
 from mlhf.hypergrad.guards import DivergedError
+from mlhf.hypergrad.momentum_adjoint import MomentumAdjoint
 from mlhf.hypergrad.result import Result
 from mlhf.hypergrad.reverse import LARGEST_GROWTH, finish
+from mlhf.hypergrad.step_functions import StepFunctions
 from mlhf.hypergrad.training import Training
 from mlhf.validation import check_count
-
-_RATE, _MOMENTUM = "learning_rate", "momentum"
 
 
 def reversible(
@@ -107,14 +108,12 @@ class _Run:
 
     def __init__(self, training: Training, hyper: Any, seed: tf.Tensor, keep: list[bool]):
         self._training, self._hyper, self._seed = training, hyper, seed
-        self._leaves = tf.nest.flatten(hyper)
         self._keep = keep
         dynamics: Any = training.dynamics
-        self._form_name: str = dynamics.form
-        self._form = FORMS[dynamics.form]
+        self._form: str = dynamics.form
         self._factors = Factors(training, hyper)
         self._dtype = training.flat.dtype.as_numpy_dtype
-        self._gradient_of, self._products_of = _compiled(training)
+        self._steps = StepFunctions(training, hyper, seed)
         self._shared = True
 
     def result(self, weights: Any, probes: int, largest_growth: float | None) -> Result:
@@ -122,7 +121,7 @@ class _Run:
         loops = unroll.loops_of(training, self._keep)
         first = unroll.run(training, loops.begin, weights, self._hyper, self._seed)
         arithmetic = FixedPointMomentum(
-            self._form_name,
+            self._form,
             self._factors,
             first["weights"].numpy(),
             first["velocity"].numpy(),
@@ -135,7 +134,7 @@ class _Run:
         }
         info = {"bits": arithmetic.bits, "buffer_bytes": arithmetic.nbytes}
         outer, _ = unroll.run(training, loops.outer, state, self._hyper, self._seed)
-        pulled = self._backward(arithmetic, list(outer.in_weights.values()))
+        back = self._backward(arithmetic, list(outer.in_weights.values()))
         if not arithmetic.is_back:
             raise determinism.NotDeterministicError(
                 "Expected to come back to the first weights bit for bit, but some differ: a "
@@ -152,7 +151,7 @@ class _Run:
             self._seed,
             trained,
             outer,
-            pulled,
+            back,
             self._keep,
             largest_growth,
         )
@@ -162,179 +161,64 @@ class _Run:
     def _forward(self, arithmetic):
         losses = []
         for step in range(self._training.steps):
-            loss, gradient = self._gradient(arithmetic, step)
+            loss, gradient = self._steps.gradient(self._weights(arithmetic), step)
             if not np.isfinite(loss.numpy()):
                 raise DivergedError(
                     f"The training loss of step {step} is {float(loss)}. Lower the learning rate, "
                     "or bring the hyperparameters back to where training converges."
                 )
             try:
-                arithmetic.forward(step, gradient.numpy())
+                arithmetic.forward(step, gradient)
             except fixed_point.FixedPointRangeError as error:
                 raise type(error)(f"Step {step}: {error}") from None
             losses.append(tf.cast(loss, self._training.flat.dtype))
         return losses
 
     def _backward(self, arithmetic, in_weights):
-        training, form = self._training, self._form
-        dws = [gradient.numpy().astype(np.float64) for gradient in in_weights]
-        dvs = [np.zeros_like(dw) for dw in dws]
-        gathered = [_Gathered(training, self._leaves, self._keep) for _ in dws]
-        for step in reversed(range(training.steps)):
-            move, push = arithmetic.move(step), arithmetic.push(step)
-            momentum = arithmetic.momentum(step)
-            in_rate: list[Any] = [None] * len(dws)
-            if _RATE in self._hyper and form.move_in_rate:
-                after = fixed_point.to_float(arithmetic.velocity)
-                for k, dw in enumerate(dws):
-                    in_rate[k] = self._inner(_RATE, form.move_in_rate, dw, after)
-            arithmetic.undo_move(step)
-            vector = tf.constant(fixed_point.to_float(arithmetic.weights, self._dtype))
-            dvs = [dv + self._factors.times(move, dw) for dv, dw in zip(dvs, dws, strict=True)]
-            products = []
-            for dv in dvs:
-                direction = self._factors.times(push, dv).astype(self._dtype)
-                products.append(self._products(vector, tf.constant(direction), step))
-            gradient = products[0].gradient.numpy()
-            if not self._shared:
-                gradient = self._gradient(arithmetic, step)[1].numpy()
-            arithmetic.undo_push(step, gradient)
-            gradient = gradient.astype(np.float64)
-            before = fixed_point.to_float(arithmetic.velocity)
-            for k, (dv, product) in enumerate(zip(dvs, products, strict=True)):
-                own = {}
-                if _RATE in self._hyper:
-                    if form.push_in_rate:
-                        in_rate[k] = self._inner(_RATE, form.push_in_rate, dv, gradient)
-                    own[_RATE] = in_rate[k]
-                if _MOMENTUM in self._hyper:
-                    along = before + gradient if form.push_in_momentum else before
-                    own[_MOMENTUM] = self._inner(_MOMENTUM, 1.0, dv, along)
-                dws[k] = dws[k] + product.in_weights.numpy()
-                dvs[k] = self._factors.times(momentum, dv)
-                gathered[k].add(product.in_rows, own, float(np.sqrt(np.square(dws[k]).sum())))
+        training = self._training
         adjoints = [
-            {"weights": tf.constant(dw, self._dtype), "velocity": tf.constant(dv, self._dtype)}
-            for dw, dv in zip(dws, dvs, strict=True)
+            MomentumAdjoint(arithmetic.form, self._factors, self._hyper, gradient.numpy())
+            for gradient in in_weights
         ]
-        return unroll.Pulled(
-            adjoints=adjoints,
-            sums=[found.sums() for found in gathered],
-            by_step=[found.by_step() for found in gathered],
-            norms=[found.norms() for found in gathered],
-            drift=tf.zeros([], training.flat.dtype),
-        )
+        leaves = tf.nest.flatten(self._hyper)
+        gathered = [Gathered(training, leaves, self._keep) for _ in adjoints]
+        for step in reversed(range(training.steps)):
+            velocity = fixed_point.to_float(arithmetic.velocity)
+            for adjoint in adjoints:
+                adjoint.through_move(arithmetic.move(step), velocity)
+            arithmetic.undo_move(step)
+            weights, push = self._weights(arithmetic), arithmetic.push(step)
+            products = [
+                self._steps.products(weights, adjoint.direction(push), step) for adjoint in adjoints
+            ]
+            if self._shared:
+                gradient = products[0].gradient.numpy()
+            else:
+                gradient = self._steps.gradient(weights, step)[1]
+            arithmetic.undo_push(step, gradient)
+            velocity = fixed_point.to_float(arithmetic.velocity)
+            for adjoint, product, found in zip(adjoints, products, gathered, strict=True):
+                own = adjoint.through_push(
+                    arithmetic.momentum(step), velocity, gradient, product.in_weights.numpy()
+                )
+                found.add(product.in_rows, own, adjoint.norm)
+        return pulled(gathered, [adjoint.state(training.flat.dtype) for adjoint in adjoints])
 
-    def _gradient(self, arithmetic, step):
-        vector = tf.constant(fixed_point.to_float(arithmetic.weights, self._dtype))
-        return unroll.run(
-            self._training,
-            self._gradient_of,
-            vector,
-            tf.constant(step),
-            self._seed,
-            *self._leaves,
-        )
-
-    def _products(self, vector, direction, step):
-        return unroll.run(
-            self._training,
-            self._products_of,
-            vector,
-            direction,
-            tf.constant(step),
-            self._seed,
-            *self._leaves,
-        )
-
-    def _inner(self, name, sign, a, b):
-        return [sign * found for found in self._factors.inner(name, a, b)]
+    def _weights(self, arithmetic):
+        return fixed_point.to_float(arithmetic.weights, self._dtype)
 
     def _probe(self, arithmetic, repeats):
         """Sees whether gradients repeat, and whether those of the backward pass are the same."""
         if not repeats:
             return
-        last = self._training.steps - 1
+        last, weights = self._training.steps - 1, self._weights(arithmetic)
         steps = sorted({0, last // 2, last})
 
         def forward(step):
-            return self._gradient(arithmetic, step)[1].numpy()
+            return self._steps.gradient(weights, step)[1]
 
         determinism.probe(forward, steps, repeats + 1)
-        vector = tf.constant(fixed_point.to_float(arithmetic.weights, self._dtype))
-        direction = tf.ones_like(vector)
         for step in steps:
-            backward = self._products(vector, direction, step).gradient.numpy()
-            if not determinism.same_bits(backward, forward(step)):
+            backward = self._steps.products(weights, np.ones_like(weights), step)
+            if not determinism.same_bits(backward.gradient.numpy(), forward(step)):
                 self._shared = False
-
-
-class _Gathered:
-    """What the steps contributed to the gradient of one outer loss, from the last to the first."""
-
-    def __init__(self, training, leaves, keep):
-        self._owners, self._scheduled = training.resolver.leaf_owner, training.resolver.scheduled
-        self._kept = [k or s for k, s in zip(keep, self._scheduled, strict=True)]
-        self._dtype = training.flat.dtype
-        self._leaves = leaves
-        self._sums = [
-            np.zeros([] if scheduled else leaf.shape, leaf.dtype.as_numpy_dtype)
-            for leaf, scheduled in zip(leaves, self._scheduled, strict=True)
-        ]
-        self._rows: list[list[np.ndarray]] = [[] for _ in leaves]
-        self._norms: list[float] = []
-
-    def add(self, in_rows, own, norm):
-        self._norms.append(norm)
-        own = {name: iter(parts) for name, parts in own.items()}
-        for i, owner in enumerate(self._owners):
-            part = next(own[owner]) if owner in own else in_rows[i].numpy()
-            if self._kept[i]:
-                self._rows[i].append(part)
-            if not self._scheduled[i]:
-                self._sums[i] += part
-
-    def sums(self):
-        return [
-            tf.constant(total, leaf.dtype)
-            for total, leaf in zip(self._sums, self._leaves, strict=True)
-        ]
-
-    def by_step(self):
-        return [
-            tf.constant(np.stack(rows[::-1]), leaf.dtype)
-            if kept
-            else tf.zeros([len(self._norms), 0], leaf.dtype)
-            for rows, leaf, kept in zip(self._rows, self._leaves, self._kept, strict=True)
-        ]
-
-    def norms(self):
-        return tf.constant(self._norms[::-1], self._dtype)
-
-
-def _compiled(training: Training):
-    """Returns the gradient and the second-order products of a step, each traced once."""
-    if "reversible" not in training.functions:
-        resolver, size, dtype = training.resolver, training.flat.size, training.flat.dtype
-
-        def gradient(vector, step, seed, *leaves):
-            rows = resolver.rows(resolver.pack(leaves), step)
-            return training.gradient(vector, rows, step, seed)
-
-        def products(vector, direction, step, seed, *leaves):
-            rows = resolver.rows(resolver.pack(leaves), step)
-            return training.gradient_vjp(vector, direction, rows, step, seed)
-
-        vector, number = tf.TensorSpec([size], dtype), tf.TensorSpec([], tf.int32)
-        leaves = [
-            tf.TensorSpec(shape, leaf_dtype)
-            for shape, leaf_dtype in zip(resolver.leaf_shapes, resolver.leaf_dtypes, strict=True)
-        ]
-        training.functions["reversible"] = tuple(
-            tf.function(function, autograph=False).get_concrete_function(*specs, *leaves)
-            for function, specs in [
-                (gradient, [vector, number, number]),
-                (products, [vector, vector, number, number]),
-            ]
-        )
-    return training.functions["reversible"]

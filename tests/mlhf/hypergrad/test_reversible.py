@@ -1,13 +1,11 @@
 """Reversible momentum: back to the first bit, and the same hypergradients as by other ways."""
 
-import importlib
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from mlhf import hypergrad
-from mlhf.hypergrad import determinism, fixed_point_momentum
+from mlhf.hypergrad import determinism, fixed_point_momentum, step_functions
 from mlhf.hypergrad.fixed_point import FixedPointRangeError, to_float
 from mlhf.hypergrad.information_buffer import quantize_decay
 
@@ -342,9 +340,7 @@ def test_a_loss_that_draws_anew_is_refused():
 
 
 def test_second_order_kernels_with_other_bits_are_not_taken_for_the_gradient(monkeypatch):
-    # The package's attribute of this name is the function.
-    reversible_module = importlib.import_module("mlhf.hypergrad.reversible")
-    compiled = reversible_module._compiled
+    compiled = step_functions.compiled
 
     def disturbed(training):
         gradient, products = compiled(training)
@@ -357,7 +353,7 @@ def test_second_order_kernels_with_other_bits_are_not_taken_for_the_gradient(mon
 
     right = hypergrad.reversible(problem(), tensors(WEIGHTS), everything())
     assert right.info["shared_gradient"] is True
-    monkeypatch.setattr(reversible_module, "_compiled", disturbed)
+    monkeypatch.setattr(step_functions, "compiled", disturbed)
     got = hypergrad.reversible(problem(), tensors(WEIGHTS), everything())
     assert got.info["shared_gradient"] is False
     assert_same(got.hypergradient, right.hypergradient, 1e-12)

@@ -1,0 +1,87 @@
+"""What steps contribute to a hypergradient, collected on the way back, outside of graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from mlhf.hypergrad import unroll
+from mlhf.hypergrad.training import Training
+
+
+class Gathered:
+    """The contributions to the gradient of one outer loss, added from the last step on back."""
+
+    def __init__(self, training: Training, leaves: Sequence[tf.Tensor], keep: Sequence[bool]):
+        """Begins with nothing.
+
+        Args:
+          training: Whose steps.
+          leaves: The hyperparameters'.
+          keep: For each leaf whether contributions are kept by step; schedules' always are.
+        """
+        self._owners, self._scheduled = training.resolver.leaf_owner, training.resolver.scheduled
+        self._kept = [k or s for k, s in zip(keep, self._scheduled, strict=True)]
+        self.dtype = training.flat.dtype
+        self._leaves = leaves
+        self._sums = [
+            np.zeros([] if scheduled else leaf.shape, leaf.dtype.as_numpy_dtype)
+            for leaf, scheduled in zip(leaves, self._scheduled, strict=True)
+        ]
+        self._rows: list[list[np.ndarray]] = [[] for _ in leaves]
+        self._norms: list[float] = []
+
+    def add(
+        self,
+        in_rows: Sequence[tf.Tensor],
+        own: dict[str, list[np.ndarray]],
+        norm: float,
+    ) -> None:
+        """Adds a step.
+
+        Args:
+          in_rows: What came through the gradient of the training loss, a leaf.
+          own: What came through the dynamics, by the name of the hyperparameter.
+          norm: ‖∂E/∂w‖ before the step.
+        """
+        self._norms.append(norm)
+        parts_of = {name: iter(parts) for name, parts in own.items()}
+        for i, owner in enumerate(self._owners):
+            part = next(parts_of[owner]) if owner in parts_of else in_rows[i].numpy()
+            if self._kept[i]:
+                self._rows[i].append(part)
+            if not self._scheduled[i]:
+                self._sums[i] += part
+
+    def sums(self) -> list[tf.Tensor]:
+        """Returns the sums over the steps; of no use for schedules."""
+        return [
+            tf.constant(total, leaf.dtype)
+            for total, leaf in zip(self._sums, self._leaves, strict=True)
+        ]
+
+    def by_step(self) -> list[tf.Tensor]:
+        """Returns the kept contributions in the order of time, [steps, ...], else [steps, 0]."""
+        return [
+            tf.constant(np.stack(rows[::-1]), leaf.dtype)
+            if kept
+            else tf.zeros([len(self._norms), 0], leaf.dtype)
+            for rows, leaf, kept in zip(self._rows, self._leaves, self._kept, strict=True)
+        ]
+
+    def norms(self) -> tf.Tensor:
+        """Returns ‖∂E/∂w‖ before each step, in the order of time."""
+        return tf.constant(self._norms[::-1], self.dtype)
+
+
+def pulled(gathered: Sequence[Gathered], adjoints: list[unroll.State]) -> unroll.Pulled:
+    """Returns what was collected, one `Gathered` an outer loss, as a pass through steps."""
+    return unroll.Pulled(
+        adjoints=adjoints,
+        sums=[found.sums() for found in gathered],
+        by_step=[found.by_step() for found in gathered],
+        norms=[found.norms() for found in gathered],
+        drift=tf.zeros([], gathered[0].dtype),
+    )

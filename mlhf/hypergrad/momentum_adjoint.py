@@ -1,0 +1,131 @@
+"""The adjoints of weights and velocity through steps of momentum, in NumPy.
+
+With v' = μ v + p g and w' = w + m v' (`Form` says what p and m are), from dw and dv, the adjoints
+of w' and v':
+
+    dm = <dw, v'>;  dv += m dw
+    dμ += <dv, v + ∂p/∂μ g>;  dη += ∂m/∂η dm + ∂p/∂η <dv, g>
+    dw += H p dv;  dλ += ∂<g, p dv>/∂λ;  dv = μ dv
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from mlhf.hypergrad.dynamics import State
+from mlhf.hypergrad.factors import Factor, Factors
+
+RATE, MOMENTUM = "learning_rate", "momentum"
+
+
+class Form(NamedTuple):
+    """How a form of momentum uses learning rate η and momentum μ.
+
+    Attributes:
+      push: What multiplies the gradient, p, a function of η and μ.
+      move: What multiplies the new velocity, m, a function of η.
+      move_in_rate: ∂m/∂η.
+      push_in_rate: ∂p/∂η.
+      push_in_momentum: ∂p/∂μ.
+    """
+
+    push: Callable[[Factor, Factor], Factor]
+    move: Callable[[Factor], Factor]
+    move_in_rate: float
+    push_in_rate: float
+    push_in_momentum: float
+
+
+FORMS = {
+    "M1": Form(lambda rate, mu: -(1 - mu), lambda rate: rate, 1.0, 0.0, 1.0),
+    "M2": Form(lambda rate, mu: 1.0, lambda rate: -rate, -1.0, 0.0, 0.0),
+    "M4": Form(lambda rate, mu: -rate, lambda rate: 1.0, 0.0, -1.0, 0.0),
+}
+
+
+class MomentumAdjoint:
+    """∂E/∂w and ∂E/∂v of one outer loss, on the way back.
+
+    Attributes:
+      dw: ∂E/∂w, float64 [P].
+      dv: ∂E/∂v, float64 [P].
+    """
+
+    def __init__(
+        self, form: Form, factors: Factors, wanted: Collection[str], in_weights: np.ndarray
+    ):
+        """Stands at the end of training.
+
+        Args:
+          form: Of the momentum.
+          factors: Learning rates and momenta.
+          wanted: The names of the hyperparameters to differentiate.
+          in_weights: ∂E/∂w there, [P].
+        """
+        self._form, self._factors = form, factors
+        self._rate, self._momentum = RATE in wanted, MOMENTUM in wanted
+        self._in_rate: list[np.ndarray] | None = None
+        self.dw = in_weights.astype(np.float64)
+        self.dv = np.zeros_like(self.dw)
+
+    @property
+    def norm(self) -> float:
+        """‖∂E/∂w‖."""
+        return float(np.sqrt(np.square(self.dw).sum()))
+
+    def through_move(self, move: list[Factor], velocity: np.ndarray) -> None:
+        """Goes back through w' = w + m v'.
+
+        Args:
+          move: m, one a block.
+          velocity: v', the velocity after the step, [P].
+        """
+        if self._rate and self._form.move_in_rate:
+            self._in_rate = self._inner(RATE, self._form.move_in_rate, self.dw, velocity)
+        self.dv = self.dv + self._factors.times(move, self.dw)
+
+    def direction(self, push: list[Factor]) -> np.ndarray:
+        """Returns u = p dv, what the second derivatives of the loss are multiplied with."""
+        return self._factors.times(push, self.dv)
+
+    def through_push(
+        self,
+        momentum: list[Factor],
+        velocity: np.ndarray,
+        gradient: np.ndarray,
+        product: np.ndarray,
+    ) -> dict[str, list[np.ndarray]]:
+        """Goes back through v' = μ v + p g, after `through_move`.
+
+        Args:
+          momentum: μ, one a block.
+          velocity: v, the velocity before the step, [P].
+          gradient: g, [P].
+          product: H u, [P].
+
+        Returns:
+          What the step contributes to η and μ, where they are wanted, by name.
+        """
+        own = {}
+        if self._rate:
+            if self._form.push_in_rate:
+                self._in_rate = self._inner(RATE, self._form.push_in_rate, self.dv, gradient)
+            assert self._in_rate is not None
+            own[RATE] = self._in_rate
+        if self._momentum:
+            along = velocity + gradient if self._form.push_in_momentum else velocity
+            own[MOMENTUM] = self._inner(MOMENTUM, 1.0, self.dv, along)
+        self.dw = self.dw + product
+        self.dv = self._factors.times(momentum, self.dv)
+        return own
+
+    def state(self, dtype: tf.DType) -> State:
+        """Returns the adjoints by the names of a state of momentum."""
+        return {"weights": tf.constant(self.dw, dtype), "velocity": tf.constant(self.dv, dtype)}
+
+    def _inner(self, name, sign, a, b):
+        return [sign * found for found in self._factors.inner(name, a, b)]
