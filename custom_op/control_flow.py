@@ -7,6 +7,7 @@ transpose is TensorFlow's gradient of a loop, which does.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,7 +60,8 @@ def loop(op: tf.Operation, live: Sequence[bool], program: Callable[..., Any]) ->
                 for value, tangent in zip(following, pushed, strict=True)
             ]
 
-        ends = parts.run(values, [given[i] for i in changing], step, check)[len(values) :]
+        make = functools.partial(Copies, check=check)
+        ends = parts.run(values, [given[i] for i in changing], step, make)[len(values) :]
         result: list[tf.Tensor | None] = [tangents[i] for i in range(len(values))]
         for i, end in zip(changing, ends, strict=True):
             result[i] = end
@@ -124,7 +126,7 @@ def check_transposable(loops: Sequence[tf.Operation], graph: tf.Graph) -> None:
     """Raises if XLA could not run the transpose of a loop.
 
     Args:
-      loops: The loops that tangents pass.
+      loops: The loops that tangents may pass.
       graph: Where the transpose is to be built.
 
     Raises:

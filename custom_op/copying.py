@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -33,6 +34,7 @@ class Copies:
         inputs: Sequence[tf.Tensor],
         values: Sequence[tf.Tensor],
         check: Callable[[Sequence[tf.Operation]], None] | None = None,
+        reads: Mapping[int, tf.Tensor] | None = None,
     ):
         """Creates the copies of nothing yet.
 
@@ -40,9 +42,13 @@ class Copies:
           inputs: Tensors of the traced graph.
           values: What they are, a tensor for each.
           check: Called with the operations that are about to be copied; raises if one may not be.
+          reads: What reading a variable gives, by the `id` of its handle, for those that are not
+            to be read again.
         """
         self._known = {inner.ref(): outer for inner, outer in zip(inputs, values, strict=True)}
         self._check = check
+        self._reads = reads or {}
+        self._make = functools.partial(Copies, check=check, reads=reads)
 
     def compute(self, wanted: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Returns the values of tensors of the traced graph, in the current graph."""
@@ -59,13 +65,13 @@ class Copies:
         if inner.type in CALLS:
             # Not the call itself: no tape could look into a copy of it.
             body = called_graph(inner)
-            return Copies(body.inputs, values, self._check).compute(
-                body.outputs[: len(inner.outputs)]
-            )
+            return self._make(body.inputs, values).compute(body.outputs[: len(inner.outputs)])
         if inner.type in LOOPS:
-            return Loop(inner).run(values, check=self._check)
+            return Loop(inner).run(values, make=self._make)
         if inner.type in BRANCHES:
-            return Branches(inner).run(values, check=self._check)
+            return Branches(inner).run(values, make=self._make)
+        if inner.type == "ReadVariableOp" and id(values[0]) in self._reads:
+            return [self._reads[id(values[0])]]
         if has_custom_gradient(inner):
             return registry.replay(inner, values, gradient=self._gradient_of(inner))
         return registry.replay(inner, values)
@@ -128,7 +134,7 @@ class Loop:
         values: Sequence[tf.Tensor],
         carried: Sequence[tf.Tensor] = (),
         step: Callable[[Copies, Sequence[tf.Tensor]], Sequence[tf.Tensor]] | None = None,
-        check: Callable[[Sequence[tf.Operation]], None] | None = None,
+        make: Callable[..., Copies] = Copies,
     ) -> list[tf.Tensor]:
         """Builds the loop anew.
 
@@ -136,7 +142,7 @@ class Loop:
           values: The variables at the start, one each.
           carried: Further variables at the start.
           step: From the copies of the body and the further variables to their next values.
-          check: As in `Copies`.
+          make: Makes `Copies`.
 
         Returns:
           The variables at the end, then the further ones.
@@ -153,10 +159,10 @@ class Loop:
             return current
 
         def condition(changing, _):
-            return Copies(self._tested, filled(changing), check).compute([self._test])[0]
+            return make(self._tested, filled(changing)).compute([self._test])[0]
 
         def body(changing, further):
-            copies = Copies(self.variables, filled(changing), check)
+            copies = make(self.variables, filled(changing))
             following = copies.compute([self.results[i] for i in moving])
             return following, list(step(copies, further)) if step else []
 
@@ -205,7 +211,7 @@ class Branches:
         self,
         values: Sequence[tf.Tensor],
         results: Callable[[int, Copies], Sequence[tf.Tensor]] | None = None,
-        check: Callable[[Sequence[tf.Operation]], None] | None = None,
+        make: Callable[..., Copies] = Copies,
     ) -> list[tf.Tensor]:
         """Builds the choice anew.
 
@@ -213,7 +219,7 @@ class Branches:
           values: The inputs of the operation, the choice first.
           results: From a branch's number and its copies to what it returns; by default what the
             original's branch does.
-          check: As in `Copies`.
+          make: Makes `Copies`.
 
         Returns:
           What the branch that is taken returns.
@@ -221,7 +227,7 @@ class Branches:
 
         def branch(i):
             def taken():
-                copies = Copies(self.inputs[i], values[1:], check)
+                copies = make(self.inputs[i], values[1:])
                 return list(results(i, copies) if results else copies.compute(self.outputs[i]))
 
             return taken

@@ -166,7 +166,7 @@ class _GraphLinearization(Linearization):
         # The transpose of the linear map: the gradient of <J t, u> with respect to t, at any t.
         # The tangents of a dummy t are traced once a graph; nothing computes them at run time.
         graph = tf.compat.v1.get_default_graph()
-        control_flow.check_transposable(self._program.loops(), graph)
+        control_flow.check_transposable(self._program.loops, graph)
         if id(graph) not in self._transposed:
             with tf.name_scope("transpose"):
                 dummies = [_dummy(primal) for primal in self._flat_primals]

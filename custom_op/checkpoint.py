@@ -1,0 +1,159 @@
+"""Recomputing instead of storing, right at any order of derivative."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.compiler.tf2xla.ops import gen_xla_ops
+from tensorflow.python.ops import control_flow_util
+
+from custom_op import structures
+from custom_op.copying import BRANCHES, CALLS, LOOPS, Copies
+
+Structure = Any
+Run = Callable[[Sequence[tf.Tensor]], list[tf.Tensor]]
+
+_HARMLESS = ("Assert", "PrintV2", "Placeholder", "ReadVariableOp", *CALLS, *LOOPS, *BRANCHES)
+
+
+def checkpoint(function: Callable[..., Structure]) -> Callable[..., Structure]:
+    """Returns a function whose gradient computes it again instead of keeping what it computed.
+
+    What is stored between the two passes is what the function reads: its arguments, and what it
+    closes over (Griewank and Walther 2000, with one level). The gradient is made of differentiable
+    operations and may be differentiated to any order, by tapes, `custom_op.jvp` and
+    `custom_op.linearize`; `tf.recompute_grad` raises at the second order::
+
+        block = custom_op.checkpoint(lambda x, w: tf.tanh(tf.tanh(x @ w) @ w))
+
+    It works eagerly, in a `tf.function` and under XLA. The function is traced at each call, so
+    put the work around it into a `tf.function` where speed matters.
+
+    Args:
+      function: Takes structures of tensors and returns a structure of floating tensors. Keyword
+        arguments are passed on as they are. It may read variables and floating tensors that it
+        closes over; gradients reach these too.
+
+    Returns:
+      A function of the same arguments and results.
+
+    Raises:
+      TypeError: When called, if a result is not a floating tensor.
+      ValueError: When called, if the function assigns a variable or draws random numbers that
+        would be others the second time.
+    """
+
+    @functools.wraps(function)
+    @tf.autograph.experimental.do_not_convert
+    def recomputing(*arguments: Structure, **settings: Any) -> Structure:
+        run, inputs, outputs = _trace(function, arguments, settings)
+        return tf.nest.pack_sequence_as(outputs, _recomputed(run, inputs))
+
+    return recomputing
+
+
+def _trace(
+    function: Callable[..., Structure], arguments: Structure, settings: dict[str, Any]
+) -> tuple[Run, list[tf.Tensor], Structure]:
+    """Returns a function of flat tensors, what it is to be called with, and the structure."""
+    leaves = tf.nest.flatten(arguments)
+    chosen = [i for i, leaf in enumerate(leaves) if _is_floating(leaf)]
+    given = [tf.convert_to_tensor(leaves[i]) for i in chosen]
+    found: dict[str, Structure] = {}
+
+    def flat(*inputs):
+        current = list(leaves)
+        for i, value in zip(chosen, inputs, strict=True):
+            current[i] = value
+        outputs = function(*tf.nest.pack_sequence_as(arguments, current), **settings)
+        results = structures.flatten_floating(outputs, "results of a checkpointed function")
+        found["outputs"] = tf.nest.map_structure(lambda _: None, outputs)
+        return results
+
+    specs = [tf.TensorSpec(value.shape, value.dtype) for value in given]
+    concrete = tf.function(flat, autograph=False).get_concrete_function(*specs)
+    graph = concrete.graph
+    _check_repeatable(graph.get_operations())
+    captured = list(concrete.captured_inputs)
+    floating = [i for i, value in enumerate(captured) if value.dtype.is_floating]
+    variables = [variable for variable in graph.variables if variable.dtype.is_floating]
+    handles = [id(variable.handle) for variable in variables]
+    inputs = [
+        *given,
+        *[captured[i] for i in floating],
+        *[variable.read_value() for variable in variables],
+    ]
+
+    def inline(values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        values, read = values[: len(inputs) - len(handles)], values[len(inputs) - len(handles) :]
+        filled = [*values[: len(given)], *captured]
+        for i, value in zip(floating, values[len(given) :], strict=True):
+            filled[len(given) + i] = value
+        reads = dict(zip(handles, read, strict=True))
+        copies = Copies(concrete.inputs, filled, check=_check_repeatable, reads=reads)
+        return copies.compute(concrete.outputs)
+
+    if not tf.executing_eagerly():
+        return inline, inputs, found["outputs"]
+    specs = [tf.TensorSpec(value.shape, value.dtype) for value in inputs]
+    whole = tf.function(lambda *values: inline(values), autograph=False)
+    call = whole.get_concrete_function(*specs)
+    return (lambda values: list(call(*values))), inputs, found["outputs"]
+
+
+def _recomputed(run: Run, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    @tf.custom_gradient
+    def recomputed(*inputs):
+        def pull(*cotangents):
+            again, seeds = _later(inputs, cotangents)
+            with tf.GradientTape() as tape:
+                tape.watch(again)
+                values = run(again)
+            return tape.gradient(
+                values, again, output_gradients=seeds, unconnected_gradients="zero"
+            )
+
+        return run(inputs), pull
+
+    results = recomputed(*inputs)
+    return list(results) if isinstance(results, (list, tuple)) else [results]
+
+
+def _later(
+    inputs: Sequence[tf.Tensor], cotangents: Sequence[tf.Tensor]
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """Holds the inputs back until the cotangents are there.
+
+    Otherwise the optimizer would see the same operations on the same inputs, and keep the results
+    of the forward pass.
+    """
+    if control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+        held = _hold(*inputs, *cotangents)
+        return list(held[: len(inputs)]), list(held[len(inputs) :])
+    with tf.control_dependencies(cotangents):
+        return [tf.identity(value) for value in inputs], list(cotangents)
+
+
+@tf.custom_gradient
+def _hold(*values):
+    return gen_xla_ops.xla_optimization_barrier(values), lambda *cotangents: cotangents
+
+
+def _check_repeatable(operations: Sequence[tf.Operation]) -> None:
+    for op in operations:
+        if op.op_def.is_stateful and op.type not in _HARMLESS:
+            raise ValueError(
+                f"Expected a function that computes the same again, got one with the operation "
+                f"{op.type!r} (named {op.name!r}), which has a state; draw random numbers by "
+                "tf.random.stateless_* from a seed that is passed in, and assign outside."
+            )
+
+
+def _is_floating(leaf: Any) -> bool:
+    if tf.is_tensor(leaf) or isinstance(leaf, tf.Variable):
+        return leaf.dtype.is_floating
+    dtype = getattr(leaf, "dtype", None)
+    return isinstance(leaf, float) or getattr(dtype, "kind", None) == "f"
