@@ -26,26 +26,17 @@ def unstopped(deviation: tf.Operation) -> tf.Tensor:
 
 def is_differentiated_mean(stop: tf.Operation) -> bool:
     """Whether a StopGradient is that of `tf.nn.moments`, and more than the variance reads it."""
-    readers = stop.outputs[0].consumers()
+    output = stop.outputs[0]
+    readers = output.consumers()
     deviations = [reader for reader in readers if _stops(stop, reader)]
-    return bool(deviations) and len(deviations) < len(readers)
+    # The gradient of a called function reads what the function hands out.
+    leaves = any(result is output for result in getattr(stop.graph, "outputs", []))
+    return bool(deviations) and (leaves or len(deviations) < len(readers))
 
 
-def stopped_means(operations) -> list[tf.Operation]:
-    """Returns the operations that stop the mean inside `tf.nn.moments`.
-
-    Args:
-      operations: Operations of a traced function, as of `tf.Graph.get_operations`.
-
-    Returns:
-      The StopGradient operations; their names begin with the scope of the layer.
-    """
-    return [
-        op
-        for op in operations
-        if op.type == "StopGradient"
-        and any(_stops(op, reader) for reader in op.outputs[0].consumers())
-    ]
+def is_stopped_mean(op: tf.Operation) -> bool:
+    """Whether an operation is the StopGradient inside `tf.nn.moments`."""
+    return any(_stops(op, reader) for output in op.outputs for reader in output.consumers())
 
 
 def _stops(stop: tf.Operation, deviation: tf.Operation) -> bool:
