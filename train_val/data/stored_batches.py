@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -12,6 +13,8 @@ from train_val.data.order import shuffled_indices
 from train_val.data.stored_images import StoredImages
 
 _AHEAD = 2
+# So many images tell whether a data set's are large.
+_MEASURED = 16
 # More damaged images than this share are not a few bad files but a bad data set.
 _LARGEST_DAMAGE = 0.05
 _ALWAYS_BORNE = 10
@@ -30,11 +33,13 @@ class LeftOut:
 
     Attributes:
         numbers: of the images, in the order found.
+        others: numbers of images that are no JPEG files, for which a pipeline takes more time.
     """
 
     def __init__(self, data: StoredImages):
         self._data = data
         self.numbers: list[int] = []
+        self.others: list[int] = []
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -46,13 +51,13 @@ class LeftOut:
             indices: the numbers of images.
 
         Returns:
-            How many there were that were not known yet.
+            How many images to leave out, or that are no JPEG files, were not known yet.
 
         Raises:
             DataError: a label is out of range, a file is gone, or too many images are damaged.
         """
-        before = len(self)
-        for index in sorted(set(indices.tolist()).difference(self.numbers)):
+        before = len(self) + len(self.others)
+        for index in sorted(set(indices.tolist()).difference(self.numbers, self.others)):
             if not self._decodes(index):
                 self.numbers.append(index)
                 tqdm.tqdm.write(
@@ -64,7 +69,7 @@ class LeftOut:
                 f"Expected {self._data.name} with a few damaged images at most, found {len(self)}"
                 " that can't be decoded: copy the data set anew."
             )
-        return len(self) - before
+        return len(self) + len(self.others) - before
 
     def _decodes(self, index: int) -> bool:
         source = self._data.source
@@ -89,6 +94,8 @@ class LeftOut:
             photographs.central_square(encoded, self._data.image_size)
         except (*_ABOUT_DATA, ValueError):
             return False
+        if not bool(tf.io.is_jpeg(encoded)):
+            self.others.append(index)
         return True
 
 
@@ -115,7 +122,7 @@ class StoredBatches:
         dtype: tf.DType = tf.float32,
         channels_first: bool = False,
     ):
-        """Sets the batches up; nothing is read yet.
+        """Sets the batches up; a few images are read, for their size.
 
         Args:
             data: the images.
@@ -134,6 +141,7 @@ class StoredBatches:
         self.data, self.batch_size, self.seed = data, batch_size, seed
         self.left_out = LeftOut(data)
         self._finish = _finisher(dtype, channels_first)
+        self._large = _are_large(data)
 
     @property
     def batches_per_epoch(self) -> float:
@@ -205,8 +213,16 @@ class StoredBatches:
         return plan
 
     def _random_square(self, encoded, boxes, seed, flip):
-        square = photographs.random_square(encoded, boxes, seed, self.data.image_size)
-        return tf.cond(flip > 0, lambda: tf.reverse(square, [1]), lambda: square)
+        square = photographs.random_square(
+            encoded,
+            boxes,
+            seed,
+            self.data.image_size,
+            jpeg_only=not self.left_out.others,
+            scaled=self._large,
+        )
+        # Along the axis 1 or none: a tf.cond would cost more.
+        return tf.reverse(square, tf.range(1, 1 + flip))
 
 
 class StoredTestBatches:
@@ -272,12 +288,15 @@ class StoredTestBatches:
 def _pipeline(data, fetched, square, batch_size, drop_remainder=True) -> tf.data.Dataset:
     def decode(tensors, *drawn):
         encoded, label, boxes = data.source.parse(*tensors)
-        right = (label >= 0) & (label < data.num_classes)
-        with tf.control_dependencies([tf.debugging.Assert(right, ["label", label])]):
-            return square(encoded, boxes, *drawn), tf.cast(label, tf.int32)
+        return square(encoded, boxes, *drawn), label
+
+    def check(squares, labels):
+        right = tf.reduce_all((labels >= 0) & (labels < data.num_classes))
+        with tf.control_dependencies([tf.raw_ops.Assert(condition=right, data=[labels])]):
+            return squares, tf.cast(labels, tf.int32)
 
     images = fetched.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return images.batch(batch_size, drop_remainder=drop_remainder).prefetch(_AHEAD)
+    return images.batch(batch_size, drop_remainder=drop_remainder).map(check)
 
 
 def _finisher(dtype: tf.DType, channels_first: bool) -> Callable:
@@ -317,3 +336,16 @@ def _check_batch_size(batch_size: int, data: StoredImages) -> None:
             f"Expected a batch size from 1 to {len(data)}, the number of images of {data.name};"
             f" got {batch_size}."
         )
+
+
+def _are_large(data: StoredImages) -> bool:
+    """Whether most images are so large that decoding them scaled down pays."""
+    count = min(_MEASURED, len(data))
+    numbers = np.arange(count) * len(data) // count
+    contents = []
+    for tensors in zip(*data.source.fetch(tf.constant(numbers)), strict=True):
+        # What is damaged or gone is told when its batch comes.
+        with contextlib.suppress(tf.errors.OpError):
+            contents.append(data.source.parse(*tensors)[0].numpy())
+    sides = photographs.shorter_sides(contents)
+    return bool(sides) and float(np.median(sides)) >= 2 * data.image_size
