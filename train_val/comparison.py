@@ -268,8 +268,12 @@ def picture(results: Sequence[Result], path: str | Path, title: str) -> None:
         axes[1].plot(np.median(seconds, 0), middle, color=color, label=label)
     axes[0].set(xlabel="steps", ylabel="loss over the whole training set", yscale="log")
     axes[1].set(xlabel="seconds of training", yscale="log")
+    low, high = axes[0].get_ylim()
     for axis in axes:
-        axis.grid(alpha=0.3)
+        axis.grid(alpha=0.3, which="both" if high < 10 * low else "major")
+        if high < 10 * low:
+            # Within one power of ten its multiples are the only labels.
+            axis.yaxis.set_minor_formatter("{x:g}")
     axes[0].legend(fontsize=8)
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
