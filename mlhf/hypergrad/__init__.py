@@ -3,6 +3,7 @@
 from mlhf.hypergrad import linear_solvers
 from mlhf.hypergrad.batches import Minibatches
 from mlhf.hypergrad.determinism import NotDeterministicError
+from mlhf.hypergrad.drmad import drmad
 from mlhf.hypergrad.dynamics import Dynamics, GradientDescent
 from mlhf.hypergrad.dynamics_adam import Adam
 from mlhf.hypergrad.dynamics_momentum import Momentum
@@ -19,6 +20,7 @@ from mlhf.hypergrad.reverse import reverse
 from mlhf.hypergrad.reversible import reversible
 from mlhf.hypergrad.rtho import rtho
 from mlhf.hypergrad.several import several
+from mlhf.hypergrad.sharing import share
 from mlhf.hypergrad.train import train
 from mlhf.hypergrad.traps import softmax_cross_entropy
 from mlhf.hypergrad.truncated import truncated
@@ -36,6 +38,7 @@ __all__ = [
     "NotDeterministicError",
     "Problem",
     "Result",
+    "drmad",
     "estimate",
     "forward",
     "implicit",
@@ -46,6 +49,7 @@ __all__ = [
     "reversible",
     "rtho",
     "several",
+    "share",
     "softmax_cross_entropy",
     "train",
     "truncated",

@@ -1,0 +1,218 @@
+"""DrMAD (Fu et al. 2016, arXiv 1601.00917): backwards along a straight line.
+
+The reverse pass of momentum needs the weights of every step. DrMAD keeps the first and the last,
+and takes points w(β) = (1-β) w_0 + β w_T on the line between them for those of training:
+
+    for the points from the last to the first, with the batch and the hyperparameters of some step
+      dv += m dw;  dw += H(w(β)) p dv;  dλ += ∂<∇L(w(β)), p dv>/∂λ;  dv = μ dv
+
+It is no approximation in the sense that more work makes it better: with few points, as its authors
+run it (T/10), it carries about the direction that a truncated reverse pass of as many steps does;
+its magnitude means nothing, and with as many points as steps it diverges where the line runs over
+negative curvature. Where the outer loss reads the hyperparameters directly, compare with that term
+alone.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mlhf.hypergrad import guards, sharing, unroll
+from mlhf.hypergrad.dynamics import GradientDescent
+from mlhf.hypergrad.dynamics_momentum import Momentum
+from mlhf.hypergrad.factors import Factors
+from mlhf.hypergrad.gathered import Gathered, pulled
+from mlhf.hypergrad.momentum_adjoint import FORMS, RATE, MomentumAdjoint
+from mlhf.hypergrad.result import Result
+from mlhf.hypergrad.reverse import finish
+from mlhf.hypergrad.step_functions import StepFunctions
+from mlhf.hypergrad.training import Training
+from mlhf.validation import check_choice, check_count
+
+BETAS = ("inner", "paper")
+BATCHES = ("first", "strided")
+
+
+class DrmadDivergedWarning(UserWarning):
+    """The adjoint grew so much along the line that the hypergradient means nothing."""
+
+
+def drmad(
+    problem: Any,
+    weights: Any,
+    hyperparameters: Any,
+    *,
+    points: int | None = None,
+    betas: str | Sequence[float] | Callable[[int], Sequence[float]] = "inner",
+    batches: str | Sequence[int] = "first",
+    share: str | None = None,
+    sign: bool = False,
+    seed: int | tf.Tensor = 0,
+    warn_growth: float = 1e3,
+) -> Result:
+    """Differentiates along the straight line from the first weights to the last. Not exact.
+
+    Args:
+      problem: A `Problem` with `Momentum` of the form M1, M2 or M4, or `GradientDescent`, as its
+        dynamics.
+      weights: As for `reverse`.
+      hyperparameters: A mapping, as `Problem` says. Those of the dynamics take their velocity from
+        the line: the distance of a step of training on it. Schedules need as many points as steps.
+      points: How many points the way back has; by default a tenth of the steps, as the authors'.
+      betas: Where they lie, from the first to the last: `"inner"` (evenly from 0.001 to 0.999, the
+        authors' code), `"paper"` (0, 1/N, ... 1 - 1/N), N numbers, or a function of N.
+      batches: Which steps' batches and hyperparameters serve: `"first"` (steps 0 ... N-1, the
+        authors' code), `"strided"` (spread over training), or N steps.
+      share: `"all"`, `"layers"` or `"units"`: what `share` makes of hyperparameters that are
+        structured like the weights.
+      sign: Whether only the sign of these is kept.
+      seed: As for `reverse`.
+      warn_growth: Growth of ‖∂E/∂w‖ along the line, as a multiple of its start, above which a
+        `DrmadDivergedWarning` is given.
+
+    Returns:
+      A `Result`, with `adjoint_norm` by point. Its `info` has `betas`, `steps` (whose batches
+      served) and `adjoint_growth`, the largest over the outer losses. For a schedule `per_step` has
+      what it was made of.
+
+    Raises:
+      DivergedError: If training or the adjoint is not finite.
+      ValueError: For what `Problem.bind` refuses, other dynamics, a schedule with fewer points
+        than steps, or options that make no sense.
+    """
+    form = _form(problem)
+    training, weights, hyper = problem.bind(weights, hyperparameters)
+    count = max(1, training.steps // 10) if points is None else check_count("points", points)
+    line = _line(betas, count)
+    steps = _steps(batches, count, training)
+    if share is not None:
+        check_choice("share", share, sharing.SHARINGS)
+    if sign and share is None:
+        raise ValueError('Expected share= together with sign=True, got None; take "units".')
+    seed = tf.convert_to_tensor(seed, tf.int32)
+
+    keep = [False] * len(training.resolver.leaf_names)
+    loops = unroll.loops_of(training, keep)
+    first = unroll.run(training, loops.begin, weights, hyper, seed)
+    start, stop = tf.constant(0), tf.constant(training.steps)
+    trained = unroll.run(training, loops.advance, first, hyper, seed, start, stop)
+    guards.check_training(trained.bad_step)
+    outer, _ = unroll.run(training, loops.outer, trained.state, hyper, seed)
+
+    ends = [state["weights"].numpy().astype(np.float64) for state in (first, trained.state)]
+    factors = Factors(training, hyper)
+    functions = StepFunctions(training, hyper, seed)
+    adjoints = [
+        MomentumAdjoint(FORMS[form], factors, hyper, outer.in_weights[loss].numpy())
+        for loss in problem.outer_losses
+    ]
+    gathered = [Gathered(training, tf.nest.flatten(hyper), keep) for _ in adjoints]
+    # How far the line gets in a step of training.
+    distance = (ends[1] - ends[0]) / training.steps
+    for beta, step in reversed(list(zip(line, steps, strict=True))):
+        rate, momentum = factors.at(RATE, step), factors.at("momentum", step)
+        move = [FORMS[form].move(eta) for eta in rate]
+        push = [FORMS[form].push(eta, mu) for eta, mu in zip(rate, momentum, strict=True)]
+        # v = Δw / m; a step of no length says nothing of the velocity.
+        inverse = [
+            np.divide(1.0, m, out=np.zeros_like(m), where=m != 0) for m in map(np.array, move)
+        ]
+        velocity = factors.times(inverse, distance)
+        point = (1 - beta) * ends[0] + beta * ends[1]
+        for adjoint, found in zip(adjoints, gathered, strict=True):
+            adjoint.through_move(move, velocity)
+            product = functions.products(point, adjoint.direction(push), step)
+            gradient = product.gradient.numpy().astype(np.float64)
+            own = adjoint.through_push(momentum, velocity, gradient, product.in_weights.numpy())
+            found.add(product.in_rows, own, adjoint.norm)
+
+    dtype = training.flat.dtype
+    back = pulled(gathered, [_like(adjoint.state(dtype), first) for adjoint in adjoints])
+    result = finish(
+        "drmad", training, weights, hyper, seed, trained, outer, back, keep, largest_growth=None
+    )
+    growth = _growth(result.adjoint_norm)
+    if not growth <= warn_growth:
+        warnings.warn(
+            f"The adjoint grew {growth:.2g}-fold along the line of DrMAD: the line runs over "
+            "negative curvature, and the hypergradient means nothing, its sign included. Take "
+            f"fewer points than {count}, or `truncated` or `reversible`.",
+            DrmadDivergedWarning,
+            stacklevel=2,
+        )
+    if share is not None:
+        for name, value in result.hypergradient.items():
+            if training.flat.matches(value):
+                result.hypergradient[name] = sharing.share(value, share, sign=sign)
+    result.info.update(betas=line, steps=steps, adjoint_growth=growth)
+    return result
+
+
+def _form(problem: Any) -> str:
+    dynamics = problem.dynamics
+    if not tf.executing_eagerly():
+        raise ValueError("Expected drmad to be called eagerly, got it inside a tf.function.")
+    if isinstance(dynamics, GradientDescent):
+        # v' = -η g, w' = w + v'.
+        return "M4"
+    if isinstance(dynamics, Momentum) and dynamics.form in FORMS and not dynamics.nesterov:
+        return dynamics.form
+    raise ValueError(
+        "Expected GradientDescent, or Momentum of the form M1, M2 or M4 without Nesterov, as the "
+        f"dynamics of DrMAD, got {dynamics!r}. Use `truncated` or `reverse`."
+    )
+
+
+def _line(betas: Any, count: int) -> list[float]:
+    if isinstance(betas, str):
+        check_choice("betas", betas, BETAS)
+        if betas == "paper":
+            return [k / count for k in range(count)]
+        return np.linspace(0.001, 0.999, count).tolist()
+    line = [float(beta) for beta in (betas(count) if callable(betas) else betas)]
+    if len(line) != count or not all(np.isfinite(line)):
+        raise ValueError(f"Expected {count} finite betas, one a point, got {line}.")
+    return line
+
+
+def _steps(batches: Any, count: int, training: Training) -> list[int]:
+    total, scheduled = training.steps, training.resolver.scheduled
+    if isinstance(batches, str):
+        check_choice("batches", batches, BATCHES)
+        if batches == "first":
+            steps = [k % total for k in range(count)]
+        else:
+            steps = [k * total // count for k in range(count)]
+    else:
+        steps = [int(step) for step in batches]
+        if len(steps) != count or not all(0 <= step < total for step in steps):
+            raise ValueError(
+                f"Expected {count} steps from 0 to {total - 1} as batches=, got {steps}."
+            )
+    if any(scheduled) and steps != list(range(total)):
+        names = sorted(
+            {o for o, s in zip(training.resolver.leaf_owner, scheduled, strict=True) if s}
+        )
+        raise ValueError(
+            f"Expected points={total}, all steps in order, for the schedules {names}, got {count}: "
+            "the rows without a point would have no gradient."
+        )
+    return steps
+
+
+def _like(adjoint: Any, state: Any) -> Any:
+    return {name: adjoint[name] for name in state}
+
+
+def _growth(norms: dict[str, tf.Tensor]) -> float:
+    growth = 0.0
+    for norm in norms.values():
+        last, largest = float(norm[-1]), float(tf.reduce_max(norm))
+        if largest:
+            growth = max(growth, largest / last if last else float("inf"))
+    return growth

@@ -1,0 +1,53 @@
+"""One gradient for many hyperparameters: averages over all weights, layers or units."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from mlhf.validation import check_choice
+
+SHARINGS = ("all", "layers", "units")
+
+
+def share(gradient: Any, sharing: str, *, sign: bool = False) -> Any:
+    """Returns a gradient with one value for every entry that shares it (Fu et al. 2016).
+
+    Hyperparameters that start alike within a group and move along it stay one value.
+
+    Args:
+      gradient: A structure like the weights.
+      sharing: `"all"`: the mean over everything; `"layers"`: over each leaf; `"units"`: over the
+        outgoing weights of each input unit, all axes but the last but one (for a dense kernel
+        [in, out] the rows, for a convolution's [h, w, in, out] the input channels), and zero for
+        leaves of less than two axes, such as biases.
+      sign: Whether only the sign is kept, -1, 0 or 1: for updates of one size.
+
+    Returns:
+      The same structure and shapes.
+
+    Raises:
+      ValueError: For another sharing.
+    """
+    check_choice("sharing", sharing, SHARINGS)
+    leaves = [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(gradient)]
+    if sharing == "all":
+        count = sum(leaf.shape.num_elements() for leaf in leaves)
+        mean = tf.add_n([tf.reduce_sum(leaf) for leaf in leaves]) / count
+        shared = [tf.fill(leaf.shape, mean) for leaf in leaves]
+    elif sharing == "layers":
+        shared = [tf.fill(leaf.shape, tf.reduce_mean(leaf)) for leaf in leaves]
+    else:
+        shared = [_by_unit(leaf) for leaf in leaves]
+    if sign:
+        shared = [tf.sign(leaf) for leaf in shared]
+    return tf.nest.pack_sequence_as(gradient, shared)
+
+
+def _by_unit(leaf: tf.Tensor) -> tf.Tensor:
+    rank = leaf.shape.rank
+    if rank < 2:
+        return tf.zeros_like(leaf)
+    axes = [axis for axis in range(rank) if axis != rank - 2]
+    return tf.broadcast_to(tf.reduce_mean(leaf, axes, keepdims=True), leaf.shape)
