@@ -1,8 +1,12 @@
 """Exact derivatives of TensorFlow computations: R-forward, linearization, curvature products."""
 
 from custom_op import losses, rules
+from custom_op.checkpoint import checkpoint
 from custom_op.checks import check_rule
 from custom_op.dataset_operator import DatasetOperator
+from custom_op.diagonal import diagonal
+from custom_op.eigenvalues import Eigenpairs, eigenpairs
+from custom_op.estimate import Estimate
 from custom_op.fallback import NotDifferentiableError
 from custom_op.fisher import EmpiricalFisher, Fisher, SampledFisher, fisher
 from custom_op.gauss_newton import GaussNewton, gauss_newton
@@ -11,11 +15,15 @@ from custom_op.jacobian import Jacobian, jacobian
 from custom_op.linearization import Linearization, jvp, linearize
 from custom_op.operator import CurvatureOperator
 from custom_op.registry import register_r_forward, supported_ops
+from custom_op.spectral_density import SpectralDensity, spectral_density
+from custom_op.trace import trace
 
 __all__ = [
     "CurvatureOperator",
     "DatasetOperator",
+    "Eigenpairs",
     "EmpiricalFisher",
+    "Estimate",
     "Fisher",
     "GaussNewton",
     "Hessian",
@@ -23,7 +31,11 @@ __all__ = [
     "Linearization",
     "NotDifferentiableError",
     "SampledFisher",
+    "SpectralDensity",
     "check_rule",
+    "checkpoint",
+    "diagonal",
+    "eigenpairs",
     "fisher",
     "gauss_newton",
     "hessian",
@@ -33,5 +45,7 @@ __all__ = [
     "losses",
     "register_r_forward",
     "rules",
+    "spectral_density",
     "supported_ops",
+    "trace",
 ]
