@@ -79,7 +79,7 @@ def _product(slope, tangent: tf.Tensor | None) -> tf.Tensor | None:
 
 @register_r_forward("DivNoNan")
 def division_or_zero(op):
-    """As `division`, and zero where the divisor is zero."""
+    """As a quotient, and zero where the divisor is zero."""
     divisor, quotient = op.inputs[1], op.outputs[0]
     return lambda a, b: _sum(
         quotient,
@@ -90,7 +90,7 @@ def division_or_zero(op):
 
 @register_r_forward("MulNoNan")
 def multiplication_or_zero(op):
-    """As `multiplication`, and zero where the second factor is zero, whatever the first is."""
+    """As a product, and zero where the second factor is zero, whatever the first is."""
     x, y = op.inputs
     return lambda a, b: _sum(
         op.outputs[0],
@@ -101,7 +101,7 @@ def multiplication_or_zero(op):
 
 @register_r_forward("Xdivy")
 def division_of_zero(op):
-    """As `division`, and zero where the dividend is zero."""
+    """As a quotient, and zero where the dividend is zero."""
     x, y = op.inputs
     return lambda a, b: _sum(
         op.outputs[0],
@@ -235,7 +235,7 @@ def select(op):
 
 @register_r_forward("Select")
 def select_rows(op):
-    """As `select`, with the older operation's choice of whole rows."""
+    """As `SelectV2`; the condition may choose whole rows."""
     condition, output = op.inputs[0], op.outputs[0]
 
     def tangent_map(_, a, b):

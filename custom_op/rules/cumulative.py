@@ -1,9 +1,9 @@
 """Rules for cumulative products and cumulative sums of exponentials.
 
 Both are scans by an associative operation, and so are their tangents: log₂ N steps, each of which
-combines every place with the one 1, 2, 4, ... before it. TensorFlow's gradients are not usable
-here: that of the product divides by the factors, and that of the sums takes the logarithm of the
-incoming gradient, which has no derivative where a double vector-Jacobian product needs it.
+combines every place with the one 1, 2, 4, ... before it. TensorFlow's gradients do not serve: that
+of the product divides by the factors, and is zero where a factor is; that of the sums takes the
+logarithm of the incoming gradient, which has no derivative at zero, where it would be needed.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 import custom_op
+from custom_op import registry
 
 _random = np.random.default_rng(7)
 X = _random.normal(size=(2, 5, 3))
@@ -73,6 +74,21 @@ def test_products_with_zeros_to_third_order():
     np.testing.assert_allclose(got, expected, rtol=1e-12)
     got = _third(lambda x: tf.math.cumprod(x, 1), x, *directions)
     np.testing.assert_allclose(got[:, -1], expected, rtol=1e-12)
+
+
+def test_sums_of_exponentials_where_the_fallback_is_zero(monkeypatch):
+    """The double vector-Jacobian product of this operation is silently wrong."""
+    x, v = tf.constant(X[0]), tf.constant(X[1])
+    weights = tf.nn.softmax(x[:3], axis=0)
+    expected = tf.reduce_sum(weights * v[:3], 0)
+
+    def last(x):
+        return custom_op.jvp(lambda x: tf.math.cumulative_logsumexp(x, 0)[2], x, v)[1]
+
+    np.testing.assert_allclose(last(x), expected, rtol=1e-12)
+    rules = {k: rule for k, rule in registry._RULES.items() if k != "CumulativeLogsumexp"}
+    monkeypatch.setattr(registry, "_RULES", rules)
+    assert np.max(np.abs(last(x) - expected)) > 1e-3, "the fallback is right by now"
 
 
 def test_ties_as_tensorflow():
