@@ -115,24 +115,22 @@ class TermsEvaluation(Evaluation):
 
     def value(self, scale: Scale = None) -> tf.Tensor:
         """Returns Σ wᵢ ℓᵢ, times the scale."""
-        terms = self._loss.terms(self.outputs, self._targets)
+        terms = self._asked("terms")
         if self._coefficients is not None:
             terms *= _expand(self._coefficients, self._axes)
         return tf.reduce_sum(terms) * self._scale(scale)
 
     def gradient(self, scale: Scale = None) -> tf.Tensor:
         """Returns Σ wᵢ ∂ℓᵢ/∂z, times the scale."""
-        return self._weighted(self._loss.term_gradients(self.outputs, self._targets), scale)
+        return self._weighted(self._asked("term_gradients"), scale)
 
     def hessian_product(self, vector: tf.Tensor, scale: Scale = None) -> tf.Tensor:
         """Returns Σ wᵢ ∂²ℓᵢ/∂z² u, times the scale, for the vector u."""
-        product = self._loss.term_hessian_products(self.outputs, self._targets, vector)
-        return self._weighted(product, scale)
+        return self._weighted(self._asked("term_hessian_products", vector), scale)
 
     def fisher_product(self, vector: tf.Tensor, scale: Scale = None) -> tf.Tensor:
         """Returns Σ wᵢ E[∂²ℓᵢ/∂z²] u, times the scale, for the vector u."""
-        product = self._loss.term_fisher_products(self.outputs, self._targets, vector)
-        return self._weighted(product, scale)
+        return self._weighted(self._asked("term_fisher_products", vector), scale)
 
     def sampled_gradients(self, seed: int, first: tf.Tensor | int, samples: int) -> tf.Tensor:
         """Returns gradients of terms at drawn targets, [samples, *outputs' shape]."""
@@ -164,6 +162,17 @@ class TermsEvaluation(Evaluation):
         if reduced:
             along = tf.reduce_sum(along, reduced, keepdims=True)
         return self._weighted(tf.reduce_mean(factors * along, 0), scale)
+
+    def _asked(self, method: str, *arguments: tf.Tensor) -> tf.Tensor:
+        """Returns what the loss says, which must not have lost digits."""
+        result = getattr(self._loss, method)(self.outputs, self._targets, *arguments)
+        if result.dtype != self.outputs.dtype:
+            raise TypeError(
+                f"Expected {type(self._loss).__name__}.{method} to compute in the outputs' dtype, "
+                f"{self.outputs.dtype.name}, got {result.dtype.name}; Keras' losses compute in "
+                "keras.config.floatx(), TensorFlow's functions in the dtype that they are given."
+            )
+        return result
 
     def _scale(self, scale: Scale) -> tf.Tensor:
         if scale is None:
