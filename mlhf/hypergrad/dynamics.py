@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ class StepLoss(NamedTuple):
 class Dynamics(abc.ABC):
     """A map from the state before a step to the state after it, differentiable in everything.
 
+    A step takes the gradient g of its training loss at `point(state)`, and is `update(state, g)`.
     A state is a dictionary of tensors, `"weights"` [P] among them. A dynamics' own
     hyperparameters have names and constant values; those that a user passes under the same names
     take their place and are differentiated.
@@ -53,6 +55,41 @@ class Dynamics(abc.ABC):
         """
 
     @abc.abstractmethod
+    def update(self, state: State, gradient: tf.Tensor, values: Mapping[str, tf.Tensor]) -> State:
+        """Returns the state after a step. Arithmetic alone: it sees no loss.
+
+        Args:
+          state: Before the step.
+          gradient: Of the training loss of this step at `point`, [P].
+          values: The own hyperparameters in this step, each a scalar or a vector [P].
+        """
+
+    def point(self, state: State, values: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Returns where the gradient of a step is taken, [P]; by default at the weights."""
+        return state["weights"]
+
+    def scales(
+        self,
+        loss: StepLoss,
+        point: tf.Tensor,
+        value: tf.Tensor,
+        gradient: tf.Tensor,
+        values: Mapping[str, tf.Tensor],
+    ) -> dict[str, tf.Tensor]:
+        """Returns what a step multiplies own hyperparameters by; by default nothing.
+
+        Args:
+          loss: The training loss of this step.
+          point: Where the gradient is taken.
+          value: The loss there.
+          gradient: The gradient there.
+          values: The own hyperparameters in this step.
+
+        Returns:
+          Scalars by name, constant under differentiation.
+        """
+        return {}
+
     def step(
         self, state: State, loss: StepLoss, values: Mapping[str, tf.Tensor]
     ) -> tuple[State, tf.Tensor]:
@@ -61,11 +98,24 @@ class Dynamics(abc.ABC):
         Args:
           state: Before the step.
           loss: The training loss of this step.
-          values: The own hyperparameters in this step, each a scalar or a vector [P].
+          values: The own hyperparameters in this step.
 
         Returns:
           The state after the step, and the training loss before it.
         """
+        point = self.point(state, values)
+        value, gradient = loss.value_and_gradient(point)
+        scales = self.scales(loss, point, value, gradient, values)
+        return self._sealed(state, gradient, scaled(values, scales)), value
+
+    @functools.cached_property
+    def _sealed(self) -> Callable[..., State]:
+        # TensorFlow's graph optimizer rewrites sums of products, and otherwise where a derivative
+        # reads intermediate results: the last bits of the weights would depend on the method that
+        # they are trained for. A function that is not inlined it leaves in one piece.
+        return tf.function(
+            self.update, autograph=False, experimental_attributes={"_noinline": True}
+        )
 
     def with_velocity(self, state: State, velocity: tf.Tensor) -> State:
         """Returns the first state with a velocity [P] of its own.
@@ -88,19 +138,13 @@ class Dynamics(abc.ABC):
         return f"{type(self).__name__}({values})"
 
 
-def sealed(update: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns an update whose arithmetic TensorFlow's graph optimizer leaves in one piece.
-
-    It rewrites sums of products, and otherwise where a derivative reads intermediate results: the
-    last bits of the weights would depend on the method that they are trained for.
-
-    Args:
-      update: A function of structures of tensors alone.
-
-    Returns:
-      The same, as a function of the graph that is not inlined.
-    """
-    return tf.function(update, autograph=False, experimental_attributes={"_noinline": True})
+def scaled(
+    values: Mapping[str, tf.Tensor], scales: Mapping[str, tf.Tensor]
+) -> dict[str, tf.Tensor]:
+    """Returns hyperparameters, some of them multiplied."""
+    return {
+        name: value * scales[name] if name in scales else value for name, value in values.items()
+    }
 
 
 def check_domain(dynamics: Dynamics, name: str, value: Any) -> None:
@@ -164,13 +208,17 @@ class GradientDescent(Dynamics):
         """See the base class: the weights alone."""
         return {"weights": weights}
 
-    def step(self, state, loss, values):
+    def update(self, state, gradient, values):
         """See the base class."""
-        weights, rate = state["weights"], values["learning_rate"]
-        value, gradient = loss.value_and_gradient(weights)
-        if self._backtracking:
-            rate = rate * self._search(loss, weights, value, gradient, rate)
-        return {"weights": _descend(weights, rate, gradient)}, value
+        return {"weights": state["weights"] - values["learning_rate"] * gradient}
+
+    def scales(self, loss, point, value, gradient, values):
+        """See the base class: what the search multiplies η by."""
+        if not self._backtracking:
+            return {}
+        return {
+            "learning_rate": self._search(loss, point, value, gradient, values["learning_rate"])
+        }
 
     def _search(self, loss, weights, value, gradient, rate):
         # Nothing with a derivative goes into the loop.
@@ -191,11 +239,6 @@ class GradientDescent(Dynamics):
             maximum_iterations=self._most_trials,
         )
         return _cut(factor)
-
-
-@sealed
-def _descend(weights, rate, gradient):
-    return weights - rate * gradient
 
 
 @tf.custom_gradient

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from mlhf.hypergrad.dynamics import Dynamics, sealed
+from mlhf.hypergrad.dynamics import Dynamics
 
 
 class Adam(Dynamics):
@@ -50,7 +50,6 @@ class Adam(Dynamics):
                 "the root is infinite where a gradient is zero."
             )
         self.epsilon_root = epsilon_root
-        self._update = sealed(self._move)
 
     def init(self, weights, values):
         """See the base class: moments of zero, and products of one."""
@@ -62,13 +61,9 @@ class Adam(Dynamics):
             "product2": tf.ones(values["beta2"].shape, weights.dtype),
         }
 
-    def step(self, state, loss, values):
+    def update(self, state, gradient, values):
         """See the base class."""
-        value, g = loss.value_and_gradient(state["weights"])
-        return self._update(state, g, dict(values)), value
-
-    def _move(self, state, g, values):
-        beta1, beta2 = values["beta1"], values["beta2"]
+        g, beta1, beta2 = gradient, values["beta1"], values["beta2"]
         first = beta1 * state["first"] + (1 - beta1) * g
         second = beta2 * state["second"] + (1 - beta2) * g * g
         product1, product2 = state["product1"] * beta1, state["product2"] * beta2

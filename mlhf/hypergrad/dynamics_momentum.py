@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from mlhf.hypergrad.dynamics import Dynamics, sealed
+from mlhf.hypergrad.dynamics import Dynamics
 
 FORMS = ("M1", "M2", "M3", "M4")
 
@@ -51,7 +51,6 @@ class Momentum(Dynamics):
         self.constants = {"learning_rate": learning_rate, "momentum": momentum}
         self.check()
         self.form, self.nesterov = form, nesterov
-        self._update = sealed(self._move)
 
     def init(self, weights, values):
         """See the base class: a velocity of zero; for M3 the weights before."""
@@ -65,18 +64,17 @@ class Momentum(Dynamics):
             return {**state, "before": state["weights"] - velocity}
         return {**state, "velocity": velocity}
 
-    def step(self, state, loss, values):
-        """See the base class."""
-        w, rate, mu = state["weights"], values["learning_rate"], values["momentum"]
-        if self.form == "M3":
-            ahead = _ahead(w, mu, state["before"])
-            value, g = loss.value_and_gradient(ahead if self.nesterov else w)
-            return {"weights": _descend(ahead, rate, g), "before": w}, value
-        value, g = loss.value_and_gradient(w)
-        return self._update(state, g, rate, mu), value
+    def point(self, state, values):
+        """See the base class: for Nesterov's M3 ahead of the weights."""
+        if self.form == "M3" and self.nesterov:
+            return self._ahead(state, values["momentum"])
+        return state["weights"]
 
-    def _move(self, state, g, rate, mu):
-        w = state["weights"]
+    def update(self, state, gradient, values):
+        """See the base class."""
+        w, g, rate, mu = state["weights"], gradient, values["learning_rate"], values["momentum"]
+        if self.form == "M3":
+            return {"weights": self._ahead(state, mu) - rate * g, "before": w}
         if self.form == "M1":
             push = -(1 - mu) * g
         elif self.form == "M2":
@@ -93,16 +91,9 @@ class Momentum(Dynamics):
             w = w + along
         return {"weights": w, "velocity": v}
 
+    def _ahead(self, state, mu):
+        return state["weights"] + mu * (state["weights"] - state["before"])
+
     def __repr__(self) -> str:
         more = ", nesterov=True" if self.nesterov else ""
         return f"{super().__repr__()[:-1]}, form={self.form!r}{more})"
-
-
-@sealed
-def _ahead(w, mu, before):
-    return w + mu * (w - before)
-
-
-@sealed
-def _descend(w, rate, g):
-    return w - rate * g

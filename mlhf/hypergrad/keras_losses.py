@@ -59,13 +59,13 @@ def keras_losses(
         return own.value(outputs, targets) if own else tf.reduce_mean(loss(targets, outputs))
 
     def train_loss(weights, hyperparameters, step, batch, seed):
-        inputs, targets = batch
+        inputs, targets = tf.nest.map_structure(tf.convert_to_tensor, tuple(batch))
         state = _state(model, seed, step)
         value = measure(targets, run(weights, inputs, state, training))
         return value if regularizer is None else value + regularizer(weights, hyperparameters)
 
     def valid_loss(weights, hyperparameters):
-        inputs, targets = valid_data
+        inputs, targets = tf.nest.map_structure(tf.convert_to_tensor, tuple(valid_data))
         state = [tf.convert_to_tensor(variable) for variable in model.non_trainable_variables]
         return measure(targets, run(weights, inputs, state, False))
 

@@ -197,6 +197,7 @@ class Problem:
 
     def call_initial(self, hyper: Any, seed: tf.Tensor) -> Any:
         """Returns Φ₀ of the hyperparameters."""
+        assert self.initial is not None
         return call_named(self.initial, {"seed": seed}, hyper)
 
     def call_train(self, weights: Any, rows: Any, step: Any, batch: Any, seed: Any) -> tf.Tensor:

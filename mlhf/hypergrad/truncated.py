@@ -53,8 +53,8 @@ def truncated(
     Raises:
       DivergedError: If training is not finite, or the adjoint grows beyond `largest_growth`.
       RuntimeError: As for `reverse`.
-      ValueError: For what `Problem.bind` refuses, `window` < 1, a hyperparameter of the first state,
-        or a schedule whose first rows the window does not reach, unless `update` is given.
+      ValueError: For what `Problem.bind` refuses, `window` < 1, a hyperparameter of the first
+        state, or a schedule that the window does not reach the begin of, unless `update` is given.
     """
     if window < 1:
         raise ValueError(f"Expected window >= 1, got {window}.")

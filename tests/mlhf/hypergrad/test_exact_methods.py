@@ -85,11 +85,11 @@ def by_numpy(case, flat):
 def differences(function, flat, eps=1e-5):
     found = {}
     for name, value in flat.items():
-        found[name] = np.zeros(value.shape)
-        for index in np.ndindex(value.shape):
+        found[name] = np.zeros(np.shape(value))
+        for index in np.ndindex(np.shape(value)):
             ends = []
             for sign in (1, -1):
-                moved = value.copy()
+                moved = np.array(value)
                 moved[index] += sign * eps
                 ends.append(function({**flat, name: moved}))
             found[name][index] = (ends[0] - ends[1]) / (2 * eps)
