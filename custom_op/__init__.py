@@ -5,6 +5,7 @@ from custom_op.checkpoint import checkpoint
 from custom_op.checks import check_rule
 from custom_op.dataset_operator import DatasetOperator
 from custom_op.diagonal import diagonal
+from custom_op.drawing import Picture, draw
 from custom_op.eigenvalues import Eigenpairs, eigenpairs
 from custom_op.estimate import Estimate
 from custom_op.fallback import NotDifferentiableError
@@ -30,11 +31,13 @@ __all__ = [
     "Jacobian",
     "Linearization",
     "NotDifferentiableError",
+    "Picture",
     "SampledFisher",
     "SpectralDensity",
     "check_rule",
     "checkpoint",
     "diagonal",
+    "draw",
     "eigenpairs",
     "fisher",
     "gauss_newton",
