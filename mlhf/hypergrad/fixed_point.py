@@ -50,7 +50,8 @@ def to_fixed(values: np.ndarray, what: str = "the values") -> np.ndarray:
 
 def to_float(fixed: np.ndarray, dtype: np.dtype | type = np.float64) -> np.ndarray:
     """Returns fixed-point integers as floats, rounded to nearest, the same every time."""
-    values = np.multiply(fixed, _INVERSE, dtype=np.float64)
+    values = fixed.astype(np.float64)
+    values *= _INVERSE
     return values if values.dtype == dtype else values.astype(dtype)
 
 
@@ -63,7 +64,7 @@ def add(fixed: np.ndarray, increment: np.ndarray, what: str = "the values") -> n
       what: What is added up, for the error.
 
     Returns:
-      int64. `subtract` with the same increment gives `fixed` back, bit for bit.
+      int64. `take_back` with the same increment gives `fixed`, bit for bit.
 
     Raises:
       FixedPointRangeError: If a sum leaves |x| < 2048.
@@ -77,9 +78,9 @@ def add(fixed: np.ndarray, increment: np.ndarray, what: str = "the values") -> n
     return total
 
 
-def subtract(fixed: np.ndarray, increment: np.ndarray, what: str = "the values") -> np.ndarray:
-    """Returns fixed - increment; see `add`."""
-    return add(fixed, -increment, what)
+def take_back(total: np.ndarray, increment: np.ndarray) -> np.ndarray:
+    """Returns what `add` was given, from its result; what came through there needs no check."""
+    return total - increment
 
 
 def _refusal(what: str, values: np.ndarray) -> str:

@@ -36,6 +36,7 @@ class FixedPointMomentum:
         self.weights = fixed_point.to_fixed(weights, "the first weights")
         self.velocity = fixed_point.to_fixed(velocity, "the first velocity")
         self._first = self.weights, self.velocity
+        self._floats = self.velocity, fixed_point.to_float(self.velocity)
         self._buffers = [
             information_buffer.InformationBuffer(block.stop - block.start)
             for block in factors.blocks
@@ -61,6 +62,14 @@ class FixedPointMomentum:
             and np.array_equal(self.velocity, velocity)
             and all(buffer.empty for buffer in self._buffers)
         )
+
+    def float_velocity(self) -> np.ndarray:
+        """Returns the velocity in float64; what the last call returned, if it has not changed."""
+        of, floats = self._floats
+        if of is not self.velocity:
+            floats = fixed_point.to_float(self.velocity)
+            self._floats = self.velocity, floats
+        return floats
 
     def momentum(self, step: int) -> list[Factor]:
         """Returns μ of a step as the arithmetic uses it, quantised, one a block."""
@@ -95,21 +104,22 @@ class FixedPointMomentum:
 
     def undo_move(self, step: int) -> None:
         """Takes the weights back to before a step."""
-        self.weights = fixed_point.subtract(self.weights, self._moved(step))
+        self.weights = fixed_point.take_back(self.weights, self._moved(step))
 
     def undo_push(self, step: int, gradient: np.ndarray) -> None:
         """Takes the velocity back to before a step, after `undo_move`, with the same gradient."""
-        shrunk = fixed_point.subtract(self.velocity, self._pushed(step, gradient))
-        self.velocity = np.empty_like(shrunk)
+        shrunk = fixed_point.take_back(self.velocity, self._pushed(step, gradient))
+        velocity = np.empty_like(shrunk)
         for block, buffer, n in self._blocks(step):
-            self.velocity[block] = buffer.undo_multiply(shrunk[block], n)
+            velocity[block] = buffer.undo_multiply(shrunk[block], n)
+        self.velocity = velocity
 
     def _pushed(self, step, gradient):
         pushed = self._factors.times(self.push(step), gradient.astype(np.float64, copy=False))
         return fixed_point.to_fixed(pushed, "the gradient")
 
     def _moved(self, step):
-        moved = self._factors.times(self.move(step), fixed_point.to_float(self.velocity))
+        moved = self._factors.times(self.move(step), self.float_velocity())
         return fixed_point.to_fixed(moved, "the change of the weights")
 
     def _blocks(self, step):

@@ -49,6 +49,9 @@ def numerator(decay: np.ndarray | float) -> np.ndarray:
     Raises:
       ValueError: If a decay is out of its range; a decay of 0 erases what the way back needs.
     """
+    if isinstance(decay, float) and 0 < decay < 2:
+        # One number a step, without the detour over arrays.
+        return np.int64(max(1, round(decay * DENOMINATOR)))
     decay = np.asarray(decay, np.float64)
     good = (decay > 0) & (decay < 2)
     if not np.all(good):

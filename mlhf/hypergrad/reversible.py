@@ -11,6 +11,7 @@ and the adjoints of weights and velocity go along (`momentum_adjoint`).
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -61,9 +62,9 @@ def reversible(
 
     Returns:
       A `Result`. Its `info` has `bits` (in the buffers at the end of training, a weight),
-      `buffer_bytes`, and `shared_gradient`: whether the backward pass took the gradient from the
-      function that computes the second derivatives, or, where that has other bits, called the
-      forward pass's once more.
+      `buffer_bytes`, `training_seconds`, `backward_seconds`, and `shared_gradient`: whether the
+      backward pass took the gradient from the function that computes the second derivatives, or,
+      where that has other bits, called the forward pass's once more.
 
     Raises:
       DivergedError: If training is not finite, or the adjoint grows beyond `largest_growth`; a
@@ -127,14 +128,22 @@ class _Run:
             first["velocity"].numpy(),
         )
         self._probe(arithmetic, probes)
+        began = time.perf_counter()
         losses = self._forward(arithmetic)
+        trained_after = time.perf_counter() - began
         state = {
             name: tf.constant(fixed_point.to_float(slot, self._dtype))
             for name, slot in [("weights", arithmetic.weights), ("velocity", arithmetic.velocity)]
         }
-        info = {"bits": arithmetic.bits, "buffer_bytes": arithmetic.nbytes}
+        info = {
+            "bits": arithmetic.bits,
+            "buffer_bytes": arithmetic.nbytes,
+            "training_seconds": trained_after,
+        }
         outer, _ = unroll.run(training, loops.outer, state, self._hyper, self._seed)
+        began = time.perf_counter()
         back = self._backward(arithmetic, list(outer.in_weights.values()))
+        info["backward_seconds"] = time.perf_counter() - began
         if not arithmetic.is_back:
             raise determinism.NotDeterministicError(
                 "Expected to come back to the first weights bit for bit, but some differ: a "
@@ -183,7 +192,7 @@ class _Run:
         leaves = tf.nest.flatten(self._hyper)
         gathered = [Gathered(training, leaves, self._keep) for _ in adjoints]
         for step in reversed(range(training.steps)):
-            velocity = fixed_point.to_float(arithmetic.velocity)
+            velocity = arithmetic.float_velocity()
             for adjoint in adjoints:
                 adjoint.through_move(arithmetic.move(step), velocity)
             arithmetic.undo_move(step)
@@ -196,7 +205,7 @@ class _Run:
             else:
                 gradient = self._steps.gradient(weights, step)[1]
             arithmetic.undo_push(step, gradient)
-            velocity = fixed_point.to_float(arithmetic.velocity)
+            velocity = arithmetic.float_velocity()
             for adjoint, product, found in zip(adjoints, products, gathered, strict=True):
                 own = adjoint.through_push(
                     arithmetic.momentum(step), velocity, gradient, product.in_weights.numpy()
