@@ -80,6 +80,33 @@ def gradient_of_nearest_neighbours(op):
     return lambda t, _: linear_pair(back, forward)(t)
 
 
+@register_r_forward("ScaleAndTranslate")
+def scaling_and_translating(op):
+    """Linear in the image; scale and translation may not move."""
+    images, size, scale, translation = op.inputs
+    mode = {
+        "kernel_type": op.get_attr("kernel_type").decode(),
+        "antialias": op.get_attr("antialias"),
+    }
+    like = tf.zeros(tf.shape(images), tf.float32)
+
+    def forward(values):
+        return replay(op, [values, size, scale, translation])[0]
+
+    def back(values):
+        pulled = tf.raw_ops.ScaleAndTranslateGrad(
+            grads=values, original_image=like, scale=scale, translation=translation, **mode
+        )
+        return tf.cast(pulled, images.dtype)
+
+    def tangent_map(t, _, *moved):
+        if any(tangent is not None for tangent in moved):
+            raise refusal(op, "it is linear in the image only", "stop the gradient of the rest")
+        return linear_pair(forward, back)(t)
+
+    return tangent_map
+
+
 @register_r_forward("CropAndResize")
 def cropping(op):
     """Linear in the image; the boxes may not move."""

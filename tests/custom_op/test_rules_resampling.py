@@ -27,6 +27,8 @@ def _resized(x):
             grads=x**2, original_image=tf.zeros([1, 2, 5, 2], x.dtype)
         ),
         "nearest_gradient": nearest,
+        "lanczos": tf.image.resize(x**2, (6, 2), "lanczos3"),
+        "antialiased": tf.image.resize(x, (2, 2), antialias=True),
         "crop": tf.image.crop_and_resize(
             x**2, [[0.1, 0.2, 0.9, 0.8], [0.0, 0.5, 0.5, 1.0]], [0, 0], [3, 2]
         ),
@@ -76,6 +78,26 @@ def test_a_float64_image():
     pushed = linear.jvp(x)
     assert pushed.dtype == tf.float32 and linear.vjp(pushed).dtype == tf.float64
     np.testing.assert_allclose(pushed, linear.outputs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_products_in_a_loop(jit):
+    """The pair of kernels is made of custom gradients, which loops and XLA have to take."""
+    x = tf.constant(IMAGES, tf.float32)
+
+    @tf.function(autograph=False, jit_compile=jit)
+    def run(x):
+        linear = custom_op.linearize(lambda x: tf.image.resize(tf.sin(x), (8, 6)), x)
+        product = linear.vjp(linear.jvp(x))
+        return product, tf.while_loop(
+            lambda i, v: i < 2, lambda i, v: (i + 1, linear.vjp(linear.jvp(v))), (0, x)
+        )[1]
+
+    once, twice = run(x)
+    linear = custom_op.linearize(lambda x: tf.image.resize(tf.sin(x), (8, 6)), x)
+    expected = linear.vjp(linear.jvp(linear.vjp(linear.jvp(x))))
+    np.testing.assert_allclose(twice, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(once, linear.vjp(linear.jvp(x)), rtol=1e-4, atol=1e-5)
 
 
 def test_boxes_that_move_are_refused():
