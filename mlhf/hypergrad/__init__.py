@@ -1,6 +1,6 @@
 """Hypergradients: the gradient of a validation loss through training, by every known method."""
 
-from mlhf.hypergrad import linear_solvers
+from mlhf.hypergrad import linear_solvers, projections
 from mlhf.hypergrad.batches import Minibatches
 from mlhf.hypergrad.determinism import NotDeterministicError
 from mlhf.hypergrad.drmad import drmad
@@ -11,6 +11,7 @@ from mlhf.hypergrad.estimate import Cost, Estimate, estimate
 from mlhf.hypergrad.fixed_point import FixedPointRangeError
 from mlhf.hypergrad.forward import forward
 from mlhf.hypergrad.guards import DivergedError
+from mlhf.hypergrad.hyper_optimizer import HyperOptimizer, read_records
 from mlhf.hypergrad.implicit import implicit
 from mlhf.hypergrad.information_buffer import quantize_decay
 from mlhf.hypergrad.keras_losses import keras_losses
@@ -33,6 +34,7 @@ __all__ = [
     "Estimate",
     "FixedPointRangeError",
     "GradientDescent",
+    "HyperOptimizer",
     "Minibatches",
     "Momentum",
     "NotDeterministicError",
@@ -44,7 +46,9 @@ __all__ = [
     "implicit",
     "keras_losses",
     "linear_solvers",
+    "projections",
     "quantize_decay",
+    "read_records",
     "reverse",
     "reversible",
     "rtho",

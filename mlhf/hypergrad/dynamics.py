@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 State = dict[str, tf.Tensor]
@@ -156,7 +157,7 @@ def check_domain(dynamics: Dynamics, name: str, value: Any) -> None:
       value: A number or an array.
     """
     low, high = dynamics.domains.get(name, (-float("inf"), float("inf")))
-    flat = [float(number) for number in tf.reshape(tf.cast(value, tf.float64), [-1])]
+    flat = np.asarray(value, np.float64).ravel().tolist()
     wrong = [number for number in flat if not low <= number < high]
     if wrong:
         raise ValueError(

@@ -34,13 +34,10 @@ def as_update(update: Update | float | Mapping[str, float]) -> Update:
     def descend(hyper, gradient):
         if isinstance(update, Mapping) and set(update) != set(hyper):
             raise ValueError(f"Expected rates for {sorted(hyper)}, got {sorted(update)}.")
+        rates = update if isinstance(update, Mapping) else dict.fromkeys(hyper, update)
         return {
             name: tf.nest.map_structure(
-                lambda value, slope, name=name: (
-                    value
-                    - tf.cast(update[name] if isinstance(update, Mapping) else update, value.dtype)
-                    * slope
-                ),
+                lambda value, slope, rate=rates[name]: value - rate * slope,
                 hyper[name],
                 gradient[name],
             )

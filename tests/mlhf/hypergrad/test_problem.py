@@ -437,3 +437,20 @@ def test_a_keras_model_with_dropout():
     bad = make(train_loss, valid_loss, batches=hg.Minibatches((x, y), 4, 4))
     with pytest.raises(ValueError, match="training=False"):
         hg.reverse(bad, normed, {"learning_rate": 0.1})
+
+
+def test_costs_are_told_beforehand():
+    problem = make(lambda w, h, step: h["l2"] * tf.reduce_sum(w["w"] ** 2), steps=100)
+    hyper = {"l2": 0.1, "learning_rate": 0.1}
+    found = hg.estimate(problem, WEIGHTS, hyper)
+    a_state = 3 * 8
+    assert found["reverse"].memory == 100 * a_state
+    assert found["reverse, checkpoints"].memory == 20 * a_state
+    assert found["forward"].memory == 2 * a_state and found["forward"].time == 300
+    assert found["truncated"].memory == 100 * a_state
+    assert "reversible" not in found and "learning_rate" in found["implicit"].note
+    assert str(found).splitlines()[1].startswith("reverse") and "2.4 kB" in str(found)
+    momentum = make(dynamics=hg.Momentum(0.1, 0.5), steps=100)
+    assert hg.estimate(momentum, WEIGHTS, {"l2": 0.1})["reversible"].memory == int(
+        3 * (16 + 100 / 8)
+    )

@@ -1,0 +1,348 @@
+"""The outer loop: any method's hypergradient, any Keras optimizer, projections, records."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from mlhf.checkpoints import CheckpointError, Checkpoints
+from mlhf.hypergrad import projections as projections_module
+from mlhf.hypergrad.guards import DivergedError
+from mlhf.hypergrad.result import Result
+from mlhf.run_log import RunLog
+from replay import read_structure, write_structure
+
+METHODS = ("reverse", "reversible", "drmad", "truncated", "forward", "rtho", "implicit")
+ONLINE = ("rtho",)
+# Where a dynamics' own hyperparameters stay unless the user says otherwise.
+NATURAL = {
+    "learning_rate": projections_module.box(0.0),
+    "momentum": projections_module.box(1e-4, 0.9999),
+    "beta1": projections_module.box(0.0, 0.9999),
+    "beta2": projections_module.box(0.0, 0.9999),
+}
+
+
+class HyperOptimizer:
+    """Moves hyperparameters along the hypergradients of one training after the other.
+
+    Attributes:
+      hyperparameters: As they stand.
+      step: Outer steps done.
+      records: A dictionary of arrays an outer step: `hyperparameters` before it, `hypergradient`,
+        `valid_loss`, and `per_step` or what `record` returned.
+      result: That of the last outer step; None before the first and after one that was skipped.
+    """
+
+    def __init__(
+        self,
+        problem: Any,
+        weights: Any,
+        hyperparameters: Any,
+        *,
+        method: str | Callable[..., Result] = "reverse",
+        outer_optimizer: Any = 1e-3,
+        projections: Mapping[str, Callable[[tf.Tensor], tf.Tensor]] | None = None,
+        process: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        options: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        new_seeds: bool = True,
+        folder: str | Path | None = None,
+        checkpoint_every: int = 1,
+        most_skips: int = 5,
+        largest_norm_growth: float | None = None,
+        record: Callable[[Result], Mapping[str, Any]] | None = None,
+        record_per_step: bool = False,
+    ):
+        """Sets up the outer loop; continues from `folder` where it has a checkpoint.
+
+        Args:
+          problem: A `Problem`.
+          weights: What every training begins with: a structure, a Keras model, None where the
+            problem makes them, or a function from a seed to a structure.
+          hyperparameters: Where the outer loop begins.
+          method: The name of a method of `mlhf.hypergrad`, or a function like one of them. `rtho`,
+            and `truncated` with `options={"online": True}`, move the hyperparameters during each
+            training by the same optimizer.
+          outer_optimizer: A Keras optimizer, the rate of plain gradient descent, or a mapping from
+            names to either.
+          projections: By name, applied to each tensor of a hyperparameter after every move. The
+            dynamics' own have natural ones: rates stay at least 0, momenta and betas below 1.
+          process: From the hypergradient by name to what the optimizer gets, such as clipped or its
+            signs.
+          options: What else the method gets.
+          seed: Of the first training.
+          new_seeds: Whether every training has the next seed, so that nothing is learned of one
+            initialisation or one order of batches.
+          folder: Where checkpoints, records and the log are kept; nowhere by default.
+          checkpoint_every: Outer steps from one checkpoint to the next.
+          most_skips: How many outer steps in a row may be skipped because training or adjoint
+            diverged.
+          largest_norm_growth: Ends the loop when the norm of the hypergradient exceeds the smallest
+            so far by this factor: the sign that training has become chaotic. None for never.
+          record: From a result to more arrays for the records, by name.
+          record_per_step: Whether `Result.per_step` is recorded.
+
+        Raises:
+          ValueError: If a name is not known, or a count not positive.
+          CheckpointError: If the folder's checkpoint is damaged or of other hyperparameters.
+          OSError: If the folder cannot be written to.
+        """
+        from mlhf import hypergrad
+
+        if isinstance(method, str):
+            if method not in METHODS:
+                raise ValueError(f"Expected method= one of {METHODS}, got {method!r}.")
+            self._name = method
+            self._method: Callable[..., Result] = getattr(hypergrad, method)
+        else:
+            self._name = getattr(method, "__name__", "method")
+            self._method = method
+        if checkpoint_every < 1 or most_skips < 0:
+            raise ValueError(
+                "Expected checkpoint_every >= 1 and most_skips >= 0, got "
+                f"{checkpoint_every} and {most_skips}."
+            )
+        options = dict(options or {})
+        self._online = options.pop("online", False) or self._name in ONLINE
+        self._problem, self._weights = problem, weights
+        self._options, self._process = options, process
+        self._seed, self._new_seeds = seed, new_seeds
+        self._every, self._most_skips = checkpoint_every, most_skips
+        self._growth, self._record, self._record_per_step = (
+            largest_norm_growth,
+            record,
+            record_per_step,
+        )
+        first = weights(seed) if self._makes_weights() else weights
+        _, _, self.hyperparameters = problem.bind(first, hyperparameters)
+        names = sorted(self.hyperparameters)
+        natural = {name: p for name, p in NATURAL.items() if name in problem.dynamics.constants}
+        self._projections = {**natural, **(projections or {})}
+        unknown = set(projections or {}) - set(names)
+        if unknown:
+            raise ValueError(f"Expected projections for {names}, got {sorted(unknown)}.")
+        self._movers = _movers(outer_optimizer, self.hyperparameters)
+        self.step, self._skips, self._smallest = 0, 0, float("inf")
+        self.records: list[dict[str, Any]] = []
+        self.result: Result | None = None
+        self._folder = Path(folder) if folder is not None else None
+        self._checkpoints = Checkpoints(self._folder) if self._folder is not None else None
+        self._restore()
+        self._log = RunLog(self._folder, self.step)
+
+    def run(self, steps: int | Iterable[Any], *, progress: bool = False) -> dict[str, Any]:
+        """Takes outer steps.
+
+        Args:
+          steps: How many there are to be in the end, those before a continuation included; or an
+            iterable, such as a generator that looks at `records` and ends when it has seen enough:
+            one outer step is taken an item.
+          progress: Whether a bar shows how far it is.
+
+        Returns:
+          The hyperparameters.
+
+        Raises:
+          DivergedError: If more than `most_skips` outer steps in a row diverged.
+        """
+        todo = range(self.step, steps) if isinstance(steps, int) else steps
+        total = steps if isinstance(steps, int) else None
+        with tqdm(total=total, initial=self.step, disable=not progress, desc=self._name) as bar:
+            for _ in todo:
+                norm = self._outer_step()
+                bar.update()
+                bar.set_postfix(norm=f"{norm:.3g}", **self._shown())
+                if self._checkpoints is not None and self.step % self._every == 0:
+                    self._save()
+                if self._growth is not None and norm > self._growth * self._smallest:
+                    break
+                self._smallest = min(self._smallest, norm)
+        if self._checkpoints is not None and self.step % self._every:
+            self._save()
+        return self.hyperparameters
+
+    def _outer_step(self) -> float:
+        started = time.perf_counter()
+        seed = self._seed + self.step if self._new_seeds else self._seed
+        weights = self._weights(seed) if self._makes_weights() else self._weights
+        before = self.hyperparameters
+        options = {**self._options, **({"update": self._move} if self._online else {})}
+        saved = [mover.state() for mover in self._movers.values()]
+        try:
+            result = self._method(self._problem, weights, before, seed=seed, **options)
+        except DivergedError as error:
+            for mover, state in zip(self._movers.values(), saved, strict=True):
+                mover.restore(state)
+            self._skips += 1
+            self.step += 1
+            self.result = None
+            if self._skips > self._most_skips:
+                raise
+            self._log.write(self.step, {"skipped": 1, "reason": str(error)})
+            self._keep({"hyperparameters": before, "skipped": True})
+            return float("nan")
+        self._skips = 0
+        self.result = result
+        gradient = result.hypergradient
+        self.hyperparameters = (
+            result.hyperparameters if self._online else self._move(before, gradient)
+        )
+        norm = float(tf.linalg.global_norm(tf.nest.flatten(gradient)))
+        losses = result.valid_loss if isinstance(result.valid_loss, Mapping) else None
+        metrics = {
+            "skipped": 0,
+            "hypergradient_norm": norm,
+            "seconds": time.perf_counter() - started,
+            **(losses or {"valid_loss": result.valid_loss}),
+        }
+        if result.train_loss is not None:
+            metrics["last_train_loss"] = result.train_loss[-1]
+        for name, value in before.items():
+            if not tf.nest.is_nested(value) and value.shape.num_elements() == 1:
+                metrics[name] = tf.reshape(value, [])
+        self.step += 1
+        self._log.write(self.step, metrics)
+        record: dict[str, Any] = {
+            "hyperparameters": before,
+            "hypergradient": gradient,
+            "valid_loss": result.valid_loss,
+            "skipped": False,
+        }
+        if self._record_per_step:
+            record["per_step"] = result.per_step
+        if self._record is not None:
+            record.update(self._record(result))
+        self._keep(record)
+        return norm
+
+    def _move(self, hyper: dict[str, Any], gradient: dict[str, Any]) -> dict[str, Any]:
+        if self._process is not None:
+            gradient = self._process(gradient)
+        moved = {name: mover(hyper[name], gradient[name]) for name, mover in self._movers.items()}
+        for name, project in self._projections.items():
+            if name in moved:
+                moved[name] = tf.nest.map_structure(project, moved[name])
+        return moved
+
+    def _makes_weights(self) -> bool:
+        from mlhf import keras_models
+
+        return callable(self._weights) and not keras_models.is_model(self._weights)
+
+    def _shown(self) -> dict[str, str]:
+        value = self.result.valid_loss if self.result is not None else None
+        if value is None or isinstance(value, Mapping):
+            return {}
+        return {"valid_loss": f"{float(value):.4g}"}
+
+    def _keep(self, record: dict[str, Any]) -> None:
+        record = tf.nest.map_structure(
+            lambda value: np.asarray(value) if tf.is_tensor(value) else value,
+            {"step": self.step, **record},
+        )
+        self.records.append(record)
+        if self._folder is not None:
+            write_structure(self._folder / f"record-{self.step:06d}.npz", record)
+
+    def _save(self) -> None:
+        assert self._checkpoints is not None
+        self._checkpoints.write(
+            self.step,
+            {
+                "hyperparameters": self.hyperparameters,
+                "optimizers": {name: mover.state() for name, mover in self._movers.items()},
+                "skips": self._skips,
+                "smallest": min(self._smallest, 1e300),
+            },
+        )
+
+    def _restore(self) -> None:
+        found = self._checkpoints.read() if self._checkpoints is not None else None
+        if found is None or self._folder is None:
+            return
+        step, content = found
+        try:
+            self.hyperparameters = tf.nest.map_structure(
+                lambda saved, like: tf.constant(saved.reshape(like.shape), like.dtype),
+                content["hyperparameters"],
+                self.hyperparameters,
+            )
+            for name, mover in self._movers.items():
+                mover.restore(content["optimizers"][name])
+        except (ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(
+                f"Expected in {self._folder} a checkpoint of the hyperparameters "
+                f"{sorted(self.hyperparameters)} and their optimizer, found another: {error} "
+                "Choose another folder to begin again."
+            ) from error
+        self.step, self._skips = step, int(content["skips"])
+        smallest = float(content["smallest"])
+        self._smallest = smallest if smallest < 1e300 else float("inf")
+        self.records = [record for record in read_records(self._folder) if record["step"] <= step]
+
+
+def read_records(folder: str | Path) -> list[dict[str, Any]]:
+    """Reads the records of a run.
+
+    Args:
+      folder: The run's.
+
+    Returns:
+      A dictionary of arrays an outer step, in order.
+    """
+    return [read_structure(path) for path in sorted(Path(folder).glob("record-*.npz"))]
+
+
+class _Mover:
+    """An optimizer of one hyperparameter, its state in and out."""
+
+    def __init__(self, optimizer: Any, value: Any):
+        import keras
+
+        if isinstance(optimizer, (int, float)) and not isinstance(optimizer, bool):
+            optimizer = keras.optimizers.SGD(optimizer)
+        if not isinstance(optimizer, keras.optimizers.Optimizer):
+            raise TypeError(
+                f"Expected outer_optimizer= to be a Keras optimizer or a rate, got {optimizer!r}."
+            )
+        # A copy: its variables belong to this hyperparameter.
+        self._optimizer = type(optimizer).from_config(optimizer.get_config())
+        self._variables = [tf.Variable(leaf) for leaf in tf.nest.flatten(value)]
+        self._optimizer.build(self._variables)
+
+    def __call__(self, value: Any, gradient: Any) -> Any:
+        for variable, leaf in zip(self._variables, tf.nest.flatten(value), strict=True):
+            variable.assign(leaf)
+        self._optimizer.apply(tf.nest.flatten(gradient), self._variables)
+        return tf.nest.pack_sequence_as(
+            value, [tf.identity(variable) for variable in self._variables]
+        )
+
+    def state(self) -> list[np.ndarray]:
+        return [np.asarray(variable) for variable in self._optimizer.variables]
+
+    def restore(self, state: list[np.ndarray]) -> None:
+        if len(state) != len(self._optimizer.variables):
+            raise ValueError(
+                f"Expected {len(self._optimizer.variables)} variables of the optimizer, found "
+                f"{len(state)}."
+            )
+        for variable, saved in zip(self._optimizer.variables, state, strict=True):
+            variable.assign(saved)
+
+
+def _movers(outer_optimizer: Any, hyper: dict[str, Any]) -> dict[str, _Mover]:
+    if isinstance(outer_optimizer, Mapping):
+        if set(outer_optimizer) != set(hyper):
+            raise ValueError(
+                f"Expected outer optimizers for {sorted(hyper)}, got {sorted(outer_optimizer)}."
+            )
+        return {name: _Mover(outer_optimizer[name], value) for name, value in hyper.items()}
+    return {name: _Mover(outer_optimizer, value) for name, value in hyper.items()}
