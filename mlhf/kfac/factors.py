@@ -1,0 +1,151 @@
+"""The Kronecker factors of a batch, and the solve with them.
+
+For a layer with input rows a_t and gradients g_t at its outputs, T of them an example (the places
+of a convolution), the block of the Fisher matrix is approximated by A ⊗ G with
+
+    A = 1/B Σ a_t a_tᵀ      G = 1/(B T) Σ g_t g_tᵀ
+
+(Martens and Grosse 2015, arXiv 1503.05671, T = 1; Grosse and Martens 2016, arXiv 1602.01407,
+equation 35: gradients at different places taken as uncorrelated). For a vector that scales or
+shifts channels A is 1 and G the second moment of its gradients, example by example.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from custom_op import losses
+from mlhf.kfac.blocks import Block
+from mlhf.kfac.tracing import Layer, TracedNetwork
+
+Factors = dict[str, tuple[tf.Tensor, tf.Tensor]]
+
+
+def output_gradients(
+    loss: losses.Loss, outputs: tf.Tensor, fisher: str, seed: tf.Tensor
+) -> list[tf.Tensor]:
+    """Returns tensors u at the outputs with Σ E[u uᵀ] = N H, N H being the Hessian of Σ losses.
+
+    Args:
+      loss: Softmax or sigmoid cross entropy, squared or mean squared error.
+      outputs: z.
+      fisher: `"sampled"`: one, from targets drawn from the network's own distribution;
+        `"exact"`: as many as z has columns, nothing drawn.
+      seed: int32 [2].
+
+    Raises:
+      ValueError: If the loss has no known distribution of targets.
+    """
+    shape, dtype = tf.shape(outputs), outputs.dtype
+    examples = outputs.shape[0]
+    elements = outputs.shape.num_elements() / examples
+    if isinstance(loss, losses.SoftmaxCrossEntropy):
+        chances = tf.nn.softmax(outputs)
+        classes = outputs.shape[-1]
+        if fisher == "exact":
+            units = tf.eye(classes, dtype=dtype)
+            return [tf.sqrt(chances[..., k : k + 1]) * (chances - units[k]) for k in range(classes)]
+        rows = tf.reshape(outputs, [-1, classes])
+        drawn = tf.random.stateless_categorical(rows, 1, seed, tf.int32)[:, 0]
+        return [chances - tf.reshape(tf.one_hot(drawn, classes, dtype=dtype), shape)]
+    scale: float | tf.Tensor
+    if isinstance(loss, losses.SquaredError):
+        scale = 1.0
+    elif isinstance(loss, losses.MeanSquaredError):
+        scale = (2 / elements) ** 0.5
+    elif isinstance(loss, losses.SigmoidCrossEntropy):
+        chances = tf.sigmoid(outputs)
+        scale = tf.sqrt(chances * (1 - chances) / elements)
+    else:
+        raise ValueError(
+            "K-FAC draws targets for softmax and sigmoid cross entropy, squared and mean squared "
+            f"error; got {type(loss).__name__}, whose targets have no known distribution."
+        )
+    if fisher == "exact":
+        flat = outputs.shape.num_elements() // examples
+        units = tf.reshape(tf.eye(flat, dtype=dtype), [flat, 1, *outputs.shape[1:]])
+        return [scale * units[k] * tf.ones_like(outputs) for k in range(flat)]
+    # All that K-FAC needs of a distribution are its first two moments.
+    signs = 2 * tf.random.stateless_uniform(shape, seed, 0, 2, tf.int32) - 1
+    return [scale * tf.cast(signs, dtype)]
+
+
+def of_batch(
+    network: TracedNetwork,
+    blocks: list[Block],
+    layers: list[Layer],
+    gradients: list[tf.Tensor],
+    rows_of_loss: int,
+) -> Factors:
+    """Returns the factors of a batch.
+
+    Args:
+      network: Traced.
+      blocks: Of its parameters.
+      layers: One a block.
+      gradients: From `output_gradients`.
+      rows_of_loss: Over so many terms the loss is a mean.
+
+    Returns:
+      A and G by the blocks' names.
+    """
+    examples = network.outputs.shape[0]
+    weight = examples / rows_of_loss
+    pulled = [
+        tf.gradients(network.outputs, [layer.output for layer in layers], grad_ys=u)
+        for u in gradients
+    ]
+    found: Factors = {}
+    for number, (block, layer) in enumerate(zip(blocks, layers, strict=True)):
+        columns = block.sides[1]
+        dtype = network.leaves[block.weight].dtype
+        if block.is_kernel:
+            a = tf.matmul(layer.inputs, layer.inputs, transpose_a=True) / examples
+            each = [tf.reshape(row[number], [-1, columns]) for row in pulled]
+        else:
+            a = tf.ones([1, 1], dtype)
+            axes = [i for i in range(1, layer.output.shape.rank) if i != layer.axis]
+            each = [tf.reduce_sum(layer.inputs * row[number], axes) for row in pulled]
+        g = tf.add_n([tf.matmul(m, m, transpose_a=True) for m in each])
+        found[block.name] = a, g * (weight / each[0].shape[0])
+    return found
+
+
+def inverses(blocks: list[Block], factors: Factors, damping: tf.Tensor) -> Factors:
+    """Returns (A + π √λ I)⁻¹ and (G + √λ/π I)⁻¹, with π² = (tr A / a) / (tr G / g).
+
+    Martens and Grosse 2015, section 6.3. A vector's block is damped as a whole, (G + λ I)⁻¹.
+
+    Args:
+      blocks: The blocks.
+      factors: A and G by name.
+      damping: λ, a positive scalar.
+    """
+    found: Factors = {}
+    for block in blocks:
+        a, g = factors[block.name]
+        if not block.is_kernel:
+            found[block.name] = tf.ones_like(a), _inverse(g, damping)
+            continue
+        root = tf.sqrt(damping)
+        tiny = tf.constant(1e-30, a.dtype)
+        means = [tf.linalg.trace(m) / side for m, side in zip((a, g), block.sides, strict=True)]
+        ratio = tf.sqrt(tf.maximum(means[0], tiny) / tf.maximum(means[1], tiny))
+        # A layer without gradients (or inputs) would send π and with it one damping to 0.
+        ratio = tf.clip_by_value(ratio, 1e-6, 1e6)
+        found[block.name] = _inverse(a, ratio * root), _inverse(g, root / ratio)
+    return found
+
+
+def solve(blocks: list[Block], inverted: Factors, gradient: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Returns A⁻¹ V G⁻¹ of every block, as leaves like the gradient's."""
+    leaves: list[tf.Tensor] = list(gradient)
+    for block in blocks:
+        a, g = inverted[block.name]
+        block.scatter(a @ block.gather(gradient) @ g, leaves)
+    return leaves
+
+
+def _inverse(matrix: tf.Tensor, damping: tf.Tensor) -> tf.Tensor:
+    identity = tf.eye(matrix.shape[0], dtype=matrix.dtype)
+    return tf.linalg.cholesky_solve(tf.linalg.cholesky(matrix + damping * identity), identity)

@@ -1,0 +1,291 @@
+"""K-FAC (Martens and Grosse 2015; Grosse and Martens 2016 for convolutions)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from custom_op import losses
+from mlhf import keras_models
+from mlhf.kfac import factors as factors_module
+from mlhf.kfac.blocks import Block, blocks_of
+from mlhf.kfac.factors import Factors
+from mlhf.kfac.tracing import TracedNetwork
+from mlhf.objective import Objective
+from mlhf.step import Step, public_model_state
+from mlhf.validation import check_choice, check_count, check_number
+
+# Of Levenberg and Marquardt's rule, a step; Martens and Grosse 2015, section 6.5.
+_OMEGA = 19 / 20
+
+
+class KFACState(NamedTuple):
+    """What K-FAC carries from step to step."""
+
+    step: tf.Tensor  # int32, steps taken
+    damping: tf.Tensor  # λ
+    update: Any  # δ of the last step, in the structure of the parameters
+    factors: Factors  # running means of A and G, by block
+    inverses: Factors  # of the damped factors, as old as `inverse_every` allows
+
+
+class KFAC:
+    """w ← w + δ, δ = -α (A ⊗ G + λ)⁻¹ ∇ + μ δ₋ for each layer, with Kronecker factors A and G.
+
+    A and G are running means over batches of the second moments of a layer's inputs and of the
+    gradients at its outputs, for targets drawn from the network's own distribution: A ⊗ G
+    approximates the layer's block of the Fisher matrix, which is the Gauss-Newton matrix. λ is
+    split between them as √λ π and √λ/π.
+
+    Without a learning rate, α and μ minimise the quadratic model of the batch, with its exact
+    Gauss-Newton matrix and λ, over both at once (section 7 of the paper), at the cost of two
+    curvature products. With one, α and μ are fixed and a step costs two gradients and the factors.
+
+    With `damping_type="LM_heuristics"` λ is adapted every `adapt_every` steps by how well the
+    quadratic model predicted the change of the loss on the batch: unreliable where batches are
+    small.
+
+    Known are dense layers, convolutions (channels last) and vectors that scale or shift channels,
+    as in normalisation, of Keras models and of bare functions. Another use of a parameter is an
+    error at the first step.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | None = None,
+        damping: float = 1.0,
+        *,
+        momentum: float | None = None,
+        decay: float = 0.95,
+        inverse_every: int = 20,
+        damping_type: str = "regular",
+        adapt_every: int = 5,
+        fisher: str = "sampled",
+        seed: int = 0,
+        jit_compile: bool = False,
+    ):
+        """Sets an optimizer up.
+
+        Args:
+          learning_rate: α, positive; None for the one that the quadratic model gives.
+          damping: λ, positive; where it starts, if it is adapted.
+          momentum: μ, from 0 to below 1; None for 0.9 with a learning rate, and for the quadratic
+            model's without one.
+          decay: The share that the factors keep a step, at most; the first steps are plain means.
+          inverse_every: Steps between inversions; the first 3 steps invert too.
+          damping_type: `"regular"` (constant) or `"LM_heuristics"`.
+          adapt_every: Steps between adaptations of λ.
+          fisher: `"sampled"`: targets are drawn, one more backward pass; `"exact"`: as many
+            backward passes as the outputs have columns, nothing drawn.
+          seed: Of what is drawn.
+          jit_compile: Whether a step is compiled with XLA.
+
+        Raises:
+          ValueError: If a value makes no sense; the message says what was expected.
+        """
+        if learning_rate is not None:
+            learning_rate = check_number("learning_rate", learning_rate, above=0)
+            momentum = 0.9 if momentum is None else momentum
+        elif momentum is not None:
+            raise ValueError(
+                f"Expected momentum=None without a learning_rate, got {momentum!r}: the quadratic "
+                "model gives both or neither."
+            )
+        if momentum is not None:
+            momentum = check_number("momentum", momentum, at_least=0, below=1)
+        self.learning_rate, self.momentum = learning_rate, momentum
+        self.damping = check_number("damping", damping, above=0)
+        self._decay = check_number("decay", decay, at_least=0, below=1)
+        self._inverse_every = check_count("inverse_every", inverse_every)
+        self._damping_type = check_choice(
+            "damping_type", damping_type, ("regular", "LM_heuristics")
+        )
+        self._adapt_every = check_count("adapt_every", adapt_every)
+        self._fisher = check_choice("fisher", fisher, ("sampled", "exact"))
+        self._seed = check_count("seed", seed, 0)
+        self._jit_compile = jit_compile
+        self._compiled: dict = {}
+
+    def init(self, parameters: Any) -> KFACState:
+        """Returns the state before the first step.
+
+        Args:
+          parameters: A structure of floating tensors of one dtype, or a built Keras model.
+
+        Raises:
+          ValueError: If a parameter is neither a kernel nor a vector.
+        """
+        parameters = keras_models.parameters_of(parameters)
+        dtype = tf.nest.flatten(parameters)[0].dtype
+        zeros = {
+            block.name: (tf.zeros([a, a], dtype), tf.zeros([g, g], dtype))
+            for block in blocks_of(parameters)
+            for a, g in [block.sides]
+        }
+        return KFACState(
+            tf.constant(0),
+            tf.constant(self.damping, dtype),
+            tf.nest.map_structure(tf.zeros_like, parameters),
+            zeros,
+            zeros,
+        )
+
+    def step(self, objective: Objective, parameters: Any, state: KFACState) -> Step:
+        """Takes one step.
+
+        Args:
+          objective: The loss on a batch, one of softmax or sigmoid cross entropy, squared or mean
+            squared error. Of regularizers only `mlhf.L2` is known to the factors' damping.
+          parameters: Where it stands.
+          state: From `init` or the step before.
+
+        Returns:
+          New parameters, state and model state, and metrics: `loss`, `gradient_norm`,
+          `step_norm`, `damping`, `learning_rate` (α) and `momentum` (μ).
+
+        Raises:
+          ValueError: If a parameter is used in a way that K-FAC does not know, or the loss's
+            targets have no known distribution.
+        """
+        key = objective.static
+        if key not in self._compiled:
+            self._compiled[key] = tf.function(
+                lambda *arguments: self._step(key, *arguments),
+                jit_compile=self._jit_compile,
+                autograph=False,
+            )
+        dtype = state.damping.dtype
+        rates = [
+            tf.constant(0.0 if value is None else value, dtype)
+            for value in (self.learning_rate, self.momentum)
+        ]
+        parameters, state, model_state, metrics = self._compiled[key](
+            objective.tensors, parameters, state, *rates
+        )
+        return Step(parameters, state, public_model_state(model_state), metrics)
+
+    def _step(self, static, tensors, parameters, state, rate, momentum):
+        objective = Objective.of(static, tensors)
+        decays = getattr(objective.regularizer, "coefficient", 0.0)
+        blocks = blocks_of(parameters)
+        network = TracedNetwork(objective.outputs, parameters)
+        value, gradient = _value_and_gradient(objective, parameters, network)
+        factors = self._averaged(state, self._factors(objective, network, blocks, state.step))
+        fresh = (state.step % self._inverse_every == 0) | (state.step < 3)
+        inverses = tf.cond(
+            fresh,
+            lambda: factors_module.inverses(blocks, factors, state.damping + decays),
+            lambda: state.inverses,
+        )
+        # The quadratic model is -⟨∇, ·⟩ downhill: signs as in the paper, δ is added.
+        proposal = [-leaf for leaf in factors_module.solve(blocks, inverses, gradient)]
+        last = tf.nest.flatten(state.update)
+
+        if self.learning_rate is None or self._damping_type == "LM_heuristics":
+            linearized = objective.linearize(parameters)
+
+            def damped(leaves):
+                packed = tf.nest.pack_sequence_as(parameters, leaves)
+                product = tf.nest.flatten(linearized.curvature_product(packed))
+                return [p + state.damping * v for p, v in zip(product, leaves, strict=True)]
+
+        if self.learning_rate is None:
+            rate, momentum = _minimize(gradient, proposal, last, damped)
+        update = [rate * p + momentum * d for p, d in zip(proposal, last, strict=True)]
+        moved = tf.nest.pack_sequence_as(
+            parameters,
+            [w + d for w, d in zip(tf.nest.flatten(parameters), update, strict=True)],
+        )
+        damping = state.damping
+        if self._damping_type == "LM_heuristics":
+            predicted = _dot(gradient, update) + 0.5 * _dot(update, damped(update))
+            damping = tf.cond(
+                (state.step + 1) % self._adapt_every == 0,
+                lambda: self._adapted(state.damping, _value(objective, moved) - value, predicted),
+                lambda: state.damping,
+            )
+        new_state = KFACState(
+            state.step + 1,
+            damping,
+            tf.nest.pack_sequence_as(state.update, update),
+            factors,
+            inverses,
+        )
+        metrics = {
+            "loss": value,
+            "gradient_norm": tf.linalg.global_norm(gradient),
+            "step_norm": tf.linalg.global_norm(update),
+            "damping": state.damping,
+            "learning_rate": rate,
+            "momentum": momentum,
+        }
+        return moved, new_state, network.model_state, metrics
+
+    def _factors(self, objective, network: TracedNetwork, blocks: list[Block], step) -> Factors:
+        seed = tf.stack([tf.constant(self._seed), step])
+        layers = [network.layer(block) for block in blocks]
+        gradients = factors_module.output_gradients(
+            objective.loss, network.outputs, self._fisher, seed
+        )
+        rows = network.outputs.shape[0]
+        if isinstance(objective.loss, losses.SoftmaxCrossEntropy):
+            rows = network.outputs.shape[:-1].num_elements()
+        return factors_module.of_batch(network, blocks, layers, gradients, rows)
+
+    def _averaged(self, state: KFACState, batch: Factors) -> Factors:
+        dtype = state.damping.dtype
+        count = tf.cast(state.step, dtype)
+        keep = tf.minimum(count / (count + 1), tf.constant(self._decay, dtype))
+        return tf.nest.map_structure(
+            lambda old, new: keep * old + (1 - keep) * new, state.factors, batch
+        )
+
+    def _adapted(self, damping, change, predicted):
+        """Levenberg and Marquardt's rule, ω = (19/20)^T for an adaptation every T steps."""
+        one = tf.ones_like(damping)
+        factor = tf.constant(_OMEGA**self._adapt_every, damping.dtype)
+        # The model never predicts a rise; where it predicts nothing there is nothing to learn.
+        ratio = tf.where(predicted < 0, change / predicted, 0.5 * one)
+        return damping * tf.where(ratio > 0.75, factor, tf.where(ratio < 0.25, 1 / factor, one))
+
+
+def _minimize(gradient, proposal, last, damped):
+    """Returns α and μ that minimise ⟨∇, δ⟩ + ½⟨δ, (G + λ) δ⟩ over δ = α Δ + μ δ₋."""
+    curved, last_curved = damped(proposal), damped(last)
+    a, b, c = _dot(proposal, curved), _dot(proposal, last_curved), _dot(last, last_curved)
+    p, q = _dot(gradient, proposal), _dot(gradient, last)
+    determinant = a * c - b * b
+    # At first, and where both directions are one, μ = 0.
+    independent = determinant > 1e-6 * a * c
+    safe = tf.where(independent, determinant, tf.ones_like(determinant))
+    alone = -p / tf.where(a > 0, a, tf.ones_like(a))
+    alpha = tf.where(independent, (b * q - c * p) / safe, alone)
+    return alpha, tf.where(independent, (b * p - a * q) / safe, tf.zeros_like(alpha))
+
+
+def _value(objective: Objective, parameters: Any) -> tf.Tensor:
+    value = objective.data_loss(parameters)
+    if objective.regularizer is not None:
+        value += objective.regularizer.value(parameters)
+    return value
+
+
+def _value_and_gradient(objective, parameters, network) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    objective.loss.check(network.outputs, objective.targets)
+    value = objective.loss.value(network.outputs, objective.targets)
+    gradient = tf.gradients(
+        network.outputs,
+        network.leaves,
+        grad_ys=objective.loss.gradient(network.outputs, objective.targets),
+        unconnected_gradients=tf.UnconnectedGradients.ZERO,
+    )
+    if objective.regularizer is not None:
+        value += objective.regularizer.value(parameters)
+        more = tf.nest.flatten(objective.regularizer.gradient(parameters))
+        gradient = [g + m for g, m in zip(gradient, more, strict=True)]
+    return value, gradient
+
+
+def _dot(u: list[tf.Tensor], v: list[tf.Tensor]) -> tf.Tensor:
+    return tf.add_n([tf.reduce_sum(a * b) for a, b in zip(u, v, strict=True)])
