@@ -3,7 +3,7 @@
 from mlhf.hypergrad import linear_solvers, projections
 from mlhf.hypergrad.batches import Minibatches
 from mlhf.hypergrad.determinism import NotDeterministicError
-from mlhf.hypergrad.drmad import drmad
+from mlhf.hypergrad.drmad import DrmadDivergedWarning, drmad
 from mlhf.hypergrad.dynamics import Dynamics, GradientDescent
 from mlhf.hypergrad.dynamics_adam import Adam
 from mlhf.hypergrad.dynamics_momentum import Momentum
@@ -30,6 +30,7 @@ __all__ = [
     "Adam",
     "Cost",
     "DivergedError",
+    "DrmadDivergedWarning",
     "Dynamics",
     "Estimate",
     "FixedPointRangeError",

@@ -1,0 +1,1 @@
+"""Experiments of papers on hypergradients; each file is one, with its command."""

@@ -1,0 +1,199 @@
+"""Learning-rate and momentum schedules of every layer, learned through 100 steps of training.
+
+Maclaurin et al. 2015, section 3.1: a network of three hidden layers on 10,000 MNIST images; 800
+logarithms of learning rates, 800 logits of momenta and 8 logarithms of the first weights' scales
+follow the final training loss, with other first weights and batches in every iteration.
+
+    python train_val/experiments/learned_schedules.py --data_dir=$DATA --seeds=0,1,2
+
+With --average_seeds=100 the first hypergradient is averaged over so many seeds instead.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+from mlhf import adam, hypergrad
+from train_val.experiments import mnist_slices, reporting
+
+FLAGS = flags.FLAGS
+SIZES = (784, 50, 50, 50, 10)
+LAYERS = [f"{kind} {i + 1}" for i in range(len(SIZES) - 1) for kind in ("weights", "biases")]
+
+
+class Schedules:
+    """The problem, in the parameters that are learned."""
+
+    def __init__(self, train, sizes=SIZES, steps: int = 100, batch_size: int = 200):
+        """Describes the training.
+
+        Args:
+          train: Examples, whose whole loss after training is the outer one too.
+          sizes: The network's.
+          steps: T.
+          batch_size: Examples in a batch, drawn at random.
+        """
+        shapes = mnist_slices.shapes_of(sizes)
+        self.layers, self.steps = len(shapes), steps
+
+        def initial(hyper, seed):
+            return [
+                tf.exp(hyper["log_scale"][i]) * tf.random.stateless_normal(shape, [seed, i])
+                for i, shape in enumerate(shapes)
+            ]
+
+        def train_loss(weights, hyper, step, seed):
+            del hyper
+            count = train.labels.shape[0]
+            chosen = tf.random.stateless_uniform(
+                [batch_size], [seed, 100 + step], 0, count, tf.int32
+            )
+            batch = mnist_slices.Examples(*(tf.gather(array, chosen) for array in train))
+            return mnist_slices.cross_entropy(weights, batch)
+
+        self.problem = hypergrad.Problem(
+            train_loss,
+            lambda weights, hyper: mnist_slices.cross_entropy(weights, train),
+            dynamics=hypergrad.Momentum(form="M1"),
+            steps=steps,
+            initial=initial,
+        )
+
+    def start(self) -> dict[str, tf.Tensor]:
+        """Returns the learned parameters at the beginning."""
+        by_step = [self.steps, self.layers]
+        return {
+            "log_rate": tf.fill(by_step, -1.0),
+            "logit_momentum": tf.zeros(by_step),
+            "log_scale": tf.fill([self.layers], -3.0),
+        }
+
+    def differentiate(self, learned: dict[str, tf.Tensor], seed: int):
+        """Returns the result of a training, and its gradient in the learned parameters."""
+        rate, momentum = tf.exp(learned["log_rate"]), tf.sigmoid(learned["logit_momentum"])
+        result = hypergrad.reversible(
+            self.problem,
+            None,
+            {"learning_rate": rate, "momentum": momentum, "log_scale": learned["log_scale"]},
+            seed=seed,
+        )
+        slope = result.hypergradient
+        return result, {
+            "log_rate": rate * slope["learning_rate"],
+            "logit_momentum": momentum * (1 - momentum) * slope["momentum"],
+            "log_scale": slope["log_scale"],
+        }
+
+
+def run(train, valid, test, seed=0, iterations=50, rate=0.04, **problem) -> dict:
+    """Learns the schedules with Adam.
+
+    Args:
+      train: The examples trained on, which the schedules are learned from too.
+      valid: Examples that are only looked at.
+      test: Others that are only looked at.
+      seed: Iteration i draws with the seed 10,000 · seed + i.
+      iterations: Steps of Adam.
+      rate: Adam's learning rate.
+      **problem: For `Schedules`.
+
+    Returns:
+      The curves `train_loss`, `valid_loss`, `test_loss`, `test_error`, `gradient_norm`; the learned
+      `log_rate`, `logit_momentum`, `log_scale`; and `bits` of the last training's buffers.
+    """
+    schedules = Schedules(train, **problem)
+    learned = schedules.start()
+    state = adam.init(learned)
+    loss = tf.function(mnist_slices.cross_entropy)
+    names = ("train_loss", "valid_loss", "test_loss", "test_error", "gradient_norm")
+    curves: dict[str, list] = {name: [] for name in names}
+    for i in range(iterations + 1):
+        result, gradient = schedules.differentiate(learned, 10_000 * seed + i)
+        weights = result.weights
+        curves["train_loss"].append(float(result.valid_loss))
+        curves["valid_loss"].append(float(loss(weights, valid)))
+        curves["test_loss"].append(float(loss(weights, test)))
+        curves["test_error"].append(float(mnist_slices.error_rate(weights, test)))
+        curves["gradient_norm"].append(float(tf.linalg.global_norm(list(gradient.values()))))
+        last = learned
+        learned, state = adam.update(learned, gradient, state, tf.constant(rate))
+    arrays = {name: value.numpy().tolist() for name, value in last.items()}
+    return curves | arrays | {"bits": result.info["bits"]}
+
+
+def average(train, seeds: int, **problem) -> dict[str, np.ndarray]:
+    """Returns the mean over seeds of the first hypergradient, and the root of its mean square."""
+    schedules = Schedules(train, **problem)
+    learned = schedules.start()
+    found = [schedules.differentiate(learned, seed)[1]["log_rate"].numpy() for seed in range(seeds)]
+    return {"mean": np.mean(found, 0), "deviation": np.std(found, 0)}
+
+
+def draw(run, path: Path) -> None:
+    """Draws the schedules of the layers' weights and the curves."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.2))
+    for i in range(0, len(LAYERS), 2):
+        axes[0].plot(np.exp(run["log_rate"])[:, i], label=f"layer {i // 2 + 1}")
+        axes[1].plot(1 / (1 + np.exp(-np.array(run["logit_momentum"])[:, i])))
+    axes[0].set(xlabel="step", ylabel="learning rate of the weights")
+    axes[1].set(xlabel="step", ylabel="momentum of the weights")
+    axes[0].legend(fontsize=7)
+    for name in ("train_loss", "valid_loss", "test_loss"):
+        axes[2].plot(run[name], label=name.replace("_", " "))
+    axes[2].set(xlabel="steps on the schedules", yscale="log")
+    axes[2].legend(fontsize=7)
+    figure.savefig(path, bbox_inches="tight", dpi=150)
+    plt.close(figure)
+
+
+def draw_average(found, path: Path, seeds: int) -> None:
+    """Draws the averaged first hypergradient of the layers' weights."""
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6, 3.2))
+    for i in range(0, len(LAYERS), 2):
+        mean, error = found["mean"][:, i], found["deviation"][:, i] / np.sqrt(seeds)
+        axis.plot(mean, label=f"layer {i // 2 + 1}")
+        axis.fill_between(np.arange(len(mean)), mean - error, mean + error, alpha=0.3)
+    axis.set(xlabel="step", ylabel="d final loss / d log learning rate")
+    axis.legend(fontsize=7)
+    figure.savefig(path, bbox_inches="tight", dpi=150)
+    plt.close(figure)
+
+
+def main(argv: list[str]) -> None:
+    """Runs all seeds, prints and draws."""
+    del argv
+    train, valid, test = mnist_slices.load_slices(FLAGS.data_dir, [10_000] * 3)
+    folder = reporting.folder(FLAGS.output)
+    if FLAGS.average_seeds:
+        found = average(train, FLAGS.average_seeds)
+        np.savez(folder / "initial_hypergradient.npz", **found)
+        draw_average(found, folder / "initial_hypergradient.png", FLAGS.average_seeds)
+        # Smooth in time: neighbouring steps agree far better than one seed's would.
+        print("steps of one sign, of all:", np.mean(found["mean"] < 0).round(3))
+        return
+    runs = {}
+    for seed in reporting.progress(map(int, FLAGS.seeds)):
+        runs[seed] = run(train, valid, test, seed, FLAGS.iterations)
+        reporting.save(folder / "learned_schedules.json", runs)
+    text = reporting.table(runs, ["train_loss", "valid_loss", "test_loss", "test_error"])
+    (folder / "learned_schedules.md").write_text(text + "\n")
+    print(text)
+    draw(next(iter(runs.values())), folder / "learned_schedules.png")
+
+
+if __name__ == "__main__":
+    reporting.define_flags(iterations=50)
+    flags.DEFINE_integer("average_seeds", 0, "Average the first hypergradient over so many.")
+    app.run(main)

@@ -1,0 +1,104 @@
+"""Ten training images, learned so that a classifier trained on them alone does well on MNIST.
+
+Maclaurin et al. 2015, section 3.3: softmax regression, 20 full steps of momentum on ten images,
+one of each label; their pixels follow the validation loss downhill.
+
+    python train_val/experiments/learned_training_set.py --data_dir=$DATA --seeds=0,1,2
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import math
+
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+from mlhf import hypergrad
+from train_val.experiments import mnist_slices, reporting
+
+FLAGS = flags.FLAGS
+STEPS, L2 = 20, 0.01
+
+
+def run(valid, test, seed: int = 0, iterations: int = 40, rate: float = 1.0) -> dict:
+    """Learns ten images.
+
+    Args:
+      valid: The examples that the images are learned from.
+      test: Those that are only looked at.
+      seed: Of the first images and of the weights, the same in every iteration.
+      iterations: Steps of gradient descent on the pixels.
+      rate: Its learning rate.
+
+    Returns:
+      The curves `valid_loss`, `test_loss`, `test_error`, and the `images`.
+    """
+    labels = tf.range(10)
+
+    def train_loss(weights, hyper, step):
+        del step
+        penalty = L2 * tf.add_n([tf.reduce_sum(leaf**2) for leaf in weights])
+        return (
+            mnist_slices.cross_entropy(weights, mnist_slices.Examples(hyper["images"], labels))
+            + penalty
+        )
+
+    problem = hypergrad.Problem(
+        train_loss,
+        lambda weights, hyper: mnist_slices.cross_entropy(weights, valid),
+        dynamics=hypergrad.Momentum(1.0, 0.9, form="M1"),
+        steps=STEPS,
+    )
+    weights = mnist_slices.normal_weights([784, 10], math.exp(-4), seed)
+    images = tf.constant(0.01 * np.random.default_rng(seed).normal(size=(10, 784)), tf.float32)
+    test_loss = tf.function(lambda weights: mnist_slices.cross_entropy(weights, test))
+    curves: dict[str, list] = {"valid_loss": [], "test_loss": [], "test_error": []}
+    for _ in range(iterations + 1):
+        result = hypergrad.reversible(problem, weights, {"images": images})
+        curves["valid_loss"].append(float(result.valid_loss))
+        curves["test_loss"].append(float(test_loss(result.weights)))
+        curves["test_error"].append(float(mnist_slices.error_rate(result.weights, test)))
+        last, images = images, images - rate * result.hypergradient["images"]
+    return curves | {"images": last.numpy().tolist()}
+
+
+def draw(images, path: Path) -> None:
+    """Draws the ten images in a row."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 10, figsize=(10, 1.3))
+    size = np.abs(images).max()
+    for label, axis in enumerate(axes):
+        axis.imshow(np.reshape(images[label], (28, 28)), "gray", vmin=-size, vmax=size)
+        axis.set_title(str(label), fontsize=8)
+        axis.axis("off")
+    figure.savefig(path, bbox_inches="tight", dpi=150)
+    plt.close(figure)
+
+
+def main(argv: list[str]) -> None:
+    """Runs all seeds, prints and draws."""
+    del argv
+    _, valid, test = mnist_slices.load_slices(FLAGS.data_dir, [10_000] * 3)
+    runs = {
+        seed: run(valid, test, seed, FLAGS.iterations)
+        for seed in reporting.progress(map(int, FLAGS.seeds))
+    }
+    folder = reporting.folder(FLAGS.output)
+    reporting.save(folder / "learned_training_set.json", runs)
+    text = reporting.table(runs, ["valid_loss", "test_loss", "test_error"])
+    (folder / "learned_training_set.md").write_text(text + "\n")
+    print(text)
+    draw(next(iter(runs.values()))["images"], folder / "learned_training_set.png")
+
+
+if __name__ == "__main__":
+    reporting.define_flags(iterations=40)
+    app.run(main)
