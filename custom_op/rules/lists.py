@@ -57,7 +57,9 @@ def one_source(op):
     def tangent_map(tangent, *_):
         if tangent is None:
             return [None] * len(op.outputs)
-        return [t if carries_tangents(t) else None for t in replay(op, [tangent, *_constants(rest)])]
+        return [
+            t if carries_tangents(t) else None for t in replay(op, [tangent, *_constants(rest)])
+        ]
 
     return tangent_map
 
