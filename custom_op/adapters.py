@@ -33,7 +33,9 @@ def to_scipy(operator: Any, damping: float = 0.0) -> Any:
             result = np.asarray(product(tf.constant(flat)))
             if damping:
                 result = result + dtype.type(damping) * flat
-            return result.reshape((-1,) + np.shape(x)[1:])
+            # A solver that computes in float64 goes on in it.
+            kept = np.result_type(dtype, np.asarray(x).dtype)
+            return result.reshape((-1,) + np.shape(x)[1:]).astype(kept, copy=False)
 
         return apply
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from custom_op import losses, structures
-from custom_op.linearization import Linearization, linearize
+from custom_op.linearization import linearize
 from custom_op.operator import CurvatureOperator
 
 Structure = Any
@@ -76,15 +76,35 @@ class LinearizedOperator(BatchOperator):
 
     def __init__(
         self,
-        linearization: Linearization,
+        function: Callable[[Structure], tf.Tensor],
         parameters: Structure,
-        evaluation: losses.Evaluation,
+        loss: losses.Loss,
+        batch: Batch,
         summed: bool = False,
+        product_dtype: Any = None,
     ):
-        super().__init__(parameters, evaluation, summed)
-        self._linearization = linearization
+        """Linearizes a network and evaluates a loss at its outputs.
+
+        Args:
+          function: Takes the parameters and returns the network's outputs.
+          parameters: A structure of floating tensors.
+          loss: The loss.
+          batch: Targets, weights and mask.
+          summed: Whether to give the sums that a mean over several batches is made of.
+          product_dtype: As in `linearize`. The gradient is never computed in it.
+
+        Raises:
+          ValueError: If targets, weights or mask do not fit the outputs, a parameter is
+            unconnected, or the product's dtype is unknown.
+          TypeError: If a parameter is not floating, or the output is not one tensor of float32 or
+            float64.
+        """
+        self._linearization = linearize(function, parameters, product_dtype=product_dtype)
+        outputs = self._linearization.outputs
+        super().__init__(parameters, evaluate(loss, outputs, batch), summed)
         # Those of the network, also where a mask hides some from the loss.
-        self.outputs = linearization.outputs
+        self.outputs = outputs
+        self._function = None if product_dtype is None else function
 
     @abc.abstractmethod
     def _output_product(self, tangents: tf.Tensor) -> tf.Tensor:
@@ -92,37 +112,16 @@ class LinearizedOperator(BatchOperator):
 
     def gradient(self) -> Structure:
         """Returns the gradient of the mean loss, in the structure of the parameters."""
-        return self._linearization.vjp(self._evaluation.gradient(self._mean))
+        linearization = self._linearization
+        if self._function is not None:
+            # Products may be rough where a step's direction must not be.
+            point = tf.nest.pack_sequence_as(self._parameters, self._form.leaves)
+            linearization = linearize(self._function, point)
+        return linearization.vjp(self._evaluation.gradient(self._mean))
 
     def _product(self, vector: Structure) -> Structure:
         pushed = self._linearization.jvp(vector)
         return self._linearization.vjp(self._output_product(pushed))
-
-
-def linearize_network(
-    function: Callable[[Structure], tf.Tensor],
-    parameters: Structure,
-    loss: losses.Loss,
-    batch: Batch,
-) -> tuple[Linearization, losses.Evaluation]:
-    """Linearizes a network and evaluates a loss at its outputs.
-
-    Args:
-      function: Takes the parameters and returns the network's outputs.
-      parameters: A structure of floating tensors.
-      loss: The loss.
-      batch: Targets, weights and mask.
-
-    Returns:
-      Both.
-
-    Raises:
-      ValueError: If targets, weights or mask do not fit the outputs, or a parameter is unconnected.
-      TypeError: If a parameter is not floating, or the output is not one tensor of float32 or
-        float64.
-    """
-    linearization = linearize(function, parameters)
-    return linearization, evaluate(loss, linearization.outputs, batch)
 
 
 def evaluate(loss: losses.Loss, outputs: Structure, batch: Batch) -> losses.Evaluation:

@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from custom_op import losses
-from custom_op.batch_operator import Batch, LinearizedOperator, linearize_network
+from custom_op.batch_operator import Batch, LinearizedOperator
 from custom_op.dataset_operator import DatasetOperator, on_batch_or_data_set
 
 Structure = Any
@@ -33,9 +33,20 @@ class SampledFisher(LinearizedOperator):
     The targets are drawn once, when the operator is made; its expectation is the exact one.
     """
 
-    def __init__(self, linearization, parameters, evaluation, summed, seed, samples, first):
-        super().__init__(linearization, parameters, evaluation, summed)
-        self._factors = evaluation.sampled_gradients(seed, first, samples)
+    def __init__(
+        self,
+        function: Callable[[Structure], tf.Tensor],
+        parameters: Structure,
+        loss: losses.Loss,
+        batch: Batch,
+        summed: bool = False,
+        product_dtype: Any = None,
+        *,
+        seed: int,
+        samples: int,
+    ):
+        super().__init__(function, parameters, loss, batch, summed, product_dtype)
+        self._factors = self._evaluation.sampled_gradients(seed, batch.first, samples)
 
     def _output_product(self, tangents):
         return self._evaluation.outer_products(self._factors, tangents, self._mean)
@@ -49,10 +60,18 @@ class EmpiricalFisher(LinearizedOperator):
     It is not an approximation of the Fisher matrix (Kunstner, Balles and Hennig 2019).
     """
 
-    def __init__(self, linearization, parameters, evaluation, summed):
-        super().__init__(linearization, parameters, evaluation, summed)
+    def __init__(
+        self,
+        function: Callable[[Structure], tf.Tensor],
+        parameters: Structure,
+        loss: losses.Loss,
+        batch: Batch,
+        summed: bool = False,
+        product_dtype: Any = None,
+    ):
+        super().__init__(function, parameters, loss, batch, summed, product_dtype)
         # Before any mean: the examples' gradients in the outputs.
-        self._residuals = evaluation.gradient(1.0)
+        self._residuals = self._evaluation.gradient(1.0)
 
     @staticmethod
     def normalization(count, examples):
@@ -70,21 +89,6 @@ class EmpiricalFisher(LinearizedOperator):
         return product * tf.math.divide_no_nan(self.examples, tf.square(self.count))
 
 
-def _build_exact(function, parameters, loss, batch, summed=False):
-    linearization, evaluation = linearize_network(function, parameters, loss, batch)
-    return Fisher(linearization, parameters, evaluation, summed)
-
-
-def _build_sampled(function, parameters, loss, batch, summed=False, *, seed, samples):
-    linearization, evaluation = linearize_network(function, parameters, loss, batch)
-    return SampledFisher(linearization, parameters, evaluation, summed, seed, samples, batch.first)
-
-
-def _build_empirical(function, parameters, loss, batch, summed=False):
-    linearization, evaluation = linearize_network(function, parameters, loss, batch)
-    return EmpiricalFisher(linearization, parameters, evaluation, summed)
-
-
 def fisher(
     function: Callable[..., tf.Tensor],
     parameters: Structure,
@@ -98,6 +102,7 @@ def fisher(
     mask: Any = None,
     data: Iterable | None = None,
     progress: bool = False,
+    product_dtype: str | None = None,
 ) -> LinearizedOperator | DatasetOperator:
     """Returns a Fisher operator of a network and a loss, on one batch or a data set.
 
@@ -122,6 +127,9 @@ def fisher(
       data: In the place of targets, weights and mask: an iterable of batches, as
         `gauss_newton` takes it.
       progress: Whether each pass over `data` shows a progress bar.
+      product_dtype: `"bfloat16"` to compute the network's products, where it has them in float32,
+        from operands rounded to bfloat16, as `linearize` does. Sums, the loss and its Hessian, the
+        outputs and the gradient keep their dtype.
 
     Returns:
       On one batch a `Fisher`, `SampledFisher` or `EmpiricalFisher`; on a data set a
@@ -129,23 +137,23 @@ def fisher(
 
     Raises:
       ValueError: If the kind or the loss is unknown, targets, weights or mask do not fit the
-        outputs, a parameter is unconnected, its shape is not static, or the data is empty.
+        outputs, a parameter is unconnected, its shape is not static, the data is empty, or the
+        products' dtype is unknown.
       TypeError: If a parameter is not floating, the output is not one tensor of float32 or
         float64, the data can be iterated over only once, or a loss without a model is sampled.
     """
     if samples < 1:
         raise ValueError(f"Expected at least one sample, got samples={samples}.")
-    kinds: dict[str, tuple[Callable, Any]] = {
-        "exact": (_build_exact, Fisher),
-        "sampled": (
-            functools.partial(_build_sampled, seed=seed, samples=samples),
-            SampledFisher,
-        ),
-        "empirical": (_build_empirical, EmpiricalFisher),
+    kinds: dict[str, Any] = {
+        "exact": Fisher,
+        "sampled": SampledFisher,
+        "empirical": EmpiricalFisher,
     }
     if kind not in kinds:
         raise ValueError(f"Expected a kind of Fisher matrix, one of {sorted(kinds)}, got {kind!r}.")
-    build, operator = kinds[kind]
+    extra = {"seed": seed, "samples": samples} if kind == "sampled" else {}
+    build = functools.partial(kinds[kind], product_dtype=product_dtype, **extra)
+    batch = Batch(targets, weights, mask)
     return on_batch_or_data_set(
-        build, operator, function, parameters, loss, Batch(targets, weights, mask), data, progress
+        build, kinds[kind], function, parameters, loss, batch, data, progress
     )

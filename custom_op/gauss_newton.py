@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import tensorflow as tf
 
 from custom_op import losses
-from custom_op.batch_operator import Batch, LinearizedOperator, linearize_network
+from custom_op.batch_operator import Batch, LinearizedOperator
 from custom_op.dataset_operator import DatasetOperator, on_batch_or_data_set
 
 Structure = Any
@@ -31,11 +32,6 @@ class GaussNewton(LinearizedOperator):
         return self._evaluation.hessian_product(tangents, self._mean)
 
 
-def _build(function, parameters, loss, batch, summed=False):
-    linearization, evaluation = linearize_network(function, parameters, loss, batch)
-    return GaussNewton(linearization, parameters, evaluation, summed)
-
-
 def gauss_newton(
     function: Callable[..., tf.Tensor],
     parameters: Structure,
@@ -46,6 +42,7 @@ def gauss_newton(
     mask: Any = None,
     data: Iterable | None = None,
     progress: bool = False,
+    product_dtype: str | None = None,
 ) -> GaussNewton | DatasetOperator:
     """Returns the Gauss-Newton operator of a network and a loss, on one batch or a data set.
 
@@ -62,6 +59,9 @@ def gauss_newton(
         `(inputs, targets, weights)` or `(inputs, targets, weights, mask)`, where None stands for
         no weights. It is iterated over once in every product.
       progress: Whether each pass over `data` shows a progress bar.
+      product_dtype: `"bfloat16"` to compute the network's products, where it has them in float32,
+        from operands rounded to bfloat16, as `linearize` does. Sums, the loss and its Hessian, the
+        outputs and the gradient keep their dtype.
 
     Returns:
       On one batch a `GaussNewton`, whose forward pass has run; on a data set a `DatasetOperator`,
@@ -69,17 +69,13 @@ def gauss_newton(
 
     Raises:
       ValueError: If the loss is unknown, targets, weights or mask do not fit the outputs, a
-        parameter is unconnected, its shape is not static, or the data is empty.
+        parameter is unconnected, its shape is not static, the data is empty, or the products'
+        dtype is unknown.
       TypeError: If a parameter is not floating, the output is not one tensor of float32 or
         float64, or the data can be iterated over only once.
     """
+    build = functools.partial(GaussNewton, product_dtype=product_dtype)
+    batch = Batch(targets, weights, mask)
     return on_batch_or_data_set(
-        _build,
-        GaussNewton,
-        function,
-        parameters,
-        loss,
-        Batch(targets, weights, mask),
-        data,
-        progress,
+        build, GaussNewton, function, parameters, loss, batch, data, progress
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,7 +11,7 @@ import tensorflow as tf
 from custom_op import losses
 from custom_op.batch_operator import Batch, BatchOperator, evaluate
 from custom_op.dataset_operator import DatasetOperator, on_batch_or_data_set
-from custom_op.linearization import Linearization, linearize
+from custom_op.linearization import linearize
 
 Structure = Any
 
@@ -26,14 +27,24 @@ class Hessian(BatchOperator):
 
     def __init__(
         self,
-        linearization: Linearization,
+        function: Callable[[Structure], tf.Tensor],
         parameters: Structure,
-        evaluation: losses.Evaluation,
-        summed: bool,
+        loss: losses.Loss,
+        batch: Batch,
+        summed: bool = False,
+        product_dtype: Any = None,
     ):
-        super().__init__(parameters, evaluation, summed)
-        self._linearization = linearization
-        self.outputs = linearization.outputs["outputs"]
+        def gradient(leaves):
+            inner = linearize(function, leaves)
+            evaluation = evaluate(loss, inner.outputs, batch)
+            slope = inner.vjp(evaluation.gradient(1.0 if summed else None))
+            # The outputs too: a parameter that they depend on may have a constant gradient.
+            return {"gradient": slope, "outputs": inner.outputs}
+
+        self._linearization = linearize(gradient, parameters, product_dtype=product_dtype)
+        outputs = self._linearization.outputs["outputs"]
+        super().__init__(parameters, evaluate(loss, outputs, batch), summed)
+        self.outputs = outputs
 
     def gradient(self) -> Structure:
         """Returns the gradient of the mean loss, in the structure of the parameters."""
@@ -41,19 +52,6 @@ class Hessian(BatchOperator):
 
     def _product(self, vector: Structure) -> Structure:
         return self._linearization.jvp(vector)["gradient"]
-
-
-def _build(function, parameters, loss, batch, summed=False):
-    def gradient(leaves):
-        linearization = linearize(function, leaves)
-        evaluation = evaluate(loss, linearization.outputs, batch)
-        slope = linearization.vjp(evaluation.gradient(1.0 if summed else None))
-        # The outputs too: a parameter that they depend on may have a constant gradient.
-        return {"gradient": slope, "outputs": linearization.outputs}
-
-    linearization = linearize(gradient, parameters)
-    evaluation = evaluate(loss, linearization.outputs["outputs"], batch)
-    return Hessian(linearization, parameters, evaluation, summed)
 
 
 def hessian(
@@ -66,6 +64,7 @@ def hessian(
     mask: Any = None,
     data: Iterable | None = None,
     progress: bool = False,
+    product_dtype: str | None = None,
 ) -> Hessian | DatasetOperator:
     """Returns the Hessian operator of a network and a loss, on one batch or a data set.
 
@@ -81,6 +80,9 @@ def hessian(
       data: In the place of targets, weights and mask: an iterable of batches, as
         `gauss_newton` takes it.
       progress: Whether each pass over `data` shows a progress bar.
+      product_dtype: `"bfloat16"` to compute the network's products, where it has them in float32,
+        from operands rounded to bfloat16, as `linearize` does. Sums, the loss and its Hessian, the
+        outputs and the gradient keep their dtype.
 
     Returns:
       On one batch a `Hessian`, whose gradient has been computed; on a data set a
@@ -88,11 +90,12 @@ def hessian(
 
     Raises:
       ValueError: If the loss is unknown, targets, weights or mask do not fit the outputs, a
-        parameter is unconnected, its shape is not static, or the data is empty.
+        parameter is unconnected, its shape is not static, the data is empty, or the products'
+        dtype is unknown.
       TypeError: If a parameter is not floating, the output is not one tensor of float32 or
         float64, or the data can be iterated over only once.
       NotDifferentiableError: If an operation has no second derivative.
     """
-    return on_batch_or_data_set(
-        _build, Hessian, function, parameters, loss, Batch(targets, weights, mask), data, progress
-    )
+    build = functools.partial(Hessian, product_dtype=product_dtype)
+    batch = Batch(targets, weights, mask)
+    return on_batch_or_data_set(build, Hessian, function, parameters, loss, batch, data, progress)

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from custom_op import control_flow, structures
+from custom_op import control_flow, precision, structures
 from custom_op.fallback import NotDifferentiableError
 from custom_op.program import TangentProgram
 from custom_op.traced import Traced
@@ -21,6 +21,7 @@ def linearize(
     primals: Structure,
     *,
     unconnected: str = "error",
+    product_dtype: Any = None,
 ) -> Linearization:
     """Linearizes a function: the forward pass runs once, any number of products follow.
 
@@ -36,22 +37,28 @@ def linearize(
       primals: The point: a structure of floating tensors.
       unconnected: What to do with a leaf of `primals` that no output depends on: `"error"`, or
         `"zero"` for zero derivatives.
+      product_dtype: `"bfloat16"` to compute the convolutions and matrix products of tangents and
+        cotangents, where the network has them in float32, from operands rounded to bfloat16 and
+        summed in float32: faster on processors with such instructions, with errors of about
+        0.5% of a product's norm. Outputs keep their digits.
 
     Returns:
       A `Linearization` with `.outputs`, `.jvp(tangents)` and `.vjp(cotangents)`.
 
     Raises:
-      ValueError: If a leaf is unconnected and `unconnected` is `"error"`.
+      ValueError: If a leaf is unconnected and `unconnected` is `"error"`, or the product's dtype is
+        none of those.
       TypeError: If a leaf of primals or outputs is not floating.
       NotDifferentiableError: When an operation has no derivative; inside a `tf.function` the first
         product may raise it instead.
     """
     if unconnected not in ("error", "zero"):
         raise ValueError(f'Expected unconnected="error" or "zero", got {unconnected!r}.')
+    narrow = precision.check(product_dtype)
     flat = structures.flatten_floating(primals, "primals")
     if tf.executing_eagerly():
-        return _EagerLinearization(function, primals, flat, unconnected)
-    return _GraphLinearization(function, primals, flat, unconnected)
+        return _EagerLinearization(function, primals, flat, unconnected, narrow)
+    return _GraphLinearization(function, primals, flat, unconnected, narrow)
 
 
 @tf.autograph.experimental.do_not_convert
@@ -137,7 +144,7 @@ class Linearization:
 class _GraphLinearization(Linearization):
     """Records the operations that lead from primals to outputs in the graph being traced."""
 
-    def __init__(self, function, primals, flat_primals, unconnected):
+    def __init__(self, function, primals, flat_primals, unconnected, product_dtype):
         # An operation per primal that nothing else consumes: the derivative with respect to it
         # counts what the function does, and not other uses of the caller's tensor.
         flat_primals = [tf.identity(primal) for primal in flat_primals]
@@ -147,7 +154,7 @@ class _GraphLinearization(Linearization):
         self.outputs = function(tf.nest.pack_sequence_as(primals, flat_primals))
         self._flat_outputs = structures.flatten_floating(self.outputs, "outputs")
         self.outputs = tf.nest.pack_sequence_as(self.outputs, self._flat_outputs)
-        with tf.name_scope("linearize"):
+        with tf.name_scope("linearize"), precision.products_in(product_dtype):
             self._program = TangentProgram(
                 flat_primals, self._flat_outputs, graph.get_operations()[first:]
             )
@@ -198,12 +205,12 @@ class _GraphLinearization(Linearization):
 class _EagerLinearization(Linearization):
     """One trace, cut into three functions that hand each other the residuals."""
 
-    def __init__(self, function, primals, flat_primals, unconnected):
+    def __init__(self, function, primals, flat_primals, unconnected, product_dtype):
         super().__init__(primals, flat_primals)
         traced: dict[str, Any] = {}
 
         def forward(*leaves):
-            inner = _GraphLinearization(function, primals, list(leaves), unconnected)
+            inner = _GraphLinearization(function, primals, list(leaves), unconnected, product_dtype)
             traced["outputs"] = tf.nest.map_structure(lambda _: None, inner.outputs)
             push = Traced(inner._push, inner._flat_primals)
             pull = Traced(inner._pull, inner._flat_outputs)

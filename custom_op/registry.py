@@ -67,7 +67,10 @@ def find_rule(op_type: str) -> Rule | None:
 
 
 def replay(
-    op: tf.Operation, inputs: Sequence[tf.Tensor], gradient: str | None = None
+    op: tf.Operation,
+    inputs: Sequence[tf.Tensor],
+    gradient: str | None = None,
+    dtype: tf.DType | None = None,
 ) -> list[tf.Tensor]:
     """Runs an operation of a traced function again, on other inputs, in the current graph.
 
@@ -76,6 +79,7 @@ def replay(
       inputs: A tensor for each of its inputs, of the same shapes and dtypes. Tensors of an outer
         graph are captured.
       gradient: The name of a registered gradient that the copy has, instead of the original's.
+      dtype: What the copy has in the place of float32; its inputs are of that dtype then.
 
     Returns:
       The outputs, in order.
@@ -87,10 +91,16 @@ def replay(
     if gradient is not None:
         override = type(op.node_def.attr["_gradient_op_type"])(s=gradient.encode())
         attributes["_gradient_op_type"] = override
+    dtypes = [output.dtype for output in op.outputs]
+    if dtype is not None:
+        dtypes = [dtype if each == tf.float32 else each for each in dtypes]
+        for name, value in attributes.items():
+            if value.type == tf.float32.as_datatype_enum:
+                attributes[name] = type(value)(type=dtype.as_datatype_enum)
     copy = graph.create_op(
         op.type,
         [tf.convert_to_tensor(value) for value in inputs],
-        [output.dtype for output in op.outputs],
+        dtypes,
         attrs=attributes,
         op_def=op.op_def,
         # The end of the name stays: moments.py knows some operations by it.

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import tensorflow as tf
+
+from custom_op import precision
 from custom_op.registry import register_r_forward, replay
 
 
 def bilinear(op, first: int, second: int):
     """Returns the product rule of an operation that is linear in each of two of its inputs."""
+    dtype = precision.product_dtype(op)
+
+    def narrow(tensor):
+        return tensor if dtype is None else tf.cast(tensor, dtype)
+
+    fixed = list(op.inputs)
+    for position in (first, second):
+        fixed[position] = narrow(fixed[position])
 
     def tangent_map(*tangents):
         terms = []
         for position in (first, second):
             if tangents[position] is not None:
-                inputs = list(op.inputs)
-                inputs[position] = tangents[position]
-                terms.append(replay(op, inputs)[0])
+                inputs = list(fixed)
+                inputs[position] = narrow(tangents[position])
+                product = replay(op, inputs, dtype=dtype)[0]
+                terms.append(product if dtype is None else tf.cast(product, op.outputs[0].dtype))
         return sum(terms[1:], terms[0]) if terms else None
 
     return tangent_map

@@ -100,6 +100,10 @@ def _table():
             yield name, "graph", True
     yield "gates", "eager", True
     yield "mlp_sigmoid", "xla", False
+    for name, case in cases.CASES.items():
+        yield pytest.param(name, "eager", False, marks=pytest.mark.slow)
+        if case.xla:
+            yield pytest.param(name, "xla", name in weighted, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(("name", "mode", "weighted"), list(_table()))
@@ -109,7 +113,8 @@ def test_products_equal_the_dense_matrix(name, mode, weighted):
     def run(parameters, v):
         found = _operators(name, parameters, weighted)
         gradients = [operator.gradient() for operator in found.values()]
-        loop = ("hessian", "sampled") if name == "mlp_sigmoid" and mode == "graph" else ()
+        # Products in a loop; XLA on one case in each default run.
+        loop = ("hessian", "sampled") if name == "mlp_sigmoid" and mode != "eager" else ()
         dense = {key: found[key].to_dense() for key in loop}
         return {key: operator @ v for key, operator in found.items()}, gradients, dense
 
