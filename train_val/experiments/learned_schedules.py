@@ -178,7 +178,8 @@ def main(argv: list[str]) -> None:
     folder = reporting.folder(FLAGS.output)
     if FLAGS.average_seeds:
         found = average(train, FLAGS.average_seeds)
-        np.savez(folder / "initial_hypergradient.npz", **found)
+        path = folder / "initial_hypergradient.npz"
+        np.savez(path, mean=found["mean"], deviation=found["deviation"])
         draw_average(found, folder / "initial_hypergradient.png", FLAGS.average_seeds)
         # Smooth in time: neighbouring steps agree far better than one seed's would.
         print("steps of one sign, of all:", np.mean(found["mean"] < 0).round(3))

@@ -29,9 +29,10 @@ def load_slices(data_dir: str | None, sizes: Sequence[int]) -> list[Examples]:
       As many sets of examples.
     """
     parts = [load_mnist(data_dir, part, "") for part in ("meta_train", "train", "test")]
-    images = np.concatenate([part.images for part in parts]).reshape(-1, 784).astype(np.float32)
+    pixels = np.concatenate([part.images for part in parts]).reshape(-1, 784)
     labels = np.concatenate([part.labels for part in parts])
-    images = images / 255
+    images = pixels.astype(np.float32)
+    images /= 255
     images -= images[:60_000].mean(0)
     ends = np.cumsum(sizes)
     if ends[-1] > len(images):
