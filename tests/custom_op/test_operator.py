@@ -99,6 +99,17 @@ def test_tensorflow_conjugate_gradient(operator):
     )
     np.testing.assert_allclose(found.x, expected, atol=1e-9)
 
+    @tf.function(autograph=False)
+    def traced(parameters, b):
+        case = cases.CASES[NAME]
+        inside = custom_op.gauss_newton(case.network, parameters, case.loss, case.targets)
+        return tf.linalg.experimental.conjugate_gradient(
+            inside.to_linear_operator(damping=DAMPING), b, tol=1e-12, max_iter=100
+        ).x
+
+    got = traced(cases.CASES[NAME].tensors(), tf.constant(b))
+    np.testing.assert_allclose(got, expected, atol=1e-9)
+
 
 def test_linear_operator(operator):
     adapted = operator.to_linear_operator(damping=DAMPING)
