@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.eager import execute
+from tensorflow.python.ops import control_flow_util
 
 LinearMap = Callable[..., Any]
 Rule = Callable[[tf.Operation], LinearMap]
@@ -64,6 +65,12 @@ def supported_ops() -> list[str]:
 def find_rule(op_type: str) -> Rule | None:
     """Returns the rule of a type of operation, or None."""
     return _RULES.get(op_type)
+
+
+def is_compiled() -> bool:
+    """Whether XLA will compile what is traced now; some kernels exist only there, or only not."""
+    graph = tf.compat.v1.get_default_graph()
+    return bool(control_flow_util.GraphOrParentsInXlaContext(graph))
 
 
 def replay(

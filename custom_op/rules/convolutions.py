@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from custom_op.registry import register_r_forward
+from custom_op.registry import is_compiled, register_r_forward
 from custom_op.rules.products import bilinear
 
 _DEPTHWISE = "DepthwiseConv2dNative"
@@ -82,7 +82,7 @@ def _lacks_kernels(op: tf.Operation, x: tf.TensorShape, w: tf.TensorShape) -> bo
     """Whether TensorFlow on CPU lacks the convolution or a gradient of it outside XLA."""
     if not (x.is_fully_defined() and w.is_fully_defined()):
         return False
-    if tf.config.list_logical_devices("GPU"):
+    if is_compiled() or tf.config.list_logical_devices("GPU"):
         return False
     first = op.get_attr("data_format").startswith(b"NC")
     grouped = not op.type.startswith(_DEPTHWISE) and x[1 if first else -1] != w[-2]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from custom_op.fallback import refusal
-from custom_op.registry import register_r_forward, replay
+from custom_op.registry import is_compiled, register_r_forward, replay
 
 Map = Callable[[tf.Tensor], tf.Tensor]
 
@@ -31,10 +31,14 @@ def linear_pair(forward: Map, transpose: Map) -> Map:
     return apply
 
 
+def _mode(op: tf.Operation) -> dict[str, bool]:
+    return {name: op.get_attr(name) for name in ("align_corners", "half_pixel_centers")}
+
+
 def _pair(op: tf.Operation, images: tf.Tensor, size: tf.Tensor) -> tuple[Map, Map]:
     """The resizing of images to a size, in the mode of an operation, and its transpose."""
     kind = op.type.removesuffix("Grad")
-    mode = {name: op.get_attr(name) for name in ("align_corners", "half_pixel_centers")}
+    mode = _mode(op)
     shape, dtype = images.shape, images.dtype
     if kind == "ResizeNearestNeighbor":
         old = tf.shape(images)[1:3] if None in shape[1:3] else tf.constant(shape[1:3].as_list())
@@ -60,8 +64,25 @@ def _pair(op: tf.Operation, images: tf.Tensor, size: tf.Tensor) -> tuple[Map, Ma
 def resizing(op):
     """The tangent is resized as the image is."""
     images, size = op.inputs
+    if op.type == "ResizeNearestNeighbor" and is_compiled():
+        return _choice_of_pixels(op, images, size)
     forward, back = _pair(op, images, size)
     return lambda t, _: linear_pair(forward, back)(t)
+
+
+def _choice_of_pixels(op: tf.Operation, images: tf.Tensor, size: tf.Tensor):
+    """Nearest neighbours by their places: XLA has no kernel for the transpose."""
+    places = []
+    for axis in (1, 2):
+        pixels = tf.range(tf.shape(images)[axis], dtype=tf.int32)
+        shape = [1, -1, 1, 1] if axis == 1 else [1, 1, -1, 1]
+        target = tf.stack([size[0], 1] if axis == 1 else [1, size[1]])
+        # In float32: the pixels of a large image have no numbers in float16.
+        resized = tf.raw_ops.ResizeNearestNeighbor(
+            images=tf.cast(tf.reshape(pixels, shape), tf.float32), size=target, **_mode(op)
+        )
+        places.append(tf.cast(tf.reshape(resized, [-1]), tf.int32))
+    return lambda t, _: tf.gather(tf.gather(t, places[0], axis=1), places[1], axis=2)
 
 
 @register_r_forward("ResizeBilinearGrad", "ResizeBicubicGrad")

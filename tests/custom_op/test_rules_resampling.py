@@ -80,21 +80,22 @@ def test_a_float64_image():
     np.testing.assert_allclose(pushed, linear.outputs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("method", ["bilinear", "nearest"])
 @pytest.mark.parametrize("jit", [False, True])
-def test_products_in_a_loop(jit):
+def test_products_in_a_loop(jit, method):
     """The pair of kernels is made of custom gradients, which loops and XLA have to take."""
     x = tf.constant(IMAGES, tf.float32)
 
     @tf.function(autograph=False, jit_compile=jit)
     def run(x):
-        linear = custom_op.linearize(lambda x: tf.image.resize(tf.sin(x), (8, 6)), x)
+        linear = custom_op.linearize(lambda x: tf.image.resize(tf.sin(x), (8, 6), method), x)
         product = linear.vjp(linear.jvp(x))
         return product, tf.while_loop(
             lambda i, v: i < 2, lambda i, v: (i + 1, linear.vjp(linear.jvp(v))), (0, x)
         )[1]
 
     once, twice = run(x)
-    linear = custom_op.linearize(lambda x: tf.image.resize(tf.sin(x), (8, 6)), x)
+    linear = custom_op.linearize(lambda x: tf.image.resize(tf.sin(x), (8, 6), method), x)
     expected = linear.vjp(linear.jvp(linear.vjp(linear.jvp(x))))
     np.testing.assert_allclose(twice, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(once, linear.vjp(linear.jvp(x)), rtol=1e-4, atol=1e-5)
