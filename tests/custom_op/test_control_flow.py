@@ -199,7 +199,9 @@ RECURRENT_LAYERS = {
 }
 
 
-@pytest.mark.parametrize("kind", RECURRENT_LAYERS)
+@pytest.mark.parametrize(
+    "kind", ["lstm", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("gru", "simple"))]
+)
 def test_recurrent_layers_of_keras(kind):
     layer = RECURRENT_LAYERS[kind]()
     inputs = tf.constant(_random.normal(size=(2, 3, 4)))
