@@ -56,8 +56,8 @@ def reversible(
         of none but schedules (False), or of those of one number (None).
       seed: int32 that losses and suppliers with a parameter of that name get.
       probes: How often the gradients of the first, the middle and the last step are computed
-        beforehand to see that they have the same bits each time; 0 leaves it to the check at the
-        end.
+        beforehand to see that they have the same bits each time, at the first call for a problem
+        and shapes; 0 leaves it to the check at the end of every call.
       largest_growth: How much ‖∂E/∂w_t‖ may grow on the way back; None for any amount.
 
     Returns:
@@ -217,8 +217,12 @@ class _Run:
         return fixed_point.to_float(arithmetic.weights, self._dtype)
 
     def _probe(self, arithmetic, repeats):
-        """Sees whether gradients repeat, and whether those of the backward pass are the same."""
-        if not repeats:
+        """Sees whether gradients repeat, and whether those of the backward pass are the same.
+
+        Once for a training; what shapes and code decide stays so.
+        """
+        done, self._shared = self._training.functions.get("probed", (0, True))
+        if repeats <= done:
             return
         last, weights = self._training.steps - 1, self._weights(arithmetic)
         steps = sorted({0, last // 2, last})
@@ -231,3 +235,4 @@ class _Run:
             backward = self._steps.products(weights, np.ones_like(weights), step)
             if not determinism.same_bits(backward.gradient.numpy(), forward(step)):
                 self._shared = False
+        self._training.functions["probed"] = repeats, self._shared

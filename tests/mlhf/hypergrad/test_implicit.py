@@ -190,6 +190,20 @@ def test_batches_are_averaged():
     parts = problem(loss, steps=3, batches=batches)
     got = hypergrad.implicit(parts, optimum(), hyper, train_first=False)
     np.testing.assert_allclose(got.hypergradient["log_l2"], closed_form()["log_l2"], rtol=1e-6)
+    # The Gauss-Newton matrix of a linear network is the Hessian, batch by batch.
+    solver = linear_solvers.GaussNewton(
+        lambda weights, hyper, step, batch: (
+            tf.linalg.matvec(batch[0], weights["w"])[:, None],
+            batch[1][:, None],
+        ),
+        loss="squared_error",
+        damping=0.0,
+        regularizer=EXACT["gauss-newton"]._regularizer,
+    )
+    linear = hypergrad.implicit(parts, optimum(), hyper, solver=solver, train_first=False)
+    np.testing.assert_allclose(
+        linear.hypergradient["log_l2"], got.hypergradient["log_l2"], rtol=1e-5
+    )
     one = hypergrad.implicit(parts, optimum(), hyper, train_first=False, loss_steps=1)
     assert np.abs(one.hypergradient["log_l2"] - closed_form()["log_l2"]).max() > 1e-3
     with pytest.raises(ValueError, match="at most the 3 steps"):
