@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,14 @@ class StepLoss(NamedTuple):
 
     value: Callable[[tf.Tensor], tf.Tensor]
     value_and_gradient: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+
+
+class Pulled(NamedTuple):
+    """Adjoints of what goes into an update; None stands for zero."""
+
+    state: dict[str, tf.Tensor | None]
+    gradient: tf.Tensor | None
+    values: dict[str, tf.Tensor | None]
 
 
 class Dynamics(abc.ABC):
@@ -109,6 +117,51 @@ class Dynamics(abc.ABC):
         scales = self.scales(loss, point, value, gradient, values)
         return self._sealed(state, gradient, scaled(values, scales)), value
 
+    def pull(
+        self,
+        state: State,
+        gradient: tf.Tensor,
+        values: Mapping[str, tf.Tensor],
+        after: State,
+        adjoint: State,
+        wanted: Collection[str],
+    ) -> Pulled:
+        """Takes an adjoint through `update`; by default by automatic differentiation.
+
+        Dynamics that know their derivative write it down: fewer operations, and no smaller ones.
+
+        Args:
+          state: Before the step.
+          gradient: As for `update`.
+          values: As for `update`.
+          after: The state after the step, known already.
+          adjoint: Of the state after the step.
+          wanted: The names of the values whose adjoints are needed.
+
+        Returns:
+          The adjoints; None stands for zero.
+        """
+        slots, names = sorted(state), sorted(wanted)
+        before = [tf.identity(state[slot]) for slot in slots]
+        slope, own = tf.identity(gradient), [tf.identity(values[name]) for name in names]
+        with tf.GradientTape() as tape:
+            tape.watch([*before, slope, *own])
+            again = self.update(
+                dict(zip(slots, before, strict=True)),
+                slope,
+                {**values, **dict(zip(names, own, strict=True))},
+            )
+        found = tape.gradient(
+            [again[slot] for slot in slots],
+            [*before, slope, *own],
+            [adjoint[slot] for slot in slots],
+        )
+        return Pulled(
+            dict(zip(slots, found, strict=False)),
+            found[len(slots)],
+            dict(zip(names, found[len(slots) + 1 :], strict=True)),
+        )
+
     @functools.cached_property
     def _sealed(self) -> Callable[..., State]:
         # TensorFlow's graph optimizer rewrites sums of products, and otherwise where a derivative
@@ -146,6 +199,11 @@ def scaled(
     return {
         name: value * scales[name] if name in scales else value for name, value in values.items()
     }
+
+
+def product_like(value: tf.Tensor, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """Returns <a, b> for a scalar value and a ⊙ b for a vector: the adjoint of value ⊙ b."""
+    return tf.tensordot(a, b, 1) if value.shape.rank == 0 else a * b
 
 
 def check_domain(dynamics: Dynamics, name: str, value: Any) -> None:
@@ -212,6 +270,12 @@ class GradientDescent(Dynamics):
     def update(self, state, gradient, values):
         """See the base class."""
         return {"weights": state["weights"] - values["learning_rate"] * gradient}
+
+    def pull(self, state, gradient, values, after, adjoint, wanted):
+        """See the base class."""
+        rate, a = values["learning_rate"], adjoint["weights"]
+        slopes = {"learning_rate": -product_like(rate, a, gradient)} if wanted else {}
+        return Pulled({"weights": a}, -rate * a, slopes)
 
     def scales(self, loss, point, value, gradient, values):
         """See the base class: what the search multiplies η by."""

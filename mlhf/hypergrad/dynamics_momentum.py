@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from mlhf.hypergrad.dynamics import Dynamics
+from mlhf.hypergrad.dynamics import Dynamics, Pulled, product_like
 
 FORMS = ("M1", "M2", "M3", "M4")
 
@@ -90,6 +90,36 @@ class Momentum(Dynamics):
         else:
             w = w + along
         return {"weights": w, "velocity": v}
+
+    def pull(self, state, gradient, values, after, adjoint, wanted):
+        """See the base class."""
+        if self.form == "M3" or self.nesterov:
+            return super().pull(state, gradient, values, after, adjoint, wanted)
+        g, rate, mu, v = gradient, values["learning_rate"], values["momentum"], state["velocity"]
+        a, b = adjoint["weights"], adjoint["velocity"]
+        slopes = {}
+        if self.form == "M1":
+            b = b + rate * a
+            d_g = (mu - 1) * b
+            if "learning_rate" in wanted:
+                slopes["learning_rate"] = product_like(rate, a, after["velocity"])
+            if "momentum" in wanted:
+                slopes["momentum"] = product_like(mu, b, v + g)
+        elif self.form == "M2":
+            b = b - rate * a
+            d_g = b
+            if "learning_rate" in wanted:
+                slopes["learning_rate"] = -product_like(rate, a, after["velocity"])
+            if "momentum" in wanted:
+                slopes["momentum"] = product_like(mu, b, v)
+        else:
+            b = b + a
+            d_g = -rate * b
+            if "learning_rate" in wanted:
+                slopes["learning_rate"] = -product_like(rate, b, g)
+            if "momentum" in wanted:
+                slopes["momentum"] = product_like(mu, b, v)
+        return Pulled({"weights": a, "velocity": mu * b}, d_g, slopes)
 
     def _ahead(self, state, mu):
         return state["weights"] + mu * (state["weights"] - state["before"])

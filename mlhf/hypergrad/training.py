@@ -208,6 +208,7 @@ class Training:
     def step_vjp(
         self,
         state: State,
+        after: State,
         adjoints: Sequence[State],
         rows: Rows,
         step: tf.Tensor,
@@ -220,6 +221,7 @@ class Training:
 
         Args:
           state: Before the step.
+          after: After it.
           adjoints: Of the state after it, one an outer loss.
           rows: The hyperparameters in this step.
           step: int32 scalar.
@@ -236,12 +238,12 @@ class Training:
             rows_to_values.watch(leaves)
             values = self.resolver.dynamics_values(self.resolver.pack(leaves))
         names = sorted(values)
-        own = [tf.identity(values[name]) for name in names]
+        own = {name: tf.identity(values[name]) for name in names}
+        wanted = set(names) & set(rows)
+        own_list = [own[name] for name in names]
         with tf.GradientTape(persistent=many) as to_point:
-            to_point.watch(before + own)
-            point = self.dynamics.point(
-                dict(zip(slots, before, strict=True)), dict(zip(names, own, strict=True))
-            )
+            to_point.watch(before + own_list)
+            point = self.dynamics.point(dict(zip(slots, before, strict=True)), own)
         is_weights = point is state["weights"]
         place = tf.identity(point)
         loss = self.step_loss(self.resolver.pack(leaves), step, seed)
@@ -249,21 +251,26 @@ class Training:
             to_gradient.watch([place, *leaves])
             value, gradient = loss.value_and_gradient(place)
         slope = tf.identity(gradient)
-        scales = self.dynamics.scales(loss, place, value, slope, dict(zip(names, own, strict=True)))
+        scales = self.dynamics.scales(loss, place, value, slope, own)
         pulled, in_rows = [], []
         for adjoint in adjoints:
-            d_before, d_slope, d_own = self._pull_update(
-                slots, names, before, slope, own, scales, [adjoint[slot] for slot in slots]
-            )
+            pull = self.dynamics.pull(state, slope, scaled(own, scales), after, adjoint, wanted)
+            d_before = [pull.state[slot] for slot in slots]
+            d_slope = pull.gradient
+            d_own = [pull.values.get(name) for name in names]
+            d_own = [
+                part * scales[name] if part is not None and name in scales else part
+                for name, part in zip(names, d_own, strict=True)
+            ]
             d_rows: list[Any] = [None] * len(leaves)
             if d_slope is not None:
                 d_place, *d_rows = to_gradient.gradient(gradient, [place, *leaves], d_slope)
                 if d_place is not None:
                     if is_weights:
                         through = [d_place if slot == "weights" else None for slot in slots]
-                        through += [None] * len(own)
+                        through += [None] * len(names)
                     else:
-                        through = to_point.gradient(point, before + own, d_place)
+                        through = to_point.gradient(point, before + own_list, d_place)
                     d_before = _sum(d_before, through[: len(slots)])
                     d_own = _sum(d_own, through[len(slots) :])
             used = [i for i, part in enumerate(d_own) if part is not None]
@@ -277,24 +284,6 @@ class Training:
             pulled.append(dict(zip(slots, _dense(d_before, before), strict=True)))
             in_rows.append(_dense(d_rows, leaves))
         return pulled, in_rows
-
-    def _pull_update(self, slots, names, before, slope, own, scales, adjoint):
-        """Takes an adjoint through the update to state, gradient and own hyperparameters."""
-        owners = set(self.resolver.leaf_owner)
-        free = [i for i, name in enumerate(names) if name in owners]
-        inputs = [*before, slope, *[own[i] for i in free]]
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            after = self.dynamics.update(
-                dict(zip(slots, before, strict=True)),
-                slope,
-                scaled(dict(zip(names, own, strict=True)), scales),
-            )
-        found = tape.gradient([after[slot] for slot in slots], inputs, adjoint)
-        d_own: list[Any] = [None] * len(names)
-        for i, part in zip(free, found[len(slots) + 1 :], strict=True):
-            d_own[i] = part
-        return found[: len(slots)], found[len(slots)], d_own
 
     def gradient(
         self, vector: tf.Tensor, rows: Rows, step: tf.Tensor, seed: tf.Tensor

@@ -182,7 +182,7 @@ class Loops:
                 lambda: tf.maximum(drift, self._drift(before, after, rows, step, seed)),
                 lambda: drift,
             )
-            adjoints, in_rows = training.step_vjp(before, adjoints, rows, step, seed)
+            adjoints, in_rows = training.step_vjp(before, after, adjoints, rows, step, seed)
             sums = [
                 [
                     total if s else total + part
