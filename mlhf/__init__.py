@@ -8,7 +8,9 @@ from mlhf.keras_models import (
     set_model_state,
     set_parameters,
 )
+from mlhf.kfac import KFAC, KFACState
 from mlhf.kinds import KINDS, kinds_of_model, resolve_kinds
+from mlhf.martens_hessian_free import MartensHessianFree, MartensState
 from mlhf.meta_file import names as pretrained_names
 from mlhf.meta_hessian_free import MetaHessianFree
 from mlhf.meta_training import MetaTraining, meta_train
@@ -24,8 +26,12 @@ __all__ = [
     "FirstOrder",
     "HessianFree",
     "HessianFreeState",
+    "KFAC",
+    "KFACState",
     "KINDS",
     "L2",
+    "MartensHessianFree",
+    "MartensState",
     "MetaHessianFree",
     "MetaState",
     "MetaTraining",

@@ -14,7 +14,21 @@ import tensorflow as tf
 import mlhf
 from mlhf import meta_file
 
-NAMES = ("meta", "SGD", "momentum", "adam", "RMSprop")
+# Of Keras under the names of the original, and the other optimizers of Keras under Keras' names.
+_OF_THE_ORIGINAL = ("SGD", "momentum", "adam", "RMSprop")
+_OF_KERAS = tuple(
+    sorted(
+        name
+        for name, kind in vars(keras.optimizers).items()
+        if isinstance(kind, type)
+        and issubclass(kind, keras.optimizers.Optimizer)
+        and name.lower() not in {known.lower() for known in _OF_THE_ORIGINAL}
+        # Made of other optimizers, or asking the variables of a model for their paths.
+        and name
+        not in ("Optimizer", "LossScaleOptimizer", "MultiOptimizer", "OptimizerMap", "Muon")
+    )
+)
+NAMES = ("meta", "kfac", "martens", *_OF_THE_ORIGINAL, *_OF_KERAS)
 
 # What the rule of a meta-optimizer consists of: flag -> argument of `mlhf.MetaHessianFree`.
 RULE = {
@@ -49,6 +63,7 @@ def make(
     decay: float = 0.9,
     meta_ckpt: str | None = None,
     rule: Mapping[str, Any] | None = None,
+    curvature_share: float = 1.0,
     given: frozenset[str] | set[str] = frozenset(),
     jit_compile: bool = False,
     detailed: bool = False,
@@ -62,12 +77,16 @@ def make(
       momentum: Of `"momentum"`.
       beta1: Of `"adam"`.
       beta2: Of `"adam"`.
-      decay: Of `"RMSprop"`, the share that its mean square keeps a step.
+      decay: Of `"RMSprop"`, the share that its mean square keeps a step; of `"kfac"`, the share
+        that its factors keep, and of `"martens"` the factor of its damping, if given.
       meta_ckpt: For `"meta"`: a folder of a meta-training, a file, or a name that ships with the
         package.
-      rule: For `"meta"`: `CG_iter`, `x_use`, `y_use`, `d_use`, `damping`, `damping_type`, `decay`.
+      rule: For `"meta"`: `CG_iter`, `x_use`, `y_use`, `d_use`, `damping`, `damping_type`, `decay`;
+        for `"kfac"` and `"martens"` the dampings, `decay` and `CG_iter`.
       given: The names in `rule`, and `"lr"`, that the user gave. The others are taken from the
-        `meta_ckpt`: a rule is at its best with the settings that it was trained with.
+        `meta_ckpt`: a rule is at its best with the settings that it was trained with. For
+        `"kfac"` and `"martens"` they are those of the class.
+      curvature_share: Of `"martens"`: the share of a batch that the curvature is taken on.
       jit_compile: Whether a step is compiled with XLA.
       detailed: Whether `"meta"` measures what costs a curvature product more.
 
@@ -85,12 +104,15 @@ def make(
     name = lowered[name.lower()]
     rule = dict(rule or {})
     if name != "meta":
-        build = {
+        if name in ("kfac", "martens"):
+            return _second_order(name, lr, momentum, rule, set(given), curvature_share, jit_compile)
+        builds = {
             "SGD": lambda: keras.optimizers.SGD(lr),
             "momentum": lambda: keras.optimizers.SGD(lr, momentum),
             "adam": lambda: keras.optimizers.Adam(lr, beta1, beta2),
             "RMSprop": lambda: keras.optimizers.RMSprop(lr, decay),
-        }[name]
+        }
+        build = builds.get(name) or (lambda: getattr(keras.optimizers, name)(lr))
         if not lr > 0:
             raise ValueError(f"Expected lr to be above 0, got {lr}.")
         optimizer = mlhf.FirstOrder(build, jit_compile=jit_compile)
@@ -98,6 +120,28 @@ def make(
     if rule.get("y_use") == "none" and rule.get("d_use") == "none":
         return _hessian_free(lr, rule, meta_ckpt, jit_compile)
     return _meta(lr, rule, meta_ckpt, set(given), jit_compile, detailed)
+
+
+def _second_order(name, lr, momentum, rule, given, share, jit_compile) -> Chosen:
+    chosen = {
+        RULE[flag]: rule[flag]
+        for flag in ("damping", "damping_type", "decay", "CG_iter")
+        if flag in given and flag in rule
+    }
+    if name == "martens":
+        arguments: dict[str, Any] = {**chosen, "curvature_share": share}
+        optimizer: Any = mlhf.MartensHessianFree(**arguments, jit_compile=jit_compile)
+    else:
+        chosen.pop("cg_iterations", None)
+        arguments = dict(chosen)
+        if "lr" in given:
+            arguments.update(learning_rate=lr, momentum=momentum)
+        optimizer = mlhf.KFAC(**arguments, jit_compile=jit_compile)
+    title = {"martens": "Hessian-free as Martens ran it", "kfac": "K-FAC"}[name]
+    note = f"{title}: {_listed(arguments) or 'its own settings'}"
+    if name == "kfac" and "lr" not in given:
+        note += "; rate and momentum by the quadratic model"
+    return Chosen(optimizer, {"rule": json.dumps(arguments)}, [f"{note}."])
 
 
 def _hessian_free(lr, rule, meta_ckpt, jit_compile) -> Chosen:

@@ -35,6 +35,7 @@ def choose_optimizer() -> optimizers.Chosen:
         decay=FLAGS.decay,
         meta_ckpt=FLAGS.meta_ckpt,
         rule=rule,
+        curvature_share=FLAGS.curvature_share,
         given=given,
         jit_compile=FLAGS.jit_compile,
         detailed=FLAGS.print_log_in_meta_optimizer,
@@ -100,7 +101,14 @@ def define_flags() -> None:
         "optimizer", "meta", optimizers.NAMES, "What trains the network.", case_sensitive=False
     )
     flags.DEFINE_string("meta_ckpt", None, "The model_dir of a meta-training, for optimizer=meta.")
-    flags.DEFINE_float("momentum", 0.9, "Of optimizer=momentum.", 0.0, 1.0)
+    flags.DEFINE_float("momentum", 0.9, "Of optimizer=momentum, and of kfac with lr.", 0.0, 1.0)
+    flags.DEFINE_float(
+        "curvature_share",
+        1.0,
+        "Of optimizer=martens: the batch's share for the curvature.",
+        0.0,
+        1.0,
+    )
     flags.DEFINE_float("beta1", 0.9, "Of optimizer=adam.", 0.0, 1.0)
     flags.DEFINE_float("beta2", 0.999, "Of optimizer=adam.", 0.0, 1.0)
     flags.DEFINE_integer(

@@ -19,6 +19,13 @@ OPTIMIZERS = {
     "hf from zero": functools.partial(mlhf.HessianFree, 0.5, 0.1, x_use="zero"),
     "hf LM": functools.partial(mlhf.HessianFree, 0.5, 0.1, damping_type="LM_heuristics"),
     "hf paper": functools.partial(mlhf.HessianFree, 0.5, 0.1, guards="paper"),
+    "hf of Martens": functools.partial(mlhf.MartensHessianFree, 0.1),
+    "hf of Martens on a half": functools.partial(
+        mlhf.MartensHessianFree, 0.1, curvature_share=0.5, damping_type="regular"
+    ),
+    "K-FAC": functools.partial(mlhf.KFAC, damping=0.1),
+    "K-FAC with a rate": functools.partial(mlhf.KFAC, 0.1, 0.1),
+    "K-FAC LM": functools.partial(mlhf.KFAC, damping=0.1, damping_type="LM_heuristics"),
     "meta": functools.partial(mlhf.MetaHessianFree, 0.5),
     "meta from a rule": functools.partial(mlhf.MetaHessianFree, 0.5, x_use="rnn", cg_iterations=4),
     "meta from the gradient": functools.partial(mlhf.MetaHessianFree, 0.5, x_use="d"),
@@ -35,7 +42,7 @@ OPTIMIZERS = {
     "RMSprop": lambda: mlhf.FirstOrder(keras.optimizers.RMSprop(0.05)),
 }
 # One of each class, for what costs a compilation.
-CLASSES = ["hf", "meta", "Adam"]
+CLASSES = ["hf", "hf of Martens", "K-FAC", "meta", "Adam"]
 
 
 def quadratic(parameters, inputs):

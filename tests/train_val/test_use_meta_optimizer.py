@@ -55,6 +55,10 @@ def test_killed_and_continued_ends_with_the_same_bits(meta_folder, tmp_path, cap
         ["--optimizer=ADAM", "--lr=0.02", "--beta1=0.8", "--beta2=0.99"],
         ["--optimizer=rmsprop", "--lr=0.005", "--decay=0.95"],
         ["--optimizer=meta", "--y_use=none", "--d_use=none", "--damping=0.1", "--resnet_size=5"],
+        ["--optimizer=kfac", "--lr=0.1", "--damping=0.1", "--decay=0.9"],
+        ["--optimizer=kfac", "--damping_type=LM_heuristics"],
+        ["--optimizer=martens", "--CG_iter=10", "--curvature_share=0.5"],
+        ["--optimizer=adamw", "--lr=0.02"],
     ],
     ids=lambda arguments: arguments[0][12:],
 )
