@@ -1,0 +1,160 @@
+"""The experiments as shell scripts: what they run, on which device, and that they resume."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+from train_val import train_meta_optimizer, use_meta_optimizer, use_meta_resnet_on_imagenet
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = {
+    "train_val/train_meta_optimizer.py": train_meta_optimizer,
+    "train_val/use_meta_optimizer.py": use_meta_optimizer,
+    "train_val/use_meta_resnet_on_imagenet.py": use_meta_resnet_on_imagenet,
+}
+# In the place of scripts/common.sh: no install, and a Python that only notes how it is called.
+COMMON = """
+root="{root}"
+VENV_PYTHON="{root}/python"
+die() {{ printf '%s\\n' "$*" >&2; exit 1; }}
+install_package() {{ cd "$root"; }}
+"""
+PYTHON = """#!/usr/bin/env bash
+printf '%s|%s\\n' "${CUDA_VISIBLE_DEVICES:-none}" "$*" >>calls
+case "$*" in *"${FAIL_AT:-nowhere}"*) exit 1 ;; esac
+"""
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with the scripts, a recording Python, and data."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    (tmp_path / "scripts" / "common.sh").write_text(COMMON.format(root=tmp_path))
+    (tmp_path / "python").write_text(PYTHON)
+    (tmp_path / "python").chmod(0o755)
+    (tmp_path / "data").mkdir()
+    # Folders of runs, which the commands would make.
+    for kind in ("meta", "eval"):
+        for network in ("convnet", "resnet"):
+            for rule in ("rnn_cg-2", "rnn_cg-4", "none_cg-2", "none_cg-4"):
+                (tmp_path / "runs" / f"{kind}_{network}_x-x_y-{rule}").mkdir(parents=True)
+    for name in ("meta", "momentum", "adam", "RMSprop"):
+        (tmp_path / "runs" / f"cifar10_{name}").mkdir()
+        (tmp_path / "runs" / f"imagenet_{name}").mkdir()
+    for name in ("meta", "hf-fix", "hf-lm", "kfac"):
+        (tmp_path / "runs" / f"cifar10_512_{name}").mkdir()
+    return tmp_path
+
+
+def go(place, name, *arguments, **environment):
+    """Runs a script; returns the process and the calls so far, as (device, module, flags)."""
+    path = f"{place}/bin:{os.environ['PATH']}"
+    process = subprocess.run(
+        [place / "scripts" / f"{name}.sh", *arguments],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        env={"PATH": path, "HOME": str(place), "DATA": "data", **environment},
+    )
+    calls = []
+    for line in (place / "calls").read_text().splitlines() if (place / "calls").exists() else ():
+        device, _, command = line.partition("|")
+        _, module, *given = command.split()
+        calls.append((device, module, given))
+    return process, calls
+
+
+def parse(module, given):
+    """The flags as the command itself would read them."""
+    before = set(flags.FLAGS)
+    MODULES[module].define_flags()
+    try:
+        flags.FLAGS([module, *given])
+        return {name: flags.FLAGS[name].value for name in set(flags.FLAGS) - before}
+    finally:
+        for name in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, name)
+
+
+@pytest.mark.parametrize("network", ["convnet", "resnet"])
+def test_meta_training_and_validation_of_four_conditions(network, place):
+    process, calls = go(place, f"train_meta_optimizer_for_{network}", "--max_steps=3")
+    assert process.returncode == 0, process.stderr
+    assert len(calls) == 8
+    seen = []
+    for number, (_, module, given) in enumerate(calls):
+        found = parse(module, given)
+        assert (found["problem"], found["max_steps"]) == (network, 3)
+        assert found["data_dir"] == str(place / "data")
+        if number % 2 == 0:
+            assert module == "train_val/train_meta_optimizer.py"
+            trained = found
+            seen.append((found["x_use"], found["y_use"], found["CG_iter"]))
+            continue
+        # The optimizer is tried out with what it was trained with.
+        assert (found["optimizer"], found["meta_ckpt"]) == ("meta", trained["model_dir"])
+        assert seen[-1] == (found["x_use"], found["y_use"], found["CG_iter"])
+        assert found["resnet_size"] == trained["resnet_size"]
+    assert seen == [("x", "rnn", 2), ("x", "rnn", 4), ("x", "none", 2), ("x", "none", 4)]
+    expected = {"convnet": (64, 0.3, 1e-3), "resnet": (128, 0.5, 1e-2)}[network]
+    assert (trained["batch_size"], trained["keep_prob"], trained["meta_lr"]) == expected
+
+
+@pytest.mark.parametrize(
+    "name, batch_size, optimizers",
+    [
+        ("validation_meta_optimizer_on_cifar10", 128, ["meta", "momentum", "adam", "RMSprop"]),
+        ("validation_meta_optimizer_on_imagenet", 64, ["meta", "momentum", "adam", "RMSprop"]),
+        ("validation_2nd_order_optimizer_on_cifar10", 512, ["meta", "meta", "meta", "kfac"]),
+    ],
+)
+def test_validations(name, batch_size, optimizers, place):
+    process, calls = go(place, name)
+    assert process.returncode == 0, process.stderr
+    found = [parse(module, given) for _, module, given in calls]
+    assert [one["optimizer"] for one in found] == optimizers
+    assert {one["batch_size"] for one in found} == {batch_size}
+    assert len({one["model_dir"] for one in found}) == 4
+    assert found[0]["meta_ckpt"].startswith(str(place / "runs" / "meta_"))
+    if "imagenet" in name:
+        assert {(one["data"], one["resnet_size"]) for one in found} == {("imagenet", 18)}
+
+
+def test_what_failed_continues_and_what_finished_is_not_repeated(place):
+    name = "train_meta_optimizer_for_convnet"
+    process, calls = go(place, name, FAIL_AT="eval_convnet_x-x_y-rnn_cg-4")
+    assert process.returncode != 0
+    assert len(calls) == 4
+    process, calls = go(place, name)
+    assert process.returncode == 0
+    assert len(calls) == 4 + 5
+    assert process.stdout.count("Finished before: ") == 3
+    process, calls = go(place, name)
+    assert len(calls) == 9
+    # More steps than before are another request.
+    process, calls = go(place, name, "--max_steps=7")
+    assert len(calls) == 9 + 8
+
+
+def test_one_command_on_each_device_at_a_time(place):
+    (place / "bin").mkdir()
+    (place / "bin" / "nvidia-smi").write_text("#!/bin/sh\necho 0\necho 1\n")
+    (place / "bin" / "nvidia-smi").chmod(0o755)
+    process, calls = go(place, "train_meta_optimizer_for_convnet")
+    assert process.returncode == 0, process.stderr
+    assert len(calls) == 8
+    devices = {given[-1].split("convnet_")[1]: device for device, _, given in calls}
+    assert sorted(devices.values()) == ["0", "0", "1", "1"]
+    process, _ = go(place, "validation_meta_optimizer_on_cifar10", FAIL_AT="adam")
+    assert process.returncode == 1
+    assert "Some of the runs failed" in process.stderr
+
+
+def test_data_that_is_not_there_is_said(place):
+    process, calls = go(place, "validation_meta_optimizer_on_imagenet", DATA="none")
+    assert process.returncode == 1 and not calls
+    assert f"Expected the data set in {place}/none, found no such folder" in process.stderr
