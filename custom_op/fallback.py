@@ -12,6 +12,9 @@ _LOOPS = ("While", "StatelessWhile")
 _BRANCHES = ("If", "StatelessIf", "Case", "StatelessCase")
 
 
+# What TensorFlow raises where a derivative does not exist.
+_FAILURES = (LookupError, TypeError, NotImplementedError)
+
 # What TensorFlow has a gradient of, and a wrong one.
 _WRONG = dict.fromkeys(
     ("ImageProjectiveTransformV2", "ImageProjectiveTransformV3"),
@@ -66,12 +69,10 @@ def double_vjp(op: tf.Operation) -> registry.LinearMap:
             pushed = tf.gradients(
                 [value for value, _ in pairs], seeds, grad_ys=[tangent for _, tangent in pairs]
             )
-        except (LookupError, TypeError, NotImplementedError) as error:
-            reason = str(error).split(". ")[0].rstrip(".")
-            raise refusal(
-                op,
-                f"it has no R-forward rule, and its gradient can't be differentiated ({reason})",
-            ) from error
+        except NotDifferentiableError:
+            raise
+        except _FAILURES as error:
+            raise _without_second_derivative(op, error) from error
         if all(value is None for value in pushed):
             raise refusal(
                 op, "it has no R-forward rule, and its gradient's own derivative is missing"
@@ -93,9 +94,30 @@ def inputs_with_gradient(op: tf.Operation) -> list[int]:
         _, pulled = _pull(op, inputs, outputs)
         reached.extend(i for i, value in zip(inputs, pulled, strict=True) if value is not None)
 
-    # In a graph of its own, so that nothing of the trial runs.
-    tf.function(probe, autograph=False).get_concrete_function()
+    try:
+        # In a graph of its own, so that nothing of the trial runs.
+        tf.function(probe, autograph=False).get_concrete_function()
+    except _FAILURES as error:
+        raise _without_second_derivative(op, error) from error
     return reached
+
+
+def _without_second_derivative(op: tf.Operation, error: Exception) -> NotDifferentiableError:
+    reason = str(error).split(". ")[0].rstrip(".")
+    if _has_custom_gradient(op):
+        return refusal(
+            op,
+            f"the gradient of a tf.custom_gradient can't be differentiated ({reason})",
+            "write that gradient in differentiable operations; in the place of "
+            "tf.recompute_grad take custom_op.checkpoint",
+        )
+    return refusal(
+        op, f"it has no R-forward rule, and its gradient can't be differentiated ({reason})"
+    )
+
+
+def _has_custom_gradient(op: tf.Operation) -> bool:
+    return "_gradient_op_type" in op.node_def.attr
 
 
 def refusal(op: tf.Operation, reason: str, advice: str | None = None) -> NotDifferentiableError:
@@ -126,7 +148,7 @@ def _check_constants(
     op: tf.Operation, live: Sequence[int], pulled: Sequence[tf.Tensor | None]
 ) -> None:
     """Raises where TensorFlow leaves out a derivative, which is a silent zero in its gradients."""
-    if "_gradient_op_type" in op.node_def.attr:
+    if _has_custom_gradient(op):
         return  # A custom_gradient means the None that it returns.
     missing = [i for i, value in zip(live, pulled, strict=True) if value is None]
     if missing:

@@ -152,6 +152,21 @@ def test_refusals_name_the_layer_and_the_way_out():
         custom_op.jvp(REFUSED["Betainc"], X, X)
 
 
+def test_recomputed_gradients_are_refused_with_the_way_out():
+    # TensorFlow's own function for it has first derivatives only.
+    layer = tf.recompute_grad(lambda x: tf.tanh(x) * x)
+
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = layer(x)
+        return tape.gradient(value, x)
+
+    for function in (layer, gradient):
+        with pytest.raises(custom_op.NotDifferentiableError, match="custom_op.checkpoint"):
+            custom_op.jvp(function, X, X)
+
+
 def test_the_text_survives_autograph():
     @tf.function
     def run(x):
