@@ -32,14 +32,9 @@ OWN_NUMBERS = {
 }
 
 
-def define_common_flags(seed: int = 0) -> None:
-    """Defines the flags of meta-training and evaluation, with the original's defaults.
-
-    Args:
-      seed: The default of `--seed`.
-    """
+def define_problem_flags() -> None:
+    """Defines the flags that say what is trained."""
     flags.DEFINE_string("data_dir", None, "Where the data set's files are; downloads if left out.")
-    flags.DEFINE_string("model_dir", None, "Where checkpoints and metrics go.")
     flags.DEFINE_enum(
         "problem", "convnet", sorted(problems.NETWORKS), "The network.", case_sensitive=False
     )
@@ -62,12 +57,22 @@ def define_common_flags(seed: int = 0) -> None:
         "image_size", None, "The side of data=imagenet's images, 224 by default.", lower_bound=1
     )
     flags.DEFINE_integer("batch_size", 128, "Examples in a batch.", lower_bound=1)
+    flags.DEFINE_float("weight_decay", 0.0, "c of c/2 times the squared weights.", lower_bound=0)
+
+
+def define_common_flags(seed: int = 0) -> None:
+    """Defines the flags of meta-training and evaluation, with the original's defaults.
+
+    Args:
+      seed: The default of `--seed`.
+    """
+    define_problem_flags()
+    flags.DEFINE_string("model_dir", None, "Where checkpoints and metrics go.")
     flags.DEFINE_integer("train_epochs", 250, "Epochs to train for.", lower_bound=1)
     flags.DEFINE_integer("max_steps", None, "Steps to stop at, if epochs are more.", lower_bound=1)
     flags.DEFINE_integer("epochs_per_eval", 10, "Epochs between reports.", lower_bound=1)
     flags.DEFINE_integer("save_steps", 1000, "Steps between checkpoints.", lower_bound=1)
     flags.DEFINE_integer("seed", seed, "Of weights, batches and noise.", 0, 2**31 - 1)
-    flags.DEFINE_float("weight_decay", 0.0, "c of c/2 times the squared weights.", lower_bound=0)
     flags.DEFINE_float("lr", 1.0, "The learning rate; of the rollouts in meta-training.")
     flags.DEFINE_integer("CG_iter", 2, "Conjugate-gradient iterations a step.", lower_bound=1)
     flags.DEFINE_enum("x_use", "x", ("x", "d", "rnn"), "Where conjugate gradients start.")

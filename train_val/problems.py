@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import mlhf
@@ -54,6 +55,8 @@ class Problem:
       test: The images to test on.
       task: For `mlhf.meta_train`, and for training by hand.
       channels_first: Whether images come as [channels, height, width].
+      train_sample: The training loss is that of so many images, evenly spread; None for all.
+      test_sample: The same of the accuracy.
     """
 
     name: str
@@ -62,6 +65,8 @@ class Problem:
     test: ImageData | StoredImages
     task: mlhf.Task
     channels_first: bool = False
+    train_sample: int | None = None
+    test_sample: int | None = None
 
     def accuracy(self, parameters: Any, model_state: Any = None) -> float:
         """Returns the share of the test images that are classified right.
@@ -75,7 +80,8 @@ class Problem:
     def training_loss(self, parameters: Any, model_state: Any = None) -> float:
         """Returns the mean loss over the training images, not augmented, with the regularizer.
 
-        Over all of them; of images that stay on the disk over 10,000 at most, evenly spread.
+        Over all of them or `train_sample`; of images that stay on the disk over 10,000 at most,
+        evenly spread.
 
         Args:
           parameters: As for `accuracy`.
@@ -100,19 +106,24 @@ class Problem:
         if id(data) not in self._kept:
             dtype = tf.as_dtype(self.model.compute_dtype)
             batches: Iterable
+            sample = self.train_sample if data is self.train else self.test_sample
             if isinstance(data, StoredImages):
                 batches = StoredTestBatches(
                     data,
                     min(STORED_TEST_BATCH, len(data)),
                     dtype,
                     self.channels_first,
-                    limit=LARGEST_TRAINING_SAMPLE if data is self.train else None,
+                    limit=sample or (LARGEST_TRAINING_SAMPLE if data is self.train else None),
                 )
             else:
+                measured = _spread(data, sample)
                 batches = test_batches(
-                    data, min(TEST_BATCH, len(data)), dtype, channels_first=self.channels_first
+                    measured,
+                    min(TEST_BATCH, len(measured)),
+                    dtype,
+                    channels_first=self.channels_first,
                 )
-                if len(data) <= KEPT_IMAGES:
+                if len(measured) <= KEPT_IMAGES:
                     batches = list(batches)
             self._kept[id(data)] = data, batches
         return self._kept[id(data)][1]
@@ -181,6 +192,74 @@ def make(
     build = NETWORKS[name]
     if data == IMAGENET:
         build = PHOTOGRAPH_NETWORKS.get(name, build)
+    settings: dict[str, Any] = {"dtype": dtype}
+    if name != "mlp":
+        settings["data_format"] = (
+            "channels_first" if _channels_first(data_format) else "channels_last"
+        )
+    if name == "resnet" and resnet_size is not None:
+        settings["resnet_size"] = resnet_size
+    return of_network(
+        functools.partial(build, **settings),
+        name,
+        data,
+        title=name if resnet_size is None or name != "resnet" else f"{name} {resnet_size}",
+        data_dir=data_dir,
+        part=part,
+        split=split,
+        batch_size=batch_size,
+        seed=seed,
+        weight_decay=weight_decay,
+        data_format=data_format,
+        dtype=dtype,
+        num_classes=num_classes,
+        image_size=image_size,
+    )
+
+
+def of_network(
+    build: Callable[..., keras.Model],
+    name: str,
+    data: str,
+    *,
+    title: str | None = None,
+    data_dir: str | None = None,
+    part: str = "train",
+    split: str = "original",
+    batch_size: int = 128,
+    seed: int = 0,
+    weight_decay: float = 0.0,
+    data_format: str = "auto",
+    dtype: str = "float32",
+    num_classes: int | None = None,
+    image_size: int | None = None,
+) -> Problem:
+    """Returns the problem of a network of one's own.
+
+    Args:
+      build: A function (shape of an image, number of classes, seed=) of a built Keras model with
+        logits as its output; its initial weights depend on the seed alone.
+      name: Of the problem.
+      data: As for `make`.
+      title: What the task's name begins with; None for `name`.
+      data_dir: As for `make`.
+      part: As for `make`.
+      split: As for `make`.
+      batch_size: As for `make`.
+      seed: Of the batches.
+      weight_decay: As for `make`.
+      data_format: As for `make`; of the images that the network gets.
+      dtype: Of the images; the network's has to be the same.
+      num_classes: As for `make`.
+      image_size: As for `make`.
+
+    Returns:
+      The problem.
+
+    Raises:
+      ValueError: If an argument makes no sense.
+      DataError: If the data can't be read.
+    """
     channels_first = _channels_first(data_format)
     if weight_decay < 0:
         raise ValueError(f"Expected weight_decay of at least 0, got {weight_decay}.")
@@ -195,21 +274,15 @@ def make(
         batches = Batches(train, batch_size, seed, **form)
     height, width, channels = train.image_shape
     shape = (channels, height, width) if channels_first else (height, width, channels)
-    settings: dict[str, Any] = {"dtype": dtype}
-    if name != "mlp":
-        settings["data_format"] = "channels_first" if channels_first else "channels_last"
-    if name == "resnet" and resnet_size is not None:
-        settings["resnet_size"] = resnet_size
-    model = build(shape, train.num_classes, **settings)
+    model = build(shape, train.num_classes)
 
     def initialize(seed: int) -> dict[str, tf.Tensor]:
-        return mlhf.get_parameters(build(shape, train.num_classes, seed=seed, **settings))
+        return mlhf.get_parameters(build(shape, train.num_classes, seed=seed))
 
     excluded: frozenset[str] = frozenset()
     if data == IMAGENET:
         kinds = mlhf.kinds_of_model(model)
         excluded = frozenset(path for path, kind in kinds.items() if kind.startswith("norm_"))
-    title = name if resnet_size is None or name != "resnet" else f"{name} {resnet_size}"
 
     task = mlhf.Task(
         model,
@@ -217,10 +290,18 @@ def make(
         initialize,
         lambda start: batches.dataset(start),
         regularizer=mlhf.L2(weight_decay, excluded) if weight_decay else None,
-        name=f"{title} on {data} ({split}), batches of {batch_size}"
+        name=f"{title or name} on {data} ({split}), batches of {batch_size}"
         + (f", weight decay {weight_decay}" if weight_decay else ""),
     )
     return Problem(name, model, train, test, task, channels_first)
+
+
+def _spread(data: ImageData, sample: int | None) -> ImageData:
+    """Returns so many of the images, evenly spread."""
+    if sample is None or sample >= len(data):
+        return data
+    chosen = np.linspace(0, len(data) - 1, sample).round().astype(int)
+    return dataclasses.replace(data, images=data.images[chosen], labels=data.labels[chosen])
 
 
 def _channels_first(data_format: str) -> bool:

@@ -1,0 +1,99 @@
+import json
+import math
+
+import pytest
+
+from tests.train_val.comparison.problems import Halving, entrant, problem
+from train_val.comparison import Cost, scoreboard
+
+SETTINGS = {"steps": 6, "every": 2, "tuning_steps": 2, "progress": False}
+
+
+class Counting(Halving):
+    runs = 0
+
+    def init(self, parameters):
+        type(self).runs += 1
+        return super().init(parameters)
+
+
+@pytest.fixture
+def counting():
+    class Fresh(Counting):
+        runs = 0
+
+    return Fresh
+
+
+def test_each_is_tuned_and_run_at_its_best(counting):
+    who = entrant("Halving", (0.3, 1.0, 3.0), counting)
+    (score,) = scoreboard(problem(), [who], seeds=(1, 2), **SETTINGS)
+    # The smaller the factor the better, until there is no room left.
+    assert len(score.tuning.tried) == 16 and not score.tuning.inside
+    assert counting.runs == 18
+    best = score.tuning.best["learning_rate"]
+    assert [curve.losses[0] for curve in score.curves] == [101.0, 102.0]
+    assert score.curves[0].losses[1] == pytest.approx(101 * best**2)
+    assert score.curves[0].accuracies  # and tuning measures none
+
+
+def test_a_killed_comparison_continues_also_within_tuning(counting, tmp_path):
+    cache = tmp_path / "runs.jsonl"
+    who = entrant("Halving", (0.3, 1.0, 3.0), counting)
+
+    class Killed(BaseException):
+        pass
+
+    class Kill(counting):
+        def init(self, parameters):
+            if type(self).runs == 5:
+                raise Killed
+            return super().init(parameters)
+
+    class Late(counting):
+        runs = 0
+
+    Kill.runs = 0
+    with pytest.raises(Killed):
+        scoreboard(problem(), [entrant("Halving", (0.3, 1.0, 3.0), Kill)], cache=cache, **SETTINGS)
+    assert len(cache.read_text().splitlines()) == 5
+    whole = scoreboard(problem(), [who], **SETTINGS)
+    late = entrant("Halving", (0.3, 1.0, 3.0), Late)
+    continued = scoreboard(problem(), [late], cache=cache, **SETTINGS)
+    assert Late.runs == 16 + 3 - 5
+    assert continued[0].tuning == whole[0].tuning
+    for a, b in zip(continued[0].curves, whole[0].curves, strict=True):
+        assert a.losses == b.losses and a.accuracies == b.accuracies
+    Late.runs = 0
+    scoreboard(problem(), [late], cache=cache, **SETTINGS)
+    assert Late.runs == 0
+    # Another problem, and other conditions, are other runs.
+    for changed in ({"problem": problem("another")}, {"conditions": {"part": "meta_train"}}):
+        Late.runs = 0
+        arguments = {"problem": problem(), **changed}
+        scoreboard(arguments.pop("problem"), [late], cache=cache, **arguments, **SETTINGS)
+        assert Late.runs == 19
+
+
+def test_a_diverged_run_stands_in_the_scores(tmp_path):
+    who = [entrant("Growing", (9.0,)), entrant("Halving", (0.5,))]
+    growing, halving = scoreboard(problem(), who, cache=tmp_path / "runs.jsonl", **SETTINGS)
+    assert [curve.diverged_at for curve in growing.curves] == [4, 4, 4]
+    assert all(math.isfinite(curve.losses[-1]) for curve in halving.curves)
+    json.loads((tmp_path / "runs.jsonl").read_text().splitlines()[0])
+
+
+def test_the_cost_is_measured_once_at_the_best(tmp_path):
+    asked = []
+
+    def cost(who, setting):
+        asked.append((who.title, setting))
+        return Cost(2.0, 1.9, 0.2, 0.1, 10**9)
+
+    who = [entrant("Halving", (0.3, 0.5), Halving)]
+    for _ in range(2):
+        (score,) = scoreboard(
+            problem(), who, cost=cost, largest=2, cache=tmp_path / "runs.jsonl", **SETTINGS
+        )
+        assert score.cost == Cost(2.0, 1.9, 0.2, 0.1, 10**9)
+    assert asked == [("Halving", {"learning_rate": 0.3})]

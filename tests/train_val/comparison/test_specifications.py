@@ -1,0 +1,103 @@
+import keras
+import numpy as np
+import pytest
+
+import mlhf
+from train_val.comparison import parse, parse_all
+
+PARAMETERS = {"dense/kernel": np.ones([2, 2], np.float32)}
+
+
+def test_a_name_alone_has_a_grid_of_learning_rates():
+    for name in ("hf", "hf_lm", "kfac", "SGD", "momentum", "adam", "RMSprop", "nadam"):
+        entrant = parse(name)
+        (axis,) = entrant.axes
+        assert axis == "learning_rate" and len(entrant.axes[axis]) >= 3
+        assert list(entrant.axes[axis]) == sorted(entrant.axes[axis])
+        assert entrant.identity["optimizer"] == name.lower()
+    assert parse("adam").title == "Adam" and parse("nadam").title == "Nadam"
+
+
+def test_settings_reach_the_optimizer():
+    entrant = parse("hf:cg=7:lr=0.5:damping=0.1/10/1:damping_type=LM_heuristics")
+    assert entrant.axes == {"damping": (0.1, 1.0, 10.0)}
+    assert entrant.fixed == {
+        "learning_rate": 0.5,
+        "cg_iterations": 7,
+        "damping_type": "LM_heuristics",
+    }
+    assert entrant.title == "HF, CG 7, lr 0.5, damping type LM_heuristics"
+    optimizer = entrant.make({"damping": 10.0})
+    assert isinstance(optimizer, mlhf.HessianFree)
+    assert (optimizer.learning_rate, optimizer.damping) == (0.5, 10.0)
+    assert optimizer._iterations == 7 and optimizer._damping_type == "LM_heuristics"
+    # Another value is set on the same optimizer, which is traced once.
+    assert entrant.make({"damping": 1.0}) is optimizer and optimizer.damping == 1.0
+
+
+def test_what_is_not_settable_makes_another_optimizer():
+    entrant = parse("hf:cg=2/4:lr=1")
+    two, four = (entrant.make({"cg_iterations": n}) for n in (2, 4))
+    assert two is not four and (two._iterations, four._iterations) == (2, 4)
+
+
+def test_the_names_stand_for_what_they_say():
+    assert parse("hf_lm").make({"learning_rate": 1.0})._damping_type == "LM_heuristics"
+    assert isinstance(parse("kfac").make({"learning_rate": 0.1}), mlhf.KFAC)
+    quadratic_model = parse("kfac:lr=none:damping=0.1/1").make({"damping": 0.1})
+    assert quadratic_model.learning_rate is None and quadratic_model.damping == 0.1
+    martens = parse("martens:cg=9:share=0.25")
+    assert martens.axes == {"damping": (0.1, 1.0, 10.0)}
+    assert martens.title == "Martens' HF, CG 9, curvature share 0.25"
+    assert isinstance(martens.make({"damping": 0.1}), mlhf.MartensHessianFree)
+    momentum = parse("momentum").make({"learning_rate": 0.25})
+    assert isinstance(momentum, mlhf.FirstOrder) and momentum.learning_rate == 0.25
+    assert isinstance(momentum._optimizer, keras.optimizers.SGD)
+    assert momentum._optimizer.momentum == 0.9
+    assert parse("rmsprop:rho=0.99:lr=0.1").make({})._optimizer.rho == 0.99
+
+
+def test_a_trained_mlhf_keeps_its_settings_and_is_known_by_its_weights(tmp_path):
+    optimizer = mlhf.MetaHessianFree(2.0, cg_iterations=3, seed=1)
+    optimizer.init(PARAMETERS)
+    path = optimizer.save(tmp_path / "one.npz")
+    entrant = parse("meta", str(path))
+    assert entrant.axes == {"learning_rate": (0.3, 1.0, 3.0)}
+    made = entrant.make({"learning_rate": 0.3})
+    assert made.rule.cg_iterations == 3 and made.learning_rate == 0.3
+    assert parse(f"meta:path={path}:cg=5:lr=2").make({}).rule.cg_iterations == 5
+    another = mlhf.MetaHessianFree(2.0, cg_iterations=3, seed=2)
+    another.init(PARAMETERS)
+    other = parse("meta", str(another.save(tmp_path / "two.npz")))
+    assert other.identity["weights"] != entrant.identity["weights"]
+    assert {**other.identity, "weights": ""} == {**entrant.identity, "weights": ""}
+    assert "learning_rate" not in entrant.identity
+
+
+def test_a_list():
+    entrants = parse_all("SGD, adam:lr=0.1:title=Adam at 0.1,adam")
+    assert [entrant.title for entrant in entrants] == ["SGD", "Adam at 0.1", "Adam"]
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("adamant", "Expected an optimizer among .*'kfac'.*'nadam'.*, got 'adamant'"),
+        ("hf:cgs=2", r"Expected settings of hf among .*'cg_iterations'.*got \['cgs'\]"),
+        ("adam:lr", "Expected settings such as lr=0.1 or lr=0.1/1, got 'lr'"),
+        ("adam:lr=", "Expected settings such as"),
+        ("adam:lr=1:lr=2", "every setting once, got learning_rate twice"),
+        ("adam:lr=1/1.0", "every value of learning_rate once"),
+        ("meta", "needs a meta_ckpt"),
+        ("adam,ADAM", "which would both be called 'Adam'"),
+        (" , ", "Expected optimizers among"),
+    ],
+)
+def test_what_is_not_understood(text, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        parse_all(text)
+
+
+def test_a_value_that_makes_no_sense_is_told_with_the_text():
+    with pytest.raises(ValueError, match="'hf:cg=0' can't be made .*cg_iterations"):
+        parse("hf:cg=0").make({"learning_rate": 1.0})

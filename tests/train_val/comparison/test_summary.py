@@ -1,0 +1,102 @@
+import json
+import math
+
+import pytest
+
+from tests.train_val.comparison.problems import score
+from train_val.comparison import Cost, json_lines, scoreboard_table, summarize
+from train_val.comparison.summary import median_curve, reached
+
+ADAM = ([8.0, 4.0, 2.0, 1.0], [8.0, 4.0, 2.0, 1.2], [8.0, 5.0, 1.0, 0.5])
+FAST = ([8.0, 1.0, 0.5, 0.25],) * 3
+NEVER = ([8.0, 7.0, 6.0, 5.0], [8.0, 7.0, math.nan, math.nan], [8.0, 7.0, 6.5, 4.0])
+
+
+@pytest.fixture(scope="module")
+def scores():
+    return [
+        score("Fast", *FAST, seconds=[0.0, 2.0, 4.0, 6.0]),
+        score("Adam", *ADAM, optimizer="adam"),
+        score("Never", *NEVER, inside=False),
+        score("Slow Adam", ([8.0, 7.0, 6.0, 5.5]), optimizer="adam"),
+    ]
+
+
+def test_medians_spreads_and_what_the_target_takes(scores):
+    (fast, adam, never, _), target = summarize(scores[:3] + scores[3:], [1, 3])
+    assert target == 1.0
+    assert adam.losses[3] == (1.0, 0.5, 1.2) and adam.losses[1] == (4.0, 4.0, 5.0)
+    assert adam.accuracy == (0.0, pytest.approx(-0.2), 0.5)
+    assert (adam.steps_to_target, adam.seconds_to_target) == (3.0, 1.5)
+    assert (adam.relative_steps, adam.relative_seconds) == (1.0, 1.0)
+    assert (fast.relative_steps, fast.relative_seconds) == (pytest.approx(1 / 3), 2 / 1.5)
+    assert never.relative_steps == math.inf and not never.inside
+    assert never.losses[3] == (5.0, 4.0, math.inf)
+    assert never.diverged == []
+
+
+def test_the_target_lies_between_measurements():
+    curve = score("x", [16.0, 4.0]).curves[0]
+    assert reached(curve, 8.0) == (0.5, 0.25)  # half the way in the logarithm
+    assert reached(curve, 4.0) == (1.0, 0.5)
+    assert reached(curve, 16.0) == (0.0, 0.0)
+    assert reached(curve, 3.9) == (math.inf, math.inf)
+
+
+def test_a_minority_that_diverges_leaves_a_median():
+    curve = median_curve(score("x", *NEVER).curves)
+    assert curve.losses == [8.0, 7.0, 6.5, 5.0]
+    most = median_curve(score("x", NEVER[1], NEVER[1], NEVER[0]).curves)
+    assert most.losses[:2] == [8.0, 7.0] and math.isnan(most.losses[2])
+
+
+def test_without_adam_there_is_a_target_only_if_given(scores):
+    rows, target = summarize([scores[0]], [3])
+    assert target is None and rows[0].relative_steps is None
+    rows, target = summarize([scores[0]], [3], target=1.0)
+    assert target == 1.0 and rows[0].steps_to_target == 1.0 and rows[0].relative_steps is None
+
+
+def test_the_table_says_it_all(scores):
+    rows, _ = summarize(scores, [1, 3])
+    lines = scoreboard_table(rows).splitlines()
+    assert lines[0].count("|") == lines[1].count("|") == lines[-1].count("|")
+    assert "gradients" not in lines[0]
+    assert "| 1 (0.5 to 1.2) |" in lines[3] and "| 1.00 | 1.00 |" in lines[3]
+    assert "0.33 | 1.33" in lines[2]
+    assert "lr 0.3 (edge)" in lines[4] and "(4 to diverged)" in lines[4]
+    assert "not reached" in lines[4]
+
+
+def test_costs_stand_in_the_table_where_there_are_any(scores):
+    import dataclasses
+
+    costly = dataclasses.replace(scores[0], cost=Cost(3.456, 3.0, 0.3, 0.1, 1_234_567_890))
+    rows, _ = summarize([costly, scores[1]], [3])
+    lines = scoreboard_table(rows).splitlines()
+    assert lines[0].endswith("| a step in gradients | peak GB |")
+    assert lines[2].endswith("| 3.46 | 1.23 |") and lines[3].endswith("|  |  |")
+
+
+def test_a_diverged_optimizer_is_named(scores):
+    nan = math.nan
+    dead = score("Dead", [8.0, nan, nan, nan], optimizer="adam", diverged_at=1)
+    rows, target = summarize([dead], [3])
+    assert target is None
+    assert "Dead (diverged at step 1)" in scoreboard_table(rows)
+    assert "| diverged | diverged |" in scoreboard_table(rows)
+
+
+def test_json_lines_are_json_and_complete(scores, tmp_path):
+    rows, target = summarize(scores, [1, 3])
+    json_lines(tmp_path / "results.jsonl", scores, rows, {"title": "x", "target": target})
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    text = (tmp_path / "results.jsonl").read_text()
+    head, *lines = [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+    assert head == {"kind": "comparison", "title": "x", "target": 1.0}
+    assert [line["title"] for line in lines] == ["Fast", "Adam", "Never", "Slow Adam"]
+    assert lines[2]["curves"][1]["losses"] == [8.0, 7.0, None, None]
+    assert lines[1]["tuning"] == [{"setting": {"learning_rate": 0.3}, "loss": 1.0}]

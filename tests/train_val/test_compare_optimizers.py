@@ -1,0 +1,125 @@
+import json
+import re
+import signal
+import sys
+import time
+
+import pytest
+from absl import flags
+
+from tests.train_val.commands import run, start
+from train_val import compare_optimizers
+
+SMALL = (
+    "--task=mlp:width=8:data=digits",
+    "--batch_size=64",
+    "--steps=6",
+    "--tuning_steps=3",
+    "--seeds=2",
+    "--every=2",
+    "--loss_images=200",
+    "--test_images=100",
+)
+
+
+def test_it_compares_and_continues(tmp_path, capsys, monkeypatch):
+    arguments = (*SMALL, "--optimizers=hf:damping=0.1/1:lr=1,adam:lr=0.01/0.1,sgd:lr=3e38")
+    arguments += ("--cost_rounds=0", "--tuning_settings=3", f"--model_dir={tmp_path}")
+    run(compare_optimizers, *arguments)
+    printed = capsys.readouterr().out
+    assert "| optimizer | tuned | tried | loss at step 2 |" in printed
+    assert "steps to target, by Adam's" in printed and "gradients" not in printed
+    assert "SGD, lr 3e+38 (diverged at step" in printed
+    for name in ("results.jsonl", "comparison.md", "comparison.png", "comparison.html"):
+        assert (tmp_path / name).stat().st_size > 1000, name
+    head, *rows = [json.loads(x) for x in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert head["report"] == [2, 4, 6] and head["parameters"] == "610"
+    assert "of 200 of the" in head["training loss"] and "on 100 of the" in head["test accuracy"]
+    hf, adam, sgd = rows
+    assert hf["losses"]["6"][0] < 0.7 * hf["curves"][0]["losses"][0]
+    assert hf["curves"][0]["losses"][0] == adam["curves"][0]["losses"][0]
+    assert [len(row["tuning"]) for row in rows] == [3, 3, 0]
+    assert adam["relative_steps"] == 1 and hf["relative_steps"] is not None
+    assert sgd["losses"]["6"] == [None] * 3 and sgd["diverged"]
+
+    # What is done is not done again: the same results, and nothing is run.
+    kept = (tmp_path / "runs.jsonl").read_bytes()
+    module = sys.modules["train_val.comparison.scoreboard"]
+    monkeypatch.setattr(module, "run", lambda *_, **__: pytest.fail("ran"))
+    run(compare_optimizers, *arguments)
+    assert (tmp_path / "runs.jsonl").read_bytes() == kept
+    again = [json.loads(x) for x in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert again[1:] == rows
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--optimizers=adamant"], "Expected an optimizer among"),
+        (["--optimizers=meta"], "needs a meta_ckpt"),
+        (["--optimizers=meta", "--meta_ckpt={tmp}/none"], "none"),
+        (
+            ["--optimizers=adam", "--report=3"],
+            r"Expected --report among the multiples of --every=2",
+        ),
+        (["--optimizers=adam", "--task=lstm"], "Expected a family of tasks among .*'mlp'"),
+        (["--optimizers=adam", "--task=mlp:size=3"], "Expected settings among .*'width'"),
+        (["--optimizers=adam", "--task=mlp:width=big"], "Expected width to be a int like 32"),
+        (["--optimizers=adam", "--task_file={tmp}/none.py"], "Expected a Python file"),
+        (["--optimizers=adam", "--batch_size=100000"], "Expected a batch size from 1 to"),
+    ],
+)
+def test_trouble_ends_in_a_sentence(arguments, sentence, tmp_path):
+    arguments = [argument.format(tmp=tmp_path) for argument in arguments]
+    with pytest.raises(SystemExit) as end:
+        run(compare_optimizers, *SMALL, f"--model_dir={tmp_path / 'new'}", *arguments)
+    assert isinstance(end.value.code, str) and "\n" not in end.value.code
+    assert re.search(sentence, end.value.code), end.value.code
+    assert not (tmp_path / "new" / "runs.jsonl").exists()
+
+
+@pytest.mark.parametrize("flag", ["--steps=0", "--seeds=x", "--part=test", "--cost_rounds=-1"])
+def test_a_bad_flag_is_named(flag):
+    with pytest.raises(flags.Error, match=flag[2:].split("=")[0]):
+        run(compare_optimizers, flag)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("as_module", [False, True])
+def test_killed_and_continued_with_costs(as_module, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import keras\n"
+        "from train_val import task_families\n\n"
+        "@task_families.family\n"
+        "def linear(shape, classes, seed=0):\n"
+        "    kernel = keras.initializers.GlorotUniform(seed)\n"
+        "    output = keras.layers.Dense(classes, kernel_initializer=kernel, name='output')\n"
+        "    return keras.Sequential([keras.Input(shape), keras.layers.Flatten(), output])\n"
+    )
+    arguments = [
+        "--task=linear",
+        f"--task_file={tmp_path / 'mine.py'}",
+        "--steps=6",
+        "--seeds=1",
+        "--optimizers=adam,hf",
+        "--cost_rounds=3",
+        f"--model_dir={tmp_path / 'out'}",
+    ]
+    runs = tmp_path / "out" / "runs.jsonl"
+    process = start("compare_optimizers", *arguments, as_module=as_module)
+    ends = time.monotonic() + 300
+    while not runs.exists() or runs.read_text().count("\n") < 2:
+        assert process.poll() is None and time.monotonic() < ends
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = runs.read_text().splitlines()
+    process = start("compare_optimizers", *arguments, as_module=as_module)
+    out, err = process.communicate(timeout=500)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    assert runs.read_text().splitlines()[: len(before) - 1] == before[:-1]
+    rows = [json.loads(x) for x in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    for row in rows[1:]:
+        assert row["cost"]["gradients"] > 0.3 and 1e8 < row["cost"]["peak_bytes"] < 1e11
+    assert "peak GB" in out

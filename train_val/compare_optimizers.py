@@ -1,0 +1,211 @@
+"""Optimizers side by side, each at its best: `python train_val/compare_optimizers.py`."""
+
+from __future__ import annotations
+
+if not __package__:
+    import _bootstrap  # noqa: F401
+
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from absl import flags
+
+from mlhf.validation import check_count
+from replay import replace_file
+from train_val import command_line, comparison, task_families
+
+FLAGS = flags.FLAGS
+DEFAULT = "hf:damping=0.1/1/10,kfac,SGD,momentum,adam,RMSprop"
+# The reported steps, if none are asked for: these shares of all.
+SHARES = (0.1, 0.25, 0.5, 1.0)
+
+
+def problem_arguments() -> dict[str, Any]:
+    """Returns the problem that the flags describe, as a structure of JSON."""
+    arguments = {
+        "name": FLAGS.problem,
+        "part": FLAGS.part,
+        "train_sample": FLAGS.loss_images,
+        "test_sample": FLAGS.test_images,
+        "task": FLAGS.task,
+        "task_file": FLAGS.task_file,
+    }
+    same = ("data", "data_dir", "split", "batch_size", "weight_decay", "data_format")
+    arguments.update({name: FLAGS[name].value for name in same})
+    if FLAGS.problem.lower() == "resnet":
+        arguments["resnet_size"] = FLAGS.resnet_size
+    if FLAGS.data == "imagenet":
+        arguments.update(num_classes=FLAGS.num_classes, image_size=FLAGS.image_size)
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def reported_steps(steps: int, every: int) -> list[int]:
+    """Returns the steps of the table, at which the loss is measured.
+
+    Raises:
+      ValueError: If one that was asked for is not.
+    """
+    if FLAGS.report:
+        asked = sorted({check_count("report", int(text)) for text in FLAGS.report})
+        wrong = [step for step in asked if step > steps or (step % every and step != steps)]
+        if wrong:
+            raise ValueError(
+                f"Expected --report among the multiples of --every={every} up to {steps}, got "
+                f"{wrong}."
+            )
+        return asked
+    return sorted({min(steps, max(1, round(share * steps / every)) * every) for share in SHARES})
+
+
+def main() -> None:
+    """Reads the flags, compares and writes the results."""
+    entrants = comparison.parse_all(FLAGS.optimizers, FLAGS.meta_ckpt)
+    arguments = problem_arguments()
+    problem = task_families.problem_of(arguments)
+    steps = FLAGS.steps
+    every = FLAGS.every or max(1, steps // 20)
+    report = reported_steps(steps, every)
+    folder = Path(FLAGS.model_dir or f"./compare_{problem.name}")
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def cost(entrant: comparison.Entrant, setting: Mapping[str, Any]) -> comparison.Cost:
+        return comparison.measure_apart(
+            arguments, entrant.text, setting, FLAGS.meta_ckpt, FLAGS.cost_rounds
+        )
+
+    conditions: dict[str, Any] = {
+        name: arguments[name]
+        for name in ("part", "train_sample", "test_sample", "image_size", "num_classes")
+        if name in arguments
+    }
+    scores = comparison.scoreboard(
+        problem,
+        entrants,
+        seeds=range(1, FLAGS.seeds + 1),
+        steps=steps,
+        every=every,
+        tuning_steps=FLAGS.tuning_steps,
+        largest=FLAGS.tuning_settings,
+        cost=cost if FLAGS.cost_rounds else None,
+        conditions=conditions,
+        cache=folder / "runs.jsonl",
+    )
+    rows, target = comparison.summarize(scores, report, FLAGS.target)
+    facts = conditions_of(problem, target)
+    explanation = explain(steps, every)
+    text = comparison.scoreboard_table(rows)
+    command = shlex.join(["python", *sys.argv])
+    title = FLAGS.title or problem.task.name
+    about = {"title": title, "command": command, "target": target, "report": report, **facts}
+    comparison.json_lines(folder / "results.jsonl", scores, rows, about)
+    comparison.scoreboard_picture(scores, folder / "comparison.png", title)
+    paragraphs = "\n\n".join(explanation)
+    write(folder / "comparison.md", f"# {title}\n\n{paragraphs}\n\n{text}\n\n    {command}\n")
+    page = comparison.page(
+        title, scores, rows, explanation=explanation, facts=facts, command=command
+    )
+    write(folder / "comparison.html", page)
+    print(f"\n{title}\n\n{text}\n")
+    print(f"Page: {folder / 'comparison.html'}; picture, table and numbers beside it.")
+
+
+def explain(steps: int, every: int) -> list[str]:
+    """Returns what a reader has to know, in paragraphs."""
+    seeds = f"{FLAGS.seeds} seeds" if FLAGS.seeds > 1 else "one seed"
+    text = (
+        "All optimizers see the same objective, the same initial weights and the same batches in "
+        f"the same order. Each was tuned on a seed of its own by the training loss after "
+        f"{FLAGS.tuning_steps} steps, its grid continued until the best lay inside it, and then "
+        f"run for {steps} steps on {seeds}: medians, with the extremes in brackets (bands in the "
+        f"charts), measured every {every} steps. Seconds are of training alone, without tracing "
+        "and measuring. Tried is how many settings tuning ran."
+    )
+    if not FLAGS.cost_rounds:
+        return [text]
+    return [
+        text,
+        "The cost of a step is its mean time by that of a gradient of the same batch size, timed "
+        "in turns in a process of its own, whose peak memory stands beside it (libraries, data "
+        "and network included).",
+    ]
+
+
+def conditions_of(problem: Any, target: float | None) -> dict[str, str]:
+    """Returns the conditions of the comparison in words, by name."""
+    measured = min(problem.train_sample or len(problem.train), len(problem.train))
+    tested = min(problem.test_sample or len(problem.test), len(problem.test))
+    parameters = sum(int(tf.size(v)) for v in problem.model.trainable_variables)
+    facts = {
+        "problem": problem.task.name,
+        "parameters": f"{parameters:,}",
+        "training loss": f"of {measured:,} of the {len(problem.train):,} training images, not "
+        "augmented, with the regularizer",
+        "test accuracy": f"on {tested:,} of the {len(problem.test):,} test images",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}"
+        + (", GPU" if tf.config.list_physical_devices("GPU") else ""),
+        "versions": f"Python {platform.python_version()}, TensorFlow {tf.__version__}",
+    }
+    if target is not None:
+        facts["target loss"] = f"{target:.4g}" + ("" if FLAGS.target else ", Adam's at the end")
+    return facts
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a file, whole or not at all."""
+    with replace_file(path) as file:
+        file.write(text.encode())
+
+
+def define_flags() -> None:
+    """Defines the flags."""
+    command_line.define_problem_flags()
+    flags.adopt_module_key_flags(command_line)  # for --help
+    flags.DEFINE_string(
+        "optimizers",
+        DEFAULT,
+        "Names and settings, such as SGD,adam:lr=1e-3/1e-2,hf:cg=2:damping=0.1/1,meta:lr=1: values "
+        f"between slashes are tuned over. Names: {', '.join(comparison.NAMES)}.",
+    )
+    flags.DEFINE_string("meta_ckpt", None, "What meta is: a model_dir, a file, or a shipped name.")
+    flags.DEFINE_string(
+        "model_dir", None, "Where runs and results go; ./compare_PROBLEM if left out."
+    )
+    flags.DEFINE_string(
+        "task",
+        None,
+        "A task of a family in the place of --problem, such as mlp:width=64:data=digits. Families: "
+        f"{', '.join(task_families.names())}.",
+    )
+    flags.DEFINE_string("task_file", None, "A Python file that defines families of tasks.")
+    flags.DEFINE_enum("part", "train", ("train", "meta_train"), "The images that are trained on.")
+    flags.DEFINE_integer("steps", 200, "Of a reported run.", lower_bound=1)
+    flags.DEFINE_integer("every", None, "Steps between measurements; a 20th if left out.", 1)
+    flags.DEFINE_list("report", None, "Steps in the table; a few if left out.")
+    flags.DEFINE_integer("seeds", 3, "Reported runs of each optimizer.", lower_bound=1)
+    flags.DEFINE_integer("tuning_steps", 50, "Of a run that tunes.", lower_bound=1)
+    flags.DEFINE_integer(
+        "tuning_settings", 16, "The most settings tried of an optimizer.", lower_bound=1
+    )
+    flags.DEFINE_integer(
+        "loss_images", None, "Training images that the loss is measured on; all if left out.", 1
+    )
+    flags.DEFINE_integer(
+        "test_images", None, "Test images that the accuracy is measured on; all if left out.", 1
+    )
+    flags.DEFINE_integer(
+        "cost_rounds", 20, "Steps timed for the cost of one; 0 leaves it out.", lower_bound=0
+    )
+    flags.DEFINE_float(
+        "target", None, "A training loss to reach; the best Adam's at the end if left out."
+    )
+    flags.DEFINE_string("title", None, "Of table, picture and page.")
+
+
+if __name__ == "__main__":
+    command_line.run(main, define_flags)

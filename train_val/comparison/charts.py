@@ -1,0 +1,178 @@
+"""Line charts as SVG elements, coloured by the style sheet of the page that they stand in."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import math
+from collections.abc import Callable, Sequence
+
+WIDTH, HEIGHT = 560, 340
+LEFT, RIGHT, TOP, BOTTOM = 62, 14, 30, 44
+# So many colours the style sheet knows; then dashes tell lines apart.
+COLORS = 8
+_DASHES = ("", "7 4", "2 3")
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """A line.
+
+    Attributes:
+      label: What it is.
+      number: Its place in the legend, from 0: of the colour and the dashes.
+      x: Where.
+      y: The values there; what is not finite is left out.
+      low: The lower edge of a band around it; empty for none.
+      high: The upper edge.
+    """
+
+    label: str
+    number: int
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+
+
+def chart(
+    title: str,
+    series: Sequence[Series],
+    x_label: str,
+    y_label: str,
+    *,
+    log: bool = False,
+    highest: float = math.inf,
+    percent: bool = False,
+) -> str:
+    """Returns an `<svg>` element.
+
+    Args:
+      title: Above the chart, and for who can't see it.
+      series: The lines.
+      x_label: Of the axis.
+      y_label: Of the axis.
+      log: Whether the vertical axis is logarithmic.
+      highest: Values above are cut off.
+      percent: Whether vertical labels are percentages.
+    """
+    xs = [x for one in series for x in one.x if math.isfinite(x)]
+    ys = [y for one in series for y in one.y if math.isfinite(y) and (y > 0 or not log)]
+    ys = [min(y, highest) for y in ys] or [1.0]
+    right = max(xs, default=1.0) or 1.0
+    low, high = min(ys), max(ys)
+    if high <= low:
+        low, high = (low / 2, high * 2) if log and low > 0 else (low - 0.5, high + 0.5)
+    scale: Callable[[float], float] = math.log10 if log else float
+    bottom, top = scale(low), scale(high)
+    margin = 0.04 * (top - bottom)
+    bottom, top = bottom - margin, top + margin
+
+    def place_x(x: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * x / right
+
+    def place_y(y: float) -> float:
+        value = scale(max(y, low if log else y))
+        return TOP + (HEIGHT - TOP - BOTTOM) * (top - value) / (top - bottom)
+
+    # One clip a chart: what is cut off does not cross its frame.
+    clip = "clip-" + "".join(c if c.isalnum() else "-" for c in title.lower())
+    frame = (LEFT, TOP, WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM)
+    box = 'x="{}" y="{}" width="{}" height="{}"'.format(*frame)
+    parts = [
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{html.escape(title)}">',
+        f'<defs><clipPath id="{clip}"><rect {box}/></clipPath></defs>',
+        f'<text class="name" x="{LEFT}" y="18">{html.escape(title)}</text>',
+    ]
+    ticks = _log_ticks(10**bottom, 10**top) if log else _ticks(bottom, top)
+    for value in ticks:
+        at = place_y(value)
+        text = f"{100 * value:g}%" if percent else f"{value:g}"
+        parts.append(f'<path class="grid" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>')
+        parts.append(
+            f'<text class="tick" x="{LEFT - 7}" y="{at + 4:.1f}" text-anchor="end">{text}</text>'
+        )
+    for value in _ticks(0, right):
+        at = place_x(value)
+        parts.append(f'<path class="grid" d="M{at:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
+        parts.append(
+            f'<text class="tick" x="{at:.1f}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">'
+            f"{value:g}</text>"
+        )
+    middle_x, middle_y = (LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2
+    parts.append(
+        f'<text class="axis" x="{middle_x}" y="{HEIGHT - 8}" text-anchor="middle">'
+        f"{html.escape(x_label)}</text>"
+    )
+    parts.append(
+        f'<text class="axis" transform="translate(13 {middle_y}) rotate(-90)" '
+        f'text-anchor="middle">{html.escape(y_label)}</text>'
+    )
+    parts.append(f'<g clip-path="url(#{clip})">')
+    for one in series:
+        dash = _DASHES[one.number // COLORS % len(_DASHES)]
+        style = f' stroke-dasharray="{dash}"' if dash else ""
+        kind = f'data-series="{one.number}" class="c{one.number % COLORS}'
+        band = _band(one, place_x, place_y)
+        if band:
+            parts.append(f'<path {kind} band" d="{band}"/>')
+        line = _line(list(zip(one.x, one.y, strict=True)), place_x, place_y)
+        parts.append(
+            f'<path {kind} line"{style} d="{line}"><title>{html.escape(one.label)}</title></path>'
+        )
+    parts.append(f'</g><rect class="frame" {box}/></svg>')
+    return "".join(parts)
+
+
+def swatch(number: int) -> str:
+    """Returns a short piece of a line, for legends."""
+    dash = _DASHES[number // COLORS % len(_DASHES)]
+    style = f' stroke-dasharray="{dash}"' if dash else ""
+    return (
+        f'<svg class="swatch" viewBox="0 0 28 10" aria-hidden="true"><path '
+        f'class="c{number % COLORS} line"{style} d="M1 5H27"/></svg>'
+    )
+
+
+def _line(points, place_x, place_y) -> str:
+    drawn, pen = [], "M"
+    for x, y in points:
+        if not (math.isfinite(x) and math.isfinite(y)):
+            pen = "M"
+            continue
+        drawn.append(f"{pen}{place_x(x):.1f} {place_y(y):.1f}")
+        pen = "L"
+    return "".join(drawn) or "M0 0"
+
+
+def _band(one: Series, place_x, place_y) -> str:
+    points = [
+        (x, low, high)
+        for x, low, high in zip(one.x, one.low, one.high, strict=False)
+        if math.isfinite(x) and math.isfinite(low) and math.isfinite(high)
+    ]
+    if len(points) < 2:
+        return ""
+    edge = [(x, high) for x, _, high in points] + [(x, low) for x, low, _ in reversed(points)]
+    return _line(edge, place_x, place_y) + "Z"
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Returns four to eight round numbers."""
+    step = 10 ** math.floor(math.log10((high - low) / 4))
+    step *= max(m for m in (1, 2, 5) if m * step <= (high - low) / 3.5 or m == 1)
+    first, last = math.ceil(low / step), math.floor(high / step)
+    return [float(f"{number * step:.10g}") for number in range(first, last + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Returns powers of ten, and between them what room there is for."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    span = math.log10(high / low)
+    factors = (1, 2, 5) if span < 2.5 else (1,)
+    if span < 0.7:
+        factors = (1, 1.5, 2, 3, 4, 5, 6, 8)  # type: ignore[assignment]
+    every = max(1, round(span / 7))
+    ticks = [f * 10.0**d for d in decades if d % every == 0 for f in factors]
+    return [float(f"{tick:.6g}") for tick in ticks if low <= tick <= high]

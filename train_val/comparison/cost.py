@@ -1,0 +1,156 @@
+"""What a step costs: in gradients, measured in turns with them, and in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from mlhf import Objective
+from train_val.problems import Problem
+
+# Steps before the clock runs: tracing, and what an optimizer does more often at the start.
+WARM_UP = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a step costs.
+
+    Attributes:
+      gradients: The mean time of a step by that of a gradient of the same batch size.
+      median: The median over the rounds of a step's time by the gradient's beside it; below
+        `gradients` where some steps do more than others (K-FAC's inversions).
+      step_seconds: The median time of a step.
+      gradient_seconds: That of a gradient.
+      peak_bytes: The most memory that the process held; only of a process of its own.
+    """
+
+    gradients: float
+    median: float
+    step_seconds: float
+    gradient_seconds: float
+    peak_bytes: int | None = None
+
+
+def measure(problem: Problem, optimizer: Any, rounds: int = 20) -> Cost:
+    """Times steps and gradients in turns, so that a disturbance meets both.
+
+    Args:
+      problem: What is trained.
+      optimizer: With `init` and `step`.
+      rounds: A gradient and a step each. 20 hold one of K-FAC's inversions.
+
+    Returns:
+      The cost, without the memory.
+    """
+    task = problem.task
+    parameters, model_state = task.initialize(0), task.initial_model_state()
+    kinds = {} if not hasattr(optimizer, "kinds") else {"kinds": task.variable_kinds()}
+    state = optimizer.init(parameters, **kinds)
+    steps, gradients = [], []
+    batches = iter(task.batches(0))
+    for number in range(WARM_UP + rounds):
+        objective = task.objective(*next(batches), model_state)
+        if number == 0:
+            gradient = _gradient(objective.static)
+        started = time.perf_counter()
+        # One number of the result is waited for, as a run waits for its loss.
+        float(gradient(objective.tensors, parameters))
+        between = time.perf_counter()
+        taken = optimizer.step(objective, parameters, state)
+        float(taken.metrics["loss"])
+        ended = time.perf_counter()
+        parameters, state = taken.parameters, taken.state
+        model_state = () if taken.model_state is None else taken.model_state
+        if number >= WARM_UP:
+            gradients.append(between - started)
+            steps.append(ended - between)
+    return Cost(
+        sum(steps) / sum(gradients),
+        statistics.median(s / g for s, g in zip(steps, gradients, strict=True)),
+        statistics.median(steps),
+        statistics.median(gradients),
+    )
+
+
+def _gradient(static: tuple) -> Any:
+    @tf.function(autograph=False)
+    def gradient(tensors, parameters):
+        linearized = Objective.of(static, tensors).linearize(parameters)
+        # The norm is cheap and needs all of the gradient.
+        return tf.linalg.global_norm(tf.nest.flatten(linearized.gradient()))
+
+    return gradient
+
+
+def measure_apart(
+    problem: Mapping[str, Any],
+    optimizer: str,
+    setting: Mapping[str, Any],
+    meta_ckpt: str | None = None,
+    rounds: int = 20,
+) -> Cost:
+    """Measures in a process of its own, which knows how much memory the optimizer needs.
+
+    Args:
+      problem: As for `train_val.task_families.problem_of`.
+      optimizer: As for `parse`.
+      setting: Values of the tuned settings.
+      meta_ckpt: As for `parse`.
+      rounds: As for `measure`.
+
+    Returns:
+      The cost, with the memory of that process: libraries, data, network, optimizer.
+
+    Raises:
+      RuntimeError: If the process fails; with its last words.
+    """
+    arguments = {
+        "problem": dict(problem),
+        "optimizer": optimizer,
+        "setting": dict(setting),
+        "meta_ckpt": meta_ckpt,
+        "rounds": rounds,
+    }
+    root = str(Path(__file__).resolve().parents[2])
+    paths = [root, os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-m", "train_val.comparison.cost", json.dumps(arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)},
+    )
+    if done.returncode:
+        words = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+        raise RuntimeError(f"The cost of {optimizer} could not be measured: {words[-1]}")
+    return Cost(**json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def main() -> None:
+    """Measures what the first argument describes and prints it as JSON."""
+    from train_val.comparison.specifications import parse
+    from train_val.task_families import problem_of
+
+    arguments = json.loads(sys.argv[1])
+    entrant = parse(arguments["optimizer"], arguments["meta_ckpt"])
+    optimizer = entrant.make(arguments["setting"])
+    cost = measure(problem_of(arguments["problem"]), optimizer, arguments["rounds"])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts in units of 1,024 bytes, macOS in bytes.
+    peak *= 1 if sys.platform == "darwin" else 1024
+    print(json.dumps(dataclasses.asdict(dataclasses.replace(cost, peak_bytes=peak))))
+
+
+if __name__ == "__main__":
+    main()

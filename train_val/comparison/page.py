@@ -1,0 +1,244 @@
+"""A scoreboard as one HTML file: nothing is fetched, and it reads in light and in dark."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+
+from train_val.comparison.charts import Series, chart, swatch
+from train_val.comparison.runs import Curve
+from train_val.comparison.scoreboard import Score
+from train_val.comparison.specifications import setting_text
+from train_val.comparison.summary import Summary, median_curve
+from train_val.comparison.tables import cells
+
+_STYLE = """
+:root { color-scheme: light dark;
+  --back: #ffffff; --card: #f6f7f9; --text: #1b1f24; --faint: #5c6672; --line: #d5dae0;
+  --c0: #0b62c4; --c1: #c8400a; --c2: #0d7f57; --c3: #a3238e;
+  --c4: #946200; --c5: #0a7d92; --c6: #c01f3c; --c7: #5b5f66; }
+@media (prefers-color-scheme: dark) { :root {
+  --back: #14171b; --card: #1d2126; --text: #e6e9ed; --faint: #9aa4b0; --line: #363d46;
+  --c0: #64adff; --c1: #ff9057; --c2: #43cf97; --c3: #ee86dc;
+  --c4: #e8b93c; --c5: #4fd0e4; --c6: #ff7d90; --c7: #b4bac2; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--back); color: var(--text);
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
+main { max-width: 1320px; margin: 0 auto; padding: 28px 20px 48px; }
+h1 { font-size: 24px; line-height: 1.25; margin: 0 0 6px; }
+h2 { font-size: 17px; margin: 30px 0 10px; }
+p { margin: 6px 0; max-width: 78ch; }
+.faint, caption { color: var(--faint); }
+.legend { display: flex; flex-wrap: wrap; gap: 4px 8px; margin: 18px 0 10px; }
+.legend button { font: inherit; color: inherit; background: var(--card); cursor: pointer;
+  border: 1px solid var(--line); border-radius: 14px; padding: 2px 11px 2px 9px; }
+.legend button[aria-pressed="false"] { opacity: .4; text-decoration: line-through; }
+.swatch { width: 28px; height: 10px; margin-right: 7px; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr));
+  gap: 14px; }
+.chart { width: 100%; height: auto; display: block; background: var(--card);
+  border: 1px solid var(--line); border-radius: 8px; }
+.chart text { fill: var(--faint); font-size: 12px; }
+.chart .name { fill: var(--text); font-size: 14px; font-weight: 600; }
+.grid { stroke: var(--line); stroke-width: .6; fill: none; }
+.frame { stroke: var(--line); fill: none; }
+.line { fill: none; stroke: currentColor; stroke-width: 2; stroke-linejoin: round; }
+.band { fill: currentColor; stroke: none; opacity: .16; }
+.c0 { color: var(--c0); } .c1 { color: var(--c1); } .c2 { color: var(--c2); }
+.c3 { color: var(--c3); } .c4 { color: var(--c4); } .c5 { color: var(--c5); }
+.c6 { color: var(--c6); } .c7 { color: var(--c7); }
+.hidden { display: none; }
+.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; }
+table { border-collapse: collapse; width: 100%; font-size: 13.5px;
+  font-variant-numeric: tabular-nums; }
+th, td { padding: 6px 8px; text-align: right; border-bottom: 1px solid var(--line); }
+tbody tr:last-child > * { border-bottom: 0; }
+thead th { background: var(--card); vertical-align: bottom; }
+th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left; }
+tbody th { font-weight: 600; }
+td:nth-child(2) { white-space: nowrap; }
+td small { color: var(--faint); display: block; white-space: nowrap; }
+thead button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0;
+  padding: 0; cursor: pointer; text-align: inherit; }
+th[aria-sort="ascending"] button::after { content: " \\2191"; }
+th[aria-sort="descending"] button::after { content: " \\2193"; }
+pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
+  padding: 10px 14px; overflow-x: auto; font-size: 13px; white-space: pre-wrap;
+  overflow-wrap: anywhere; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 3px 18px; margin: 6px 0; }
+dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }
+"""
+
+# Without it the page shows the same, but does not sort or hide.
+_SCRIPT = """
+document.querySelectorAll('.legend button').forEach(function (button) {
+  button.addEventListener('click', function () {
+    var shown = button.getAttribute('aria-pressed') === 'true';
+    button.setAttribute('aria-pressed', String(!shown));
+    document.querySelectorAll('[data-series="' + button.value + '"]').forEach(function (path) {
+      path.classList.toggle('hidden', shown);
+    });
+  });
+});
+document.querySelectorAll('table.sortable thead th').forEach(function (head, column) {
+  head.querySelector('button').addEventListener('click', function () {
+    var up = head.getAttribute('aria-sort') !== 'ascending';
+    var body = head.closest('table').querySelector('tbody');
+    var rows = Array.from(body.rows).map(function (row) {
+      return [row.cells[column].dataset.value, row];
+    });
+    rows.sort(function (a, b) {
+      var x = parseFloat(a[0]), y = parseFloat(b[0]);
+      var numbers = !isNaN(x) && !isNaN(y);
+      var order = numbers ? (x === y ? 0 : x - y) : String(a[0]).localeCompare(String(b[0]));
+      return up ? order : -order;
+    });
+    head.parentNode.querySelectorAll('th').forEach(function (other) {
+      other.removeAttribute('aria-sort');
+    });
+    head.setAttribute('aria-sort', up ? 'ascending' : 'descending');
+    rows.forEach(function (row) { body.appendChild(row[1]); });
+  });
+});
+"""
+
+
+def page(
+    title: str,
+    scores: Sequence[Score],
+    rows: Sequence[Summary],
+    *,
+    explanation: Sequence[str] = (),
+    facts: Mapping[str, str] | None = None,
+    command: str = "",
+) -> str:
+    """Returns the page.
+
+    Args:
+      title: Of the page.
+      scores: Of `scoreboard`.
+      rows: Of `summarize`.
+      explanation: Paragraphs under the title.
+      facts: Names and values under the table.
+      command: That made it.
+    """
+    parts = [
+        "<!DOCTYPE html>",
+        '<html lang="en"><head><meta charset="utf-8"/>',
+        '<meta name="viewport" content="width=device-width, initial-scale=1"/>',
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body><main>",
+        f"<h1>{html.escape(title)}</h1>",
+        *[f'<p class="faint">{html.escape(text)}</p>' for text in explanation],
+        '<div class="legend">',
+        *[
+            f'<button type="button" value="{number}" aria-pressed="true">{swatch(number)}'
+            f"{html.escape(score.entrant.title)}</button>"
+            for number, score in enumerate(scores)
+        ],
+        f'</div><div class="charts">{"".join(_charts(scores))}</div>',
+        f"<h2>Numbers</h2>{_table(rows)}",
+    ]
+    notes = [(row.title, note) for row in rows for note in row.notes]
+    if notes:
+        parts.append("<h2>Runs that ended in an error</h2><dl>")
+        parts += [f"<dt>{html.escape(a)}</dt><dd>{html.escape(b)}</dd>" for a, b in notes]
+        parts.append("</dl>")
+    parts.append(f"<h2>What tuning tried</h2>{_tuning(scores)}")
+    if facts:
+        parts.append("<h2>Conditions</h2><dl>")
+        parts += [
+            f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>"
+            for name, text in facts.items()
+        ]
+        parts.append("</dl>")
+    if command:
+        parts.append(f"<h2>Command</h2><pre>{html.escape(command)}</pre>")
+    parts.append(f"</main><script>/*<![CDATA[*/{_SCRIPT}/*]]>*/</script></body></html>")
+    return "\n".join(parts) + "\n"
+
+
+def _charts(scores: Sequence[Score]) -> list[str]:
+    highest = 3 * max(curve.losses[0] for score in scores for curve in score.curves)
+    loss_label = "training loss"
+    losses = [_series(n, s, "losses") for n, s in enumerate(scores)]
+    accuracies = [_series(n, s, "accuracies") for n, s in enumerate(scores)]
+    loss_seconds = [_by_seconds(one, s.curves) for one, s in zip(losses, scores, strict=True)]
+    accuracy_seconds = [_by_seconds(o, s.curves) for o, s in zip(accuracies, scores, strict=True)]
+    return [
+        chart("Training loss by step", losses, "steps", loss_label, log=True, highest=highest),
+        chart(
+            "Training loss by second",
+            loss_seconds,
+            "seconds of training",
+            loss_label,
+            log=True,
+            highest=highest,
+        ),
+        chart("Test accuracy by step", accuracies, "steps", "test accuracy", percent=True),
+        chart(
+            "Test accuracy by second",
+            accuracy_seconds,
+            "seconds of training",
+            "test accuracy",
+            percent=True,
+        ),
+    ]
+
+
+def _series(number: int, score: Score, name: str) -> Series:
+    columns = list(zip(*[getattr(curve, name) for curve in score.curves], strict=True))
+    # A band stands where all runs are finite.
+    bands = [(min(c), max(c)) if all(map(math.isfinite, c)) else (math.nan,) * 2 for c in columns]
+    return Series(
+        score.entrant.title,
+        number,
+        score.curves[0].steps,
+        getattr(median_curve(score.curves), name),
+        [low for low, _ in bands],
+        [high for _, high in bands],
+    )
+
+
+def _by_seconds(series: Series, curves: Sequence[Curve]) -> Series:
+    return Series(series.label, series.number, median_curve(curves).seconds, series.y)
+
+
+def _table(rows: Sequence[Summary]) -> str:
+    head, body = cells(rows)
+    parts = ['<div class="scroll"><table class="sortable"><thead><tr>']
+    parts += [
+        f'<th scope="col"><button type="button">{html.escape(text)}</button></th>' for text in head
+    ]
+    parts.append("</tr></thead><tbody>")
+    for row in body:
+        parts.append("<tr>")
+        for number, text in enumerate(row):
+            main, bracket, rest = text.partition(" (") if number > 1 else (text, "", "")
+            shown = html.escape(main)
+            if bracket:
+                shown += f"<small>{html.escape(rest.rstrip(')'))}</small>"
+            kind = ' scope="row"' if number == 0 else ""
+            tag = "th" if number == 0 else "td"
+            value = html.escape(_sort_value(main))
+            parts.append(f'<{tag}{kind} data-value="{value}">{shown}</{tag}>')
+        parts.append("</tr>")
+    parts.append("</tbody></table></div>")
+    return "".join(parts)
+
+
+def _sort_value(text: str) -> str:
+    # Behind all numbers, whichever they are.
+    return "1e308" if text in ("diverged", "not reached", "") else text
+
+
+def _tuning(scores: Sequence[Score]) -> str:
+    parts = ["<dl>"]
+    for score in scores:
+        tried = "; ".join(
+            f"{setting_text(setting)}: {f'{loss:.4g}' if math.isfinite(loss) else 'diverged'}"
+            for setting, loss in score.tuning.tried
+        )
+        parts.append(f"<dt>{html.escape(score.entrant.title)}</dt>")
+        parts.append(f"<dd>{html.escape(tried or 'not tuned')}</dd>")
+    return "".join([*parts, "</dl>"])

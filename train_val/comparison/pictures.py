@@ -1,0 +1,73 @@
+"""Results as pictures: loss against steps and against seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from train_val.comparison.contenders import setting_text
+from train_val.comparison.grid_search import Result
+from train_val.comparison.runs import Curve
+from train_val.comparison.scoreboard import Score
+
+
+def picture(results: Sequence[Result], path: str | Path, title: str) -> None:
+    """Draws training loss against steps and against seconds.
+
+    Args:
+      results: Of `compare`.
+      path: A PNG file.
+      title: Above both.
+    """
+    _draw(
+        [(f"{one.name} ({setting_text(one.setting)})", one.curves) for one in results], path, title
+    )
+
+
+def scoreboard_picture(scores: Sequence[Score], path: str | Path, title: str) -> None:
+    """Draws training loss against steps and against seconds.
+
+    Args:
+      scores: Of `scoreboard`.
+      path: A PNG file.
+      title: Above both.
+    """
+    _draw([(score.entrant.title, score.curves) for score in scores], path, title)
+
+
+def _draw(lines: Sequence[tuple[str, Sequence[Curve]]], path: str | Path, title: str) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+    highest = 3 * max(curve.losses[0] for _, curves in lines for curve in curves)
+    for number, (label, curves) in enumerate(lines):
+        style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
+        losses = np.array([curve.losses for curve in curves])
+        seconds = np.array([curve.seconds for curve in curves])
+        middle = np.median(losses, 0)
+        axes[0].fill_between(
+            curves[0].steps, losses.min(0), losses.max(0), color=style["color"], alpha=0.2, lw=0
+        )
+        axes[0].plot(curves[0].steps, middle, label=label, **style)
+        axes[1].plot(np.median(seconds, 0), middle, label=label, **style)
+    axes[0].set(xlabel="steps", ylabel="training loss", yscale="log")
+    axes[1].set(xlabel="seconds of training", yscale="log")
+    low, high = axes[0].get_ylim()
+    if high > highest:
+        # What explodes leaves the picture; the rest stays readable.
+        high = highest
+        axes[0].set_ylim(low, high)
+    for axis in axes:
+        axis.grid(alpha=0.3, which="both" if high < 10 * low else "major")
+        if high < 10 * low:
+            # Within one power of ten its multiples are the only labels.
+            axis.yaxis.set_minor_formatter("{x:g}")
+    axes[0].legend(fontsize=8)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

@@ -1,0 +1,132 @@
+"""The scoreboard: every optimizer tuned under one budget, then run on seeds of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tqdm
+
+from train_val.comparison.cost import Cost
+from train_val.comparison.runs import Curve, RunCache, run
+from train_val.comparison.specifications import Entrant, setting_text
+from train_val.comparison.tuning import Tuning, tune
+from train_val.problems import Problem
+
+# Of the runs that tune; the reported ones are 1, 2, ...
+TUNING_SEED = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """What an optimizer did.
+
+    Attributes:
+      entrant: Who.
+      tuning: How its settings were found.
+      curves: One a seed, at its best settings.
+      cost: Of a step, at its best settings; None if it was not asked for.
+    """
+
+    entrant: Entrant
+    tuning: Tuning
+    curves: list[Curve]
+    cost: Cost | None = None
+
+
+def scoreboard(
+    problem: Problem,
+    entrants: Sequence[Entrant],
+    *,
+    seeds: Sequence[int] = (1, 2, 3),
+    steps: int = 200,
+    every: int = 10,
+    tuning_steps: int = 50,
+    largest: int = 16,
+    cost: Callable[[Entrant, Mapping[str, Any]], Cost] | None = None,
+    conditions: Mapping[str, Any] | None = None,
+    cache: str | Path | None = None,
+    progress: bool = True,
+) -> list[Score]:
+    """Tunes every optimizer, and runs it at its best settings.
+
+    All see the same objective, initial weights and batches in the same order. Tuning runs one
+    seed that is not among the reported ones, and goes by the training loss at its last step.
+
+    Args:
+      problem: What is trained.
+      entrants: Who trains it.
+      seeds: Of the reported runs, from 1.
+      steps: Of a reported run.
+      every: Steps between its measurements.
+      tuning_steps: Of a run that tunes.
+      largest: As for `tune`: the most settings of one optimizer, but for a larger grid.
+      cost: Measures a step of an optimizer at its settings.
+      conditions: What else a run depends on: results are kept under it.
+      cache: A file of JSON lines; what stands in it is not done again, so that the same call
+        continues one that was killed.
+      progress: Whether a progress bar is shown.
+
+    Returns:
+      A score for each, in their order.
+    """
+    known = RunCache(cache)
+    planned = sum(_planned(entrant) * tuning_steps + len(seeds) * steps for entrant in entrants)
+    bar = tqdm.tqdm(total=planned, unit="step", dynamic_ncols=True, disable=not progress)
+    about = {"problem": problem.task.name, **(conditions or {})}
+
+    def once(entrant: Entrant, setting: dict, seed: int, length: int, between: int) -> Curve:
+        reported = seed != TUNING_SEED
+        key = {**about, **entrant.identity, "setting": setting, "seed": seed}
+        key.update(steps=length, every=between)
+        what = f"seed {seed}" if reported else "tuning"
+        bar.set_description(f"{entrant.title} ({setting_text(setting)}), {what}")
+        curve = known.curve(key)
+        before = bar.n
+        if curve is None:
+            optimizer = entrant.make(setting)
+            curve = run(
+                problem, optimizer, seed, length, between, accuracy=reported, on_step=bar.update
+            )
+            known.add_curve(key, curve)
+        bar.update(length - (bar.n - before))
+        return curve
+
+    def evaluate(entrant: Entrant, tried: list[dict]) -> Callable[[dict[str, Any]], float]:
+        def loss(setting: dict[str, Any]) -> float:
+            tried.append(setting)
+            if len(tried) > _planned(entrant):
+                bar.total += tuning_steps
+            curve = once(entrant, setting, TUNING_SEED, tuning_steps, tuning_steps)
+            return curve.at(tuning_steps)
+
+        return loss
+
+    def cost_of(entrant: Entrant, setting: dict[str, Any]) -> Cost | None:
+        if cost is None:
+            return None
+        key = {**about, **entrant.identity, "setting": setting, "measured": "cost"}
+        found = known.get(key)
+        if found is None:
+            bar.set_description(f"{entrant.title}: the cost of a step")
+            found = dataclasses.asdict(cost(entrant, setting))
+            known.add(key, found)
+        return Cost(**found)
+
+    scores = []
+    with bar:
+        for entrant in entrants:
+            tuning = tune(entrant.axes, evaluate(entrant, []), largest)
+            curves = [once(entrant, tuning.best, seed, steps, every) for seed in seeds]
+            scores.append(Score(entrant, tuning, curves, cost_of(entrant, tuning.best)))
+    return scores
+
+
+def _planned(entrant: Entrant) -> int:
+    """Returns how many settings the grid of an entrant has."""
+    number = 1 if entrant.axes else 0
+    for values in entrant.axes.values():
+        number *= len(values)
+    return number

@@ -1,0 +1,248 @@
+"""Optimizers as a line of text: `hf:cg=2:damping=0.1/1/10`, a name and its settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import mlhf
+
+# Short names of settings.
+ALIASES = {"lr": "learning_rate", "cg": "cg_iterations", "share": "curvature_share"}
+# Settings that are set on one optimizer, which is then traced once for the whole grid.
+SETTABLE = {"learning_rate", "damping"}
+
+RATES_OF_SGD = (0.01, 0.03, 0.1, 0.3)
+RATES_OF_ADAM = (1e-3, 3e-3, 1e-2)
+RATES_OF_CURVATURE = (0.3, 1.0, 3.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Known:
+    """A name of the list: its class, the settings that the name stands for, its default grid."""
+
+    title: str
+    make: Callable[..., Any]
+    fixed: Mapping[str, Any]
+    grid: Mapping[str, tuple]
+
+
+def _keras(name: str, title: str, rates: tuple, **fixed: Any) -> _Known:
+    return _Known(title, getattr(keras.optimizers, name), fixed, {"learning_rate": rates})
+
+
+_HF = {"learning_rate": RATES_OF_CURVATURE}
+_KNOWN: dict[str, _Known] = {
+    "meta": _Known("MLHF", mlhf.MetaHessianFree, {}, _HF),
+    "hf": _Known("HF", mlhf.HessianFree, {"damping": 1.0}, _HF),
+    "hf_lm": _Known("HF, LM heuristic", mlhf.HessianFree, {"damping_type": "LM_heuristics"}, _HF),
+    # It searches the length of its steps itself.
+    "martens": _Known("Martens' HF", mlhf.MartensHessianFree, {}, {"damping": (0.1, 1.0, 10.0)}),
+    "kfac": _Known("K-FAC", mlhf.KFAC, {"damping": 1.0}, {"learning_rate": (0.01, 0.1, 1.0)}),
+    "sgd": _keras("SGD", "SGD", RATES_OF_SGD),
+    "momentum": _keras("SGD", "momentum", RATES_OF_SGD, momentum=0.9),
+    "adam": _keras("Adam", "Adam", RATES_OF_ADAM),
+    "rmsprop": _keras("RMSprop", "RMSprop", (3e-4, 1e-3, 3e-3)),
+}
+_KERAS = {
+    name.lower(): name
+    for name, found in vars(keras.optimizers).items()
+    if isinstance(found, type)
+    and issubclass(found, keras.optimizers.Optimizer)
+    and name not in ("Optimizer", "LossScaleOptimizer")
+}
+NAMES = (*_KNOWN, *sorted(set(_KERAS) - set(_KNOWN)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Entrant:
+    """An optimizer that takes part in a scoreboard.
+
+    Attributes:
+      text: The line that it was parsed from.
+      title: For tables: without what is tuned.
+      axes: The settings that are tuned, with the values that tuning begins from, ascending.
+      fixed: The other settings.
+      identity: What its runs depend on besides the tuned settings: they are kept under it.
+      make: From values of the tuned settings to an optimizer with `init` and `step`.
+    """
+
+    text: str
+    title: str
+    axes: dict[str, tuple]
+    fixed: dict[str, Any]
+    identity: dict[str, Any]
+    make: Callable[[Mapping[str, Any]], Any] = dataclasses.field(compare=False)
+
+
+def parse_all(text: str, meta_ckpt: str | None = None) -> list[Entrant]:
+    """Returns the optimizers of a list.
+
+    Args:
+      text: As for `parse`, separated by commas.
+      meta_ckpt: As for `parse`.
+
+    Raises:
+      ValueError: If one is not understood, or two are the same.
+    """
+    entrants = [parse(part.strip(), meta_ckpt) for part in text.split(",") if part.strip()]
+    if not entrants:
+        raise ValueError(f"Expected optimizers among {list(NAMES)}, got {text!r}.")
+    for a, b in itertools.combinations(entrants, 2):
+        if a.title == b.title:
+            raise ValueError(
+                f"Expected every optimizer once, got {a.text!r} and {b.text!r}, which would both "
+                f"be called {a.title!r}: leave one out, or give one a title, as in "
+                f"{b.text}:title=another."
+            )
+    return entrants
+
+
+def parse(text: str, meta_ckpt: str | None = None) -> Entrant:
+    """Returns an optimizer from a line like `adam`, `adam:lr=1e-3/1e-2` or `hf:cg=2:damping=0.1/1`.
+
+    A name, then settings, each after a colon: the arguments of the optimizer's constructor, with
+    `lr` for `learning_rate`, `cg` for `cg_iterations` and `share` for `curvature_share`. Values between slashes are a grid to tune
+    over; one value is not tuned. The learning rate has a default grid. `title=` is for tables.
+    `meta:path=...` is a trained MLHF of its own.
+
+    Args:
+      text: The line.
+      meta_ckpt: What `meta` is loaded from: a folder, a file, or a name that ships with the
+        package.
+
+    Raises:
+      ValueError: If the name, a setting or a value is not understood.
+      FileNotFoundError: If there is no meta-optimizer where one should be.
+    """
+    name, *parts = text.split(":")
+    known = _find(name)
+    given: dict[str, tuple] = {}
+    for part in parts:
+        key, sign, values = part.partition("=")
+        key = ALIASES.get(key, key)
+        if not sign or not values:
+            raise ValueError(
+                f"Expected settings such as lr=0.1 or lr=0.1/1, got {part!r} in {text!r}."
+            )
+        if key in given:
+            raise ValueError(f"Expected every setting once, got {key} twice in {text!r}.")
+        texts = [values] if key in ("title", "path") else values.split("/")
+        given[key] = tuple(_value(value) for value in texts)
+    title = given.pop("title", (None,))[0]
+    if known.make is mlhf.MetaHessianFree:
+        path = given.pop("path", (meta_ckpt,))[0]
+        if path is None:
+            raise ValueError(
+                f"{text!r} needs a meta_ckpt: the folder of a meta-training, a file, or one of the "
+                f"names {mlhf.pretrained_names()} that ship with the package."
+            )
+        trained = mlhf.MetaHessianFree.from_pretrained(str(path))
+        allowed = sorted(trained.settings)
+    else:
+        path = trained = None
+        allowed = _arguments(known.make)
+    unknown = sorted(set(given) - set(allowed))
+    if unknown:
+        raise ValueError(f"Expected settings of {name} among {allowed}, got {unknown} in {text!r}.")
+
+    grid = {**known.grid, **given}
+    axes = {key: _ascending(key, values) for key, values in grid.items() if len(values) > 1}
+    single = {key: values[0] for key, values in grid.items() if len(values) == 1}
+    fixed = {k: v for k, v in {**known.fixed, **single}.items() if k not in axes}
+    identity: dict[str, Any] = {"optimizer": name.lower(), **fixed}
+    if trained is not None:
+        identity = {**identity, **trained.settings, **fixed, "weights": _digest(trained.weights)}
+        for key in axes:
+            identity.pop(key)
+    if title is None:
+        shown = {k: v[0] for k, v in given.items() if len(v) == 1}
+        if "path" in [part.partition("=")[0] for part in parts]:
+            shown["path"] = path
+        title = known.title + "".join(f", {_short(k)} {_text(v)}" for k, v in shown.items())
+    one: list[Any] = []
+
+    def make(setting: Mapping[str, Any]) -> Any:
+        if set(setting) <= SETTABLE and one:
+            for key, value in setting.items():
+                setattr(one[0], key, value)
+            return one[0]
+        arguments = {**fixed, **setting}
+        try:
+            optimizer: Any
+            if trained is not None:
+                optimizer = mlhf.MetaHessianFree.from_pretrained(str(path), **arguments)
+            else:
+                optimizer = known.make(**arguments)
+                if isinstance(optimizer, keras.optimizers.Optimizer):
+                    optimizer = mlhf.FirstOrder(optimizer)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{text!r} can't be made ({error})") from error
+        one[:] = [optimizer]
+        return optimizer
+
+    return Entrant(text, str(title), axes, fixed, identity, make)
+
+
+def setting_text(setting: Mapping[str, Any]) -> str:
+    """Returns tuned settings as tables show them."""
+    return ", ".join(f"{_short(key)} {_text(value)}" for key, value in setting.items()) or "none"
+
+
+def _find(name: str) -> _Known:
+    found = _KNOWN.get(name.lower())
+    if found is not None:
+        return found
+    if name.lower() in _KERAS:
+        proper = _KERAS[name.lower()]
+        return _keras(proper, proper, RATES_OF_ADAM)
+    raise ValueError(f"Expected an optimizer among {list(NAMES)}, got {name!r}.")
+
+
+def _arguments(make: Callable[..., Any]) -> list[str]:
+    left_out = {"self", "name", "kwargs", "loss_scale_factor", "kinds"}
+    return [name for name in inspect.signature(make).parameters if name not in left_out]
+
+
+def _value(text: str) -> Any:
+    words = {"none": None, "true": True, "false": False}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _ascending(key: str, values: Sequence[Any]) -> tuple:
+    if not all(isinstance(value, (int, float)) for value in values):
+        return tuple(values)
+    if len(set(values)) < len(values):
+        raise ValueError(f"Expected every value of {key} once, got {list(values)}.")
+    return tuple(sorted(float(v) if key in SETTABLE else v for v in values))
+
+
+def _digest(weights: Any) -> str:
+    digest = hashlib.sha256()
+    for leaf in tf.nest.flatten(weights):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _short(key: str) -> str:
+    shown = {"learning_rate": "lr", "cg_iterations": "CG"}
+    return shown.get(key, key.replace("_", " "))
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

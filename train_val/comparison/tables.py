@@ -1,0 +1,107 @@
+"""Results as Markdown tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from train_val.comparison.contenders import setting_text
+from train_val.comparison.grid_search import Result
+from train_val.comparison.summary import Spread, Summary
+
+
+def scoreboard_table(rows: Sequence[Summary]) -> str:
+    """Returns a scoreboard as a Markdown table; `cells` says what stands in it."""
+    head, body = cells(rows)
+    return _markdown([head, ["---"] * len(head), *body])
+
+
+def cells(rows: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
+    """Returns the head and the rows of a scoreboard's table, as text.
+
+    Losses and accuracies are medians with the extremes over the seeds in brackets. Columns of what
+    was not measured are left out.
+    """
+    report = list(rows[0].losses)
+    relative = any(row.relative_steps is not None for row in rows)
+    costs = any(row.cost is not None for row in rows)
+    head = ["optimizer", "tuned", "tried"]
+    head += [f"loss at step {step}" for step in report]
+    head += ["test accuracy", "seconds"]
+    if relative:
+        head += ["steps to target, by Adam's", "seconds to target, by Adam's"]
+    if costs:
+        head += ["a step in gradients", "peak GB"]
+    body = []
+    for row in rows:
+        cell = [
+            row.title,
+            row.settings + ("" if row.inside else " (edge)"),
+            str(row.tried) if row.tried else "not tuned",
+            *[_spread(row.losses[step]) for step in report],
+            _spread(row.accuracy, percent=True),
+            number(row.seconds.median),
+        ]
+        if row.diverged:
+            steps = ", ".join(str(step) for _, step in row.diverged)
+            cell[0] += f" (diverged at step {steps})"
+        if relative:
+            cell += [_relative(row.relative_steps), _relative(row.relative_seconds)]
+        if costs:
+            cell += [number(row.cost.gradients), _memory(row)] if row.cost else ["", ""]
+        body.append(cell)
+    return head, body
+
+
+def number(value: float) -> str:
+    """Returns three digits of a number."""
+    if not math.isfinite(value):
+        return "diverged"
+    return f"{value:.3g}" if abs(value) < 1000 or abs(value) >= 1e5 else f"{value:.0f}"
+
+
+def _spread(spread: Spread, percent: bool = False) -> str:
+    if not math.isfinite(spread.median):
+        return "diverged"
+
+    def text(value: float) -> str:
+        return f"{100 * value:.1f}%" if percent and math.isfinite(value) else number(value)
+
+    if spread.low == spread.high:
+        return text(spread.median)
+    return f"{text(spread.median)} ({text(spread.low)} to {text(spread.high)})"
+
+
+def _relative(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2f}" if math.isfinite(value) else "not reached"
+
+
+def _memory(row: Summary) -> str:
+    peak = row.cost.peak_bytes if row.cost is not None else None
+    return "" if peak is None else f"{peak / 1e9:.2f}"
+
+
+def table(results: Sequence[Result], report: Sequence[int]) -> str:
+    """Returns the results as a Markdown table."""
+    head = ["optimizer", "settings", *[f"loss at step {step}" for step in report]]
+    head += [f"seconds for {report[-1]} steps"]
+    rows = [head, ["---"] * len(head)]
+    for result in results:
+        seconds = [curve.seconds[curve.steps.index(report[-1])] for curve in result.curves]
+        rows.append(
+            [
+                result.name,
+                setting_text(result.setting) + ("" if result.inside else " (edge of the grid)"),
+                *[f"{result.best[step]:.3g}" for step in report],
+                f"{np.median(seconds):.2f}",
+            ]
+        )
+    return _markdown(rows)
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

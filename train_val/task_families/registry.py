@@ -1,0 +1,169 @@
+"""Networks by name, and tasks as a line of text: `mlp:width=64:depth=2:data=digits`."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from train_val import problems
+from train_val.problems import Problem
+
+Build = TypeVar("Build", bound=Callable[..., Any])
+
+_FAMILIES: dict[str, Callable[..., Any]] = {}
+# Settings that every family has.
+COMMON = ("data", "batch_size", "weight_decay", "split")
+
+
+def family(build: Build) -> Build:
+    """Makes a function a family of tasks, under its own name.
+
+    Args:
+      build: A function `(shape, classes, seed=0, **settings)` of a built Keras model with logits
+        as its output: `shape` is an image's [height, width, channels], the initial weights depend
+        on the seed alone, and the settings have defaults.
+
+    Returns:
+      The function, as it was.
+
+    Raises:
+      ValueError: If its arguments are others, or another family has its name.
+    """
+    name = build.__name__
+    arguments = list(inspect.signature(build).parameters.values())
+    first = [argument.name for argument in arguments[:3]]
+    open_ended = [a.name for a in arguments[2:] if a.default is inspect.Parameter.empty]
+    if first != ["shape", "classes", "seed"] or open_ended:
+        raise ValueError(
+            f"Expected {name}(shape, classes, seed=0, ...) with a default for every other "
+            f"argument, got {name}{inspect.signature(build)}."
+        )
+    taken = {argument.name for argument in arguments} & set(COMMON)
+    if taken:
+        raise ValueError(f"Expected settings other than {list(COMMON)}, got {sorted(taken)}.")
+    known = _FAMILIES.get(name)
+    if known is not None and known.__code__.co_filename != build.__code__.co_filename:
+        raise ValueError(f"There is a family {name} already: give this one another name.")
+    _FAMILIES[name] = build
+    return build
+
+
+def names() -> list[str]:
+    """Returns the names of all families."""
+    return sorted(_FAMILIES)
+
+
+def make(text: str, **common: Any) -> Problem:
+    """Returns a task with its images, from a line like `mlp:width=64:depth=2:data=digits`.
+
+    Args:
+      text: The name of a family, then settings, each after a colon: those of its function, and
+        `data`, `batch_size`, `weight_decay`, `split` as for `train_val.problems.make`.
+      **common: Further arguments of `train_val.problems.of_network`; what the text says goes
+        before them.
+
+    Returns:
+      The problem; its `task` is for `mlhf.meta_train`.
+
+    Raises:
+      ValueError: If the name, a setting or a value is not understood.
+      DataError: If the data can't be read.
+    """
+    name, *parts = text.split(":")
+    if name not in _FAMILIES:
+        raise ValueError(f"Expected a family of tasks among {names()}, got {name!r}.")
+    build = _FAMILIES[name]
+    defaults = {
+        key: parameter.default
+        for key, parameter in list(inspect.signature(build).parameters.items())[3:]
+    }
+    kinds: dict[str, Any] = {**defaults, "data": "", "batch_size": 1, "weight_decay": 0.0}
+    kinds["split"] = ""
+    given: dict[str, Any] = {}
+    for part in parts:
+        key, sign, value = part.partition("=")
+        if not sign or key not in kinds or key in given:
+            raise ValueError(
+                f"Expected settings among {sorted(kinds)}, each once, as in "
+                f"{name}:{sorted(kinds)[0]}=..., got {part!r} in {text!r}."
+            )
+        given[key] = _typed(key, value, kinds[key], text)
+    settings = {**defaults, **{key: given.pop(key) for key in list(given) if key in defaults}}
+    shown = ", ".join(f"{key} {value}" for key, value in settings.items())
+    arguments = {"data": "digits", "data_format": "channels_last", **common, **given}
+    return problems.of_network(
+        functools.partial(build, **settings),
+        name,
+        title=f"{name} ({shown})" if shown else name,
+        **arguments,
+    )
+
+
+def make_all(text: str, **common: Any) -> list[Problem]:
+    """Returns the tasks of a list, separated by commas; for `mlhf.meta_train`, a mixture."""
+    found = [make(part.strip(), **common) for part in text.split(",") if part.strip()]
+    if not found:
+        raise ValueError(f"Expected tasks such as {names()}, got {text!r}.")
+    return found
+
+
+def load_file(path: str | Path) -> None:
+    """Runs a Python file, for the families that it defines.
+
+    Raises:
+      ValueError: If there is no such file, or it can't be run.
+    """
+    path = Path(path).resolve()
+    name = f"_task_families_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise ValueError(f"Expected a Python file with families of tasks, found none at {path}.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"{path} could not be run ({type(error).__name__}: {error}).") from error
+
+
+def problem_of(arguments: Mapping[str, Any]) -> Problem:
+    """Returns the problem that a structure of JSON describes, in any process.
+
+    Args:
+      arguments: Those of `train_val.problems.make`, or with `task`, a line as for `make`, in the
+        place of `name`; also `task_file`, a file to load first, and `train_sample` and
+        `test_sample` of `Problem`.
+    """
+    import dataclasses
+
+    rest = dict(arguments)
+    samples = {name: rest.pop(name, None) for name in ("train_sample", "test_sample")}
+    file, task = rest.pop("task_file", None), rest.pop("task", None)
+    if file is not None:
+        load_file(file)
+    if task is not None:
+        for name in ("name", "resnet_size"):
+            rest.pop(name, None)
+        found = make(task, **rest)
+    else:
+        found = problems.make(**rest)
+    return dataclasses.replace(found, **samples)
+
+
+def _typed(key: str, value: str, like: Any, text: str) -> Any:
+    if isinstance(like, str):
+        return value
+    try:
+        if isinstance(like, bool):
+            return {"true": True, "false": False}[value.lower()]
+        number = type(like)(value)
+    except (KeyError, ValueError, TypeError):
+        raise ValueError(
+            f"Expected {key} to be a {type(like).__name__} like {like}, got {value!r} in {text!r}."
+        ) from None
+    return number
