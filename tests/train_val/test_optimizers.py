@@ -1,0 +1,89 @@
+"""The optimizers by their names on the command line."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.mlhf.test_optimizers import objective, start
+from train_val import optimizers, problems, training
+
+# Rates at which they get on with a small quadratic; those that scale their steps need large ones.
+RATES = {"Adadelta": 100.0, "Adafactor": 10.0, "Lamb": 0.5}
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return problems.make("mlp", "digits", batch_size=32)
+
+
+def test_every_optimizer_of_keras_has_a_name():
+    known = {name.lower() for name in optimizers.NAMES}
+    for name, kind in vars(keras.optimizers).items():
+        if isinstance(kind, type) and name not in (
+            "Optimizer", "LossScaleOptimizer", "MultiOptimizer", "OptimizerMap", "Muon"
+        ):  # fmt: skip
+            assert name.lower() in known
+    assert {"meta", "sgd", "momentum", "adam", "rmsprop", "kfac", "martens"} <= known
+
+
+@pytest.mark.parametrize("name", optimizers.NAMES[7:])
+def test_an_optimizer_of_keras_lowers_a_quadratic(name):
+    optimizer = optimizers.make(name.upper(), lr=RATES.get(name, 0.1)).optimizer
+    parameters = start(tf.float32)
+    state, losses = optimizer.init(parameters), []
+    for _ in range(15):
+        parameters, state, _, metrics = optimizer.step(objective(tf.float32), parameters, state)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("name", ["kfac", "martens"])
+def test_a_run_that_was_killed_goes_on(name, problem, tmp_path):
+    rule = {"CG_iter": 5, "damping": 0.1}
+    optimizer = optimizers.make(name, rule=rule, given=set(rule)).optimizer
+
+    def go(folder, steps):
+        return training.train(
+            problem, optimizer, steps, model_dir=tmp_path / folder, save_steps=2, progress=False
+        )
+
+    whole = go("whole", 4)
+    go("part", 2)
+    part = go("part", 4)
+    for a, b in zip(
+        tf.nest.flatten((whole.parameters, whole.optimizer_state)),
+        tf.nest.flatten((part.parameters, part.optimizer_state)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_is_given_holds_and_the_rest_is_the_classs():
+    rule = {"damping": 0.5, "damping_type": "LM_heuristics", "decay": 0.8, "CG_iter": 7}
+    chosen = optimizers.make("kfac", lr=0.2, momentum=0.5, rule=rule, given={"lr", "damping"})
+    assert (chosen.optimizer.learning_rate, chosen.optimizer.momentum) == (0.2, 0.5)
+    assert chosen.optimizer.damping == 0.5
+    assert chosen.notes == ["K-FAC: damping=0.5, learning_rate=0.2, momentum=0.5."]
+    chosen = optimizers.make("kfac", lr=0.2, rule=rule, given={"CG_iter"})
+    assert (chosen.optimizer.learning_rate, chosen.optimizer.damping) == (None, 1.0)
+    assert "rate and momentum by the quadratic model" in chosen.notes[0]
+    chosen = optimizers.make("martens", rule=rule, given=set(rule), curvature_share=0.25)
+    assert chosen.settings["rule"] == (
+        '{"damping": 0.5, "damping_type": "LM_heuristics", "decay": 0.8, "cg_iterations": 7,'
+        ' "curvature_share": 0.25}'
+    )
+
+
+@pytest.mark.parametrize(
+    "name, settings, message",
+    [
+        ("muon", {}, r"one of \['meta', 'kfac', 'martens', .* got 'muon'"),
+        ("AdamW", {"lr": 0.0}, "Expected lr to be above 0, got 0.0"),
+        ("kfac", {"lr": -1.0, "given": {"lr"}}, "Expected learning_rate to be .* got -1.0"),
+        ("martens", {"curvature_share": 0.0}, "Expected curvature_share to be .* got 0.0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(name, settings, message):
+    with pytest.raises(ValueError, match=message):
+        optimizers.make(name, **settings)
