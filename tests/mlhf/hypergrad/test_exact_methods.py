@@ -107,7 +107,14 @@ def as_array(gradient):
     return np.concatenate([np.ravel(leaf) for leaf in tf.nest.flatten(gradient)])
 
 
-@pytest.mark.parametrize("case", CASES)
+# The other two forms of Nesterov share their lines with these.
+SLOW = ("M1 nesterov", "M4 nesterov")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=pytest.mark.slow) if case in SLOW else case for case in CASES],
+)
 def test_reverse_and_forward_against_differences(case):
     dynamics, names = CASES[case]
     flat = flat_hyper([*names, case])
