@@ -13,8 +13,8 @@ from mlhf.hypergrad.reverse import cuts
 from mlhf.hypergrad.training import Training
 
 # A step that is differentiated again, in gradients of the training loss: the gradient itself and
-# the backward pass through it. Measured on networks of dense layers (benchmarks).
-BACKWARD = 1.6
+# the backward pass through it: the processor seconds of benchmarks/hypergradients.py.
+BACKWARD = 2.0
 # A column of forward mode through one step.
 COLUMN = 1.0
 
@@ -54,7 +54,7 @@ def estimate(
 
     Memory is what is kept beyond the weights, the states of one step and its activations, in bytes.
     Time is in gradients of the training loss (a training is T of them); a step that is
-    differentiated again counts 1.6, and a column of forward mode 1.
+    differentiated again counts 2, and a column of forward mode 1.
 
     Args:
       problem: A `Problem`.
