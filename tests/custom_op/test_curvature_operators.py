@@ -97,7 +97,8 @@ def _table():
     for name in cases.CASES:
         yield name, "graph", False
         if name in weighted:
-            yield name, "graph", True
+            slow = name in ("silu", "gates")
+            yield pytest.param(name, "graph", True, marks=[pytest.mark.slow] if slow else [])
     yield "gates", "eager", True
     yield "mlp_sigmoid", "xla", False
     for name, case in cases.CASES.items():

@@ -19,7 +19,6 @@ V = tf.nest.map_structure(lambda leaf: tf.constant(_random.normal(size=leaf.shap
 OPERATORS = {
     "gauss_newton": (custom_op.gauss_newton, {}),
     "sampled": (custom_op.fisher, {"kind": "sampled"}),
-    "empirical": (custom_op.fisher, {"kind": "empirical"}),
     "hessian": (custom_op.hessian, {}),
 }
 

@@ -25,7 +25,7 @@ def test_of_a_network():
 
 def test_it_is_unbiased_and_its_error_is_the_spread():
     matrix = _DECAYING + 0.05 * (_BASIS * _random.normal(size=40)) @ _BASIS.T
-    found = [custom_op.trace(MatrixOperator(matrix), 18, seed=seed) for seed in range(60)]
+    found = [custom_op.trace(MatrixOperator(matrix), 18, seed=seed) for seed in range(40)]
     values = np.array([estimate.value for estimate in found])
     errors = np.array([estimate.standard_error for estimate in found])
     assert abs(values.mean() - np.trace(matrix)) < 4 * values.std() / np.sqrt(len(values))
