@@ -180,13 +180,13 @@ def test_several_outer_losses():
 
 def test_random_schedules_run_back_to_the_first_bit():
     random = np.random.default_rng(3)
-    for _ in range(3):
+    for form in ("M1", "M4"):
         hyper = everything()
         rates = random.uniform(0, 0.5, (STEPS, 2)) * (random.random((STEPS, 2)) < 0.6)
         hyper["learning_rate"] = tf.constant(rates)
         hyper["momentum"] = tf.constant(random.uniform(0.01, 1.0, (STEPS, 2)))
         # It raises if a bit is missing.
-        hypergrad.reversible(problem(random.choice(FORMS)), tensors(WEIGHTS), hyper)
+        hypergrad.reversible(problem(form), tensors(WEIGHTS), hyper)
 
 
 def gradient_at(w, step):
