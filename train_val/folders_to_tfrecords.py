@@ -161,7 +161,8 @@ def _write_shard(path: Path, images: FolderImages, piece: np.ndarray) -> list[st
                 continue
             label = int(images.labels[number])
             example = _example(content, image.shape, label + 1, images.classes[label], source)
-            writer.write(example.SerializeToString())
+            # The order of the features would differ from process to process.
+            writer.write(example.SerializeToString(deterministic=True))
     with open(unfinished, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(unfinished, path)
