@@ -242,6 +242,3 @@ def _scalar(name, value):
             f"{value.shape}; take its mean."
         )
     return value
-
-
-_call = call_named
