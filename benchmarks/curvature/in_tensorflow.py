@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from typing import Any
 
@@ -186,6 +187,6 @@ def measures(workload: Workload) -> list[Measure]:
         for count in (1, 5):
             product = with_custom_op(count, product_dtype=tf.bfloat16)
             rounded = measure(HERE_BFLOAT16, GAUSS_NEWTON, count, product)
-            exact = rounded._replace(method=HERE).name
-            found.append(rounded._replace(reference=exact, distance=distance))
+            exact = dataclasses.replace(rounded, method=HERE).name
+            found.append(dataclasses.replace(rounded, reference=exact, distance=distance))
     return found

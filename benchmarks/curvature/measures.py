@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 OWN = "own"  # the method of a framework's own gradient
 GRADIENT, GAUSS_NEWTON, HESSIAN = "gradient", "Gv", "Hv"
 
 
-class Measure(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Measure:
     """A computation.
 
     Attributes:
