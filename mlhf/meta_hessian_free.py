@@ -26,7 +26,7 @@ from mlhf.step import Step, public_model_state
 from mlhf.validation import check_choice, check_count, check_number
 
 # Arguments of the constructor that a file does not keep.
-_NOT_SAVED = {"kinds", "seed", "jit_compile", "detailed"}
+_NOT_SAVED = {"kinds", "seed", "product_dtype", "jit_compile", "detailed"}
 
 
 class MetaHessianFree:
@@ -64,6 +64,7 @@ class MetaHessianFree:
         decay: float = 0.9,
         kinds: Any = None,
         seed: int = 0,
+        product_dtype: str | None = None,
         jit_compile: bool = False,
         detailed: bool = False,
     ):
@@ -82,6 +83,10 @@ class MetaHessianFree:
           kinds: The kinds of variable, where paths and layers do not tell them; as for
             `mlhf.kinds.resolve_kinds`.
           seed: Of the random weights.
+          product_dtype: `"bfloat16"` to compute the network's part of products with G in it, which
+            processors with such units do about three times as fast, with errors of about 0.3%;
+            None, the default, in the parameters' dtype. Gradient, loss and the vectors of
+            conjugate gradients stay in the parameters' dtype either way.
           jit_compile: Whether a step is compiled with XLA as a whole (a GPU wants it, a CPU's
             convolutions do not; the LSTMs are compiled by themselves either way).
           detailed: Whether the metrics have `g_length_in_A`, ‖g‖²/√<g, A g>, which costs a
@@ -99,6 +104,7 @@ class MetaHessianFree:
             cg_iterations=check_count("cg_iterations", cg_iterations),
             damping_type=check_choice("damping_type", damping_type, ("regular", "LM_heuristics")),
             decay=check_number("decay", decay, above=0, below=1),
+            product_dtype=check_choice("product_dtype", product_dtype, (None, "bfloat16")),
         )
         self.weights: dict[str, LSTMWeights] | None = None
         self.kinds: list[str] | None = None
@@ -203,24 +209,37 @@ class MetaHessianFree:
             self._given_kinds = kinds
         layout = self.layout(parameters)
         if self.weights is None:
-            self.kinds = layout.kinds
-            self.weights = {
-                role: coordinate_lstm.initial_weights(
-                    len(layout.kinds), self._seed + 1000 * number, layout.dtype
-                )
-                for number, role in enumerate(self.rule.roles)
-            }
+            self.draw_weights(layout.kinds, layout.dtype)
         self._check_kinds(layout)
         return zero_state(self.rule, layout, self.damping)
+
+    def draw_weights(self, kinds: list[str], dtype: Any = tf.float32) -> None:
+        """Draws new weights, which `init` does for the kinds of its parameters if there are none.
+
+        Args:
+          kinds: The kinds of variable that they are for; kept sorted.
+          dtype: Theirs.
+        """
+        self.kinds = sorted(kinds)
+        self.weights = {
+            role: coordinate_lstm.initial_weights(
+                len(kinds), self._seed + 1000 * number, tf.as_dtype(dtype)
+            )
+            for number, role in enumerate(self.rule.roles)
+        }
 
     def weights_for(self, layout: Layout) -> dict[str, LSTMWeights]:
         """Returns the weights of the kinds that a layout has, in its order and dtype."""
         self._check_kinds(layout)
+        return self.weights_of(layout.kinds, layout.dtype)
+
+    def weights_of(self, kinds: list[str], dtype: Any) -> dict[str, LSTMWeights]:
+        """Returns the weights of some of the kinds that they are for, in that order."""
         assert self.weights is not None and self.kinds is not None
-        rows = [self.kinds.index(kind) for kind in layout.kinds]
+        rows = [self.kinds.index(kind) for kind in kinds]
         return {
             role: LSTMWeights(
-                *[tf.cast(tf.gather(value, rows), layout.dtype) for value in self.weights[role]]
+                *[tf.cast(tf.gather(value, rows), dtype) for value in self.weights[role]]
             )
             for role in self.rule.roles
         }
@@ -287,7 +306,7 @@ class MetaHessianFree:
     def _step(self, static, tensors, parameters, state, weights, rate):
         layout = self.layout(parameters)
         objective = Objective.of(static, tensors)
-        linearized = objective.linearize(parameters)
+        linearized = objective.linearize(parameters, self.rule.product_dtype)
         gradient = layout.flatten(linearized.gradient())
         curvature = curvature_of(linearized, layout)
         proposal, after = propose(self.rule, weights, layout, curvature, gradient, state)

@@ -7,7 +7,7 @@ import functools
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,20 +18,17 @@ import tqdm
 from mlhf import adam, meta_file, rollout
 from mlhf.checkpoints import CheckpointError, Checkpoints
 from mlhf.coordinate_lstm import LSTMWeights
+from mlhf.course import Course
 from mlhf.layout import Layout
 from mlhf.meta_hessian_free import MetaHessianFree
-from mlhf.portable_state import from_portable, to_portable
 from mlhf.rollout import Carry
 from mlhf.run_log import RunLog
 from mlhf.task import Task
 from mlhf.validation import check_count, check_number
-from replay import DamagedSnapshotError, PrioritizedReplay
+from replay import PrioritizedReplay
 
 WEIGHT_PENALTY = 2e-7
 REPLAY_CAPACITY = 200
-# A snapshot is worth keeping while its weights have not grown out of proportion.
-LARGEST_GROWTH = 1.2
-LARGEST_LOG_PRIORITY = 50.0
 # After so many meta-steps in a row that are not finite, the next ones will not be either.
 LARGEST_SKIPS_IN_A_ROW = 20
 
@@ -78,6 +75,7 @@ def meta_step(
     seed: tf.Tensor,
     learning_rate: tf.Tensor,
     meta_rate: tf.Tensor,
+    rows_of_kinds: tuple[int, ...] | None = None,
 ) -> MetaStep:
     """One rollout and one update of the LSTMs' weights; to be compiled as a whole.
 
@@ -95,18 +93,29 @@ def meta_step(
       seed: int32 [2], of the noise.
       learning_rate: The trained optimizer's.
       meta_rate: Adam's.
+      rows_of_kinds: Which rows of the weights are the layout's kinds; None for all, in order.
 
     Returns:
       The new weights and states. Where anything is not finite, weights and moments stay.
     """
     rule = optimizer.rule
+    own = weights
+    if rows_of_kinds is not None:
+        own = tf.nest.map_structure(lambda w: tf.gather(w, rows_of_kinds), weights)
     after, rows = rollout.roll(
-        rule, weights, layout, static, batches, carry, learning_rate, seed, length, unrolled
+        rule, own, layout, static, batches, carry, learning_rate, seed, length, unrolled
     )
     found = rollout.meta_gradient(
-        rule, weights, layout, static, batches, rows, learning_rate, seed, length, unrolled
+        rule, own, layout, static, batches, rows, learning_rate, seed, length, unrolled
     )
-    gradient = tf.nest.map_structure(lambda g, w: g + WEIGHT_PENALTY * w, found.gradient, weights)
+    gradient = found.gradient
+    if rows_of_kinds is not None:
+        # Kinds that this task does not have get no gradient from it.
+        places = [[row] for row in rows_of_kinds]
+        gradient = tf.nest.map_structure(
+            lambda g, w: tf.scatter_nd(places, g, w.shape), gradient, weights
+        )
+    gradient = tf.nest.map_structure(lambda g, w: g + WEIGHT_PENALTY * w, gradient, weights)
     grad_length = tf.linalg.global_norm(tf.nest.flatten(gradient))
     var_length = tf.linalg.global_norm(tf.nest.flatten(weights))
     scale = tf.minimum(tf.ones_like(var_length), var_length / tf.maximum(grad_length, 1e-30))
@@ -137,7 +146,7 @@ def meta_step(
 
 
 def meta_train(
-    task: Task,
+    task: Task | Sequence[Task],
     optimizer: MetaHessianFree,
     steps: int,
     *,
@@ -163,11 +172,15 @@ def meta_train(
     draws. It also begins again after a meta-step that is not finite, which leaves the weights as
     they are and is counted in `skipped`; after 20 of them in a row meta-training ends.
 
+    Of a mixture of tasks each meta-step takes one, in turns. They share the LSTMs' weights and
+    Adam; each has its point, its replay and its compiled meta-step. A kind of variable that a task
+    does not have gets no gradient from it.
+
     With a `model_dir`, a run that was killed continues from its last checkpoint and ends with the
     numbers of an uninterrupted one, bit for bit on one machine.
 
     Args:
-      task: What is trained.
+      task: What is trained; or several, of one dtype.
       optimizer: Its weights are trained in place; its `learning_rate` is the rollouts'.
       steps: Meta-steps in all, those of a continued run included.
       roll_back: T, the steps of a rollout.
@@ -191,12 +204,12 @@ def meta_train(
 
     Raises:
       ValueError: If an argument makes no sense, or nothing is learned (`x_use`, `y_use` and
-        `d_use` all without an LSTM).
+        `d_use` all without an LSTM); if `replay` or `experience` come with several tasks.
       CheckpointError: If `model_dir` holds a checkpoint of another network, rule or seed.
       OSError: If `model_dir` can't be written.
     """
     run = _Run(
-        task,
+        [task] if isinstance(task, Task) else list(task),
         optimizer,
         steps=check_count("steps", steps),
         roll_back=check_count("roll_back", roll_back),
@@ -221,7 +234,7 @@ class _Run:
 
     def __init__(
         self,
-        task,
+        tasks,
         optimizer,
         *,
         steps,
@@ -245,37 +258,52 @@ class _Run:
             raise ValueError(
                 "Expected replay= or model_dir=, which keeps one of its own; got both."
             )
-        self.task, self.optimizer = task, optimizer
+        if not tasks:
+            raise ValueError("Expected a task, or several, got none.")
+        if len(tasks) > 1 and (replay is not None or experience is not None):
+            raise ValueError(
+                "Expected replay= and experience= with one task only: each of several has a "
+                "replay of its own."
+            )
+        self.optimizer = optimizer
         self.steps, self.length, self.keep_prob = steps, roll_back, keep_prob
         self.meta_lr = meta_lr if callable(meta_lr) else lambda _: meta_lr
         self.seed, self.save_steps = seed, save_steps
 
-        parameters = task.initialize(seed)
-        self.initial_state = optimizer.init(parameters, task.variable_kinds())
-        self.layout = optimizer.layout(parameters)
-        self.weights = optimizer.weights_for(self.layout)
-        self.moments = adam.init(self.weights)
         self.generator = np.random.default_rng(seed)
+        if len(tasks) > 1 and optimizer.weights is None:
+            layouts = [Layout(task.initialize(seed), task.variable_kinds()) for task in tasks]
+            optimizer.draw_weights(
+                sorted({kind for layout in layouts for kind in layout.kinds}), layouts[0].dtype
+            )
+        self.courses = [Course(task, optimizer, seed, self.generator, experience) for task in tasks]
+        dtypes = {course.layout.dtype for course in self.courses}
+        if len(dtypes) > 1:
+            raise ValueError(
+                f"Expected tasks of one dtype, got {sorted(dtype.name for dtype in dtypes)}."
+            )
+        self.dtype = self.courses[0].layout.dtype
+        self.kinds = sorted({kind for course in self.courses for kind in course.layout.kinds})
+        self.weights = optimizer.weights_of(self.kinds, self.dtype)
+        self.moments = adam.init(self.weights)
         self.done, self.skipped, self.skipped_in_a_row = 0, 0, 0
-        self.best_loss, self.best_norm = math.inf, math.inf
-        self.begun_from: int | None = None
-        self.meta_losses: list[float] = []
-        self.experience = experience
 
         self.checkpoints = Checkpoints(model_dir) if model_dir is not None else None
         saved = None if self.checkpoints is None else self.checkpoints.read()
         if saved is not None:
             self._check(*saved)
         self.log = RunLog(None)
-        self._step = None
         self._jit_compile, self._unrolled = jit_compile, unrolled
-        # An empty replay is false.
-        self.replay = self._open_replay() if replay is None else replay
+        self._open: list[PrioritizedReplay] = []
         try:
+            for number, course in enumerate(self.courses):
+                # An empty replay is false.
+                course.replay = self._open_replay(number) if replay is None else replay
             if saved is not None:
-                self._restore(*saved, parameters)
+                self._restore(*saved)
             else:
-                self._begin(parameters)
+                for course in self.courses:
+                    course.begin()
             self.log = RunLog(model_dir, self.done)
         except BaseException:
             self.close()
@@ -285,27 +313,22 @@ class _Run:
     def diverged(self) -> bool:
         return self.skipped_in_a_row >= LARGEST_SKIPS_IN_A_ROW
 
-    def _open_replay(self) -> PrioritizedReplay:
-        folder = None if self.checkpoints is None else self.checkpoints.folder / "replay"
+    def _open_replay(self, number: int) -> PrioritizedReplay:
+        name = f"replay-{number}" if number else "replay"
+        folder = None if self.checkpoints is None else self.checkpoints.folder / name
+        seed = self.seed + 1000 * number
         try:
-            return PrioritizedReplay(REPLAY_CAPACITY, folder, beta_steps=self.steps, seed=self.seed)
+            replay = PrioritizedReplay(REPLAY_CAPACITY, folder, beta_steps=self.steps, seed=seed)
         except RuntimeError as error:
             raise CheckpointError(f"Another run uses {folder} ({error}).") from error
-
-    def _begin(self, parameters) -> None:
-        if self.replay.directory is not None:
-            self.replay.clear()
-        model_state = self.task.initial_model_state()
-        self.carry = Carry(self.layout.flatten(parameters), model_state, self.initial_state)
-        self.best_norm = float(tf.norm(self.carry.weights))
-        self.begun_from = self.replay.add(self._snapshot())
-        if self.experience is not None:
-            self._begin_again()
+        self._open.append(replay)
+        return replay
 
     def close(self) -> None:
         self.log.close()
         if self.checkpoints is not None:
-            self.replay.close()
+            for replay in self._open:
+                replay.close()
 
     def go(self, progress, on_step, on_not_finite) -> MetaTraining:
         first = math.nan
@@ -317,18 +340,16 @@ class _Run:
             desc="meta-training",
             dynamic_ncols=True,
         )
-        batches = iter(self.task.rollout_batches(self.done * self.length, self.length))
         with bar:
             while self.done < self.steps and not self.diverged:
-                try:
-                    batch = next(batches)
-                except StopIteration:
-                    raise ValueError(
-                        f"The task's batches ended after {self.done} meta-steps of {self.length} "
-                        f"batches; {self.steps} were asked for. Let batches(k) repeat its data."
-                    ) from None
+                turn, number = divmod(self.done, len(self.courses))
+                course = self.courses[number]
+                asked = len(range(number, self.steps, len(self.courses)))
+                batch = course.next_batch(turn, self.length, asked)
                 started = time.perf_counter()
-                metrics = self._advance(batch, on_not_finite)
+                metrics = self._advance(course, batch, on_not_finite)
+                if len(self.courses) > 1:
+                    metrics["task"] = number
                 metrics["seconds"] = time.perf_counter() - started
                 if math.isnan(first):
                     first = time.perf_counter() - self.began
@@ -348,117 +369,67 @@ class _Run:
         self._publish()
         return MetaTraining(self.optimizer, self.log.lines, self.skipped, first, self.diverged)
 
-    def _advance(self, batch, on_not_finite) -> dict[str, Any]:
-        """One meta-step, and the decision where the next one begins."""
-        if self._step is None:
-            inputs, targets = tf.nest.map_structure(lambda value: value[0], batch)
-            static = self.task.objective(inputs, targets).static
-            self._function = functools.partial(
-                meta_step, self.optimizer, self.layout, static, self.length, self._unrolled
-            )
-            self._step = tf.function(self._function, jit_compile=self._jit_compile, autograph=False)
-        dtype = self.layout.dtype
+    def _advance(self, course: Course, batch, on_not_finite) -> dict[str, Any]:
+        """One meta-step, and the decision where the task's next one begins."""
+        compiled = course.compile(
+            lambda *arguments: self._meta_step(course, *arguments), batch, self._jit_compile
+        )
+        dtype = self.dtype
         arguments = (
             self.weights,
             self.moments,
-            self.carry,
+            course.carry,
             batch,
             tf.constant([self.seed, self.done * self.length], tf.int32),
             tf.constant(self.optimizer.learning_rate, dtype),
             tf.constant(self.meta_lr(self.done), dtype),
         )
-        result = self._step(*arguments)
+        result = compiled(*arguments)
         metrics = {name: float(value) for name, value in result.metrics.items()}
         self.done += 1
         if bool(result.finite):
-            self.weights, self.moments, self.carry = result.weights, result.adam, result.carry
+            self.weights, self.moments = result.weights, result.adam
             self.skipped_in_a_row = 0
-            self.meta_losses.append(metrics["meta_loss"])
+            course.went_on(result.carry, metrics["meta_loss"])
             if self.generator.random() >= self.keep_prob:
-                self._keep_if_best(metrics)
-                self._rate_begun()
-                self._begin_again()
+                course.keep_if_best(metrics["loss"], metrics["weights_norm"])
+                course.rate_begun()
+                course.begin_again(self.done)
         else:
             if on_not_finite is not None:
-                on_not_finite(lambda: tf.function(self._function, autograph=False)(*arguments))
+                on_not_finite(lambda: tf.function(course.function, autograph=False)(*arguments))
             self.skipped += 1
             self.skipped_in_a_row += 1
-            self._begin_again()
-        return {**metrics, "skipped": self.skipped, "snapshots": len(self.replay)}
+            course.begin_again(self.done)
+        return {**metrics, "skipped": self.skipped, "snapshots": len(course.replay)}
 
-    def _keep_if_best(self, metrics) -> None:
-        norm = metrics["weights_norm"]
-        if metrics["loss"] < self.best_loss and norm < LARGEST_GROWTH * self.best_norm:
-            self.best_loss, self.best_norm = metrics["loss"], norm
-            self.replay.add(self._snapshot())
-
-    def _rate_begun(self) -> None:
-        """Rates the snapshot that the rollouts since the last reset began from."""
-        if self.begun_from is not None and self.meta_losses:
-            mean = sum(self.meta_losses) / len(self.meta_losses)
-            bounded = min(max(mean, -LARGEST_LOG_PRIORITY), LARGEST_LOG_PRIORITY)
-            self.replay.update([self.begun_from], [math.exp(bounded)])
-
-    def _begin_again(self) -> None:
-        self.meta_losses = []
-        self.begun_from, snapshot = self._draw()
-        self.carry = Carry(
-            self._flat(snapshot),
-            tf.nest.map_structure(tf.constant, snapshot["model_state"]),
-            self.initial_state,
-        )
-
-    def _draw(self) -> tuple[int | None, Any]:
-        """Draws the snapshot to begin from; one of a recorded experience is not rated."""
-        while True:
-            try:
-                if self.experience is None:
-                    sample = self.replay.sample(step=self.done)
-                    return int(sample.ids[0]), sample.snapshots[0]
-                # Drawn with this run's generator, which a checkpoint keeps.
-                ids, chances = self.experience.ids, self.experience.probabilities
-                return None, self.experience.snapshot(int(self.generator.choice(ids, p=chances)))
-            except DamagedSnapshotError as error:
-                # The rest of the replay is whole: go on without the damaged snapshot.
-                tqdm.tqdm.write(f"Left out: {error}")
-                (self.replay if self.experience is None else self.experience).drop(error.id)
-
-    def _flat(self, snapshot) -> tf.Tensor:
-        if not isinstance(snapshot, dict) or not {"parameters", "model_state"} <= set(snapshot):
-            raise CheckpointError(
-                'Expected snapshots with "parameters" and "model_state", as --record_experience '
-                f"makes them, got {type(snapshot).__name__} {str(snapshot)[:60]}."
-            )
-        parameters = snapshot["parameters"]
-        expected = _shapes(self.layout.unflatten(self.carry_template()))
-        if _shapes(parameters) != expected:
-            raise CheckpointError(
-                f"Expected snapshots of parameters {expected}, got {_shapes(parameters)}; the "
-                "experience has to come from the same network."
-            )
-        return self.layout.flatten(tf.nest.map_structure(tf.constant, parameters))
-
-    def carry_template(self) -> tf.Tensor:
-        return tf.zeros([self.layout.size], self.layout.dtype)
-
-    def _snapshot(self) -> dict[str, Any]:
-        return tf.nest.map_structure(
-            np.asarray,
-            {
-                "parameters": self.layout.unflatten(self.carry.weights),
-                "model_state": self.carry.model_state,
-            },
+    def _meta_step(self, course: Course, layout, static, *arguments) -> MetaStep:
+        rows = None
+        if layout.kinds != self.kinds:
+            rows = tuple(self.kinds.index(kind) for kind in layout.kinds)
+        return meta_step(
+            self.optimizer, layout, static, self.length, self._unrolled, *arguments, rows
         )
 
     def _publish(self) -> None:
-        self.optimizer.set_weights(self.layout.kinds, self.weights)
+        self.optimizer.set_weights(self.kinds, self.weights)
         if self.checkpoints is not None:
             self.optimizer.save(self.checkpoints.folder / meta_file.FILE_IN_FOLDER)
 
     def _save(self) -> None:
         if self.checkpoints is None:
             return
-        replay_state = self.replay.state()
+        replays = [course.replay.state() for course in self.courses]
+        states = [course.state() for course in self.courses]
+        first, *others = [
+            {**state, "replay": replay} for state, replay in zip(states, replays, strict=True)
+        ]
+        first["decisions"] = {
+            **first["decisions"],
+            "generator": _generator_state(self.generator),
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+        }
         self.checkpoints.write(
             self.done,
             {
@@ -469,24 +440,12 @@ class _Run:
                     "first": {role: w._asdict() for role, w in self.moments.first.items()},
                     "second": {role: w._asdict() for role, w in self.moments.second.items()},
                 },
-                "carry": {
-                    "parameters": self.layout.unflatten(self.carry.weights),
-                    "model_state": self.carry.model_state,
-                    **to_portable(self.carry.state, self.layout),
-                },
-                "decisions": {
-                    "generator": _generator_state(self.generator),
-                    "best_loss": self.best_loss.hex(),
-                    "best_norm": self.best_norm.hex(),
-                    "begun_from": -1 if self.begun_from is None else self.begun_from,
-                    "meta_losses": np.array(self.meta_losses),
-                    "skipped": self.skipped,
-                    "skipped_in_a_row": self.skipped_in_a_row,
-                },
-                "replay": replay_state,
+                **first,
+                **{f"course-{number + 1}": other for number, other in enumerate(others)},
             },
         )
-        self.replay.commit(replay_state)
+        for course, replay in zip(self.courses, replays, strict=True):
+            course.replay.commit(replay)
         self._publish()
 
     def _check(self, step, saved) -> None:
@@ -508,7 +467,7 @@ class _Run:
                 f"{'; '.join(differing)}). Give the flags that it was made with, or another folder."
             )
 
-    def _restore(self, step, saved, parameters) -> None:
+    def _restore(self, step, saved) -> None:
         def load(like, values):
             return tf.nest.map_structure(lambda a, b: tf.constant(b, a.dtype), like, values)
 
@@ -525,27 +484,17 @@ class _Run:
                 load_weights(saved["adam"]["second"]),
             ),
         )
-        carry = saved["carry"]
-        self.carry = Carry(
-            self.layout.flatten(load(parameters, carry["parameters"])),
-            tf.nest.map_structure(tf.constant, carry["model_state"]),
-            from_portable(carry, self.initial_state, self.layout),
-        )
         decisions = saved["decisions"]
         _set_generator_state(self.generator, decisions["generator"])
-        self.best_loss = float.fromhex(decisions["best_loss"])
-        self.best_norm = float.fromhex(decisions["best_norm"])
-        self.begun_from = None if decisions["begun_from"] < 0 else int(decisions["begun_from"])
-        self.meta_losses = [float(value) for value in decisions["meta_losses"]]
         self.skipped = int(decisions["skipped"])
         self.skipped_in_a_row = int(decisions.get("skipped_in_a_row", 0))
-        self.replay.restore(saved["replay"])
+        for number, course in enumerate(self.courses):
+            course.restore(saved[f"course-{number}"] if number else saved)
 
     def _signature(self) -> dict[str, Any]:
         """What a checkpoint has to share with the run that continues it."""
-        parameters = self.layout.unflatten(self.carry_template())
         return {
-            "task": self.task.name,
+            "task": "; ".join(course.task.name for course in self.courses),
             "rule": str(tuple(self.optimizer.rule)),
             "learning_rate": self.optimizer.learning_rate,
             "damping": self.optimizer.damping,
@@ -553,14 +502,10 @@ class _Run:
             "keep_prob": self.keep_prob,
             "meta_lr": float(self.meta_lr(0)),
             "seed": self.seed,
-            "parameters": str(_shapes(parameters)),
-            "kinds": str(self.layout.kinds),
-            "dtype": self.layout.dtype.name,
+            "parameters": "; ".join(str(course.shapes()) for course in self.courses),
+            "kinds": str(self.kinds),
+            "dtype": self.dtype.name,
         }
-
-
-def _shapes(structure) -> list[tuple[int, ...]]:
-    return [tuple(leaf.shape) for leaf in tf.nest.flatten(structure)]
 
 
 def _generator_state(generator: np.random.Generator) -> str:

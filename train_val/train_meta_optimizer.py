@@ -16,7 +16,8 @@ from absl import flags
 import mlhf
 from mlhf.validation import check_number
 from replay import PrioritizedReplay
-from train_val import command_line, training
+from train_val import command_line, task_families, training
+from train_val.problems import Problem
 
 FLAGS = flags.FLAGS
 
@@ -105,9 +106,21 @@ def open_experience(path: str) -> PrioritizedReplay:
         ) from error
 
 
+def make_problems() -> list[Problem]:
+    """Returns the problem of the flags, or those of `--tasks`."""
+    if FLAGS.task_file:
+        task_families.load_file(FLAGS.task_file)
+    if not FLAGS.tasks:
+        return [command_line.make_problem("meta_train")]
+    names = ("data", "data_dir", "split", "batch_size", "weight_decay", "seed")
+    return task_families.make_all(
+        FLAGS.tasks, part="meta_train", **{name: FLAGS[name].value for name in names}
+    )
+
+
 def main() -> None:
     """Reads the flags and meta-trains."""
-    problem = command_line.make_problem("meta_train")
+    found = make_problems()
     optimizer = mlhf.MetaHessianFree(
         FLAGS.lr,
         cg_iterations=FLAGS.CG_iter,
@@ -121,14 +134,16 @@ def main() -> None:
         detailed=FLAGS.print_log_in_meta_optimizer,
     )
     images_a_step = FLAGS.batch_size * FLAGS.meta_roll_back
-    steps = math.ceil(FLAGS.train_epochs * len(problem.train) / images_a_step)
+    # Of a mixture, an epoch is one of the largest data set for every task.
+    images = len(found) * max(len(problem.train) for problem in found)
+    steps = math.ceil(FLAGS.train_epochs * images / images_a_step)
     folder = FLAGS.model_dir or "./meta_optimizer"
     result = mlhf.meta_train(
-        problem.task,
+        [problem.task for problem in found],
         optimizer,
         min(steps, FLAGS.max_steps or steps),
         roll_back=FLAGS.meta_roll_back,
-        meta_lr=schedule(FLAGS.meta_lr, images_a_step, len(problem.train)),
+        meta_lr=schedule(FLAGS.meta_lr, images_a_step, images),
         keep_prob=FLAGS.keep_prob,
         seed=FLAGS.seed,
         model_dir=folder,
@@ -136,7 +151,7 @@ def main() -> None:
         experience=open_experience(FLAGS.experience) if FLAGS.experience else None,
         jit_compile=FLAGS.jit_compile,
         on_step=Report(
-            len(problem.train) / images_a_step,
+            images / images_a_step,
             FLAGS.epochs_per_eval,
             FLAGS.print_log_in_meta_optimizer,
         ),
@@ -163,6 +178,14 @@ def define_flags() -> None:
     flags.DEFINE_integer("meta_roll_back", 10, "Training steps in a meta-step.", lower_bound=1)
     flags.DEFINE_float("keep_prob", 0.5, "Chance that training goes on.", 0.0, 1.0)
     flags.DEFINE_float("meta_lr", 1e-3, "Adam's step size for the LSTMs' weights.")
+    flags.DEFINE_string(
+        "tasks",
+        None,
+        "A mixture of tasks in the place of --problem, in turns: families with settings, such as "
+        "mlp:width=16,mlp:width=64:depth=2:batch_size=32,convnet:data=digits. Families: "
+        f"{', '.join(task_families.names())}.",
+    )
+    flags.DEFINE_string("task_file", None, "A Python file that defines families of tasks.")
     flags.DEFINE_string(
         "experience",
         None,

@@ -179,3 +179,20 @@ def test_trouble_ends_in_a_sentence(arguments, sentence, meta_folder, tmp_path):
     assert re.search(sentence.format(**places), end.value.code), end.value.code
     assert not list((tmp_path / "new").rglob("*.npz"))
     assert before == {path: path.stat().st_size for path in meta_folder.rglob("*")}
+
+
+@pytest.mark.slow
+def test_a_mixture_of_tasks_is_meta_trained_in_turns(tmp_path):
+    run(
+        train_meta_optimizer,
+        "--tasks=mlp:width=4,mlp:width=6:batch_size=16",
+        "--data=digits",
+        "--batch_size=8",
+        "--meta_roll_back=2",
+        "--CG_iter=1",
+        "--max_steps=4",
+        f"--model_dir={tmp_path}",
+    )
+    lines = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["task"] for line in lines] == [0, 1, 0, 1]
+    assert (tmp_path / "meta_optimizer.npz").exists()

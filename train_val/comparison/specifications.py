@@ -110,9 +110,9 @@ def parse(text: str, meta_ckpt: str | None = None) -> Entrant:
     """Returns an optimizer from a line like `adam`, `adam:lr=1e-3/1e-2` or `hf:cg=2:damping=0.1/1`.
 
     A name, then settings, each after a colon: the arguments of the optimizer's constructor, with
-    `lr` for `learning_rate`, `cg` for `cg_iterations` and `share` for `curvature_share`. Values between slashes are a grid to tune
-    over; one value is not tuned. The learning rate has a default grid. `title=` is for tables.
-    `meta:path=...` is a trained MLHF of its own.
+    `lr` for `learning_rate`, `cg` for `cg_iterations` and `share` for `curvature_share`. Values
+    between slashes are a grid to tune over; one value is not tuned. The learning rate has a default
+    grid. `title=` is for tables. `meta:path=...` is a trained MLHF of its own.
 
     Args:
       text: The line.

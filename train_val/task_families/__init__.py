@@ -1,7 +1,16 @@
 """Families of tasks, to meta-train on and to see how a meta-optimizer generalises."""
 
 from train_val.task_families import families
-from train_val.task_families.registry import family, make, make_all, names, problem_of
+from train_val.task_families.registry import family, load_file, make, make_all, names, problem_of
 from train_val.task_families.smoke import smoke_test
 
-__all__ = ["families", "family", "make", "make_all", "names", "problem_of", "smoke_test"]
+__all__ = [
+    "families",
+    "family",
+    "load_file",
+    "make",
+    "make_all",
+    "names",
+    "problem_of",
+    "smoke_test",
+]
