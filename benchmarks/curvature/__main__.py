@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FRAMEWORKS = ("tensorflow", "torch", "jax")
 PRODUCTS = (GAUSS_NEWTON, HESSIAN)
 # Of which the peak memory is taken: a gradient, and a linearization with its first product.
-MEMORY = (" gradient 1", " Gv 1")
+MEMORY = ("own gradient 1", "custom_op Gv 1", "curvlinops Gv 1", "linearize Gv 1")
 
 
 class Worker:
@@ -133,7 +133,7 @@ def compare(
                 record["cpu_seconds"].append(round(run["cpu_seconds"], 6))
         records += [record for _, record in entrants]
     for record in records if memory else []:
-        if record.get("name", "").endswith(MEMORY):
+        if record.get("name") in MEMORY:
             fresh = Worker(record["framework"], network, batch, threads)
             rose = fresh.ask(do="prepare", name=record["name"], again=2)["megabytes"]
             record["megabytes"] = round(rose, 1)
