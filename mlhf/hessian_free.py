@@ -43,6 +43,7 @@ class HessianFree:
         decay: float = 0.9,
         guards: str = "relative",
         cg_tolerance: float | None = None,
+        product_dtype: str | None = None,
         jit_compile: bool = False,
     ):
         """Sets an optimizer up.
@@ -57,6 +58,10 @@ class HessianFree:
           decay: The factor of the heuristic, between 0 and 1.
           guards: As for `mlhf.conjugate_gradient`.
           cg_tolerance: As for `mlhf.conjugate_gradient`.
+          product_dtype: `"bfloat16"` to compute the network's part of products with G in it, which
+            processors with such units do about three times as fast, with errors of about 0.3%;
+            None, the default, in the parameters' dtype. Gradient, loss and the vectors of
+            conjugate gradients stay in the parameters' dtype either way.
           jit_compile: Whether a step is compiled with XLA.
 
         Raises:
@@ -74,6 +79,7 @@ class HessianFree:
         if cg_tolerance is not None:
             cg_tolerance = check_number("cg_tolerance", cg_tolerance, at_least=0)
         self._tolerance = cg_tolerance
+        self._product_dtype = check_choice("product_dtype", product_dtype, (None, "bfloat16"))
         self._jit_compile = jit_compile
         self._compiled: dict = {}
 
@@ -120,7 +126,7 @@ class HessianFree:
     def _step(self, static, tensors, parameters, state, rate):
         layout = Layout(parameters, "any")
         objective = Objective.of(static, tensors)
-        linearized = objective.linearize(parameters)
+        linearized = objective.linearize(parameters, self._product_dtype)
         gradient = layout.flatten(linearized.gradient())
         curvature = curvature_of(linearized, layout)
         start = {"x": state.solution, "d": gradient, "zero": None}[self._x_use]

@@ -21,6 +21,7 @@ from mlhf.coordinate_lstm import LSTMWeights
 from mlhf.course import Course
 from mlhf.layout import Layout
 from mlhf.meta_hessian_free import MetaHessianFree
+from mlhf.proposal import Rule
 from mlhf.rollout import Carry
 from mlhf.run_log import RunLog
 from mlhf.task import Task
@@ -495,7 +496,7 @@ class _Run:
         """What a checkpoint has to share with the run that continues it."""
         return {
             "task": "; ".join(course.task.name for course in self.courses),
-            "rule": str(tuple(self.optimizer.rule)),
+            "rule": _text_of(self.optimizer.rule),
             "learning_rate": self.optimizer.learning_rate,
             "damping": self.optimizer.damping,
             "roll_back": self.length,
@@ -514,3 +515,8 @@ def _generator_state(generator: np.random.Generator) -> str:
 
 def _set_generator_state(generator: np.random.Generator, state: str) -> None:
     generator.bit_generator.state = json.loads(state)
+
+
+def _text_of(rule: Rule) -> str:
+    """A rule as checkpoints name it; those from before products had a dtype stay valid."""
+    return str(tuple(rule)[:-1] if rule.product_dtype is None else tuple(rule))

@@ -154,11 +154,14 @@ class Objective:
         """Returns the mean loss without the regularizer."""
         return self.loss.value(self.outputs(parameters)[0], self.targets)
 
-    def linearize(self, parameters: Structure) -> LinearizedObjective:
+    def linearize(
+        self, parameters: Structure, product_dtype: str | None = None
+    ) -> LinearizedObjective:
         """Runs the network forward once and keeps what gradients and products need.
 
         Args:
           parameters: The point, a structure of floating tensors.
+          product_dtype: As for `custom_op.gauss_newton`: `"bfloat16"` for cheaper products.
 
         Returns:
           The loss, its gradient and its Gauss-Newton products there.
@@ -166,7 +169,7 @@ class Objective:
         Raises:
           ValueError: If the outputs do not depend on a parameter, or targets do not fit.
         """
-        return LinearizedObjective(self, parameters)
+        return LinearizedObjective(self, parameters, product_dtype)
 
 
 class LinearizedObjective:
@@ -179,7 +182,9 @@ class LinearizedObjective:
       model_state: The network's state after its forward pass; `()` if it has none.
     """
 
-    def __init__(self, objective: Objective, parameters: Structure):
+    def __init__(
+        self, objective: Objective, parameters: Structure, product_dtype: str | None = None
+    ):
         self._regularizer = objective.regularizer
         self.parameters = parameters
         aside: list[Structure] = []
@@ -190,7 +195,11 @@ class LinearizedObjective:
             return outputs
 
         self._operator = custom_op.gauss_newton(
-            network, parameters, objective.loss, objective.targets
+            network,
+            parameters,
+            objective.loss,
+            objective.targets,
+            product_dtype=product_dtype,
         )
         self.model_state = aside[-1]
         if tf.executing_eagerly():

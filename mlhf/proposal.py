@@ -31,6 +31,7 @@ class Rule(NamedTuple):
     cg_iterations: int = 2
     damping_type: str = "regular"  # or "LM_heuristics"
     decay: float = 0.9  # the factor of the LM heuristic
+    product_dtype: str | None = None  # "bfloat16" for cheaper products with G
 
     @property
     def roles(self) -> tuple[str, ...]:

@@ -100,7 +100,7 @@ def roll(
 
     def body(t, carry):
         linearized = _objective(static, batches, carry.model_state, t).linearize(
-            layout.unflatten(carry.weights)
+            layout.unflatten(carry.weights), rule.product_dtype
         )
         gradient = layout.flatten(linearized.gradient())
         proposal, state = propose(
@@ -208,7 +208,7 @@ def meta_gradient(
         gradients, d_states, next_gradient = carry
         row = rows.read(i)
         linearized = _objective(static, batches, row.model_state, i).linearize(
-            layout.unflatten(row.weights)
+            layout.unflatten(row.weights), rule.product_dtype
         )
         curvature = curvature_of(linearized, layout)
         proposal = row.proposal

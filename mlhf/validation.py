@@ -43,8 +43,8 @@ def check_number(
     return float(value)
 
 
-def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
-    """Returns one of some names, or raises ValueError."""
+def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
+    """Returns one of some names (or None, if that is among them), or raises ValueError."""
     if value not in choices:
         raise ValueError(f"Expected {name} to be one of {list(choices)}, got {value!r}.")
     return value

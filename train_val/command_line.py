@@ -83,6 +83,13 @@ def define_common_flags(seed: int = 0) -> None:
         "damping_type", "regular", ("regular", "LM_heuristics"), "Whether the damping is adapted."
     )
     flags.DEFINE_float("decay", 0.9, "The factor of the LM heuristic; RMSprop's decay.")
+    flags.DEFINE_enum(
+        "product_dtype",
+        None,
+        ("bfloat16",),
+        "Compute the network's part of curvature products in it: faster where the processor has "
+        "such units, errors of about 0.3%. Of meta and plain Hessian-free.",
+    )
     flags.DEFINE_bool("jit_compile", False, "Compile a whole step with XLA, as a GPU wants it.")
     flags.DEFINE_bool(
         "print_log_in_meta_optimizer",

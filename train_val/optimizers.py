@@ -65,6 +65,7 @@ def make(
     rule: Mapping[str, Any] | None = None,
     curvature_share: float = 1.0,
     given: frozenset[str] | set[str] = frozenset(),
+    product_dtype: str | None = None,
     jit_compile: bool = False,
     detailed: bool = False,
 ) -> Chosen:
@@ -87,6 +88,7 @@ def make(
         `meta_ckpt`: a rule is at its best with the settings that it was trained with. For
         `"kfac"` and `"martens"` they are those of the class.
       curvature_share: Of `"martens"`: the share of a batch that the curvature is taken on.
+      product_dtype: As for `mlhf.MetaHessianFree`; of meta and plain Hessian-free only.
       jit_compile: Whether a step is compiled with XLA.
       detailed: Whether `"meta"` measures what costs a curvature product more.
 
@@ -104,6 +106,11 @@ def make(
     name = lowered[name.lower()]
     rule = dict(rule or {})
     if name != "meta":
+        if product_dtype is not None:
+            raise ValueError(
+                f"Expected product_dtype with optimizer=meta only, got it with {name}, which has "
+                "no products of the Gauss-Newton matrix in another dtype; leave it out."
+            )
         if name in ("kfac", "martens"):
             return _second_order(name, lr, momentum, rule, set(given), curvature_share, jit_compile)
         builds = {
@@ -118,8 +125,8 @@ def make(
         optimizer = mlhf.FirstOrder(build, jit_compile=jit_compile)
         return Chosen(optimizer, {"rule": json.dumps(build().get_config(), default=str)}, [])
     if rule.get("y_use") == "none" and rule.get("d_use") == "none":
-        return _hessian_free(lr, rule, meta_ckpt, jit_compile)
-    return _meta(lr, rule, meta_ckpt, set(given), jit_compile, detailed)
+        return _hessian_free(lr, rule, meta_ckpt, product_dtype, jit_compile)
+    return _meta(lr, rule, meta_ckpt, set(given), product_dtype, jit_compile, detailed)
 
 
 def _second_order(name, lr, momentum, rule, given, share, jit_compile) -> Chosen:
@@ -144,7 +151,7 @@ def _second_order(name, lr, momentum, rule, given, share, jit_compile) -> Chosen
     return Chosen(optimizer, {"rule": json.dumps(arguments)}, [f"{note}."])
 
 
-def _hessian_free(lr, rule, meta_ckpt, jit_compile) -> Chosen:
+def _hessian_free(lr, rule, meta_ckpt, product_dtype, jit_compile) -> Chosen:
     if meta_ckpt is not None:
         raise ValueError(
             f"y_use=none with d_use=none is plain Hessian-free, which has nothing learned to take "
@@ -159,13 +166,15 @@ def _hessian_free(lr, rule, meta_ckpt, jit_compile) -> Chosen:
     rule.pop("y_use"), rule.pop("d_use")
     arguments = {"learning_rate": lr, **{RULE[flag]: value for flag, value in rule.items()}}
     optimizer = mlhf.HessianFree(
-        **{"damping": 2e-5, "cg_iterations": 2, **arguments}, jit_compile=jit_compile
+        **{"damping": 2e-5, "cg_iterations": 2, **arguments},
+        product_dtype=product_dtype,
+        jit_compile=jit_compile,
     )
     note = "Plain Hessian-free: " + _listed({"lr": lr, **rule})
     return Chosen(optimizer, {"rule": json.dumps(arguments)}, [note])
 
 
-def _meta(lr, rule, meta_ckpt, given, jit_compile, detailed) -> Chosen:
+def _meta(lr, rule, meta_ckpt, given, product_dtype, jit_compile, detailed) -> Chosen:
     if meta_ckpt is None:
         raise ValueError(
             "optimizer=meta needs meta_ckpt: the folder of a meta-training (its model_dir), or one "
@@ -195,7 +204,11 @@ def _meta(lr, rule, meta_ckpt, given, jit_compile, detailed) -> Chosen:
         used = _listed({flag: asked[flag] for flag in differing})
         notes.append(f"{meta_ckpt} was meta-trained with {_listed(differing)}; using {used}.")
     optimizer = mlhf.MetaHessianFree.from_pretrained(
-        meta_ckpt, **overrides, jit_compile=jit_compile, **({"detailed": True} if detailed else {})
+        meta_ckpt,
+        **overrides,
+        product_dtype=product_dtype,
+        jit_compile=jit_compile,
+        **({"detailed": True} if detailed else {}),
     )
     digest = hashlib.sha256()
     for leaf in tf.nest.flatten(optimizer.weights):

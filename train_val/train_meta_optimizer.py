@@ -131,6 +131,7 @@ def main() -> None:
         damping_type=FLAGS.damping_type,
         decay=FLAGS.decay,
         seed=FLAGS.seed,
+        product_dtype=FLAGS.product_dtype,
         detailed=FLAGS.print_log_in_meta_optimizer,
     )
     images_a_step = FLAGS.batch_size * FLAGS.meta_roll_back

@@ -37,6 +37,7 @@ def choose_optimizer() -> optimizers.Chosen:
         rule=rule,
         curvature_share=FLAGS.curvature_share,
         given=given,
+        product_dtype=FLAGS.product_dtype,
         jit_compile=FLAGS.jit_compile,
         detailed=FLAGS.print_log_in_meta_optimizer,
     )

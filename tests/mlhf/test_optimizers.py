@@ -295,3 +295,35 @@ def test_a_folder_that_can_not_be_written_to(saved, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError):
         optimizer.save(tmp_path / "file" / "trained")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **options: mlhf.HessianFree(0.5, 0.1, **options),
+        lambda **options: mlhf.MetaHessianFree(0.5, cg_iterations=2, **options),
+    ],
+)
+def test_products_in_bfloat16(make):
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(16, 12)).astype(np.float32)
+    targets = random.integers(3, size=16)
+    parameters = {
+        "dense/kernel": tf.constant(random.normal(size=(12, 3)), tf.float32),
+        "dense/bias": tf.zeros([3]),
+    }
+
+    def network(w, x):
+        return x @ w["dense/kernel"] + w["dense/bias"]
+
+    objective = mlhf.Objective(network, "softmax_cross_entropy", inputs, targets)
+    steps = {}
+    for dtype in (None, "bfloat16"):
+        optimizer = make(product_dtype=dtype)
+        taken = optimizer.step(objective, parameters, optimizer.init(parameters))
+        steps[dtype] = taken.parameters["dense/kernel"] - parameters["dense/kernel"]
+    error = tf.norm(steps["bfloat16"] - steps[None]) / tf.norm(steps[None])
+    # Eight bits, but not none of the products.
+    assert 1e-5 < error < 2e-2
+    with pytest.raises(ValueError, match="product_dtype"):
+        make(product_dtype="float16")
