@@ -76,6 +76,7 @@ def meta_step(
     seed: tf.Tensor,
     learning_rate: tf.Tensor,
     meta_rate: tf.Tensor,
+    *,
     rows_of_kinds: tuple[int, ...] | None = None,
 ) -> MetaStep:
     """One rollout and one update of the LSTMs' weights; to be compiled as a whole.
@@ -408,9 +409,8 @@ class _Run:
         rows = None
         if layout.kinds != self.kinds:
             rows = tuple(self.kinds.index(kind) for kind in layout.kinds)
-        return meta_step(
-            self.optimizer, layout, static, self.length, self._unrolled, *arguments, rows
-        )
+        fixed = (self.optimizer, layout, static, self.length, self._unrolled)
+        return meta_step(*fixed, *arguments, rows_of_kinds=rows)
 
     def _publish(self) -> None:
         self.optimizer.set_weights(self.kinds, self.weights)

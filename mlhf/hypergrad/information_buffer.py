@@ -36,7 +36,7 @@ _WORD = np.uint64(2**32 - 1)
 _HEAD_LIMIT = 2**64
 
 
-def numerator(decay: np.ndarray | float) -> np.ndarray:
+def numerator(decay: np.ndarray | float) -> np.ndarray | np.int64:
     """Returns n of the multiple n / 2¹⁶ that stands for a decay.
 
     Args:
