@@ -277,7 +277,10 @@ def of_network(
     model = build(shape, train.num_classes)
 
     def initialize(seed: int) -> dict[str, tf.Tensor]:
-        return mlhf.get_parameters(build(shape, train.num_classes, seed=seed))
+        # Layers without a name of their own are called otherwise in each new network.
+        found = mlhf.get_parameters(another := build(shape, train.num_classes, seed=seed))
+        pairs = zip(model.trainable_variables, another.trainable_variables, strict=True)
+        return {own.path: found[other.path] for own, other in pairs}
 
     excluded: frozenset[str] = frozenset()
     if data == IMAGENET:

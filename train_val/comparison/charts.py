@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 
 WIDTH, HEIGHT = 560, 340
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 30, 44
+LEFT, RIGHT, TOP, BOTTOM = 68, 14, 30, 44
 # So many colours the style sheet knows; then dashes tell lines apart.
 COLORS = 8
 _DASHES = ("", "7 4", "2 3")
@@ -88,7 +88,7 @@ def chart(
     ticks = _log_ticks(10**bottom, 10**top) if log else _ticks(bottom, top)
     for value in ticks:
         at = place_y(value)
-        text = f"{100 * value:g}%" if percent else f"{value:g}"
+        text = f"{100 * value:g}%" if percent else _label(value)
         parts.append(f'<path class="grid" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>')
         parts.append(
             f'<text class="tick" x="{LEFT - 7}" y="{at + 4:.1f}" text-anchor="end">{text}</text>'
@@ -133,6 +133,11 @@ def swatch(number: int) -> str:
         f'<svg class="swatch" viewBox="0 0 28 10" aria-hidden="true"><path '
         f'class="c{number % COLORS} line"{style} d="M1 5H27"/></svg>'
     )
+
+
+def _label(value: float) -> str:
+    """Returns a number in few letters: 0.001, but 1e-4."""
+    return f"{value:.0e}".replace("e-0", "e-") if 0 < abs(value) < 1e-3 else f"{value:g}"
 
 
 def _line(points, place_x, place_y) -> str:
