@@ -13,4 +13,5 @@ install_package test
 "$VENV_PYTHON" -m ruff format --quiet --check . ||
     die "Some files are not formatted: run .venv/bin/ruff format ."
 "$VENV_PYTHON" -m mypy
-exec "$VENV_PYTHON" -m pytest --quiet "$@"
+# Most of the time goes into tracing, which uses one core: files run side by side.
+exec "$VENV_PYTHON" -m pytest --quiet --numprocesses=auto --maxprocesses=4 --dist=loadfile "$@"

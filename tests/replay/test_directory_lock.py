@@ -13,6 +13,8 @@ HOLDER = """
 import os, sys, time
 from pathlib import Path
 from replay.directory_lock import DirectoryLock
+def say(text):  # whole lines, whatever the other process writes at the same time
+    os.write(1, f"{text}\\n".encode())
 lock = DirectoryLock(Path(sys.argv[1]))
 child = 0
 if sys.argv[2] == "fork":
@@ -21,11 +23,11 @@ if sys.argv[2] == "fork":
         try:
             lock.check()
         except RuntimeError as error:
-            print("refused" if "forked" in str(error) else error, flush=True)
+            say("refused" if "forked" in str(error) else error)
         os.close(1)  # the test reads to the end of what the parent prints
         time.sleep(60)
         os._exit(0)
-print(child, flush=True)
+say(child)
 time.sleep(60)
 """
 
