@@ -39,6 +39,12 @@ def loop(op: tf.Operation, live: Sequence[bool], program: Callable[..., Any]) ->
     live = _grown(parts, live)
     chosen = [i for i, depends in enumerate(live) if depends]
     changing = [i for i in chosen if parts.moving[i]]
+    if not changing:
+        # The primals decide at most how often the body runs.
+        kept = [not moves for moves in parts.moving]
+        return lambda *tangents: [
+            tangent if keeps else None for tangent, keeps in zip(tangents, kept, strict=False)
+        ]
     check = check_repeatable(
         op, parts.operations, "runs a loop", "write it as a Python loop, or draw before it"
     )

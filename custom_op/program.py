@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from custom_op import calls, control_flow, fallback, registry
 from custom_op.copying import BRANCHES, CALLS, LOOPS, has_custom_gradient
-from custom_op.rules import pooling
+from custom_op.rules import moments, pooling
 
 Tangents = Sequence[tf.Tensor | None]
 
@@ -81,18 +81,30 @@ class TangentProgram:
 def _ancestors(
     outputs: Sequence[tf.Tensor], candidates: Sequence[tf.Operation]
 ) -> tuple[set[Any], list[tf.Operation]]:
-    """Returns the tensors that outputs depend on, and the operations that make them, in order."""
-    needed = _refs(outputs)
+    """Returns the tensors that outputs depend on, and the operations that tangents pass, in order.
+
+    What is read behind a stopped gradient counts among the former only: it need not be
+    differentiable.
+    """
+    seen, needed = _refs(outputs), _refs(outputs)
     found = []
     for op in reversed(candidates):
-        if any(output.ref() in needed for output in op.outputs):
+        if not any(output.ref() in seen for output in op.outputs):
+            continue
+        read = op.inputs
+        if has_custom_gradient(op):
+            # What its function computes inside has no say in the derivative.
+            read = [op.inputs[i] for i in fallback.inputs_with_gradient(op)]
+        seen |= _refs(read)
+        if not _stops(op) and any(output.ref() in needed for output in op.outputs):
             found.append(op)
-            read = op.inputs
-            if has_custom_gradient(op):
-                # What its function computes inside has no say in the derivative.
-                read = [op.inputs[i] for i in fallback.inputs_with_gradient(op)]
             needed |= _refs(read)
-    return needed, found[::-1]
+    return seen, found[::-1]
+
+
+def _stops(op: tf.Operation) -> bool:
+    """Whether tangents end in an operation."""
+    return op.type == "StopGradient" and not moments.is_stopped_mean(op)
 
 
 def _refs(tensors: Sequence[tf.Tensor]) -> set[Any]:

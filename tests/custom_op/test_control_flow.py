@@ -66,6 +66,18 @@ def arrays(w):
     return fixed.stack(), growing.concat(), scattered.gather([0, 2])
 
 
+def halved_until_small(w, stop_before, stop_after):
+    """A line search: w decides how often the body runs, and nothing else."""
+    seen = tf.stop_gradient(w) if stop_before else w
+    factor = tf.while_loop(
+        lambda _, f: tf.reduce_sum((f * seen) ** 2) > 1.0,
+        lambda i, f: (i + 1, f / 2),
+        (0, tf.ones([], w.dtype)),
+        maximum_iterations=30,
+    )[1]
+    return tf.sin(w) * (tf.stop_gradient(factor) if stop_after else factor)
+
+
 def gradient_of(function):
     def gradient(w):
         with tf.GradientTape() as tape:
@@ -104,6 +116,16 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_first_and_second_derivatives(case):
     custom_op.check_rule(CASES[case], W)
+
+
+@pytest.mark.parametrize("stops", [(True, False), (False, True), (False, False)])
+def test_a_loop_whose_length_alone_depends_on_the_primals(stops):
+    factor = halved_until_small(W, *stops) / tf.sin(W)
+    assert float(tf.reduce_max(factor)) < 1
+    tangent = custom_op.jvp(lambda w: halved_until_small(w, *stops), W, V)[1]
+    np.testing.assert_allclose(tangent, factor * tf.cos(W) * V, rtol=1e-12)
+    linear = custom_op.linearize(gradient_of(lambda w: halved_until_small(w, *stops)), W)
+    np.testing.assert_allclose(linear.jvp(V), factor**2 * 2 * tf.cos(2 * W) * V, rtol=1e-12)
 
 
 def _gauss_newton(w):
