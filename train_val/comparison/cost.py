@@ -64,18 +64,23 @@ def measure(problem: Problem, optimizer: Any, rounds: int = 20) -> Cost:
         objective = task.objective(*next(batches), model_state)
         if number == 0:
             gradient = _gradient(objective.static)
-        started = time.perf_counter()
-        # One number of the result is waited for, as a run waits for its loss.
-        float(gradient(objective.tensors, parameters))
-        between = time.perf_counter()
-        taken = optimizer.step(objective, parameters, state)
-        float(taken.metrics["loss"])
-        ended = time.perf_counter()
+        # Each goes first in every other round: the pipeline of the batches disturbs who does.
+        order = ("gradient", "step") if number % 2 else ("step", "gradient")
+        seconds = {}
+        for what in order:
+            started = time.perf_counter()
+            # One number of the result is waited for, as a run waits for its loss.
+            if what == "gradient":
+                float(gradient(objective.tensors, parameters))
+            else:
+                taken = optimizer.step(objective, parameters, state)
+                float(taken.metrics["loss"])
+            seconds[what] = time.perf_counter() - started
         parameters, state = taken.parameters, taken.state
         model_state = () if taken.model_state is None else taken.model_state
         if number >= WARM_UP:
-            gradients.append(between - started)
-            steps.append(ended - between)
+            gradients.append(seconds["gradient"])
+            steps.append(seconds["step"])
     return Cost(
         sum(steps) / sum(gradients),
         statistics.median(s / g for s, g in zip(steps, gradients, strict=True)),

@@ -1,0 +1,34 @@
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from tests.train_val.comparison.problems import Halving, problem
+from train_val.comparison import measure
+
+
+def test_the_mean_has_what_some_steps_do_more_and_the_median_has_not(monkeypatch):
+    cost = sys.modules["train_val.comparison.cost"]
+    clock, order = [0.0], []
+
+    class Slow(Halving):
+        def step(self, objective, weight, state):
+            clock[0] += 5.0 if state % 5 == 4 else 1.0
+            order.append("step")
+            return super().step(objective, weight, state)
+
+    def gradient(tensors, parameters):
+        clock[0] += 0.5
+        order.append("gradient")
+        return 0.0
+
+    monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(cost, "_gradient", lambda static: gradient)
+    by_hand = problem()
+    by_hand.task.objective = lambda *_: SimpleNamespace(static=(), tensors=())
+    found = measure(by_hand, Slow(0.9), rounds=10)
+    # Of ten steps two take 5 and eight take 1; a gradient takes a half.
+    assert found.gradients == pytest.approx((2 * 5 + 8) / (10 * 0.5))
+    assert (found.median, found.step_seconds, found.gradient_seconds) == (2.0, 1.0, 0.5)
+    assert found.peak_bytes is None
+    assert len(order) == 28 and order[:4] == ["step", "gradient", "gradient", "step"]
