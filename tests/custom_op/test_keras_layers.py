@@ -8,6 +8,9 @@ import tensorflow as tf
 import custom_op
 from tests.custom_op import keras_layers
 
+# Python 3.10's newest Keras is 3.12, which itself refuses what later ones can do.
+OLD_KERAS = tuple(int(part) for part in keras.__version__.split(".")[:2]) < (3, 13)
+NEWER = ("DepthwiseConv2D_first", "DepthwiseConv2D_both")
 # A second or more each: loops, and convolutions without TensorFlow's kernels.
 SLOW = ("RNN", "GRU", "LSTM", "Bidirectional", "Conv2D_grouped", "Conv3D_first")
 
@@ -27,6 +30,8 @@ def test_the_table_has_every_layer_with_parameters():
 def test_layer(name):
     """Against finite differences, in the parameters and in the inputs, to second order."""
     case = keras_layers.CASES[name]
+    if name in NEWER and OLD_KERAS:
+        pytest.skip(f"Keras {keras.__version__} refuses this layer itself")
     function, point = keras_layers.build(case)
     tolerance = 1e-6 if case.dtype == "float64" else 2e-2
     custom_op.check_rule(function, point, dtype=tf.as_dtype(case.dtype), tolerance=tolerance)
@@ -84,6 +89,7 @@ def test_curvature_leaves_moving_statistics_and_seeds_alone(graph):
         np.testing.assert_array_equal(variable, old)
 
 
+@pytest.mark.skipif(OLD_KERAS, reason=f"Keras {keras.__version__} has no renorm")
 def test_batch_renormalization_follows_its_stops():
     """Its factors are stopped by intention, so that the tape is right and differences are not."""
     layer = keras.layers.BatchNormalization(axis=1, renorm=True, dtype="float64")

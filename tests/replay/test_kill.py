@@ -153,4 +153,4 @@ def test_every_state_that_the_disk_passes_through_can_be_restored(
                 for number in replay.ids.tolist():
                     assert_same(replay.snapshot(number), trainer["snapshot_of"](number))
             restored.append(saved["count"])
-    assert len(restored) > 20 and set(restored) == {1, 2, 3}
+    assert len(restored) > 15 and set(restored) == {1, 2, 3}
