@@ -71,6 +71,11 @@ def eigenpairs(
         if tolerance is None:
             tolerance = float(np.sqrt(np.finfo(adapted.dtype).eps))
         start = np.random.default_rng(seed).standard_normal(size).astype(adapted.dtype)
+        if not np.any(adapted @ start):
+            # No matrix but zero takes a random vector to zero, and ARPACK refuses to start there.
+            return Eigenpairs(
+                np.zeros(count, adapted.dtype), np.eye(size, count, dtype=adapted.dtype)
+            )
         values, vectors = scipy.sparse.linalg.eigsh(
             adapted,
             count,

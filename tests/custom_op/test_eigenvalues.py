@@ -45,3 +45,14 @@ def test_wrong_arguments_say_expected_and_got(hessian):
         custom_op.eigenpairs(hessian, 28)
     with pytest.raises(ValueError, match=r"\['LA', 'SA', 'LM'\], got 'BE'"):
         custom_op.eigenpairs(hessian, 1, "BE")
+
+
+def test_a_matrix_of_zeros():
+    """A saturated network has no curvature left, in the dtype that it is in."""
+    x = tf.ones([4, 30], tf.float64)
+    operator = custom_op.gauss_newton(
+        lambda w: tf.tanh(100 * (x @ w)), tf.ones([30, 2], tf.float64), "squared_error", x[:, :2]
+    )
+    found = custom_op.eigenpairs(operator, 3)
+    np.testing.assert_array_equal(found.values, np.zeros(3))
+    np.testing.assert_array_equal(found.vectors.T @ found.vectors, np.eye(3))
