@@ -99,3 +99,34 @@ def mlp(
         ],
         name="mlp",
     )
+
+
+def softmax(
+    shape: tuple[int, int, int], classes: int, *, seed: int = 0, dtype: str = "float32"
+) -> keras.Model:
+    """Returns softmax regression: one layer, all weights and biases normal with 0.01.
+
+    Args:
+      shape: Of an image.
+      classes: The number of outputs, logits.
+      seed: Of the initial weights.
+      dtype: Of parameters and computation.
+
+    Returns:
+      A built model.
+    """
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input(shape),
+            layers.Flatten(name="flatten", dtype=dtype),
+            layers.Dense(
+                classes,
+                kernel_initializer=_normal(0.01, seed * 10),
+                bias_initializer=_normal(0.01, seed * 10 + 1),
+                name="output",
+                dtype=dtype,
+            ),
+        ],
+        name="softmax",
+    )

@@ -1,6 +1,6 @@
 """Hypergradients: the gradient of a validation loss through training, by every known method."""
 
-from mlhf.hypergrad import linear_solvers, projections
+from mlhf.hypergrad import linear_solvers, plots, projections
 from mlhf.hypergrad.batches import Minibatches
 from mlhf.hypergrad.determinism import NotDeterministicError
 from mlhf.hypergrad.drmad import DrmadDivergedWarning, drmad
@@ -47,6 +47,7 @@ __all__ = [
     "implicit",
     "keras_losses",
     "linear_solvers",
+    "plots",
     "projections",
     "quantize_decay",
     "read_records",

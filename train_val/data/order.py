@@ -10,7 +10,9 @@ _SHUFFLE_ROUNDS = 12
 _SHUFFLE_SALT = 7
 
 
-def shuffled_indices(count: int, batch_size: int, seed: int, k: tf.Tensor | int) -> tf.Tensor:
+def shuffled_indices(
+    count: int, batch_size: int, seed: tf.Tensor | int, k: tf.Tensor | int
+) -> tf.Tensor:
     """The numbers of the images in batch k, a pure function of the arguments.
 
     The images pass in an endless row of epochs, each a permutation of its own, and batch k is
@@ -19,7 +21,7 @@ def shuffled_indices(count: int, batch_size: int, seed: int, k: tf.Tensor | int)
     Args:
         count: how many images there are.
         batch_size: B.
-        seed: of 64 bits.
+        seed: of 64 bits; a tensor is int64.
         k: the batch's number, from 0.
 
     Returns:
@@ -31,7 +33,7 @@ def shuffled_indices(count: int, batch_size: int, seed: int, k: tf.Tensor | int)
     # rounds and pads a list of seeds along the wrong axis. [B, 3]: a seed for each place.
     seeds = tf.stack(
         [
-            tf.fill([batch_size], tf.constant(seed, tf.int64)),
+            tf.fill([batch_size], tf.convert_to_tensor(seed, tf.int64)),
             epochs,
             tf.fill([batch_size], tf.constant(_SHUFFLE_SALT, tf.int64)),
         ],

@@ -1,0 +1,421 @@
+"""Learns the hyperparameters of a training: `python train_val/tune_hyperparameters.py`."""
+
+from __future__ import annotations
+
+if not __package__:
+    import _bootstrap  # noqa: F401
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import flags
+
+from mlhf import hypergrad
+from mlhf.checkpoints import CheckpointError
+from mlhf.hypergrad import linear_solvers, plots, projections
+from mlhf.hypergrad.hyper_optimizer import METHODS
+from mlhf.hypergrad.reverse import STORAGES
+from mlhf.hypergrad.sharing import SHARINGS
+from replay import replace_file
+from train_val import command_line, hyperparameters
+
+FLAGS = flags.FLAGS
+
+OUTER_OPTIMIZERS = {
+    name.lower(): kind
+    for name in ("Adagrad", "Adam", "AdamW", "Adamax", "Lion", "Nadam", "RMSprop", "SGD")
+    for kind in [getattr(keras.optimizers, name)]
+}
+SOLVERS: dict[str, Any] = {
+    "cg": linear_solvers.ConjugateGradient,
+    "fixed_point": linear_solvers.FixedPoint,
+    "gauss_newton": None,  # made with the network
+    "neumann": linear_solvers.Neumann,
+    "normal_equations": linear_solvers.NormalEquations,
+    "nystrom": linear_solvers.Nystrom,
+}
+# Forward mode carries a copy of the weights a number.
+MOST_COLUMNS = 2000
+SETTINGS = "settings.json"
+# What a run that continues another has to share with it.
+_SHARED = (
+    *("method", "hyperparameters", "start", "dynamics", "problem", "data", "train_examples"),
+    *("valid_examples", "batch_size", "lr", "momentum", "steps", "outer_optimizer", "outer_lr"),
+    *("truncation", "online", "points", "solver", "damping", "sharing", "sign", "projection"),
+    "seed",
+)
+# What the library raises about a training, and what a user can do something about.
+_TROUBLE = (
+    hypergrad.DivergedError,
+    hypergrad.NotDeterministicError,
+    linear_solvers.LinearSolveError,
+    TypeError,
+)
+
+
+def main() -> None:
+    """Reads the flags, learns, draws and prints the result."""
+    try:
+        tune()
+    except _TROUBLE as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def tune() -> hypergrad.HyperOptimizer:
+    """Does what the flags say.
+
+    Returns:
+      The outer loop, at its end.
+
+    Raises:
+      ValueError: If flags make no sense together.
+      CheckpointError: If the folder is another run's.
+    """
+    method = FLAGS.method
+    names = FLAGS.hyperparameters or _default_names(method, FLAGS.dynamics)
+    tuning = hyperparameters.Tuning(
+        names,
+        network=FLAGS.problem.lower(),
+        data=FLAGS.data,
+        data_dir=FLAGS.data_dir,
+        dynamics=hyperparameters.make_dynamics(FLAGS.dynamics, FLAGS.lr, FLAGS.momentum),
+        steps=FLAGS.steps,
+        batch_size=FLAGS.batch_size,
+        train_examples=FLAGS.train_examples,
+        valid_examples=FLAGS.valid_examples,
+        start=_numbers("start", FLAGS.start),
+        seed=FLAGS.seed,
+    )
+    folder = Path(FLAGS.model_dir or f"./tune_{FLAGS.problem}_{method}".lower())
+    arguments: dict[str, Any] = {
+        "method": method,
+        "outer_optimizer": outer_optimizers(tuning),
+        "projections": tuning.projections(_projections(FLAGS.projection, tuning)),
+        "process": _process(tuning),
+        "options": options(tuning),
+        "seed": FLAGS.seed,
+        "folder": folder,
+    }
+    _check_folder(folder)
+    outer = hypergrad.HyperOptimizer(tuning.problem, tuning.weights, tuning.start, **arguments)
+    _write_settings(folder)
+    if FLAGS.estimate:
+        print(hypergrad.estimate(tuning.problem, tuning.weights(FLAGS.seed), tuning.start))
+    outer.run(FLAGS.max_steps, progress=True)
+    for path in draw(outer, tuning, folder):
+        print(f"Drawn: {path}")
+    print(report(outer, tuning))
+    return outer
+
+
+def outer_optimizers(tuning: hyperparameters.Tuning) -> dict[str, Any]:
+    """Returns a Keras optimizer for each hyperparameter, with a rate of its own."""
+    rates = _numbers("outer_lr", FLAGS.outer_lr, alone=True)
+    everywhere = rates.pop("", None)
+    unknown = set(rates) - set(tuning.start)
+    if unknown:
+        raise ValueError(
+            f"Expected outer_lr of {', '.join(tuning.start)}, got one of {sorted(unknown)}."
+        )
+    kind = OUTER_OPTIMIZERS[FLAGS.outer_optimizer.lower()]
+    found = {}
+    for name in tuning.start:
+        rate = rates.get(name, tuning.rate(name) if everywhere is None else everywhere)
+        if not rate >= 0:
+            raise ValueError(f"Expected outer_lr of {name} to be at least 0, got {rate}.")
+        found[name] = kind(rate)
+    return found
+
+
+def options(tuning: hyperparameters.Tuning) -> dict[str, Any]:
+    """Returns what the flags say to the method alone."""
+    method = FLAGS.method
+    given = {
+        "truncation": ("truncated", "rtho"),
+        "online": ("truncated",),
+        "points": ("drmad",),
+        "solver": ("implicit",),
+        "damping": ("implicit",),
+        "storage": ("reverse",),
+    }
+    for flag, methods in given.items():
+        if FLAGS[flag].present and method not in methods:
+            raise ValueError(
+                f"Expected {flag} with method={' or '.join(methods)} only, got it with "
+                f"method={method}."
+            )
+    if method in ("forward", "rtho") and tuning.numbers() > MOST_COLUMNS:
+        raise ValueError(
+            f"Expected at most {MOST_COLUMNS:,} numbers to learn by method={method}, which carries "
+            f"a copy of the weights for each, got {tuning.numbers():,}. Use method=reverse."
+        )
+    if method == "reverse":
+        return {"storage": FLAGS.storage}
+    if method == "truncated":
+        return {"window": FLAGS.truncation, "online": FLAGS.online}
+    if method == "rtho":
+        return {"every": FLAGS.truncation}
+    if method == "drmad":
+        return {"points": FLAGS.points}
+    if method == "implicit":
+        if FLAGS.solver == "gauss_newton":
+            solver: Any = tuning.gauss_newton(FLAGS.damping)
+        elif FLAGS.solver == "nystrom":
+            solver = linear_solvers.Nystrom(rho=FLAGS.damping)
+        else:
+            damping = FLAGS.damping if FLAGS["damping"].present else 0.0
+            solver = SOLVERS[FLAGS.solver](damping=damping)
+        # Batches are drawn from the step: the optimum is that of several.
+        return {"solver": solver, "loss_steps": min(20, FLAGS.steps)}
+    return {}
+
+
+def draw(
+    outer: hypergrad.HyperOptimizer, tuning: hyperparameters.Tuning, folder: Path
+) -> list[Path]:
+    """Draws the course of the outer loop, learned schedules and learned images.
+
+    Args:
+      outer: At its end.
+      tuning: What was learned.
+      folder: Where the pictures go.
+
+    Returns:
+      The pictures' paths.
+    """
+    drawn = []
+    if outer.records:
+        plots.draw_curves(outer.records, folder / "curves.png")
+        drawn.append(folder / "curves.png")
+    fine = {
+        name.name: np.asarray(outer.hyperparameters[name.name])
+        for name in tuning.names
+        if name.granularity in ("step", "layer", "step+layer")
+    }
+    if fine:
+        before = {name: np.asarray(tuning.start[name]) for name in fine}
+        path = folder / "schedules.png"
+        plots.draw_schedules(fine, path, layers=tuning.layers, before=before)
+        drawn.append(path)
+    shape = tuning.train.image_shape
+    if "images" in tuning.start:
+        path = folder / "images.png"
+        titles = [str(label) for label in tuning.train.labels]
+        plots.draw_images(outer.hyperparameters["images"], path, titles=titles)
+        drawn.append(path)
+    for name in tuning.by_weight():
+        value = outer.hyperparameters[name]
+        first = [leaf for leaf in tf.nest.flatten(value) if leaf.shape[0] == np.prod(shape)]
+        if first and shape[-1] == 1 and first[0].shape.rank == 2:
+            path = folder / f"{name}.png"
+            units = np.reshape(np.transpose(first[0]), [-1, *shape])
+            plots.draw_images(units, path, titles=[f"unit {i + 1}" for i in range(len(units))])
+            drawn.append(path)
+    return drawn
+
+
+def report(outer: hypergrad.HyperOptimizer, tuning: hyperparameters.Tuning) -> str:
+    """Returns the outcome in some lines."""
+    done = [record for record in outer.records if not record["skipped"]]
+    if not done:
+        return f"{outer.step} outer steps; none of them counted."
+    first, last = (float(record["valid_loss"]) for record in (done[0], done[-1]))
+    lines = [f"{outer.step} outer steps: validation loss {first:.4f} at first, {last:.4f} at last."]
+    skipped = len(outer.records) - len(done)
+    if skipped:
+        lines.append(f"{skipped} of them diverged and were skipped. Try a smaller lr or outer_lr.")
+    if outer.result is not None:
+        accuracy = tuning.network.accuracy(outer.result.weights)
+        lines.append(f"Test accuracy of the last training: {accuracy:.2%}.")
+        residual = outer.result.info.get("residual")
+        if residual is not None:
+            lines.append(f"Relative residual of the last linear system: {residual:.2g}.")
+    for name, value in outer.hyperparameters.items():
+        leaves = np.concatenate([np.ravel(leaf) for leaf in tf.nest.flatten(value)])
+        if len(leaves) == 1:
+            lines.append(f"{name}: {float(leaves[0]):.6g}")
+        else:
+            lines.append(
+                f"{name}: {len(leaves):,} numbers from {leaves.min():.4g} to {leaves.max():.4g}, "
+                f"mean {leaves.mean():.4g}"
+            )
+    return "\n".join(lines)
+
+
+def define_flags() -> None:
+    """Defines the flags."""
+    flags.DEFINE_enum(
+        "method", "reverse", METHODS, "How the hypergradient is computed; see docs/hypergradients."
+    )
+    flags.DEFINE_list(
+        "hyperparameters",
+        None,
+        "What is learned: learning_rate, momentum (or beta1, beta2 of dynamics=adam), l1, l2, "
+        "log_l2, example_weights, labels, images, initial_weights, initial_scale. With :step, "
+        ":layer, :step+layer or :weight, one value each, as in learning_rate:step+layer,l2:layer. "
+        "By default all numbers of the dynamics and l2; of method=implicit l2.",
+    )
+    flags.DEFINE_list("start", [], "First values other than the usual ones, such as l2=1e-3.")
+    flags.DEFINE_enum(
+        "dynamics", "momentum", hyperparameters.DYNAMICS, "How the network is trained."
+    )
+    flags.DEFINE_enum(
+        "problem", "mlp", sorted(hyperparameters.NETWORKS), "The network.", case_sensitive=False
+    )
+    flags.DEFINE_enum("data", "mnist", hyperparameters.DATA, "The data set.")
+    flags.DEFINE_string("data_dir", None, "Where its files are; downloads if left out.")
+    flags.DEFINE_integer("train_examples", 10_000, "Images to train on, at most.", lower_bound=1)
+    flags.DEFINE_integer(
+        "valid_examples",
+        None,
+        "Images to validate on, at most; 5,000 by default, of the convnet 1,000.",
+        lower_bound=1,
+    )
+    flags.DEFINE_integer("batch_size", 128, "Examples in a batch.", lower_bound=1)
+    flags.DEFINE_float("lr", None, "The (first) learning rate; 0.1, or 0.001 of adam.")
+    flags.DEFINE_float("momentum", 0.9, "The (first) momentum; of adam beta1.")
+    flags.DEFINE_integer("steps", 100, "Steps of a training.", lower_bound=1)
+    flags.DEFINE_integer("max_steps", 20, "Steps of the outer optimizer.", lower_bound=1)
+    flags.DEFINE_enum(
+        "outer_optimizer",
+        "adam",
+        sorted(OUTER_OPTIMIZERS),
+        "What moves the hyperparameters.",
+        case_sensitive=False,
+    )
+    flags.DEFINE_list(
+        "outer_lr",
+        [],
+        "Its rate, for all (0.01) or by name (0.01,l2=1e-5). By default rates that suit Adam: a "
+        "tenth of the first value for learning rates and penalties, else 0.01 to 0.2.",
+    )
+    flags.DEFINE_integer(
+        "truncation", 100, "Last steps that truncated differentiates; of rtho, steps to a move.", 1
+    )
+    flags.DEFINE_bool("online", False, "Of truncated: move on the way, after every truncation.")
+    flags.DEFINE_integer(
+        "points", None, "Of drmad: points of its line; a tenth of the steps by default.", 1
+    )
+    flags.DEFINE_enum("solver", "gauss_newton", sorted(SOLVERS), "Of implicit: its linear solver.")
+    flags.DEFINE_float(
+        "damping", 1e-2, "Of implicit; 0 by default for solvers of the Hessian itself.", 0.0
+    )
+    flags.DEFINE_enum("storage", "memory", STORAGES, "Of reverse: where states are kept.")
+    flags.DEFINE_enum(
+        "sharing",
+        None,
+        SHARINGS,
+        "What hyperparameters with a value for every weight (such as l2:weight) share a gradient.",
+    )
+    flags.DEFINE_bool("sign", False, "Move by the sign of the shared gradient only.")
+    flags.DEFINE_list(
+        "projection",
+        [],
+        "Where hyperparameters stay, as name=box:LOW:HIGH, name=simplex:TOTAL, "
+        "name=capped_simplex:TOTAL or name=none, such as example_weights=capped_simplex:500. "
+        "Penalties stay at least 0, weights of examples in [0, 1], labels on the simplex.",
+    )
+    flags.DEFINE_bool("estimate", False, "Print what each method would cost before the first step.")
+    flags.DEFINE_string("model_dir", None, "Where checkpoints, records and pictures go.")
+    flags.DEFINE_integer("seed", 0, "Of weights and batches of the first training.", 0, 2**20)
+
+
+def _default_names(method: str, dynamics: str) -> list[str]:
+    if method == "implicit":
+        return ["l2"]
+    own = {"adam": ["beta1", "beta2"], "gd": [], "backtracking": []}.get(dynamics, ["momentum"])
+    return ["learning_rate", *own, "l2"]
+
+
+def _numbers(flag: str, texts: Sequence[str], alone: bool = False) -> dict[str, float]:
+    """Reads `name=number`, and if that may be a number alone under the name ""."""
+    found: dict[str, float] = {}
+    for text in texts:
+        name, equals, number = text.rpartition("=")
+        try:
+            if not (equals or alone):
+                raise ValueError
+            found[name.strip()] = float(number)
+        except ValueError:
+            asked = "a number or name=number" if alone else "name=number"
+            raise ValueError(f"Expected {flag} as {asked}, got {text!r}.") from None
+    return found
+
+
+def _projections(
+    texts: Sequence[str], tuning: hyperparameters.Tuning
+) -> dict[str, projections.Projection]:
+    found = {}
+    for text in texts:
+        name, _, rest = text.partition("=")
+        kind, *numbers = rest.split(":")
+        if name not in tuning.start or kind not in hyperparameters.PROJECTIONS:
+            raise ValueError(
+                "Expected projection as name=kind with a name among "
+                f"{', '.join(tuning.start)} and a kind among "
+                f"{', '.join(hyperparameters.PROJECTIONS)}, got {text!r}."
+            )
+        try:
+            found[name] = hyperparameters.PROJECTIONS[kind](*map(float, numbers))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"Expected the numbers that {kind} needs in projection={text}: {error}"
+            ) from None
+    return found
+
+
+def _process(tuning: hyperparameters.Tuning) -> Any:
+    names = tuning.by_weight()
+    if FLAGS.sign and FLAGS.sharing is None:
+        raise ValueError("Expected sign together with sharing, got no sharing; take all or units.")
+    if FLAGS.sharing is None:
+        return None
+    if not names:
+        raise ValueError(
+            "Expected sharing with a hyperparameter that has a value for every weight, such as "
+            f"l2:weight, got {', '.join(tuning.start)}."
+        )
+
+    def process(gradient):
+        shared = {
+            name: hypergrad.share(gradient[name], FLAGS.sharing, sign=FLAGS.sign) for name in names
+        }
+        return {**gradient, **shared}
+
+    return process
+
+
+def _settings() -> dict[str, Any]:
+    return {name: FLAGS[name].value for name in _SHARED}
+
+
+def _check_folder(folder: Path) -> None:
+    path = folder / SETTINGS
+    # A run that ended before its first checkpoint left nothing to continue.
+    if not path.exists() or not list(folder.glob("checkpoint-*.npz")):
+        return
+    found, wanted = json.loads(path.read_text()), json.loads(json.dumps(_settings()))
+    differing = [
+        f"{name}: expected {wanted.get(name)}, found {found.get(name)}"
+        for name in sorted(set(found) | set(wanted))
+        if found.get(name) != wanted.get(name)
+    ]
+    if differing:
+        raise CheckpointError(
+            f"{folder} is of another run ({'; '.join(differing)}). Give the flags that it was "
+            "made with, or another folder."
+        )
+
+
+def _write_settings(folder: Path) -> None:
+    with replace_file(folder / SETTINGS) as file:
+        file.write(json.dumps(_settings(), indent=1).encode())
+
+
+if __name__ == "__main__":
+    command_line.run(main, define_flags)
