@@ -121,7 +121,6 @@ def compare(
                     continue
                 print(f"{network} {batch}: {framework}, {name}", file=sys.stderr, flush=True)
                 first = worker.ask(do="prepare", name=name)
-                del first["megabytes"]
                 record = {**common, "version": worker.version, "name": name, "method": method}
                 record |= {"product": product, "count": count, **first}
                 entrants.append((worker, {**record, "seconds": [], "cpu_seconds": []}))
@@ -135,7 +134,7 @@ def compare(
     for record in records if memory else []:
         if record.get("name") in MEMORY:
             fresh = Worker(record["framework"], network, batch, threads)
-            rose = fresh.ask(do="prepare", name=record["name"], again=2)["megabytes"]
+            rose = fresh.ask(do="prepare", name=record["name"], memory=True)["megabytes"]
             record["megabytes"] = round(rose, 1)
             fresh.close()
     return records

@@ -5,19 +5,23 @@
 answers each line of JSON on its standard input with one on its standard output:
 
 - `{"do": "prepare", "name": ...}`: traces and runs a measure once; seconds of both, the length
-  of the result, how far the process's peak memory rose in the runs (`"again": n` for n more),
-  and the relative error against the measure that it approximates.
+  of the result, and the relative error against the measure that it approximates. With
+  `"memory": true` also how far the memory in use rose in a run, after a run on a batch of 2 that
+  compiles what has to be compiled: XLA's compiler takes more than many a product.
 - `{"do": "run", "name": ...}`: its seconds by the wall clock and of processor time.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib
 import json
 import os
 import resource
 import sys
 import time
+from pathlib import Path
 
 from benchmarks.curvature.workloads import Workload
 
@@ -26,6 +30,29 @@ def _peak() -> float:
     """The largest memory that the process had, in units of 10⁶ bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _begin_peak() -> float:
+    """Starts the peak anew where the system can (Linux), and returns the memory in use."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+        return _status("VmRSS")
+    return _peak()
+
+
+def _end_peak() -> float:
+    try:
+        return _status("VmHWM")
+    except OSError:
+        return _peak()
+
+
+def _status(field: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise OSError(f"no {field}")
 
 
 def main() -> None:
@@ -57,19 +84,20 @@ def main() -> None:
         request = json.loads(line)
         name = request["name"]
         if request["do"] == "prepare":
+            more = {}
+            if request.get("memory"):
+                small = {m.name: m for m in module.measures(Workload(network, 2))}
+                small[name].trace()()
             start = time.perf_counter()
             calls[name] = found[name].trace()
             traced = time.perf_counter()
-            before = _peak()
+            before = _begin_peak()
             began = time.perf_counter()
             result = calls[name]()
             ended = time.perf_counter()
-            if request.get("again"):
-                del result
-                for _ in range(request["again"]):
-                    result = calls[name]()
-            megabytes = _peak() - before
-            measure, more = found[name], {}
+            if request.get("memory"):
+                more["megabytes"] = _end_peak() - before
+            measure = found[name]
             if name in references:
                 results[name] = result
             if measure.reference in results:
@@ -79,7 +107,6 @@ def main() -> None:
                 trace_seconds=traced - start,
                 first_call_seconds=ended - began,
                 length=measure.length(result),
-                megabytes=megabytes,
                 **more,
             )
             del result
