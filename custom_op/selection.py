@@ -1,52 +1,76 @@
 """The linear map that takes one entry of each window, and its transpose.
 
-Both directions read the mask and write their result once; as a product and an average pooling they
-pass over the tangent twice. TensorFlow has no such kernel: where tensors are large, and the time of
-a compilation pays, XLA makes one.
+Which entry is kept as one byte a window. Both directions read it and write their result once; a
+mask and a pooling pass over the tangent twice, and TensorFlow's own kernels search for the maximum
+at every product. XLA makes the kernels, so that they are for large tensors, where the time of a
+compilation pays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 COMPILED_FROM = 2**16  # entries of the tangent
 
 
-def selection(mask: tf.Tensor, window: Sequence[int]) -> Callable[..., tf.Tensor]:
-    """Returns the map from t to the sums over windows of mask ⊙ (t + s).
+def pays(shape: tf.TensorShape) -> bool:
+    """Whether a tensor of this shape is worth kernels of its own."""
+    size = shape.num_elements()
+    return size is not None and size >= COMPILED_FROM
+
+
+def first_maxima(
+    values: tf.Tensor, pooled: tf.Tensor, window: Sequence[int], positive: bool
+) -> tf.Tensor:
+    """Returns where the first maximum of each window stands.
 
     Args:
-      mask: bool [B, H, W, C]; a constant for every derivative. H, W and C are static.
+      values: [B, H, W, C], static.
+      pooled: Their maxima, [B, H // height, W // width, C].
       window: Height and width of a window; windows tile H and W from the upper left, and what is
         left over at the other edges belongs to none.
+      positive: Whether windows whose maximum is not positive have none.
 
     Returns:
-      A function of t, [B, H, W, C], and optionally of s, [C], the tangent of a bias; it returns
-      [B, H // height, W // width, C] and is differentiable to any order.
+      uint8 like `pooled`: the place within the window, row by row; height · width for none.
     """
     height, width = window
-    size = mask.shape.num_elements()
-    if size is None or size < COMPILED_FROM:
-        return _uncompiled(mask, height, width)
+    return _first_maxima(values, pooled, height, width, positive)
+
+
+def selection(
+    chosen: tf.Tensor, window: Sequence[int], shape: tf.TensorShape
+) -> Callable[..., tf.Tensor]:
+    """Returns the map from t to the chosen entries of t + s.
+
+    Args:
+      chosen: As `first_maxima` gives it; a constant for every derivative.
+      window: As for `first_maxima`.
+      shape: That of t, [B, H, W, C], static.
+
+    Returns:
+      A function of t and optionally of s, [C], the tangent of a bias; it returns a tensor like
+      `chosen`, zero where none is, and is differentiable to any order.
+    """
+    height, width = window
 
     # TensorFlow's optimizer does not look into what XLA compiles. Unless told the shape, it
     # computes a result of which a gradient wants nothing but the shape.
-    wide_shape = mask.shape
-    shape = [wide_shape[0], wide_shape[1] // height, wide_shape[2] // width, wide_shape[3]]
-
     def shaped(value, shape):
         return tf.raw_ops.EnsureShape(input=value, shape=shape)
 
     @tf.custom_gradient
     def take(tangent):
-        zero = tf.zeros(wide_shape[3:], tangent.dtype)
-        return shaped(_take(tangent, zero, mask, height, width), shape), spread
+        zero = tf.zeros(shape[3:], tangent.dtype)
+        return shaped(_take(tangent, zero, chosen, height, width), chosen.shape), spread
 
     @tf.custom_gradient
     def spread(cotangent):
-        return shaped(_spread(cotangent, mask, height, width), wide_shape), take
+        wide = _spread(cotangent, chosen, height, width, shape[1], shape[2])
+        return shaped(wide, shape), take
 
     @tf.custom_gradient
     def take_with_bias(tangent, bias):
@@ -54,45 +78,49 @@ def selection(mask: tf.Tensor, window: Sequence[int]) -> Callable[..., tf.Tensor
             wide = spread(cotangent)
             return wide, tf.raw_ops.BiasAddGrad(out_backprop=wide)
 
-        return shaped(_take(tangent, bias, mask, height, width), shape), vjp
+        return shaped(_take(tangent, bias, chosen, height, width), chosen.shape), vjp
 
     return lambda t, s=None: take(t) if s is None else take_with_bias(t, s)
 
 
-def _uncompiled(mask, height, width):
-    sizes = [1, height, width, 1]
-
-    def take(tangent, bias=None):
-        if bias is not None:
-            tangent = tf.nn.bias_add(tangent, bias)
-        kept = tf.cast(mask, tangent.dtype) * tangent
-        return height * width * tf.nn.avg_pool2d(kept, sizes, sizes, "VALID")
-
-    return take
+def _parts(values, height, width):
+    """Returns the entry at each place of all windows."""
+    rows, columns = (values.shape[1] // height * height, values.shape[2] // width * width)
+    return [values[:, i:rows:height, j:columns:width] for i in range(height) for j in range(width)]
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _take(tangent, bias, mask, height, width):
-    kept = tf.where(mask, tangent + bias, tf.zeros_like(tangent))
-    rows, columns = _covered(mask, height, width)
+def _first_maxima(values, pooled, height, width, positive):
+    parts = _parts(values, height, width)
+    chosen = tf.fill(pooled.shape, tf.constant(len(parts), tf.uint8))
+    # The last one that is set is the first maximum.
+    for place in reversed(range(len(parts))):
+        chosen = tf.where(parts[place] == pooled, tf.constant(place, tf.uint8), chosen)
+    if positive:
+        chosen = tf.where(pooled > 0, chosen, tf.constant(len(parts), tf.uint8))
+    return chosen
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _take(tangent, bias, chosen, height, width):
+    zero = tf.zeros([], tangent.dtype)
     return tf.add_n(
-        [kept[:, i:rows:height, j:columns:width] for i in range(height) for j in range(width)]
+        [
+            tf.where(chosen == tf.constant(place, tf.uint8), part + bias, zero)
+            for place, part in enumerate(_parts(tangent, height, width))
+        ]
     )
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _spread(cotangent, mask, height, width):
-    batch, full_rows, full_columns, channels = mask.shape
-    rows, columns = _covered(mask, height, width)
-    wide = tf.broadcast_to(
+def _spread(cotangent, chosen, height, width, full_rows, full_columns):
+    batch, rows, columns, channels = chosen.shape
+    places = np.arange(height * width, dtype=np.uint8).reshape(1, 1, height, 1, width, 1)
+    wide = tf.where(
+        chosen[:, :, None, :, None] == tf.constant(places),
         cotangent[:, :, None, :, None],
-        [batch, rows // height, height, columns // width, width, channels],
+        tf.zeros([], cotangent.dtype),
     )
-    wide = tf.reshape(wide, [batch, rows, columns, channels])
-    wide = tf.pad(wide, [[0, 0], [0, full_rows - rows], [0, full_columns - columns], [0, 0]])
-    return tf.where(mask, wide, tf.zeros_like(wide))
-
-
-def _covered(mask, height, width):
-    """Rows and columns that windows cover."""
-    return mask.shape[1] // height * height, mask.shape[2] // width * width
+    wide = tf.reshape(wide, [batch, rows * height, columns * width, channels])
+    left = [full_rows - rows * height, full_columns - columns * width]
+    return tf.pad(wide, [[0, 0], [0, left[0]], [0, left[1]], [0, 0]]) if any(left) else wide

@@ -1,10 +1,10 @@
 """Rules for maximum pooling.
 
 Where the windows do not overlap, the derivative is a selection: of each window the tangent at its
-first maximum. The mask of these is made once; TensorFlow's own kernels for the two directions,
-`MaxPoolGrad` and `MaxPoolGradGrad`, search for the maximum at every product. A ReLU before the
-pooling passes its tangent at the same places where the pooled value is positive, and nowhere else:
-the mask takes its part over, and that of a bias before it.
+first maximum. Where that stands is found once; TensorFlow's own kernels for the two directions,
+`MaxPoolGrad` and `MaxPoolGradGrad`, search for it at every product. A ReLU before passes
+its tangent at the same places where the pooled value is positive, and nowhere else: the selection
+takes its part over, and that of a bias before it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from custom_op import selection
 from custom_op.registry import register_r_forward, replay
-from custom_op.selection import selection
 
 
 class Group(NamedTuple):
@@ -113,20 +113,38 @@ def _settings(op) -> dict[str, Any]:
 def _selecting(op, after_relu: bool) -> Callable[..., tf.Tensor | None]:
     """The tangent map of a pooling whose windows tile."""
     values, pooled = op.inputs[0], op.outputs[0]
-    chosen = tf.cast(pooled > 0, pooled.dtype) if after_relu else tf.ones_like(pooled)
-    mask = tf.raw_ops.MaxPoolGrad(
-        orig_input=values, orig_output=pooled, grad=chosen, **_settings(op)
-    )
-    take = selection(mask > 0, op.get_attr("ksize")[1:3])
+    window = op.get_attr("ksize")[1:3]
+    if selection.pays(values.shape):
+        chosen = selection.first_maxima(values, pooled, window, after_relu)
+        take = selection.selection(chosen, window, values.shape)
+    else:
+        take = _masking(op, after_relu)
 
     def tangent_map(tangent, bias=None):
         if bias is not None:
             bias = tf.reshape(bias, [-1])
-        if tangent is None:
-            return chosen * bias
-        return take(tangent, bias)
+        if tangent is not None:
+            return take(tangent, bias)
+        return tf.cast(pooled > 0, pooled.dtype) * bias if after_relu else bias
 
     return tangent_map
+
+
+def _masking(op, after_relu: bool) -> Callable[..., tf.Tensor]:
+    """The same by a mask, whose entries are one at the first maximum of a window."""
+    values, pooled = op.inputs[0], op.outputs[0]
+    ones = tf.cast(pooled > 0, pooled.dtype) if after_relu else tf.ones_like(pooled)
+    mask = tf.stop_gradient(
+        tf.raw_ops.MaxPoolGrad(orig_input=values, orig_output=pooled, grad=ones, **_settings(op))
+    )
+    height, width = op.get_attr("ksize")[1:3]
+
+    def take(tangent, bias=None):
+        if bias is not None:
+            tangent = tf.nn.bias_add(tangent, bias)
+        return height * width * tf.raw_ops.AvgPool(value=mask * tangent, **_settings(op))
+
+    return take
 
 
 @register_r_forward("MaxPool")

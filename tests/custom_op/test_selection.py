@@ -1,4 +1,4 @@
-"""Selections by a mask, compiled by XLA or as a pooling, and the poolings made of them."""
+"""Selections, and the poolings made of them, compiled by XLA or by a mask."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from custom_op import selection as selections
 
 _random = np.random.default_rng(5)
 SHAPE = (2, 5, 7, 3)  # a row and a column are left over
-MASK = _random.random(SHAPE) < 0.4
+CHOSEN = _random.integers(5, size=(2, 2, 3, 3))  # a place in the window, or 4 for none
 TANGENT = _random.normal(size=SHAPE)
 BIAS = _random.normal(size=3)
 COTANGENT = _random.normal(size=(2, 2, 3, 3))
@@ -21,24 +21,56 @@ def kernels(request, monkeypatch):
     monkeypatch.setattr(selections, "COMPILED_FROM", threshold)
 
 
+def _mask():
+    mask = np.zeros(SHAPE, bool)
+    for b, i, j, c in np.ndindex(*CHOSEN.shape):
+        if CHOSEN[b, i, j, c] < 4:
+            row, column = divmod(CHOSEN[b, i, j, c], 2)
+            mask[b, 2 * i + row, 2 * j + column, c] = True
+    return mask
+
+
 def _summed(tangent, bias):
-    kept = np.where(MASK, tangent + bias, 0)[:, :4, :6]
+    kept = np.where(_mask(), tangent + bias, 0)[:, :4, :6]
     return kept.reshape(2, 2, 2, 3, 2, 3).sum((2, 4))
 
 
 def _spread(cotangent):
     wide = np.zeros(SHAPE)
     wide[:, :4, :6] = cotangent.repeat(2, 1).repeat(2, 2)
-    return np.where(MASK, wide, 0)
+    return np.where(_mask(), wide, 0)
+
+
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("window", [(2, 2), (3, 2)])
+def test_first_maxima_as_tensorflow(window, positive):
+    values = tf.constant(_random.integers(-2, 2, size=SHAPE), tf.float64)
+    values = tf.nn.relu(values) if positive else values
+    settings = {"ksize": [1, *window, 1], "strides": [1, *window, 1], "padding": "VALID"}
+    pooled = tf.raw_ops.MaxPool(input=values, **settings)
+    ones = tf.cast(pooled > 0, tf.float64) if positive else tf.ones_like(pooled)
+    mask = tf.raw_ops.MaxPoolGrad(
+        orig_input=tf.cast(values, tf.float32),
+        orig_output=tf.cast(pooled, tf.float32),
+        grad=tf.cast(ones, tf.float32),
+        **settings,
+    )
+    chosen = selections.first_maxima(values, pooled, window, positive)
+    assert (chosen.dtype, chosen.shape) == (tf.uint8, pooled.shape)
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        taken = selections.selection(chosen, window, values.shape)(values)
+    np.testing.assert_array_equal(tape.gradient(taken, values), mask)
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_values_and_derivatives(kernels, with_bias):
+def test_values_and_derivatives(with_bias):
     bias = BIAS if with_bias else np.zeros(3)
 
     @tf.function(autograph=False)
     def run(tangent, bias, cotangent):
-        take = selections.selection(tf.constant(MASK), (2, 2))
+        chosen = tf.constant(CHOSEN, tf.uint8)
+        take = selections.selection(chosen, (2, 2), tf.TensorShape(SHAPE))
         with tf.GradientTape() as outer:
             outer.watch(cotangent)
             with tf.GradientTape() as tape:
