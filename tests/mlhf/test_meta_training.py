@@ -273,7 +273,7 @@ class Script:
 
     @staticmethod
     def meta_step(
-        optimizer, layout, static, length, unrolled, weights, moments, carry, batches, *_
+        optimizer, layout, static, length, unrolled, weights, moments, carry, batches, *_, **__
     ):
         loss, meta_loss, norm, finite = tf.unstack(batches[0][0, 0])
         metrics = {
