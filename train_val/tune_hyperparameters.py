@@ -276,7 +276,9 @@ def define_flags() -> None:
         "Images to validate on, at most; 5,000 by default, of the convnet 1,000.",
         lower_bound=1,
     )
-    flags.DEFINE_integer("batch_size", 128, "Examples in a batch.", lower_bound=1)
+    flags.DEFINE_integer(
+        "batch_size", 128, "Examples in a batch; all, if there are no more.", lower_bound=1
+    )
     flags.DEFINE_float("lr", None, "The (first) learning rate; 0.1, or 0.001 of adam.")
     flags.DEFINE_float("momentum", 0.9, "The (first) momentum; of adam beta1.")
     flags.DEFINE_integer("steps", 100, "Steps of a training.", lower_bound=1)

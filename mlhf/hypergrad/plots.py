@@ -60,7 +60,7 @@ def draw_schedules(
             axis.plot(steps, earlier[name][:, 0], color="0.4", lw=1, ls="--", label="before")
         axis.set(xlabel="step of training", ylabel=_text(name))
         if columns > 1 or name in earlier:
-            axis.legend(frameon=False, fontsize=7)
+            axis.legend(framealpha=0.7, fontsize=7)
     return _done(figure, path)
 
 
@@ -108,14 +108,14 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: str | Path | None = 
         axes[0].plot(steps, curve, marker=".", lw=1.3, label=name)
     axes[0].set_ylabel("validation loss")
     if len(losses) > 1:
-        axes[0].legend(frameon=False, fontsize=7)
+        axes[0].legend(framealpha=0.7, fontsize=7)
     for name, curve in norms.items():
         axes[1].plot(steps, curve, marker=".", lw=1.3, label=_text(name))
     axes[1].set(ylabel="norm of the hypergradient")
     if any(value > 0 for curve in norms.values() for value in curve):
         axes[1].set_yscale("log")
     if norms:
-        axes[1].legend(frameon=False, fontsize=7)
+        axes[1].legend(framealpha=0.7, fontsize=7)
     for axis, (name, curve) in zip(axes[2:], single.items(), strict=True):
         axis.plot(steps, curve, marker=".", lw=1.3)
         axis.set_ylabel(_text(name))
