@@ -217,7 +217,8 @@ def _functions(task, optimizer) -> dict[str, Callable[[], Any]]:
 
     def products(count):
         def function(w, v):
-            curvature = proposal.curvature_of(objective.linearize(layout.unflatten(w)), layout)
+            linearized = objective.linearize(layout.unflatten(w), optimizer.rule.product_dtype)
+            curvature = proposal.curvature_of(linearized, layout)
             u = v
             for _ in range(count):
                 u = v + curvature(u)
@@ -275,7 +276,8 @@ def report(result: dict[str, Any]) -> str:
     """Returns the figures as a text."""
     lines = [
         f"{result['task']}, {result['parameters']:,} parameters, T {result['roll_back']}, "
-        f"CG {result['cg_iterations']}, {result['cores']} cores, {result['device']}",
+        f"CG {result['cg_iterations']}, products in {result['product_dtype']}, "
+        f"{result['cores']} cores, {result['device']}",
         f"first meta-step {result['seconds_to_first_meta_step']:.1f} s after the process started",
         f"a meta-step {result['seconds_a_meta_step']:.2f} s (median of "
         f"{len(result['seconds_of_meta_steps'])})",
@@ -298,7 +300,9 @@ def measure() -> dict[str, Any]:
         ).task
     else:
         task = random_task(FLAGS.problem, FLAGS.batch_size)
-    optimizer = mlhf.MetaHessianFree(cg_iterations=FLAGS.cg_iterations)
+    optimizer = mlhf.MetaHessianFree(
+        cg_iterations=FLAGS.cg_iterations, product_dtype=FLAGS.product_dtype
+    )
     meta_steps = time_meta_steps(task, optimizer, FLAGS.roll_back, FLAGS.repeats)
     pieces = time_pieces(task, optimizer, FLAGS.roll_back, FLAGS.piece_repeats)
     accelerators = [device.device_type for device in tf.config.list_physical_devices()]
@@ -308,6 +312,7 @@ def measure() -> dict[str, Any]:
         "batch_size": FLAGS.batch_size,
         "roll_back": FLAGS.roll_back,
         "cg_iterations": FLAGS.cg_iterations,
+        "product_dtype": FLAGS.product_dtype or "float32",
         "cores": os.cpu_count(),
         "device": "GPU" if "GPU" in accelerators else "CPU",
         "python": platform.python_version(),
@@ -336,6 +341,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("cg_iterations", 4, "Conjugate-gradient iterations.", lower_bound=1)
     flags.DEFINE_integer("repeats", 5, "Meta-steps timed after the first.", lower_bound=1)
     flags.DEFINE_integer("piece_repeats", 9, "Runs of each piece.", lower_bound=1)
+    flags.DEFINE_enum("product_dtype", None, ("bfloat16",), "As for `mlhf.MetaHessianFree`.")
     flags.DEFINE_string("data_dir", None, "CIFAR-10's folder; random images if left out.")
     flags.DEFINE_string("output", None, "A JSON file to write the figures to.")
 
