@@ -10,7 +10,7 @@ from mlhf import hypergrad
 from mlhf.hypergrad import read_records
 from mlhf.hypergrad.hyper_optimizer import METHODS
 from tests.train_val.commands import kill_at, run, start
-from train_val import hyperparameters, tune_hyperparameters
+from train_val import command_line, hyperparameters, tune_hyperparameters
 
 SMALL = ("--data=digits", "--steps=5", "--max_steps=2", "--train_examples=300")
 
@@ -26,7 +26,7 @@ def exact(tmp_path_factory):
     return records_of(tmp_path_factory.mktemp("reverse"))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "reverse"])
 def test_every_method_runs_with_its_defaults(method, exact, tmp_path, capsys):
     records = records_of(tmp_path, f"--method={method}")
     assert [record["step"] for record in records] == [1, 2]
@@ -86,19 +86,39 @@ def test_schedules_and_images_are_learned_and_drawn(tmp_path, capsys):
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
 
 
-def test_killed_and_continued_ends_with_the_same_bits(tmp_path, capsys):
+def interrupted_after(steps, monkeypatch, *arguments):
+    whole_step = hypergrad.HyperOptimizer._outer_step
+
+    def step(self):
+        if self.step == steps:
+            raise KeyboardInterrupt
+        return whole_step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hypergrad.HyperOptimizer, "_outer_step", step)
+        with pytest.raises(SystemExit) as end:
+            run(tune_hyperparameters, *arguments)
+        assert end.value.code == command_line.INTERRUPTED
+
+
+@pytest.mark.parametrize("process", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_killed_and_continued_ends_with_the_same_bits(process, monkeypatch, tmp_path, capsys):
     arguments = (
-        *("--data=digits", "--steps=4", "--max_steps=30", "--train_examples=50"),
+        *("--data=digits", "--steps=4", "--max_steps=14", "--train_examples=50"),
         *("--method=truncated", "--problem=softmax", "--hyperparameters=log_l2:weight"),
         *("--sharing=units", "--sign"),
     )
-    process = start("tune_hyperparameters", *arguments, f"--model_dir={tmp_path / 'killed'}")
-    kill_at(process, tmp_path / "killed" / "checkpoint-000000002.npz")
+    place = f"--model_dir={tmp_path / 'killed'}"
+    if process:
+        process = start("tune_hyperparameters", *arguments, place)
+        kill_at(process, tmp_path / "killed" / "checkpoint-000000002.npz")
+    else:
+        interrupted_after(7, monkeypatch, *arguments, place)
     assert not (tmp_path / "killed" / "curves.png").exists()
     for name in ("killed", "whole"):
         run(tune_hyperparameters, *arguments, f"--model_dir={tmp_path / name}")
     killed, whole = (read_records(tmp_path / name) for name in ("killed", "whole"))
-    assert len(killed) == len(whole) == 30
+    assert len(killed) == len(whole) == 14
     for a, b in zip(killed, whole, strict=True):
         tf.nest.map_structure(np.testing.assert_array_equal, a, b)
     kernel = whole[-1]["hyperparameters"]["log_l2"]["softmax/output/kernel"]
@@ -107,7 +127,7 @@ def test_killed_and_continued_ends_with_the_same_bits(tmp_path, capsys):
     # All done: it says so once more. With other flags the folder is another run's.
     capsys.readouterr()
     run(tune_hyperparameters, *arguments, f"--model_dir={tmp_path / 'killed'}")
-    assert "30 outer steps" in capsys.readouterr().out
+    assert "14 outer steps" in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r"of another run \(steps: expected 6, found 4\)"):
         run(tune_hyperparameters, *arguments, "--steps=6", f"--model_dir={tmp_path / 'killed'}")
 
