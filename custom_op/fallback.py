@@ -8,10 +8,6 @@ import tensorflow as tf
 
 from custom_op import registry
 
-_LOOPS = ("While", "StatelessWhile")
-_BRANCHES = ("If", "StatelessIf", "Case", "StatelessCase")
-
-
 # What TensorFlow raises where a derivative does not exist.
 _FAILURES = (LookupError, TypeError, NotImplementedError)
 
@@ -169,10 +165,6 @@ def _input_name(op: tf.Operation, position: int) -> str:
 def _check_supported(op: tf.Operation) -> None:
     if op.type in _WRONG:
         raise refusal(op, _WRONG[op.type])
-    if op.type in _LOOPS:
-        raise refusal(op, "loops have no derivative here", "write it as a Python loop")
-    if op.type in _BRANCHES:
-        raise refusal(op, "branches have no derivative here", "choose by tf.where or a Python if")
     if any(value.dtype == tf.variant for value in [*op.inputs, *op.outputs]):
         raise refusal(
             op,

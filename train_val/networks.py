@@ -78,27 +78,8 @@ def mlp(
     Returns:
       A built model.
     """
-    layers = keras.layers
-    return keras.Sequential(
-        [
-            keras.Input(shape),
-            layers.Flatten(name="flatten", dtype=dtype),
-            *[
-                layers.Dense(
-                    width,
-                    activation=activation,
-                    kernel_initializer=_normal(0.01, seed * 10 + 2 * number),
-                    bias_initializer=_normal(0.01, seed * 10 + 2 * number + 1),
-                    name=name,
-                    dtype=dtype,
-                )
-                for number, (width, activation, name) in enumerate(
-                    ((20, "sigmoid", "hidden"), (classes, None, "output"))
-                )
-            ],
-        ],
-        name="mlp",
-    )
+    widths = ((20, "sigmoid", "hidden"), (classes, None, "output"))
+    return _perceptron("mlp", shape, widths, seed, dtype)
 
 
 def softmax(
@@ -115,18 +96,27 @@ def softmax(
     Returns:
       A built model.
     """
+    return _perceptron("softmax", shape, ((classes, None, "output"),), seed, dtype)
+
+
+def _perceptron(title, shape, widths, seed, dtype):
+    """Dense layers of (units, activation, name), all weights and biases normal with 0.01."""
     layers = keras.layers
     return keras.Sequential(
         [
             keras.Input(shape),
             layers.Flatten(name="flatten", dtype=dtype),
-            layers.Dense(
-                classes,
-                kernel_initializer=_normal(0.01, seed * 10),
-                bias_initializer=_normal(0.01, seed * 10 + 1),
-                name="output",
-                dtype=dtype,
-            ),
+            *[
+                layers.Dense(
+                    width,
+                    activation=activation,
+                    kernel_initializer=_normal(0.01, seed * 10 + 2 * number),
+                    bias_initializer=_normal(0.01, seed * 10 + 2 * number + 1),
+                    name=name,
+                    dtype=dtype,
+                )
+                for number, (width, activation, name) in enumerate(widths)
+            ],
         ],
-        name="softmax",
+        name=title,
     )

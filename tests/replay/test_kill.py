@@ -153,4 +153,6 @@ def test_every_state_that_the_disk_passes_through_can_be_restored(
                 for number in replay.ids.tolist():
                     assert_same(replay.snapshot(number), trainer["snapshot_of"](number))
             restored.append(saved["count"])
-    assert len(restored) > 15 and set(restored) == {1, 2, 3}
+    # Python 3.10's pathlib keeps os.unlink and os.replace of its own: fewer of its calls are seen.
+    fewest = 20 if sys.version_info >= (3, 11) else 15
+    assert len(restored) > fewest and set(restored) == {1, 2, 3}
