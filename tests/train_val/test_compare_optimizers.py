@@ -98,6 +98,7 @@ def test_killed_and_continued_with_costs(as_module, tmp_path):
     )
     arguments = [
         "--task=linear",
+        "--data=digits",
         f"--task_file={tmp_path / 'mine.py'}",
         "--steps=6",
         "--seeds=1",
