@@ -41,7 +41,8 @@ def resolve_kinds(structure: Any, kinds: Any = None) -> list[str]:
       A list of strings. Names of your own are kinds too: a set of weights is made for each.
 
     Raises:
-      ValueError: If the kind of a leaf is not known; the message names its path and shape.
+      ValueError: If the kind of a leaf is not known, or a key of `kinds` is no leaf's path; the
+        message names the leaf's path and shape, or the key.
     """
     paths = structures.leaf_names(structure)
     leaves = tf.nest.flatten(structure)
@@ -58,6 +59,11 @@ def resolve_kinds(structure: Any, kinds: Any = None) -> list[str]:
                 f"got {kinds!r}."
             )
         return flat
+    unknown = sorted(set(kinds or {}) - set(paths))
+    if unknown:
+        raise ValueError(
+            f"Expected the keys of kinds= among the parameters' paths {paths}, got {unknown}."
+        )
     found = []
     for path, leaf in zip(paths, leaves, strict=True):
         kind = (kinds or {}).get(path) or kind_of_path(path)

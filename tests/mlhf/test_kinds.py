@@ -84,8 +84,10 @@ def test_given_kinds_that_do_not_fit():
     for kinds in (["a"], ["a", 1], ["a", "b", "c"]):
         with pytest.raises(ValueError, match="each of the 2 parameters"):
             mlhf.resolve_kinds(parameters, kinds)
-    with pytest.raises(ValueError, match="kind of the parameter '0'"):
-        mlhf.resolve_kinds(parameters, {"dense/kernle": "dense_kernel"})
+    # A mistyped key is told, even where the path says enough without it.
+    for structure in (parameters, {"dense": {"kernel": zeros(2, 2)}}):
+        with pytest.raises(ValueError, match=r"got \['dense/kernle'\]"):
+            mlhf.resolve_kinds(structure, {"dense/kernle": "mine"})
 
 
 def test_keras_layers():
