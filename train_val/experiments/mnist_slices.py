@@ -14,16 +14,17 @@ from train_val.data.mnist import load_mnist
 class Examples(NamedTuple):
     """Some examples."""
 
-    images: tf.Tensor  # float32 [N, 784], pixels / 255 minus the mean training image
+    images: tf.Tensor  # float32 [N, 784]
     labels: tf.Tensor  # int32 [N]
 
 
-def load_slices(data_dir: str | None, sizes: Sequence[int]) -> list[Examples]:
+def load_slices(data_dir: str | None, sizes: Sequence[int], centred: bool = True) -> list[Examples]:
     """Cuts the 70,000 images, training images first, into consecutive slices.
 
     Args:
       data_dir: As for `load_mnist`.
       sizes: The slices' lengths.
+      centred: Whether the mean training image is subtracted from pixels / 255.
 
     Returns:
       As many sets of examples.
@@ -33,7 +34,8 @@ def load_slices(data_dir: str | None, sizes: Sequence[int]) -> list[Examples]:
     labels = np.concatenate([part.labels for part in parts])
     images = pixels.astype(np.float32)
     images /= 255
-    images -= images[:60_000].mean(0)
+    if centred:
+        images -= images[:60_000].mean(0)
     ends = np.cumsum(sizes)
     if ends[-1] > len(images):
         raise ValueError(f"Expected slices of at most {len(images):,} images, got {ends[-1]:,}.")

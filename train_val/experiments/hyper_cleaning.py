@@ -1,0 +1,234 @@
+"""Which labels are wrong: weights of training examples, learned from a clean validation set.
+
+Data hyper-cleaning of Franceschi et al. 2017, section 4.1, in small: softmax regression on 1,000
+images of MNIST, half of whose labels are wrong, trained by 500 full steps of gradient descent on
+the mean of λ_i times an example's cross entropy. The 1,000 weights λ, in [0, 1] and of a sum of at
+most R = 300, follow the loss on 1,000 validation images by Adam, projected after each of 200 steps.
+Then a network is trained on both sets with the learned weights, beside one
+
+  all examples     on both sets as they are, wrong labels included
+  validation only  on the validation set alone
+  oracle           on both sets without the wrong labels, which only the corrupter knows
+
+    python train_val/experiments/hyper_cleaning.py --data_dir=$DATA --seeds=0,1,2
+
+A run that was killed continues when its command is given again.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import statistics
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+from mlhf import hypergrad
+from train_val.experiments import mnist_slices, reporting
+
+FLAGS = flags.FLAGS
+ROWS = ("all examples", "validation only", "hyper-cleaning", "oracle")
+DISCARDED = 1e-3
+RATE = 0.1
+
+
+def corrupt(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gives some labels another class.
+
+    Args:
+      labels: int [N], of ten classes.
+      share: How many of them become wrong.
+      seed: Of which and what.
+
+    Returns:
+      The labels, and bool [N], which of them are wrong.
+    """
+    random = np.random.default_rng(seed)
+    wrong = np.zeros(len(labels), bool)
+    wrong[random.choice(len(labels), round(share * len(labels)), replace=False)] = True
+    other = (labels + random.integers(1, 10, len(labels))) % 10
+    return np.where(wrong, other, labels).astype(np.int32), wrong
+
+
+def weighted_loss(weights, of_examples: tf.Tensor, examples) -> tf.Tensor:
+    """Returns the mean of the examples' cross entropies, each times its weight."""
+    logits = mnist_slices.tanh_network(weights, examples.images)
+    each = tf.nn.sparse_softmax_cross_entropy_with_logits(examples.labels, logits)
+    return tf.reduce_mean(of_examples * each)
+
+
+def training(train, outer, steps: int, rate: float = RATE) -> hypergrad.Problem:
+    """Returns full steps of gradient descent on a weighted loss, measured on other examples."""
+    return hypergrad.Problem(
+        lambda weights, hyper, step: weighted_loss(weights, hyper["weights"], train),
+        lambda weights, hyper: mnist_slices.cross_entropy(weights, outer),
+        dynamics=hypergrad.GradientDescent(rate),
+        steps=steps,
+    )
+
+
+def f1(weights: np.ndarray, wrong: np.ndarray) -> float:
+    """Returns the F1 score of calling examples of nearly no weight wrong."""
+    called = np.asarray(weights) < DISCARDED
+    return float(2 * (called & wrong).sum() / (called.sum() + wrong.sum()))
+
+
+def compare(train, valid, test, wrong: np.ndarray, learned: np.ndarray, steps: int) -> dict:
+    """Trains on training and validation examples together, with the weights of every row.
+
+    Args:
+      train: Examples, some of whose labels are wrong.
+      valid: Clean ones.
+      test: What the accuracy is of.
+      wrong: bool [N], which.
+      learned: [N], the learned weights.
+      steps: Of training.
+
+    Returns:
+      Test accuracies by the names of `ROWS`.
+    """
+    both = mnist_slices.Examples(*(tf.concat(pair, 0) for pair in zip(train, valid, strict=True)))
+    ones, clean = np.ones(len(valid.labels)), np.concatenate([~wrong, np.ones(len(valid.labels))])
+    chosen = {
+        "all examples": np.ones(len(clean)),
+        "validation only": np.concatenate([np.zeros(len(wrong)), ones]),
+        # A validation example weighs as much as the heaviest of the training examples.
+        "hyper-cleaning": np.concatenate([learned / learned.max(), ones]),
+        "oracle": clean.astype(float),
+    }
+    problem = training(both, test, steps)
+    start = [tf.zeros(shape) for shape in mnist_slices.shapes_of([784, 10])]
+    accuracies = {}
+    for name, weights in chosen.items():
+        if name != "hyper-cleaning":
+            # The mean over the examples that are used.
+            weights = weights * len(weights) / weights.sum()
+        hyper = {"weights": tf.constant(weights, tf.float32)}
+        trained = hypergrad.train(problem, start, hyper).weights
+        accuracies[name] = 1 - float(mnist_slices.error_rate(trained, test))
+    return accuracies
+
+
+def run(
+    pool,
+    test,
+    seed=0,
+    iterations=200,
+    examples=1000,
+    share=0.5,
+    total=300.0,
+    steps=500,
+    last_steps=4000,
+    rate=0.005,
+    folder=None,
+) -> dict:
+    """Corrupts, learns the weights and trains with them.
+
+    Args:
+      pool: Examples that training and validation sets are drawn from.
+      test: Those that are only looked at.
+      seed: Of the drawing and of what is corrupted.
+      iterations: Steps of Adam on the weights of examples.
+      examples: N, as many to train and to validate.
+      share: How many of the labels become wrong.
+      total: R, the largest sum of the weights.
+      steps: T, of training while weights are learned.
+      last_steps: Of each training afterwards.
+      rate: Of Adam.
+      folder: Where the outer loop keeps its checkpoints; nowhere by default.
+
+    Returns:
+      The curves `valid_loss` and `f1`, before every step and after the last; `accuracy` by the
+      names of `ROWS`; and the last `weights` and which are `wrong`.
+    """
+    order = np.random.default_rng(seed).permutation(len(pool.labels))
+    parts = np.split(order[: 2 * examples], 2)
+    clean, valid = (
+        mnist_slices.Examples(*(tf.gather(array, part) for array in pool)) for part in parts
+    )
+    labels, wrong = corrupt(clean.labels.numpy(), share, seed)
+    train = mnist_slices.Examples(clean.images, tf.constant(labels))
+    # The rate times the mean of the weights is then what it is without weights.
+    problem = training(train, valid, steps, RATE * examples / total)
+    start = [tf.zeros(shape) for shape in mnist_slices.shapes_of([784, 10])]
+    outer = hypergrad.HyperOptimizer(
+        problem,
+        start,
+        {"weights": tf.fill([examples], total / examples)},
+        outer_optimizer=keras.optimizers.Adam(rate),
+        projections={"weights": hypergrad.projections.capped_simplex(total)},
+        options={"per_step": False},
+        folder=folder,
+        checkpoint_every=10,
+    )
+    learned = outer.run(iterations, progress=True)["weights"].numpy()
+    last = hypergrad.train(problem, start, {"weights": learned})
+    path = [record["hyperparameters"]["weights"] for record in outer.records] + [learned]
+    return {
+        "valid_loss": [float(record["valid_loss"]) for record in outer.records]
+        + [float(last.valid_loss)],
+        "f1": [f1(weights, wrong) for weights in path],
+        "accuracy": compare(train, valid, test, wrong, learned, last_steps),
+        "weights": learned.tolist(),
+        "wrong": wrong.tolist(),
+    }
+
+
+def as_markdown(runs: dict) -> str:
+    """Returns the test accuracies of all rows and the F1 score, by seed, with their means."""
+    lines = ["| seed | " + " | ".join(ROWS) + " | F1 |", "|---" * (len(ROWS) + 2) + "|"]
+    found = [[run["accuracy"][name] for name in ROWS] + [run["f1"][-1]] for run in runs.values()]
+    for seed, values in zip(runs, found, strict=True):
+        lines.append(f"| {seed} | " + " | ".join(f"{value:.4f}" for value in values) + " |")
+    means = map(statistics.mean, zip(*found, strict=True))
+    lines.append("| mean | " + " | ".join(f"{mean:.4f}" for mean in means) + " |")
+    return "\n".join(lines)
+
+
+def draw(runs: dict, path: Path) -> None:
+    """Draws the courses of all seeds, and the first seed's weights of right and wrong examples."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3))
+    for seed, run in runs.items():
+        axes[0].plot(run["valid_loss"], label=f"seed {seed}")
+        axes[1].plot(run["f1"])
+    axes[0].set(xlabel="steps on the weights of examples", ylabel="validation loss")
+    axes[1].set(xlabel="steps on the weights of examples", ylabel="F1", ylim=(0, 1))
+    axes[0].legend(fontsize=7)
+    first = next(iter(runs.values()))
+    weights, wrong = np.array(first["weights"]), np.array(first["wrong"])
+    parts = [weights[~wrong], weights[wrong]]
+    axes[2].hist(parts, bins=20, range=(0, 1), label=["right labels", "wrong labels"])
+    axes[2].set(xlabel="learned weight", ylabel="examples")
+    axes[2].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, bbox_inches="tight", dpi=130)
+    plt.close(figure)
+
+
+def main(argv: list[str]) -> None:
+    """Runs all seeds, prints and draws."""
+    del argv
+    folder, runs = reporting.folder(FLAGS.output), {}
+    slices = mnist_slices.load_slices(FLAGS.data_dir, [20_000, 10_000], centred=False)
+    for seed in reporting.progress(map(int, FLAGS.seeds)):
+        kept = folder / f"hyper_cleaning_{seed}"
+        runs[seed] = run(*slices, seed, FLAGS.iterations, folder=kept)
+    reporting.save(folder / "hyper_cleaning.json", runs)
+    text = as_markdown(runs)
+    (folder / "hyper_cleaning.md").write_text(text + "\n")
+    print(text)
+    draw(runs, folder / "hyper_cleaning.png")
+
+
+if __name__ == "__main__":
+    reporting.define_flags(iterations=200)
+    app.run(main)
