@@ -10,7 +10,7 @@ from mlhf.keras_models import (
 )
 from mlhf.kfac import KFAC, KFACState
 from mlhf.kinds import KINDS, kinds_of_model, resolve_kinds
-from mlhf.martens_hessian_free import MartensHessianFree, MartensState
+from mlhf.martens_hessian_free import MartensHessianFree
 from mlhf.meta_file import names as pretrained_names
 from mlhf.meta_hessian_free import MetaHessianFree
 from mlhf.meta_training import MetaTraining, meta_train
@@ -31,7 +31,6 @@ __all__ = [
     "KINDS",
     "L2",
     "MartensHessianFree",
-    "MartensState",
     "MetaHessianFree",
     "MetaState",
     "MetaTraining",

@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from custom_op import structures
 from mlhf import keras_models
 from mlhf.objective import Objective
-from mlhf.step import Step, public_model_state
+from mlhf.step import CompiledSteps, Step
 
 
-class FirstOrder:
+class FirstOrder(CompiledSteps):
     """A Keras optimizer with its state in and out: `init`, `step`.
 
     The optimizer's variables live inside; a step writes parameters and state into them, applies
@@ -35,14 +36,14 @@ class FirstOrder:
         """
         import keras
 
+        super().__init__(jit_compile)
+
         if isinstance(optimizer, type) or not isinstance(optimizer, keras.optimizers.Optimizer):
             if not callable(optimizer):
                 raise TypeError(f"Expected a Keras optimizer, got {optimizer!r}.")
             optimizer = optimizer()
         self._optimizer = optimizer
-        self._jit_compile = jit_compile
-        self._variables: list[tf.Variable] = []
-        self._compiled: dict = {}
+        self._variables: list[Any] = []
 
     @property
     def learning_rate(self) -> float:
@@ -65,12 +66,20 @@ class FirstOrder:
         Raises:
           ValueError: If the optimizer was made for parameters of other shapes.
         """
-        leaves = tf.nest.flatten(keras_models.parameters_of(parameters))
+        import keras
+
+        parameters = keras_models.parameters_of(parameters)
+        leaves = tf.nest.flatten(parameters)
         if not self._variables:
-            self._variables = [tf.Variable(leaf) for leaf in leaves]
+            # Some optimizers ask variables for their paths, which only Keras' own have.
+            paths = structures.leaf_names(parameters)
+            self._variables = [
+                keras.Variable(leaf, dtype=leaf.dtype.name, name=path.replace("/", ".") or None)
+                for leaf, path in zip(leaves, paths, strict=True)
+            ]
             self._optimizer.build(self._variables)
             self._initial = tuple(tf.identity(v.value) for v in self._optimizer.variables)
-        shapes, own = [leaf.shape for leaf in leaves], [v.shape for v in self._variables]
+        shapes, own = [tuple(leaf.shape) for leaf in leaves], [v.shape for v in self._variables]
         if shapes != own:
             raise ValueError(f"Expected parameters of the shapes {own}, got {shapes}.")
         rate = tf.convert_to_tensor(self._optimizer.learning_rate)
@@ -92,31 +101,19 @@ class FirstOrder:
         Returns:
           New parameters, state and model state, and metrics: `loss`, `gradient_norm`.
         """
-        key = objective.static
-        if key not in self._compiled:
-            self._compiled[key] = tf.function(
-                lambda tensors, parameters, variables: self._step(
-                    key, tensors, parameters, variables
-                ),
-                jit_compile=self._jit_compile,
-                autograph=False,
-            )
-        moved, variables, model_state, metrics = self._compiled[key](
-            objective.tensors, parameters, state.variables
-        )
-        return Step(moved, self.State(tuple(variables)), public_model_state(model_state), metrics)
+        return self._take(objective, parameters, state)
 
-    def _step(self, static, tensors, parameters, variables):
+    def _step(self, static, tensors, parameters, state):
         linearized = Objective.of(static, tensors).linearize(parameters)
         gradient = tf.nest.flatten(linearized.gradient())
         for variable, value in zip(self._variables, tf.nest.flatten(parameters), strict=True):
             variable.assign(value)
-        for variable, value in zip(self._optimizer.variables, variables, strict=True):
+        for variable, value in zip(self._optimizer.variables, state.variables, strict=True):
             variable.assign(value)
         self._optimizer.apply(gradient, self._variables)
         moved = tf.nest.pack_sequence_as(
-            parameters, [tf.identity(variable) for variable in self._variables]
+            parameters, [tf.identity(variable.value) for variable in self._variables]
         )
-        state = [tf.identity(v.value) for v in self._optimizer.variables]
+        after = self.State(tuple(tf.identity(v.value) for v in self._optimizer.variables))
         metrics = {"loss": linearized.value, "gradient_norm": tf.linalg.global_norm(gradient)}
-        return moved, state, linearized.model_state, metrics
+        return moved, after, linearized.model_state, metrics

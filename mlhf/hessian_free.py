@@ -10,19 +10,35 @@ from mlhf import keras_models
 from mlhf.layout import Layout
 from mlhf.objective import Objective
 from mlhf.preconditioned_cg import conjugate_gradient
-from mlhf.proposal import adapt_damping, curvature_of, model_decrease
-from mlhf.step import Step, public_model_state
+from mlhf.proposal import adapt_damping, linearize_shares, model_decrease
+from mlhf.step import CompiledSteps, Step
 from mlhf.validation import check_choice, check_count, check_number
 
 
 class HessianFreeState(NamedTuple):
-    """What plain Hessian-free carries from step to step."""
+    """What Hessian-free without learned parts carries from step to step."""
 
-    solution: tf.Tensor  # flat, where the next conjugate gradients start
+    solution: tf.Tensor  # flat, the last one of conjugate gradients
     damping: tf.Tensor  # the scalar λ
 
 
-class HessianFree:
+def initial_state(parameters: Any, damping: float) -> HessianFreeState:
+    """Returns the state before the first step.
+
+    Args:
+      parameters: A structure of floating tensors of one dtype, or a built Keras model.
+      damping: λ.
+
+    Returns:
+      The state, its solution zero.
+    """
+    layout = Layout(keras_models.parameters_of(parameters), "any")
+    return HessianFreeState(
+        tf.zeros([layout.size], layout.dtype), tf.constant(damping, layout.dtype)
+    )
+
+
+class HessianFree(CompiledSteps):
     """w ← w - lr x with (G + λ I) x ≈ g, by a few conjugate-gradient iterations.
 
     G = Jᵀ H J is the Gauss-Newton matrix of the batch and g its gradient. λ, the damping, says how
@@ -30,6 +46,9 @@ class HessianFree:
     without bound, too large and the step is a gradient step of length lr/λ. With
     `damping_type="LM_heuristics"` it is adapted from the ratio of the loss's change to the
     model's; on small batches that ratio is noisy, since both are measured on the batch itself.
+
+    g is that of the whole batch; G may be that of its first examples only (Martens and Sutskever
+    2012), which is where most of the time goes.
     """
 
     def __init__(
@@ -41,6 +60,7 @@ class HessianFree:
         x_use: str = "x",
         damping_type: str = "regular",
         decay: float = 0.9,
+        curvature_share: float = 1.0,
         guards: str = "relative",
         cg_tolerance: float | None = None,
         product_dtype: str | None = None,
@@ -56,6 +76,7 @@ class HessianFree:
             gradient, `"zero"`.
           damping_type: `"regular"` (constant) or `"LM_heuristics"`.
           decay: The factor of the heuristic, between 0 and 1.
+          curvature_share: The share of the batch that G is taken on, above 0 and at most 1.
           guards: As for `mlhf.conjugate_gradient`.
           cg_tolerance: As for `mlhf.conjugate_gradient`.
           product_dtype: `"bfloat16"` to compute the network's part of products with G in it, which
@@ -67,6 +88,7 @@ class HessianFree:
         Raises:
           ValueError: If a value makes no sense; the message says what was expected.
         """
+        super().__init__(jit_compile)
         self.learning_rate = check_number("learning_rate", learning_rate, above=0)
         self.damping = check_number("damping", damping, at_least=0)
         self._iterations = check_count("cg_iterations", cg_iterations)
@@ -75,13 +97,12 @@ class HessianFree:
             "damping_type", damping_type, ("regular", "LM_heuristics")
         )
         self._decay = check_number("decay", decay, above=0, below=1)
+        self._share = check_number("curvature_share", curvature_share, above=0, at_most=1)
         self._guards = check_choice("guards", guards, ("relative", "paper"))
         if cg_tolerance is not None:
             cg_tolerance = check_number("cg_tolerance", cg_tolerance, at_least=0)
         self._tolerance = cg_tolerance
         self._product_dtype = check_choice("product_dtype", product_dtype, (None, "bfloat16"))
-        self._jit_compile = jit_compile
-        self._compiled: dict = {}
 
     def init(self, parameters: Any) -> HessianFreeState:
         """Returns the state before the first step.
@@ -92,10 +113,7 @@ class HessianFree:
         Returns:
           The state.
         """
-        parameters = keras_models.parameters_of(parameters)
-        layout = Layout(parameters, "any")
-        zeros = tf.zeros([layout.size], layout.dtype)
-        return HessianFreeState(zeros, tf.constant(self.damping, layout.dtype))
+        return initial_state(parameters, self.damping)
 
     def step(self, objective: Objective, parameters: Any, state: HessianFreeState) -> Step:
         """Takes one step.
@@ -110,25 +128,16 @@ class HessianFree:
           `step_norm`, `damping`, `cg_iterations`, `cg_reason` (an index into
           `mlhf.CG_REASONS`).
         """
-        key = objective.static
-        if key not in self._compiled:
-            self._compiled[key] = tf.function(
-                lambda *arguments: self._step(key, *arguments),
-                jit_compile=self._jit_compile,
-                autograph=False,
-            )
         rate = tf.constant(self.learning_rate, state.solution.dtype)
-        parameters, state, model_state, metrics = self._compiled[key](
-            objective.tensors, parameters, state, rate
-        )
-        return Step(parameters, state, public_model_state(model_state), metrics)
+        return self._take(objective, parameters, state, rate)
 
     def _step(self, static, tensors, parameters, state, rate):
         layout = Layout(parameters, "any")
         objective = Objective.of(static, tensors)
-        linearized = objective.linearize(parameters, self._product_dtype)
+        linearized, curvature = linearize_shares(
+            objective, parameters, layout, self._share, self._product_dtype
+        )
         gradient = layout.flatten(linearized.gradient())
-        curvature = curvature_of(linearized, layout)
         start = {"x": state.solution, "d": gradient, "zero": None}[self._x_use]
         solution = conjugate_gradient(
             lambda v: curvature(v) + state.damping * v,

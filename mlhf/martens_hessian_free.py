@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from mlhf import keras_models
+from mlhf.hessian_free import HessianFreeState, initial_state
 from mlhf.layout import Layout
-from mlhf.objective import LinearizedObjective, Objective
-from mlhf.proposal import curvature_of
-from mlhf.step import Step, public_model_state
+from mlhf.objective import Objective
+from mlhf.proposal import linearize_shares
+from mlhf.step import CompiledSteps, Step
 from mlhf.validation import check_choice, check_count, check_number
 
 # Conjugate gradients keep the iterates number ⌈1.3ʲ⌉ (section 4.6 of the paper).
@@ -23,14 +23,7 @@ _SHORTEST_WINDOW, _WINDOW_SHARE = 10, 0.1
 _ARMIJO, _SHRINK, _LARGEST_TRIALS = 1e-2, 0.8, 60
 
 
-class MartensState(NamedTuple):
-    """What this Hessian-free carries from step to step."""
-
-    solution: tf.Tensor  # flat, the last one of conjugate gradients
-    damping: tf.Tensor  # λ
-
-
-class MartensHessianFree:
+class MartensHessianFree(CompiledSteps):
     """w ← w - α x with (G + λ I) x ≈ g, solved until progress is slow, then checked on the loss.
 
     - Conjugate gradients start at `warm_start` times the last solution and stop when the quadratic
@@ -74,6 +67,7 @@ class MartensHessianFree:
         Raises:
           ValueError: If a value makes no sense; the message says what was expected.
         """
+        super().__init__(jit_compile)
         self.damping = check_number("damping", damping, at_least=0)
         self._iterations = check_count("cg_iterations", cg_iterations)
         self._tolerance = check_number("cg_tolerance", cg_tolerance, at_least=0)
@@ -83,20 +77,16 @@ class MartensHessianFree:
             "damping_type", damping_type, ("regular", "LM_heuristics")
         )
         self._decay = check_number("decay", decay, above=0, below=1)
-        self._jit_compile = jit_compile
-        self._compiled: dict = {}
 
-    def init(self, parameters: Any) -> MartensState:
+    def init(self, parameters: Any) -> HessianFreeState:
         """Returns the state before the first step.
 
         Args:
           parameters: A structure of floating tensors of one dtype, or a built Keras model.
         """
-        layout = Layout(keras_models.parameters_of(parameters), "any")
-        zeros = tf.zeros([layout.size], layout.dtype)
-        return MartensState(zeros, tf.constant(self.damping, layout.dtype))
+        return initial_state(parameters, self.damping)
 
-    def step(self, objective: Objective, parameters: Any, state: MartensState) -> Step:
+    def step(self, objective: Objective, parameters: Any, state: HessianFreeState) -> Step:
         """Takes one step.
 
         Args:
@@ -109,24 +99,13 @@ class MartensHessianFree:
           `step_norm`, `damping`, `cg_iterations`, `learning_rate` (α), `backtracked` (the
           iteration whose solution was taken) and `ratio` (ρ).
         """
-        key = objective.static
-        if key not in self._compiled:
-            self._compiled[key] = tf.function(
-                lambda *arguments: self._step(key, *arguments),
-                jit_compile=self._jit_compile,
-                autograph=False,
-            )
-        parameters, state, model_state, metrics = self._compiled[key](
-            objective.tensors, parameters, state
-        )
-        return Step(parameters, state, public_model_state(model_state), metrics)
+        return self._take(objective, parameters, state)
 
     def _step(self, static, tensors, parameters, state):
         layout = Layout(parameters, "any")
         objective = Objective.of(static, tensors)
-        linearized = objective.linearize(parameters)
+        linearized, curvature = linearize_shares(objective, parameters, layout, self._share)
         gradient = layout.flatten(linearized.gradient())
-        curvature = curvature_of(self._on_part(static, tensors, parameters, linearized), layout)
         found = _solve(
             lambda v: curvature(v) + state.damping * v,
             gradient,
@@ -170,16 +149,8 @@ class MartensHessianFree:
         moved = tf.where(rate > 0, here - rate * solution, here)
         # Nor is it where the next conjugate gradients start.
         kept = tf.where(tf.math.is_finite(tf.norm(found.solution)), found.solution, 0 * gradient)
-        new_state = MartensState(kept, damping)
+        new_state = HessianFreeState(kept, damping)
         return layout.unflatten(moved), new_state, linearized.model_state, metrics
-
-    def _on_part(self, static, tensors, parameters, whole) -> LinearizedObjective:
-        if self._share == 1:
-            return whole
-        inputs, targets, model_state = tensors
-        count = max(1, round(self._share * targets.shape[0]))
-        part = tf.nest.map_structure(lambda tensor: tensor[:count], inputs), targets[:count]
-        return Objective.of(static, (*part, model_state)).linearize(parameters)
 
 
 class _Found(NamedTuple):

@@ -16,20 +16,20 @@ from mlhf.proposal import (
     MetaState,
     Rule,
     adapt_damping,
-    curvature_of,
     describe,
+    linearize_shares,
     model_decrease,
     propose,
     zero_state,
 )
-from mlhf.step import Step, public_model_state
+from mlhf.step import CompiledSteps, Step
 from mlhf.validation import check_choice, check_count, check_number
 
 # Arguments of the constructor that a file does not keep.
 _NOT_SAVED = {"kinds", "seed", "product_dtype", "jit_compile", "detailed"}
 
 
-class MetaHessianFree:
+class MetaHessianFree(CompiledSteps):
     """Hessian-free steps whose damping, preconditioner and start come from a learned LSTM.
 
     With g the gradient, G = Jᵀ H J the Gauss-Newton matrix, and x₋, r₋ the solution and the
@@ -62,6 +62,7 @@ class MetaHessianFree:
         damping: float = 2e-5,
         damping_type: str = "regular",
         decay: float = 0.9,
+        curvature_share: float = 1.0,
         kinds: Any = None,
         seed: int = 0,
         product_dtype: str | None = None,
@@ -80,6 +81,8 @@ class MetaHessianFree:
           damping: The constant, at least 0; where it starts, if it is adapted.
           damping_type: `"regular"` (constant) or `"LM_heuristics"`.
           decay: The factor of the heuristic, between 0 and 1.
+          curvature_share: The share of the batch that G is taken on, its first examples: above 0
+            and at most 1. The gradient is that of the whole batch.
           kinds: The kinds of variable, where paths and layers do not tell them; as for
             `mlhf.kinds.resolve_kinds`.
           seed: Of the random weights.
@@ -95,6 +98,7 @@ class MetaHessianFree:
         Raises:
           ValueError: If a value makes no sense; the message says what was expected.
         """
+        super().__init__(jit_compile)
         self.learning_rate = check_number("learning_rate", learning_rate, above=0)
         self.damping = check_number("damping", damping, at_least=0)
         self.rule = Rule(
@@ -104,15 +108,14 @@ class MetaHessianFree:
             cg_iterations=check_count("cg_iterations", cg_iterations),
             damping_type=check_choice("damping_type", damping_type, ("regular", "LM_heuristics")),
             decay=check_number("decay", decay, above=0, below=1),
+            curvature_share=check_number("curvature_share", curvature_share, above=0, at_most=1),
             product_dtype=check_choice("product_dtype", product_dtype, (None, "bfloat16")),
         )
         self.weights: dict[str, LSTMWeights] | None = None
         self.kinds: list[str] | None = None
-        self.jit_compile = jit_compile
         self.detailed = detailed
         self._given_kinds = kinds
         self._seed = seed
-        self._compiled: dict = {}
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **overrides: Any) -> MetaHessianFree:
@@ -132,12 +135,12 @@ class MetaHessianFree:
           ValueError: If the file is damaged or an override is not an argument.
         """
         content = meta_file.read(name_or_path)
-        unknown = set(overrides) - set(content.settings) - _NOT_SAVED
+        # A file may be older than a setting, which then has its default.
+        settings = {**cls().settings, **content.settings}
+        unknown = set(overrides) - set(settings) - _NOT_SAVED
         if unknown:
-            raise ValueError(
-                f"Expected overrides among {sorted(content.settings)}, got {sorted(unknown)}."
-            )
-        optimizer = cls(**{**content.settings, **overrides})
+            raise ValueError(f"Expected overrides among {sorted(settings)}, got {sorted(unknown)}.")
+        optimizer = cls(**{**settings, **overrides})
         missing = set(optimizer.rule.roles) - set(content.weights)
         if missing:
             raise ValueError(
@@ -179,6 +182,7 @@ class MetaHessianFree:
             "damping": self.damping,
             "damping_type": rule.damping_type,
             "decay": rule.decay,
+            "curvature_share": rule.curvature_share,
         }
 
     def layout(self, parameters: Any) -> Layout:
@@ -286,29 +290,22 @@ class MetaHessianFree:
         if self.weights is None:
             raise ValueError("There are no weights yet; call init(parameters) before step.")
         layout = self.layout(parameters)
-        key = (objective.static, layout.signature)
-        if key not in self._compiled:
-            static = objective.static
-            self._compiled[key] = tf.function(
-                lambda *arguments: self._step(static, *arguments),
-                jit_compile=self.jit_compile,
-                autograph=False,
-            )
-        parameters, state, model_state, metrics = self._compiled[key](
-            objective.tensors,
+        return self._take(
+            objective,
             parameters,
             state,
             self.weights_for(layout),
             tf.constant(self.learning_rate, layout.dtype),
+            key=layout.signature,
         )
-        return Step(parameters, state, public_model_state(model_state), metrics)
 
     def _step(self, static, tensors, parameters, state, weights, rate):
         layout = self.layout(parameters)
         objective = Objective.of(static, tensors)
-        linearized = objective.linearize(parameters, self.rule.product_dtype)
+        linearized, curvature = linearize_shares(
+            objective, parameters, layout, self.rule.curvature_share, self.rule.product_dtype
+        )
         gradient = layout.flatten(linearized.gradient())
-        curvature = curvature_of(linearized, layout)
         proposal, after = propose(self.rule, weights, layout, curvature, gradient, state)
         moved = layout.unflatten(layout.flatten(parameters) - rate * proposal.solution)
         if self.rule.damping_type == "LM_heuristics":

@@ -143,7 +143,7 @@ def meta_step(
         "learning_rate": meta_rate,
     }
     if optimizer.detailed:
-        metrics.update(rollout.describe_last(layout, static, batches, rows, length))
+        metrics.update(rollout.describe_last(rule, layout, static, batches, rows, length))
     return MetaStep(moved, new_moments, after, metrics, finite)
 
 

@@ -154,6 +154,21 @@ class Objective:
         """Returns the mean loss without the regularizer."""
         return self.loss.value(self.outputs(parameters)[0], self.targets)
 
+    def first_examples(self, share: float) -> Objective:
+        """Returns the objective on the first examples of the batch.
+
+        Args:
+          share: Of the batch, above 0 and at most 1; rounded, but at least one example.
+
+        Returns:
+          The objective; itself for a share of 1.
+        """
+        count = max(1, round(share * self.targets.shape[0]))
+        if share == 1 or count == self.targets.shape[0]:
+            return self
+        inputs = tf.nest.map_structure(lambda tensor: tensor[:count], self.inputs)
+        return Objective.of(self.static, (inputs, self.targets[:count], self.model_state))
+
     def linearize(
         self, parameters: Structure, product_dtype: str | None = None
     ) -> LinearizedObjective:

@@ -15,7 +15,7 @@ from mlhf import coordinate_lstm
 from mlhf import preconditioned_cg as cg
 from mlhf.coordinate_lstm import LSTMWeights
 from mlhf.layout import Layout
-from mlhf.objective import LinearizedObjective
+from mlhf.objective import LinearizedObjective, Objective
 
 # The roles that a learned rule can have: the start of the conjugate gradients, their
 # preconditioner, and the damping.
@@ -32,6 +32,7 @@ class Rule(NamedTuple):
     damping_type: str = "regular"  # or "LM_heuristics"
     decay: float = 0.9  # the factor of the LM heuristic
     product_dtype: str | None = None  # "bfloat16" for cheaper products with G
+    curvature_share: float = 1.0  # of the batch that G is taken on
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -79,6 +80,34 @@ def zero_state(rule: Rule, layout: Layout, damping: float) -> MetaState:
 def curvature_of(linearized: LinearizedObjective, layout: Layout) -> Callable:
     """Returns G v on flat vectors."""
     return lambda v: layout.flatten(linearized.curvature_product(layout.unflatten(v)))
+
+
+def linearize_shares(
+    objective: Objective,
+    parameters: Any,
+    layout: Layout,
+    share: float = 1.0,
+    product_dtype: str | None = None,
+) -> tuple[LinearizedObjective, Callable[[tf.Tensor], tf.Tensor]]:
+    """Linearizes a batch, and its first examples for the curvature.
+
+    Args:
+      objective: On the whole batch.
+      parameters: The point.
+      layout: Of the flat vectors.
+      share: Of the batch that the curvature is taken on, above 0 and at most 1.
+      product_dtype: Of the products, as for `Objective.linearize`.
+
+    Returns:
+      The whole objective at the point, and G v on flat vectors.
+    """
+    part = objective.first_examples(share)
+    if part is objective:
+        whole = objective.linearize(parameters, product_dtype)
+        return whole, curvature_of(whole, layout)
+    return objective.linearize(parameters), curvature_of(
+        part.linearize(parameters, product_dtype), layout
+    )
 
 
 def propose(

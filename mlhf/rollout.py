@@ -26,6 +26,7 @@ from mlhf.proposal import (
     adapt_damping,
     curvature_of,
     describe,
+    linearize_shares,
     model_decrease,
     proposal_specs,
     propose,
@@ -99,25 +100,32 @@ def roll(
     """
 
     def body(t, carry):
-        linearized = _objective(static, batches, carry.model_state, t).linearize(
-            layout.unflatten(carry.weights), rule.product_dtype
+        objective = _objective(static, batches, carry.model_state, t)
+        linearized, curvature = linearize_shares(
+            objective,
+            layout.unflatten(carry.weights),
+            layout,
+            rule.curvature_share,
+            rule.product_dtype,
         )
         gradient = layout.flatten(linearized.gradient())
         proposal, state = propose(
             rule,
             weights,
             layout,
-            curvature_of(linearized, layout),
+            curvature,
             gradient,
             carry.state,
             unrolled,
         )
         x, residual = proposal.solution, proposal.trajectory.residual
-        update, _ = _limit(x, carry.weights, learning_rate)
+        scale, update, _ = _limit(x, carry.weights, learning_rate)
         after = carry.weights - learning_rate * _noise(seed, t, layout) * update
-        moved = _objective(static, batches, carry.model_state, t).linearize(layout.unflatten(after))
+        moved = objective.linearize(layout.unflatten(after))
         if rule.damping_type == "LM_heuristics":
-            predicted = model_decrease(gradient, x, residual, learning_rate)
+            # Of the step that is taken: a model of x is not to blame for what a shorter step,
+            # scale · x, leaves undone. The noise is left out: its mean is zero.
+            predicted = model_decrease(gradient, x, residual, learning_rate * scale)
             change = moved.data_loss - linearized.data_loss
             damping = adapt_damping(state.damping, change, predicted, rule.decay)
             state = state._replace(damping=damping)
@@ -140,11 +148,12 @@ def roll(
 
 
 def describe_last(
-    layout: Layout, static: tuple, batches: tuple, rows: Rows, length: int
+    rule: Rule, layout: Layout, static: tuple, batches: tuple, rows: Rows, length: int
 ) -> dict[str, tf.Tensor]:
     """Returns the numbers of a rollout's last step that cost a curvature product more.
 
     Args:
+      rule: As for `roll`.
       layout: As for `roll`.
       static: As for `roll`.
       batches: As for `roll`.
@@ -155,7 +164,8 @@ def describe_last(
       Those of `mlhf.proposal.describe`, and `w_norm`.
     """
     row = rows.read(length - 1)
-    linearized = _objective(static, batches, row.model_state, length - 1).linearize(
+    objective = _objective(static, batches, row.model_state, length - 1)
+    linearized = objective.first_examples(rule.curvature_share).linearize(
         layout.unflatten(row.weights)
     )
     product = curvature_of(linearized, layout)(row.gradient) + row.proposal.delta * row.gradient
@@ -207,9 +217,9 @@ def meta_gradient(
     def body(i, carry):
         gradients, d_states, next_gradient = carry
         row = rows.read(i)
-        linearized = _objective(static, batches, row.model_state, i).linearize(
-            layout.unflatten(row.weights), rule.product_dtype
-        )
+        # The products alone: the gradient was kept.
+        part = _objective(static, batches, row.model_state, i).first_examples(rule.curvature_share)
+        linearized = part.linearize(layout.unflatten(row.weights), rule.product_dtype)
         curvature = curvature_of(linearized, layout)
         proposal = row.proposal
 
@@ -224,7 +234,7 @@ def meta_gradient(
         # ∂(meta loss)/∂x_n through w_{t+1} = w_t - lr ν clip(x_n).
         slope = 0.5 * (row.gradient_after + next_gradient)
         weight = tf.cast(META_LOSS_WEIGHT, layout.dtype) * shares[i]
-        _, limit_vjp = _limit(proposal.solution, row.weights, learning_rate)
+        _, _, limit_vjp = _limit(proposal.solution, row.weights, learning_rate)
         d_meta = limit_vjp(-learning_rate * weight * _noise(seed, i, layout) * slope)
 
         gradients, d_states = _back_one_step(
@@ -371,7 +381,10 @@ def _noise(seed: tf.Tensor, t: Any, layout: Layout) -> tf.Tensor:
 
 
 def _limit(x: tf.Tensor, weights: tf.Tensor, learning_rate: tf.Tensor):
-    """Scales x to a norm of at most 0.25 ‖w‖ / lr; returns it and its derivative's transpose."""
+    """Scales x to a norm of at most 0.25 ‖w‖ / lr.
+
+    Returns the factor, the scaled x, and the transpose of its derivative.
+    """
     norm = tf.maximum(tf.norm(x), tf.cast(TINY, x.dtype))
     limit = LONGEST_STEP * tf.norm(weights) / learning_rate
     scale = tf.where(norm > limit, limit / norm, tf.ones_like(norm))
@@ -380,7 +393,7 @@ def _limit(x: tf.Tensor, weights: tf.Tensor, learning_rate: tf.Tensor):
         along = tf.tensordot(x, u, 1) / norm / norm
         return scale * (u - tf.where(norm > limit, along, tf.zeros_like(along)) * x)
 
-    return scale * x, vjp
+    return scale, scale * x, vjp
 
 
 def _length_in_curvature(x: tf.Tensor, product: tf.Tensor) -> tf.Tensor:

@@ -1,10 +1,13 @@
-"""What every optimizer of the project returns from a step."""
+"""What every optimizer of the project returns from a step, and how its step is compiled."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+
+from mlhf.objective import Objective
 
 
 class Step(NamedTuple):
@@ -19,3 +22,37 @@ class Step(NamedTuple):
 def public_model_state(model_state: Any) -> Any:
     """Returns a model state as users see it: None where there is none."""
     return model_state if tf.nest.flatten(model_state) else None
+
+
+class CompiledSteps:
+    """What optimizers share whose step is one function, compiled once for each objective.
+
+    Attributes:
+      jit_compile: Whether XLA compiles it.
+    """
+
+    _step: Callable[..., tuple]
+
+    def __init__(self, jit_compile: bool):
+        self.jit_compile = jit_compile
+        self._compiled: dict = {}
+
+    def _take(self, objective: Objective, *arguments: Any, key: Any = None) -> Step:
+        """Returns `self._step(objective.static, objective.tensors, *arguments)`, compiled.
+
+        Args:
+          objective: The loss on a batch.
+          *arguments: Structures of tensors.
+          key: What else the compiled function depends on, besides shapes.
+        """
+        static = objective.static
+        if (static, key) not in self._compiled:
+            self._compiled[static, key] = tf.function(
+                lambda *inside: self._step(static, *inside),
+                jit_compile=self.jit_compile,
+                autograph=False,
+            )
+        parameters, state, model_state, metrics = self._compiled[static, key](
+            objective.tensors, *arguments
+        )
+        return Step(parameters, state, public_model_state(model_state), metrics)

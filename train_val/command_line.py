@@ -83,6 +83,14 @@ def define_common_flags(seed: int = 0) -> None:
         "damping_type", "regular", ("regular", "LM_heuristics"), "Whether the damping is adapted."
     )
     flags.DEFINE_float("decay", 0.9, "The factor of the LM heuristic; RMSprop's decay.")
+    flags.DEFINE_float(
+        "curvature_share",
+        1.0,
+        "The share of a batch that the curvature is taken on, its first examples. Of meta, plain "
+        "Hessian-free and martens.",
+        0.0,
+        1.0,
+    )
     flags.DEFINE_enum(
         "product_dtype",
         None,

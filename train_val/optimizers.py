@@ -23,9 +23,8 @@ _OF_KERAS = tuple(
         if isinstance(kind, type)
         and issubclass(kind, keras.optimizers.Optimizer)
         and name.lower() not in {known.lower() for known in _OF_THE_ORIGINAL}
-        # Made of other optimizers, or asking the variables of a model for their paths.
-        and name
-        not in ("Optimizer", "LossScaleOptimizer", "MultiOptimizer", "OptimizerMap", "Muon")
+        # Made of other optimizers.
+        and name not in ("Optimizer", "LossScaleOptimizer", "MultiOptimizer", "OptimizerMap")
     )
 )
 NAMES = ("meta", "kfac", "martens", *_OF_THE_ORIGINAL, *_OF_KERAS)
@@ -39,6 +38,7 @@ RULE = {
     "damping": "damping",
     "damping_type": "damping_type",
     "decay": "decay",
+    "curvature_share": "curvature_share",
     "lr": "learning_rate",
 }
 # Weights are trained for one use of them; the other settings may be tried out.
@@ -63,7 +63,6 @@ def make(
     decay: float = 0.9,
     meta_ckpt: str | None = None,
     rule: Mapping[str, Any] | None = None,
-    curvature_share: float = 1.0,
     given: frozenset[str] | set[str] = frozenset(),
     product_dtype: str | None = None,
     jit_compile: bool = False,
@@ -82,12 +81,12 @@ def make(
         that its factors keep, and of `"martens"` the factor of its damping, if given.
       meta_ckpt: For `"meta"`: a folder of a meta-training, a file, or a name that ships with the
         package.
-      rule: For `"meta"`: `CG_iter`, `x_use`, `y_use`, `d_use`, `damping`, `damping_type`, `decay`;
-        for `"kfac"` and `"martens"` the dampings, `decay` and `CG_iter`.
+      rule: For `"meta"`: `CG_iter`, `x_use`, `y_use`, `d_use`, `damping`, `damping_type`, `decay`
+        and `curvature_share`, the share of a batch that the curvature is taken on; for `"kfac"`
+        the dampings and `decay`, and for `"martens"` these, `CG_iter` and `curvature_share`.
       given: The names in `rule`, and `"lr"`, that the user gave. The others are taken from the
         `meta_ckpt`: a rule is at its best with the settings that it was trained with. For
         `"kfac"` and `"martens"` they are those of the class.
-      curvature_share: Of `"martens"`: the share of a batch that the curvature is taken on.
       product_dtype: As for `mlhf.MetaHessianFree`; of meta and plain Hessian-free only.
       jit_compile: Whether a step is compiled with XLA.
       detailed: Whether `"meta"` measures what costs a curvature product more.
@@ -112,7 +111,7 @@ def make(
                 "no products of the Gauss-Newton matrix in another dtype; leave it out."
             )
         if name in ("kfac", "martens"):
-            return _second_order(name, lr, momentum, rule, set(given), curvature_share, jit_compile)
+            return _second_order(name, lr, momentum, rule, set(given), jit_compile)
         builds = {
             "SGD": lambda: keras.optimizers.SGD(lr),
             "momentum": lambda: keras.optimizers.SGD(lr, momentum),
@@ -129,18 +128,14 @@ def make(
     return _meta(lr, rule, meta_ckpt, set(given), product_dtype, jit_compile, detailed)
 
 
-def _second_order(name, lr, momentum, rule, given, share, jit_compile) -> Chosen:
-    chosen = {
-        RULE[flag]: rule[flag]
-        for flag in ("damping", "damping_type", "decay", "CG_iter")
-        if flag in given and flag in rule
-    }
+def _second_order(name, lr, momentum, rule, given, jit_compile) -> Chosen:
+    flags = ["damping", "damping_type", "decay"]
     if name == "martens":
-        arguments: dict[str, Any] = {**chosen, "curvature_share": share}
+        flags += ["CG_iter", "curvature_share"]
+    arguments = {RULE[flag]: rule[flag] for flag in flags if flag in given and flag in rule}
+    if name == "martens":
         optimizer: Any = mlhf.MartensHessianFree(**arguments, jit_compile=jit_compile)
     else:
-        chosen.pop("cg_iterations", None)
-        arguments = dict(chosen)
         if "lr" in given:
             arguments.update(learning_rate=lr, momentum=momentum)
         optimizer = mlhf.KFAC(**arguments, jit_compile=jit_compile)
@@ -181,7 +176,8 @@ def _meta(lr, rule, meta_ckpt, given, product_dtype, jit_compile, detailed) -> C
             f"of the names {mlhf.pretrained_names()} that ship with the package. Plain "
             "Hessian-free, y_use=none with d_use=none, needs none."
         )
-    trained = meta_file.read(meta_ckpt).settings
+    # A file may be older than a setting, which then has its default.
+    trained = {**mlhf.MetaHessianFree().settings, **meta_file.read(meta_ckpt).settings}
     asked = {"lr": lr, **rule}
     notes = []
     for flag in _FIXED:

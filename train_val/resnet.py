@@ -30,6 +30,7 @@ def cifar_resnet(
     classes: int,
     *,
     resnet_size: int = 32,
+    width: int = 16,
     seed: int = 0,
     data_format: str = "channels_last",
     dtype: str = "float32",
@@ -40,6 +41,7 @@ def cifar_resnet(
       shape: Of an image, in the given data format.
       classes: The number of outputs, logits.
       resnet_size: The depth, 6n + 2 for n blocks of two convolutions a stage: 8, 14, 20, 32 ...
+      width: The channels of the first stage; the others have twice and four times as many.
       seed: Of the initial weights.
       data_format: `"channels_last"` or `"channels_first"`.
       dtype: Of parameters and computation.
@@ -57,10 +59,12 @@ def cifar_resnet(
         )
     builder = _Builder(seed, data_format, dtype)
     inputs = keras.Input(shape, dtype=dtype)
-    x = builder.convolution(inputs, 16, 3, 1, "initial_conv")
-    for stage, width in enumerate((16, 32, 64)):
-        blocks = resnet_size // 6
-        x = builder.stage(x, stage + 1, width, blocks, 1 if stage == 0 else 2, bottleneck=False)
+    x = builder.convolution(inputs, width, 3, 1, "initial_conv")
+    for stage in range(3):
+        strides = 1 if stage == 0 else 2
+        x = builder.stage(
+            x, stage + 1, width * 2**stage, resnet_size // 6, strides, bottleneck=False
+        )
     return keras.Model(inputs, builder.head(x, classes), name=f"resnet{resnet_size}")
 
 

@@ -130,6 +130,7 @@ def main() -> None:
         damping=FLAGS.damping,
         damping_type=FLAGS.damping_type,
         decay=FLAGS.decay,
+        curvature_share=FLAGS.curvature_share,
         seed=FLAGS.seed,
         product_dtype=FLAGS.product_dtype,
         detailed=FLAGS.print_log_in_meta_optimizer,

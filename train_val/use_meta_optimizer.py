@@ -35,7 +35,6 @@ def choose_optimizer() -> optimizers.Chosen:
         decay=FLAGS.decay,
         meta_ckpt=FLAGS.meta_ckpt,
         rule=rule,
-        curvature_share=FLAGS.curvature_share,
         given=given,
         product_dtype=FLAGS.product_dtype,
         jit_compile=FLAGS.jit_compile,
@@ -103,13 +102,6 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("meta_ckpt", None, "The model_dir of a meta-training, for optimizer=meta.")
     flags.DEFINE_float("momentum", 0.9, "Of optimizer=momentum, and of kfac with lr.", 0.0, 1.0)
-    flags.DEFINE_float(
-        "curvature_share",
-        1.0,
-        "Of optimizer=martens: the batch's share for the curvature.",
-        0.0,
-        1.0,
-    )
     flags.DEFINE_float("beta1", 0.9, "Of optimizer=adam.", 0.0, 1.0)
     flags.DEFINE_float("beta2", 0.999, "Of optimizer=adam.", 0.0, 1.0)
     flags.DEFINE_integer(

@@ -13,7 +13,7 @@ from mlhf.kfac.blocks import Block, blocks_of
 from mlhf.kfac.factors import Factors
 from mlhf.kfac.tracing import TracedNetwork
 from mlhf.objective import Objective
-from mlhf.step import Step, public_model_state
+from mlhf.step import CompiledSteps, Step
 from mlhf.validation import check_choice, check_count, check_number
 
 # Of Levenberg and Marquardt's rule, a step; Martens and Grosse 2015, section 6.5.
@@ -30,7 +30,7 @@ class KFACState(NamedTuple):
     inverses: Factors  # of the damped factors, as old as `inverse_every` allows
 
 
-class KFAC:
+class KFAC(CompiledSteps):
     """w ← w + δ, δ = -α (A ⊗ G + λ)⁻¹ ∇ + μ δ₋ for each layer, with Kronecker factors A and G.
 
     A and G are running means over batches of the second moments of a layer's inputs and of the
@@ -84,6 +84,7 @@ class KFAC:
         Raises:
           ValueError: If a value makes no sense; the message says what was expected.
         """
+        super().__init__(jit_compile)
         if learning_rate is not None:
             learning_rate = check_number("learning_rate", learning_rate, above=0)
             momentum = 0.9 if momentum is None else momentum
@@ -104,8 +105,6 @@ class KFAC:
         self._adapt_every = check_count("adapt_every", adapt_every)
         self._fisher = check_choice("fisher", fisher, ("sampled", "exact"))
         self._seed = check_count("seed", seed, 0)
-        self._jit_compile = jit_compile
-        self._compiled: dict = {}
 
     def init(self, parameters: Any) -> KFACState:
         """Returns the state before the first step.
@@ -148,22 +147,12 @@ class KFAC:
           ValueError: If a parameter is used in a way that K-FAC does not know, or the loss's
             targets have no known distribution.
         """
-        key = objective.static
-        if key not in self._compiled:
-            self._compiled[key] = tf.function(
-                lambda *arguments: self._step(key, *arguments),
-                jit_compile=self._jit_compile,
-                autograph=False,
-            )
         dtype = state.damping.dtype
         rates = [
             tf.constant(0.0 if value is None else value, dtype)
             for value in (self.learning_rate, self.momentum)
         ]
-        parameters, state, model_state, metrics = self._compiled[key](
-            objective.tensors, parameters, state, *rates
-        )
-        return Step(parameters, state, public_model_state(model_state), metrics)
+        return self._take(objective, parameters, state, *rates)
 
     def _step(self, static, tensors, parameters, state, rate, momentum):
         objective = Objective.of(static, tensors)

@@ -40,7 +40,7 @@ def network(parameters, images):
     """The network in TensorFlow."""
     hidden = tf.tanh(tf.nn.conv2d(images, parameters["conv"]["kernel"], 1, "VALID"))
     dense = parameters["dense"]
-    return tf.reshape(hidden, [BATCH, -1]) @ dense["kernel"] + dense["bias"]
+    return tf.reshape(hidden, [images.shape[0], -1]) @ dense["kernel"] + dense["bias"]
 
 
 def structure(w):
@@ -59,9 +59,10 @@ def flat(parameters):
 def outputs(w, images):
     """The network in NumPy: w [..., 35] to z [..., B, 3]."""
     kernel = w[..., :8].reshape(*w.shape[:-1], 1, 4, 2)
+    count = len(images)
     corners = [images[:, i : i + 2, j : j + 2, 0] for i in range(2) for j in range(2)]
-    patches = np.stack([corner.reshape(BATCH, 4) for corner in corners], 1)
-    hidden = np.tanh(patches @ kernel).reshape(*w.shape[:-1], BATCH, 8)
+    patches = np.stack([corner.reshape(count, 4) for corner in corners], 1)
+    hidden = np.tanh(patches @ kernel).reshape(*w.shape[:-1], count, 8)
     return hidden @ w[..., 11:].reshape(*w.shape[:-1], 8, 3) + w[..., None, 8:11]
 
 
@@ -79,8 +80,8 @@ def loss(w, batch):
     return data_loss(w, batch) + 0.5 * DECAY * (w * w).sum(-1)
 
 
-def gradient_and_curvature(w, batch):
-    """g and the dense G = Jᵀ H J, both with the weight decay's part."""
+def gradient_and_curvature(w, batch, share=1.0):
+    """g and the dense G = Jᵀ H J of the first examples, both with the weight decay's part."""
     images, labels = batch
     moved = w + 1j * STEP * np.eye(SIZE)
     jacobian = outputs(moved, images).imag / STEP  # [P, B, K]
@@ -88,7 +89,9 @@ def gradient_and_curvature(w, batch):
     s = np.exp(z - z.max(-1, keepdims=True))
     s /= s.sum(-1, keepdims=True)
     g = np.einsum("pbk,bk->p", jacobian, s - np.eye(CLASSES)[labels]) / BATCH
-    hessian = np.stack([np.diag(row) - np.outer(row, row) for row in s]) / BATCH
+    count = round(share * BATCH)
+    s, jacobian = s[:count], jacobian[:, :count]
+    hessian = np.stack([np.diag(row) - np.outer(row, row) for row in s]) / count
     G = np.einsum("pbk,bkl,qbl->pq", jacobian, hessian, jacobian)
     return g + DECAY * w, G + DECAY * np.eye(SIZE)
 
@@ -221,7 +224,7 @@ def roll(setup, theta, steps):
     records = []
     for t in range(steps):
         batch = setup.batches[t]
-        g, G = gradient_and_curvature(w, batch)
+        g, G = gradient_and_curvature(w, batch, setup.rule.curvature_share)
         found = propose(setup.rule, theta, g, G, r, x, states, damping)
         moved = w - setup.rate * setup.noise[t] * limited(found["x"], w, setup.rate)
         records.append(
@@ -240,21 +243,23 @@ def roll(setup, theta, steps):
             }
         )
         if setup.rule.damping_type == "LM_heuristics":
+            # Without the noise, whose mean is one.
+            step = setup.rate * limited(found["x"], w, setup.rate)
             damping = adapted(
                 damping,
                 data_loss(moved, batch) - data_loss(w, batch),
                 g,
-                found,
-                setup.rate,
+                step,
+                G @ step + found["delta"] * step,
                 setup.rule.decay,
             )
         w, r, x, states = moved, found["r"], found["x"], found["states"]
     return records, (w, r, x, states, damping)
 
 
-def adapted(damping, change, g, found, rate, decay):
-    """The heuristic of Levenberg and Marquardt."""
-    q = -rate * dot(g, found["x"]) + rate**2 / 2 * dot(found["x"], found["Ax"])
+def adapted(damping, change, g, step, product, decay):
+    """The heuristic of Levenberg and Marquardt for a step s taken, and A s."""
+    q = -dot(g, step) + dot(step, product) / 2
     ratio = change / q if q != 0 else 0.5
     if ratio <= 0.25:
         damping = damping / decay

@@ -1,6 +1,7 @@
 """What every optimizer keeps to, and the file of a trained one."""
 
 import functools
+import json
 
 import keras
 import numpy as np
@@ -19,6 +20,7 @@ OPTIMIZERS = {
     "hf from zero": functools.partial(mlhf.HessianFree, 0.5, 0.1, x_use="zero"),
     "hf LM": functools.partial(mlhf.HessianFree, 0.5, 0.1, damping_type="LM_heuristics"),
     "hf paper": functools.partial(mlhf.HessianFree, 0.5, 0.1, guards="paper"),
+    "hf on a half": functools.partial(mlhf.HessianFree, 0.5, 0.1, curvature_share=0.5),
     "hf of Martens": functools.partial(mlhf.MartensHessianFree, 0.1),
     "hf of Martens on a half": functools.partial(
         mlhf.MartensHessianFree, 0.1, curvature_share=0.5, damping_type="regular"
@@ -173,6 +175,8 @@ BAD = [
     ("damping_type", "LM"),
     ("decay", 1),
     ("decay", 0),
+    ("curvature_share", 0),
+    ("curvature_share", 1.5),
 ]
 META_BAD = [("y_use", "x"), ("d_use", True)]
 HF_BAD = [("guards", "none"), ("cg_tolerance", -1), ("cg_tolerance", "small"), ("x_use", "rnn")]
@@ -295,6 +299,38 @@ def test_a_folder_that_can_not_be_written_to(saved, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError):
         optimizer.save(tmp_path / "file" / "trained")
+
+
+def test_curvature_on_a_share_of_the_batch():
+    """Conjugate gradients to the end against a dense solve: all of g, the first half's G."""
+    x, y = batch(tf.float64)
+    parameters = tf.nest.map_structure(lambda leaf: leaf + 0.1, start(tf.float64))
+    optimizer = mlhf.HessianFree(1.0, 0.2, 40, curvature_share=0.5, x_use="zero")
+    taken = optimizer.step(objective(tf.float64), parameters, optimizer.init(parameters))
+    rows = np.concatenate([x, np.ones([16, 1])], 1)
+    before = np.full([5, 2], 0.1)
+    gradient = rows.T @ (rows @ before - y) / 16
+    matrix = rows[:8].T @ rows[:8] / 8 + 0.2 * np.eye(5)
+    after = before - np.linalg.solve(matrix, gradient)
+    np.testing.assert_allclose(taken.parameters["dense"]["kernel"], after[:4], rtol=1e-8)
+    np.testing.assert_allclose(taken.parameters["dense"]["bias"], after[4], rtol=1e-8)
+    # A share that rounds to the whole batch is the whole batch, and one that rounds to nothing
+    # is an example.
+    whole = objective(tf.float64)
+    assert whole.first_examples(0.99) is whole and whole.first_examples(1) is whole
+    assert whole.first_examples(0.01).targets.shape[0] == 1
+
+
+def test_a_file_that_is_older_than_a_setting_takes_its_default(saved):
+    _, path = saved
+    content = read_structure(path)
+    about = json.loads(bytes(content["about"]).decode())
+    del about["settings"]["curvature_share"]
+    content["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    write_structure(path, content)
+    assert mlhf.MetaHessianFree.from_pretrained(path).rule.curvature_share == 1
+    loaded = mlhf.MetaHessianFree.from_pretrained(path, curvature_share=0.25)
+    assert loaded.rule.curvature_share == 0.25
 
 
 @pytest.mark.parametrize(

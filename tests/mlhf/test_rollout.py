@@ -22,9 +22,11 @@ RULES = {
     "x rnn none": {"d_use": "none", "damping": 0.1},
     "rnn none none": {"x_use": "rnn", "y_use": "none", "d_use": "none", "damping": 0.1},
     "x rnn rnn, LM": {"damping_type": "LM_heuristics", "damping": 0.3},
+    "x rnn rnn, LM and long": {"damping_type": "LM_heuristics", "damping": 0.3},
+    "x rnn rnn, on a half": {"curvature_share": 0.5},
 }
 # So fast that steps are longer than a quarter of the weights.
-RATES = {"rnn rnn rnn": 4.0}
+RATES = {"rnn rnn rnn": 4.0, "x rnn rnn, LM and long": 8.0}
 
 
 def noise(setup, t):
@@ -143,6 +145,10 @@ def test_rollout_and_meta_gradient_of_every_rule(rule):
 
 def test_steps_longer_than_a_quarter_of_the_weights_are_among_the_cases():
     assert any(record["limited"] for record in expected("rnn rnn rnn", 3, 2).records[:-1])
+    long = expected("x rnn rnn, LM and long", 3, 2)
+    assert any(record["limited"] for record in long.records[:-1])
+    # What the heuristic makes of such a step is not what it would make of the whole x.
+    assert long.carried[-1] != pytest.approx(long.setup.damping / 0.9**3)
     main = expected("x rnn rnn", 3, 2, every=True)
     assert not any(record["limited"] for record in main.records)
 

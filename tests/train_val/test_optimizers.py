@@ -21,7 +21,7 @@ def test_every_optimizer_of_keras_has_a_name():
     known = {name.lower() for name in optimizers.NAMES}
     for name, kind in vars(keras.optimizers).items():
         if isinstance(kind, type) and name not in (
-            "Optimizer", "LossScaleOptimizer", "MultiOptimizer", "OptimizerMap", "Muon"
+            "Optimizer", "LossScaleOptimizer", "MultiOptimizer", "OptimizerMap"
         ):  # fmt: skip
             assert name.lower() in known
     assert {"meta", "sgd", "momentum", "adam", "rmsprop", "kfac", "martens"} <= known
@@ -68,7 +68,9 @@ def test_what_is_given_holds_and_the_rest_is_the_classs():
     chosen = optimizers.make("kfac", lr=0.2, rule=rule, given={"CG_iter"})
     assert (chosen.optimizer.learning_rate, chosen.optimizer.damping) == (None, 1.0)
     assert "rate and momentum by the quadratic model" in chosen.notes[0]
-    chosen = optimizers.make("martens", rule=rule, given=set(rule), curvature_share=0.25)
+    rule["curvature_share"] = 0.25
+    assert "curvature" not in optimizers.make("kfac", rule=rule, given=set(rule)).settings["rule"]
+    chosen = optimizers.make("martens", rule=rule, given=set(rule))
     assert chosen.settings["rule"] == (
         '{"damping": 0.5, "damping_type": "LM_heuristics", "decay": 0.8, "cg_iterations": 7,'
         ' "curvature_share": 0.25}'
@@ -78,10 +80,14 @@ def test_what_is_given_holds_and_the_rest_is_the_classs():
 @pytest.mark.parametrize(
     "name, settings, message",
     [
-        ("muon", {}, r"one of \['meta', 'kfac', 'martens', .* got 'muon'"),
+        ("moon", {}, r"one of \['meta', 'kfac', 'martens', .* got 'moon'"),
         ("AdamW", {"lr": 0.0}, "Expected lr to be above 0, got 0.0"),
         ("kfac", {"lr": -1.0, "given": {"lr"}}, "Expected learning_rate to be .* got -1.0"),
-        ("martens", {"curvature_share": 0.0}, "Expected curvature_share to be .* got 0.0"),
+        (
+            "martens",
+            {"rule": {"curvature_share": 0.0}, "given": {"curvature_share"}},
+            "Expected curvature_share to be .* got 0.0",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(name, settings, message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 
 from train_val import normalization
+from train_val.resnet import cifar_resnet
 from train_val.task_families.registry import family
 
 
@@ -12,6 +13,13 @@ def _check(**sizes: int) -> None:
     for name, value in sizes.items():
         if value < 1:
             raise ValueError(f"Expected {name} of at least 1, got {value}.")
+
+
+def _shrunk(inputs, factor: int):
+    """Returns images of less pixels, each the mean of a square of `factor` times `factor`."""
+    if factor == 1:
+        return inputs
+    return keras.layers.AveragePooling2D(factor, name="shrunk")(inputs)
 
 
 class _Initial:
@@ -55,38 +63,48 @@ def convnet(
     depth: int = 2,
     activation: str = "relu",
     dense: int = 32,
+    shrink: int = 1,
 ) -> keras.Model:
-    """Returns `depth` 3 x 3 convolutions of `width` channels, each pooled, and a dense layer."""
-    _check(width=width, depth=depth, dense=dense)
+    """Returns `depth` 3 x 3 convolutions of `width` channels, each pooled, and a dense layer.
+
+    The images are averaged over squares of `shrink` x `shrink` pixels first.
+    """
+    _check(width=width, depth=depth, dense=dense, shrink=shrink)
     layers, initial = keras.layers, _Initial(seed, activation)
-    model = [keras.Input(shape)]
-    side = min(shape[:2])
+    inputs = keras.Input(shape)
+    x = _shrunk(inputs, shrink)
     for number in range(depth):
-        model.append(
-            layers.Conv2D(
-                width,
-                3,
-                padding="same",
-                activation=activation,
-                kernel_initializer=initial(),
-                name=f"conv{number + 1}",
-            )
-        )
-        if side >= 4:
-            model.append(layers.MaxPooling2D(2, name=f"pool{number + 1}"))
-            side //= 2
-    model.append(layers.Flatten(name="flatten"))
-    model.append(layers.Dense(dense, activation, kernel_initializer=initial(), name="hidden"))
-    model.append(layers.Dense(classes, kernel_initializer=initial("GlorotUniform"), name="output"))
-    return keras.Sequential(model, name="convnet")
+        x = layers.Conv2D(
+            width,
+            3,
+            padding="same",
+            activation=activation,
+            kernel_initializer=initial(),
+            name=f"conv{number + 1}",
+        )(x)
+        if min(x.shape[1:3]) >= 4:
+            x = layers.MaxPooling2D(2, name=f"pool{number + 1}")(x)
+    x = layers.Flatten(name="flatten")(x)
+    x = layers.Dense(dense, activation, kernel_initializer=initial(), name="hidden")(x)
+    outputs = layers.Dense(classes, kernel_initializer=initial("GlorotUniform"), name="output")(x)
+    return keras.Model(inputs, outputs, name="convnet")
 
 
 @family
 def residual(
-    shape, classes, seed=0, width: int = 8, depth: int = 1, activation: str = "relu"
+    shape,
+    classes,
+    seed=0,
+    width: int = 8,
+    depth: int = 1,
+    activation: str = "relu",
+    shrink: int = 1,
 ) -> keras.Model:
-    """Returns `depth` normalised residual blocks of two convolutions on `width` channels."""
-    _check(width=width, depth=depth)
+    """Returns `depth` normalised residual blocks of two convolutions on `width` channels.
+
+    The images are averaged over squares of `shrink` x `shrink` pixels first.
+    """
+    _check(width=width, depth=depth, shrink=shrink)
     layers, initial = keras.layers, _Initial(seed, activation)
 
     def convolution(x, name):
@@ -95,7 +113,7 @@ def residual(
         )(x)
 
     inputs = keras.Input(shape)
-    x = convolution(inputs, "first")
+    x = convolution(_shrunk(inputs, shrink), "first")
     for block in range(depth):
         y = x
         for number in (1, 2):
@@ -109,3 +127,18 @@ def residual(
     x = layers.GlobalAveragePooling2D(name="average")(x)
     outputs = layers.Dense(classes, kernel_initializer=initial("GlorotUniform"), name="output")(x)
     return keras.Model(inputs, outputs, name="residual")
+
+
+@family
+def resnet(shape, classes, seed=0, size: int = 8, width: int = 4, shrink: int = 1) -> keras.Model:
+    """Returns `train_val.resnet.cifar_resnet` of `width`, twice and four times `width` channels.
+
+    The images are averaged over squares of `shrink` x `shrink` pixels first.
+    """
+    _check(width=width, shrink=shrink)
+    inputs = keras.Input(shape)
+    images = _shrunk(inputs, shrink)
+    network = cifar_resnet(
+        tuple(images.shape[1:]), classes, resnet_size=size, width=width, seed=seed
+    )
+    return keras.Model(inputs, network.call(images), name="resnet")
