@@ -6,7 +6,8 @@ follow the final training loss, with other first weights and batches in every it
 
     python train_val/experiments/learned_schedules.py --data_dir=$DATA --seeds=0,1,2
 
-With --average_seeds=100 the first hypergradient is averaged over so many seeds instead.
+The outer optimizer is their code's own variant of Adam (`hips_adam`); --outer_adam=textbook takes
+today's. With --average_seeds=100 the first hypergradient is averaged over so many seeds instead.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ if not __package__:
 import numpy as np
 import tensorflow as tf
 from absl import app, flags
+from tqdm import tqdm
 
 from mlhf import adam, hypergrad
-from train_val.experiments import mnist_slices, reporting
+from train_val.experiments import hips_adam, mnist_slices, reporting
 
 FLAGS = flags.FLAGS
+OUTER_ADAMS = {"hips": hips_adam, "textbook": adam}
 SIZES = (784, 50, 50, 50, 10)
 LAYERS = [f"{kind} {i + 1}" for i in range(len(SIZES) - 1) for kind in ("weights", "biases")]
 
@@ -93,16 +96,17 @@ class Schedules:
         }
 
 
-def run(train, valid, test, seed=0, iterations=50, rate=0.04, **problem) -> dict:
-    """Learns the schedules with Adam.
+def run(train, valid, test, seed=0, iterations=50, rate=0.04, outer_adam="hips", **problem) -> dict:
+    """Learns the schedules.
 
     Args:
       train: The examples trained on, which the schedules are learned from too.
       valid: Examples that are only looked at.
       test: Others that are only looked at.
       seed: Iteration i draws with the seed 10,000 · seed + i.
-      iterations: Steps of Adam.
-      rate: Adam's learning rate.
+      iterations: Steps of the outer optimizer.
+      rate: Its learning rate.
+      outer_adam: Which it is, of `OUTER_ADAMS`.
       **problem: For `Schedules`.
 
     Returns:
@@ -111,11 +115,12 @@ def run(train, valid, test, seed=0, iterations=50, rate=0.04, **problem) -> dict
     """
     schedules = Schedules(train, **problem)
     learned = schedules.start()
-    state = adam.init(learned)
+    outer = OUTER_ADAMS[outer_adam]
+    state = outer.init(learned)
     loss = tf.function(mnist_slices.cross_entropy)
     names = ("train_loss", "valid_loss", "test_loss", "test_error", "gradient_norm")
     curves: dict[str, list] = {name: [] for name in names}
-    for i in range(iterations + 1):
+    for i in tqdm(range(iterations + 1), unit="step"):
         result, gradient = schedules.differentiate(learned, 10_000 * seed + i)
         weights = result.weights
         curves["train_loss"].append(float(result.valid_loss))
@@ -124,17 +129,43 @@ def run(train, valid, test, seed=0, iterations=50, rate=0.04, **problem) -> dict
         curves["test_error"].append(float(mnist_slices.error_rate(weights, test)))
         curves["gradient_norm"].append(float(tf.linalg.global_norm(list(gradient.values()))))
         last = learned
-        learned, state = adam.update(learned, gradient, state, tf.constant(rate))
+        learned, state = outer.update(learned, gradient, state, tf.constant(rate))
     arrays = {name: value.numpy().tolist() for name, value in last.items()}
     return curves | arrays | {"bits": result.info["bits"]}
 
 
 def average(train, seeds: int, **problem) -> dict[str, np.ndarray]:
-    """Returns the mean over seeds of the first hypergradient, and the root of its mean square."""
+    """Returns the first hypergradient in the logarithms of the learning rates.
+
+    Args:
+      train: The examples trained on.
+      seeds: How many to average over.
+      **problem: For `Schedules`.
+
+    Returns:
+      `mean` and `deviation` over seeds, [T, G], the `first` seed's, and `roughness` of each
+      seed's, [seeds, G].
+    """
     schedules = Schedules(train, **problem)
     learned = schedules.start()
-    found = [schedules.differentiate(learned, seed)[1]["log_rate"].numpy() for seed in range(seeds)]
-    return {"mean": np.mean(found, 0), "deviation": np.std(found, 0)}
+    found = [
+        schedules.differentiate(learned, seed)[1]["log_rate"].numpy()
+        for seed in tqdm(range(seeds), unit="seed")
+    ]
+    return {
+        "mean": np.mean(found, 0),
+        "deviation": np.std(found, 0),
+        "first": found[0],
+        "roughness": np.array([roughness(one) for one in found]),
+    }
+
+
+def roughness(curves: np.ndarray) -> np.ndarray:
+    """Returns von Neumann's ratio of curves [T, G]: near 0 for smooth ones, 2 for noise.
+
+    The mean square of the differences between neighbours, over the variance.
+    """
+    return np.mean(np.diff(curves, axis=0) ** 2, 0) / np.var(curves, 0)
 
 
 def draw(run, path: Path) -> None:
@@ -157,18 +188,28 @@ def draw(run, path: Path) -> None:
 
 
 def draw_average(found, path: Path, seeds: int) -> None:
-    """Draws the averaged first hypergradient of the layers' weights."""
+    """Draws the first hypergradient of the layers' weights: one seed's, and the average."""
     import matplotlib.pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(6, 3.2))
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3.2), sharey=True)
     for i in range(0, len(LAYERS), 2):
         mean, error = found["mean"][:, i], found["deviation"][:, i] / np.sqrt(seeds)
-        axis.plot(mean, label=f"layer {i // 2 + 1}")
-        axis.fill_between(np.arange(len(mean)), mean - error, mean + error, alpha=0.3)
-    axis.set(xlabel="step", ylabel="d final loss / d log learning rate")
-    axis.legend(fontsize=7)
-    figure.savefig(path, bbox_inches="tight", dpi=150)
+        axes[0].plot(found["first"][:, i])
+        axes[1].plot(mean, label=f"layer {i // 2 + 1}")
+        axes[1].fill_between(np.arange(len(mean)), mean - error, mean + error, alpha=0.3)
+    axes[0].set(xlabel="step", ylabel="d final loss / d log learning rate", title="one seed")
+    axes[1].set(xlabel="step", title=f"mean of {seeds} seeds")
+    axes[1].legend(fontsize=7)
+    figure.savefig(path, bbox_inches="tight", dpi=110)
     plt.close(figure)
+
+
+def average_as_markdown(found) -> str:
+    """Returns a table of roughness by layer."""
+    lines = ["| weights of layer | roughness of one seed, mean | of the average |", "|---|---|---|"]
+    one, mean = found["roughness"].mean(0), roughness(found["mean"])
+    lines += [f"| {i // 2 + 1} | {one[i]:.3f} | {mean[i]:.3f} |" for i in range(0, len(LAYERS), 2)]
+    return "\n".join(lines)
 
 
 def main(argv: list[str]) -> None:
@@ -179,14 +220,15 @@ def main(argv: list[str]) -> None:
     if FLAGS.average_seeds:
         found = average(train, FLAGS.average_seeds)
         path = folder / "initial_hypergradient.npz"
-        np.savez(path, mean=found["mean"], deviation=found["deviation"])
+        np.savez(path, **found)
         draw_average(found, folder / "initial_hypergradient.png", FLAGS.average_seeds)
-        # Smooth in time: neighbouring steps agree far better than one seed's would.
-        print("steps of one sign, of all:", np.mean(found["mean"] < 0).round(3))
+        text = average_as_markdown(found)
+        (folder / "initial_hypergradient.md").write_text(text + "\n")
+        print(text)
         return
     runs = {}
     for seed in reporting.progress(map(int, FLAGS.seeds)):
-        runs[seed] = run(train, valid, test, seed, FLAGS.iterations)
+        runs[seed] = run(train, valid, test, seed, FLAGS.iterations, outer_adam=FLAGS.outer_adam)
         reporting.save(folder / "learned_schedules.json", runs)
     text = reporting.table(runs, ["train_loss", "valid_loss", "test_loss", "test_error"])
     (folder / "learned_schedules.md").write_text(text + "\n")
@@ -196,5 +238,6 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     reporting.define_flags(iterations=50)
+    flags.DEFINE_enum("outer_adam", "hips", list(OUTER_ADAMS), "The outer optimizer.")
     flags.DEFINE_integer("average_seeds", 0, "Average the first hypergradient over so many.")
     app.run(main)

@@ -1,0 +1,238 @@
+"""Where a hypergradient is exact and tells nothing: training at the edge of chaos.
+
+Maclaurin et al. 2015, section 4: the training loss after 50 steps of momentum, as a function of
+one learning rate, is smooth as long as the rate is small and fractal where it is large. The
+derivative is exact everywhere. Does its sign say where the loss goes? The trend is that of the
+losses at the neighbours, `TREND` points away. And what would a bound on the growth of the adjoint
+(`largest_growth` of `reverse`) have refused?
+
+784-200-50-10 on the first 1,000 images of MNIST, pixels over 255 without a mean taken off (with it
+there is no chaos in this range), batches of 250 in order.
+
+    python train_val/experiments/chaos.py --data_dir=$DATA --seeds=0,1,2 --points=400
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import math
+
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+from tqdm import tqdm
+
+from mlhf import hypergrad
+from train_val.experiments import mnist_slices, reporting
+
+FLAGS = flags.FLAGS
+SIZES = (784, 200, 50, 10)
+RANGE = (0.5, 2.5)
+TREND = 0.01  # half the width of the difference quotient, in log learning rate
+EDGES = (0.5, 1.0, 1.4, 1.6, 1.8, 2.0, 2.25, 2.5)
+BOUNDS = (1e1, 1e2, 1e3, 1e4, 1e6, math.inf)
+CURVES = ("log_rate", "loss", "gradient", "growth")
+
+
+def run(train, seed=0, points=400, sizes=SIZES, steps=50, batch_size=250, momentum=0.9) -> dict:
+    """Trains with one learning rate after the other.
+
+    Args:
+      train: The examples.
+      seed: Of the first weights, the same for all rates.
+      points: How many rates.
+      sizes: The network's.
+      steps: T.
+      batch_size: Examples in a batch, in the order of the data.
+      momentum: Of M1.
+
+    Returns:
+      Lists by the names of `CURVES`: the logarithm of the rate, the loss on all examples after
+      training, its derivative in the logarithm, and the largest ‖∂E/∂w_t‖ as a multiple of the
+      last. Where training or derivative are not finite they are NaN.
+    """
+
+    def train_loss(weights, hyper, step, batch):
+        del hyper, step
+        return mnist_slices.cross_entropy(weights, mnist_slices.Examples(*batch))
+
+    problem = hypergrad.Problem(
+        train_loss,
+        lambda weights, hyper: mnist_slices.cross_entropy(weights, train),
+        dynamics=hypergrad.Momentum(momentum=momentum, form="M1"),
+        steps=steps,
+        batches=hypergrad.Minibatches(tuple(train), batch_size, steps, shuffle=False),
+    )
+    weights = mnist_slices.normal_weights(sizes, math.exp(-2), seed)
+    found: dict[str, list[float]] = {name: [] for name in CURVES}
+    for log_rate in tqdm(np.linspace(*RANGE, points), unit="rate"):
+        rate = tf.constant(math.exp(log_rate), tf.float32)
+        try:
+            result = hypergrad.reverse(
+                problem, weights, {"learning_rate": rate}, per_step=False, largest_growth=None
+            )
+            norm = result.adjoint_norm["valid_loss"]
+            row = (
+                float(result.valid_loss),
+                float(rate * result.hypergradient["learning_rate"]),
+                float(tf.reduce_max(norm) / norm[-1]),
+            )
+        except hypergrad.DivergedError:
+            row = (math.nan,) * 3
+        for name, value in zip(CURVES, (float(log_rate), *row), strict=True):
+            found[name].append(value)
+    return found
+
+
+def agreement(found) -> np.ndarray:
+    """Returns whether the signs of derivative and trend agree, [points].
+
+    The trend is the difference of the losses `TREND` to the right and to the left (at least one
+    point). NaN where it has no neighbours, where a loss is not finite, or where one of both is
+    zero.
+    """
+    x, loss, slope = (np.array(found[name]) for name in CURVES[:3])
+    away = max(1, round(TREND / (x[1] - x[0])))
+    trend = np.full_like(loss, np.nan)
+    trend[away:-away] = loss[2 * away :] - loss[: -2 * away]
+    product = np.sign(trend) * np.sign(slope)
+    return np.where(np.isfinite(product) & (product != 0), product > 0, np.nan)
+
+
+def by_rate(runs) -> list[tuple]:
+    """Returns low, high, agreement, median |derivative|, median growth, points; by `EDGES`."""
+    x, slope, growth, agree = _joined(runs)
+    rows = []
+    for low, high in zip(EDGES[:-1], EDGES[1:], strict=True):
+        inside = (x >= low) & ((x < high) | (high == EDGES[-1]))
+        told = inside & np.isfinite(agree)
+        rows.append(
+            (
+                low,
+                high,
+                _mean(agree[told]),
+                float(np.nanmedian(np.abs(slope[inside]))),
+                float(np.nanmedian(growth[inside])),
+                int(told.sum()),
+            )
+        )
+    return rows
+
+
+def by_bound(runs) -> list[tuple]:
+    """Returns bound, share refused, agreement of what is accepted and of what is refused."""
+    _, _, growth, agree = _joined(runs)
+    told = np.isfinite(agree)
+    growth, agree = growth[told], agree[told]
+    rows = []
+    for bound in BOUNDS:
+        accepted = growth <= bound
+        rows.append(
+            (bound, float(np.mean(~accepted)), _mean(agree[accepted]), _mean(agree[~accepted]))
+        )
+    return rows
+
+
+def _joined(runs):
+    columns = [np.concatenate([run[name] for run in runs.values()]) for name in CURVES]
+    return columns[0], columns[2], columns[3], np.concatenate([agreement(r) for r in runs.values()])
+
+
+def _mean(values):
+    return float(np.mean(values)) if len(values) else math.nan
+
+
+def best(found) -> tuple[float, float, float]:
+    """Returns where the loss is least: log learning rate, loss, growth there."""
+    i = int(np.nanargmin(found["loss"]))
+    return found["log_rate"][i], found["loss"][i], found["growth"][i]
+
+
+def as_markdown(runs) -> str:
+    """Returns the tables by learning rate and by bound, and the best losses."""
+    lines = [
+        "| log learning rate | sign agrees | median abs. derivative | median growth | points |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {low} to {high} | {100 * agree:.0f}% | {slope:.2g} | {growth:.2g} | {count} |"
+        for low, high, agree, slope, growth, count in by_rate(runs)
+    ]
+    lines += [
+        "",
+        "| largest_growth | refused | sign agrees, accepted | refused |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {bound:g} | {100 * share:.0f}% | {100 * yes:.0f}% | {100 * no:.0f}% |".replace(
+            "nan%", "-"
+        )
+        for bound, share, yes, no in by_bound(runs)
+    ]
+    lines += [
+        "",
+        "| seed | least loss | at log learning rate | growth there |",
+        "|---|---|---|---|",
+    ]
+    for seed, found in runs.items():
+        rate, loss, growth = best(found)
+        lines.append(f"| {seed} | {loss:.5f} | {rate:.2f} | {growth:.3g} |")
+    return "\n".join(lines)
+
+
+def draw(found, path: Path) -> None:
+    """Draws loss, derivative and growth against the learning rate."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(3, 1, figsize=(7, 6.5), sharex=True)
+    x, loss, slope, growth = (np.array(found[name]) for name in CURVES)
+    axes[0].plot(x, loss, "k", linewidth=0.8)
+    axes[0].plot(*best(found)[:2], "v", color="tab:green", label="least")
+    axes[0].set(ylabel="training loss after 50 steps", yscale="log")
+    axes[0].legend(fontsize=7)
+    axes[1].plot(x, slope, "k", linewidth=0.8)
+    agree = agreement(found)
+    for value, color, label in ((1, "tab:blue", "right sign"), (0, "tab:red", "wrong sign")):
+        axes[1].plot(x[agree == value], slope[agree == value], ".", color=color, ms=3, label=label)
+    axes[1].set_yscale("symlog", linthresh=1e-2)
+    axes[1].set_ylabel("derivative in log rate")
+    axes[1].legend(fontsize=7)
+    axes[2].plot(x, growth, "k", linewidth=0.8)
+    axes[2].axhline(1e6, color="gray", linestyle=":", label="default of largest_growth")
+    axes[2].set(ylabel="growth of the adjoint", yscale="log", xlabel="log learning rate")
+    axes[2].legend(fontsize=7)
+    figure.savefig(path, bbox_inches="tight", dpi=100)
+    plt.close(figure)
+
+
+def load(data_dir: str | None, count: int = 1000) -> mnist_slices.Examples:
+    """Returns the first images of MNIST, pixels over 255."""
+    (train,) = mnist_slices.load_slices(data_dir, [count], centred=False)
+    return train
+
+
+def main(argv: list[str]) -> None:
+    """Runs all seeds, prints and draws."""
+    del argv
+    train = load(FLAGS.data_dir)
+    folder, runs = reporting.folder(FLAGS.output), {}
+    for seed in reporting.progress(map(int, FLAGS.seeds)):
+        runs[seed] = run(train, seed, FLAGS.points)
+        reporting.save(folder / "chaos.json", runs)
+    text = as_markdown(runs)
+    (folder / "chaos.md").write_text(text + "\n")
+    print(text)
+    draw(next(iter(runs.values())), folder / "chaos.png")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("data_dir", None, "Where MNIST is; downloaded if left out.")
+    flags.DEFINE_list("seeds", ["0"], "One run each.")
+    flags.DEFINE_integer("points", 400, "Learning rates.", 10)
+    flags.DEFINE_string("output", "runs/experiments", "Where results go.")
+    app.run(main)
