@@ -21,14 +21,19 @@ _SPACING = 1.3
 _SHORTEST_WINDOW, _WINDOW_SHARE = 10, 0.1
 # The line search: sufficient decrease, shrinking, and when it gives up.
 _ARMIJO, _SHRINK, _LARGEST_TRIALS = 1e-2, 0.8, 60
+# λ can't grow again from nothing.
+_LEAST_DAMPING = 1e-8
 
 
 class MartensHessianFree(CompiledSteps):
     """w ← w - α x with (G + λ I) x ≈ g, solved until progress is slow, then checked on the loss.
 
-    - Conjugate gradients start at `warm_start` times the last solution and stop when the quadratic
-      model φ(x) = ½⟨x, (G + λ I) x⟩ - ⟨x, g⟩ has gained less than a share kε of itself over the
-      last k = max(10, i/10) iterations, or after `cg_iterations`.
+    - Conjugate gradients start at a multiple of the last solution, the one from 0 to `warm_start`
+      that minimises the quadratic model φ(x) = ½⟨x, (G + λ I) x⟩ - ⟨x, g⟩, and stop when φ has
+      gained less than a share kε of itself over the last k = max(10, i/10) iterations, or after
+      `cg_iterations`. (Martens takes `warm_start` itself. On another batch that start can be far
+      worse than zero, in directions that a few iterations never come to, and is then carried
+      from step to step.)
     - Of the iterates kept on the way the last one is taken before which the loss would rise.
     - A line search takes α = 1, or shrinks it until the loss has fallen enough; where it does not
       fall at all, no step is taken.
@@ -58,7 +63,8 @@ class MartensHessianFree(CompiledSteps):
           damping: λ, at least 0; where it starts, if it is adapted.
           cg_iterations: At most so many, each one product with G.
           cg_tolerance: ε.
-          warm_start: From 0, which starts at zero, to 1.
+          warm_start: The most of the last solution that conjugate gradients start at, from 0,
+            which starts at zero, to 1.
           curvature_share: The share of the batch that G is taken on, above 0 and at most 1.
           damping_type: `"LM_heuristics"`, or `"regular"` for a constant λ.
           decay: λ is multiplied by it where ρ > 3/4, and divided where ρ < 1/4.
@@ -109,7 +115,8 @@ class MartensHessianFree(CompiledSteps):
         found = _solve(
             lambda v: curvature(v) + state.damping * v,
             gradient,
-            self._warm_start * state.solution,
+            state.solution,
+            self._warm_start,
             self._iterations,
             self._tolerance,
         )
@@ -135,6 +142,7 @@ class MartensHessianFree(CompiledSteps):
             shrink = tf.constant(self._decay, damping.dtype)
             one = tf.ones_like(damping)
             damping *= tf.where(ratio > 0.75, shrink, tf.where(ratio < 0.25, 1 / shrink, one))
+            damping = tf.maximum(damping, tf.constant(_LEAST_DAMPING, damping.dtype))
         metrics = {
             "loss": linearized.value,
             "gradient_norm": tf.norm(gradient),
@@ -169,7 +177,7 @@ def _kept_numbers(iterations: int) -> list[int]:
     return sorted(number for number in numbers if number <= iterations)
 
 
-def _solve(matvec, gradient, start, iterations, tolerance) -> _Found:
+def _solve(matvec, gradient, last, warm_start, iterations, tolerance) -> _Found:
     numbers = _kept_numbers(iterations)
     slot_of = np.full(iterations + 1, -1, np.int32)
     slot_of[numbers] = np.arange(len(numbers))
@@ -203,7 +211,11 @@ def _solve(matvec, gradient, start, iterations, tolerance) -> _Found:
         kept = tf.cond(slot >= 0, lambda: kept.write(slot, x), lambda: kept)
         return i + 1, x, r, p, new_rho, models, kept, positive
 
-    r = gradient - matvec(start)
+    product = matvec(last)
+    curved = tf.tensordot(last, product, 1)
+    best = tf.tensordot(last, gradient, 1) / tf.where(curved > 0, curved, tf.ones_like(curved))
+    share = tf.where(curved > 0, tf.clip_by_value(best, 0, warm_start), tf.zeros_like(best))
+    start, r = share * last, gradient - share * product
     models = tf.concat([[model(start, r)], tf.zeros([iterations], dtype)], 0)
     kept = tf.TensorArray(dtype, len(numbers), element_shape=gradient.shape, clear_after_read=False)
     state = (0, start, r, r, tf.tensordot(r, r, 1), models, kept, True)

@@ -16,6 +16,8 @@ from mlhf.objective import Objective
 from mlhf.step import CompiledSteps, Step
 from mlhf.validation import check_choice, check_count, check_number
 
+# The factors are taken on so many examples at least, if the batch has them.
+_FEWEST_EXAMPLES = 32
 # Of Levenberg and Marquardt's rule, a step; Martens and Grosse 2015, section 6.5.
 _OMEGA = 19 / 20
 
@@ -36,11 +38,13 @@ class KFAC(CompiledSteps):
     A and G are running means over batches of the second moments of a layer's inputs and of the
     gradients at its outputs, for targets drawn from the network's own distribution: A ⊗ G
     approximates the layer's block of the Fisher matrix, which is the Gauss-Newton matrix. λ is
-    split between them as √λ π and √λ/π.
+    split between them as √λ π and √λ/π. They are taken on the first examples of a batch only
+    (section 8 of the paper: an eighth): for a convolution of c channels and k × k places A costs
+    k² c multiplications a number of the layer's inputs, ten times the gradient on a whole batch.
 
     Without a learning rate, α and μ minimise the quadratic model of the batch, with its exact
     Gauss-Newton matrix and λ, over both at once (section 7 of the paper), at the cost of two
-    curvature products. With one, α and μ are fixed and a step costs two gradients and the factors.
+    curvature products. With one, α and μ are fixed and a step costs a gradient and the factors.
 
     With `damping_type="LM_heuristics"` λ is adapted every `adapt_every` steps by how well the
     quadratic model predicted the change of the loss on the batch: unreliable where batches are
@@ -59,6 +63,7 @@ class KFAC(CompiledSteps):
         momentum: float | None = None,
         decay: float = 0.95,
         inverse_every: int = 20,
+        factor_share: float = 0.125,
         damping_type: str = "regular",
         adapt_every: int = 5,
         fisher: str = "sampled",
@@ -74,6 +79,8 @@ class KFAC(CompiledSteps):
             model's without one.
           decay: The share that the factors keep a step, at most; the first steps are plain means.
           inverse_every: Steps between inversions; the first 3 steps invert too.
+          factor_share: The share of a batch that A and G are taken on, above 0 and at most 1; but
+            on 32 examples at least, if there are so many.
           damping_type: `"regular"` (constant) or `"LM_heuristics"`.
           adapt_every: Steps between adaptations of λ.
           fisher: `"sampled"`: targets are drawn, one more backward pass; `"exact"`: as many
@@ -99,6 +106,7 @@ class KFAC(CompiledSteps):
         self.damping = check_number("damping", damping, above=0)
         self._decay = check_number("decay", decay, at_least=0, below=1)
         self._inverse_every = check_count("inverse_every", inverse_every)
+        self._factor_share = check_number("factor_share", factor_share, above=0, at_most=1)
         self._damping_type = check_choice(
             "damping_type", damping_type, ("regular", "LM_heuristics")
         )
@@ -160,7 +168,9 @@ class KFAC(CompiledSteps):
         blocks = blocks_of(parameters)
         network = TracedNetwork(objective.outputs, parameters)
         value, gradient = _value_and_gradient(objective, parameters, network)
-        factors = self._averaged(state, self._factors(objective, network, blocks, state.step))
+        factors = self._averaged(
+            state, self._factors(objective, parameters, network, blocks, state.step)
+        )
         fresh = (state.step % self._inverse_every == 0) | (state.step < 3)
         inverses = tf.cond(
             fresh,
@@ -211,7 +221,13 @@ class KFAC(CompiledSteps):
         }
         return moved, new_state, network.model_state, metrics
 
-    def _factors(self, objective, network: TracedNetwork, blocks: list[Block], step) -> Factors:
+    def _factors(
+        self, objective, parameters, network: TracedNetwork, blocks: list[Block], step
+    ) -> Factors:
+        share = max(self._factor_share, min(1, _FEWEST_EXAMPLES / objective.targets.shape[0]))
+        part = objective.first_examples(share)
+        if part is not objective:
+            objective, network = part, TracedNetwork(part.outputs, parameters)
         seed = tf.stack([tf.constant(self._seed), step])
         layers = [network.layer(block) for block in blocks]
         gradients = factors_module.output_gradients(

@@ -39,8 +39,8 @@ def value(w):
     return float(objective().linearize(unflat(w)).value)
 
 
-def transcription(w, last, damping, *, limit, epsilon, share, warm, factor):
-    """One step, as the paper says it."""
+def transcription(w, last, damping, starts, *, limit, epsilon, share, warm, factor):
+    """One step, as the paper says it, but for the start; `starts` gets what φ likes best."""
     gradient = flat(objective().linearize(unflat(w)).gradient())
     count = round(12 * share)
     dense = custom_op.gauss_newton(
@@ -54,7 +54,9 @@ def transcription(w, last, damping, *, limit, epsilon, share, warm, factor):
     def model(x):
         return x @ matrix @ x / 2 - gradient @ x
 
-    x = warm * last
+    curved = last @ matrix @ last
+    x = np.clip(last @ gradient / curved, 0, warm) * last if curved > 0 else last
+    starts.append(curved > 0 and last @ gradient / curved)
     r = gradient - matrix @ x
     p, models, iterates = r, [model(x)], [x]
     while len(models) - 1 < limit:
@@ -85,6 +87,8 @@ def transcription(w, last, damping, *, limit, epsilon, share, warm, factor):
 SETTINGS = {
     # A small damping and a tight tolerance: iterates overshoot, so that it goes back.
     "tight": dict(damping=0.01, limit=12, epsilon=5e-4, share=1.0, warm=0.95, factor=2 / 3),
+    # Steps so short that the last one is a good start for the next.
+    "slow": dict(damping=8.0, limit=1, epsilon=5e-4, share=1.0, warm=0.95, factor=0.1),
     "on a part": dict(damping=0.05, limit=30, epsilon=0.05, share=0.75, warm=0.5, factor=0.5),
 }  # fmt: skip
 
@@ -102,12 +106,14 @@ def test_steps_are_those_of_the_paper(name):
         decay=settings["factor"],
     )
     parameters, state = START, optimizer.init(START)
-    seen = []
-    for _ in range(3):
+    seen, starts = [], []
+    for _ in range(4):
         # From where the optimizer stands: roundings in conjugate gradients grow from step to step.
         w, last = flat(parameters), state.solution.numpy()[:SIZE]
         parameters, state, _, metrics = optimizer.step(objective(), parameters, state)
-        w, last, damping, (used, chosen, rate, ratio) = transcription(w, last, damping, **settings)
+        w, last, damping, (used, chosen, rate, ratio) = transcription(
+            w, last, damping, starts, **settings
+        )
         assert int(metrics["cg_iterations"]) == used
         assert int(metrics["backtracked"]) == chosen
         assert float(metrics["learning_rate"]) == pytest.approx(rate)
@@ -117,11 +123,42 @@ def test_steps_are_those_of_the_paper(name):
         np.testing.assert_allclose(state.solution[:SIZE], last, rtol=1e-3, atol=1e-3)
         seen.append((used, chosen, rate))
     # Each of its parts has something to do.
+    if name == "slow":
+        assert any(0 < best < 0.95 for best in starts) and any(best > 0.95 for best in starts)
+        return
+    assert any(best < 0 for best in starts)
     if name == "tight":
         assert any(chosen < used for used, chosen, _ in seen)
         assert any(rate < 1 for _, _, rate in seen)
     if name == "on a part":
         assert all(10 < used < 30 for used, _, _ in seen)
+
+
+def test_the_start_is_never_worse_than_zero_on_another_batch():
+    """With a last solution that points up the hill nothing is left of it after one iteration."""
+    optimizer = mlhf.MartensHessianFree(1e-3, 1, damping_type="regular")
+    gradient = objective().linearize(START).gradient()
+    fresh = optimizer.init(START)
+    wrong = -100 * tf.concat([tf.reshape(leaf, [-1]) for leaf in tf.nest.flatten(gradient)], 0)
+    padded = tf.concat([wrong, tf.zeros([fresh.solution.shape[0] - SIZE], wrong.dtype)], 0)
+    first = optimizer.step(objective(), START, fresh)
+    second = optimizer.step(objective(), START, fresh._replace(solution=padded))
+    np.testing.assert_allclose(flat(second.parameters), flat(first.parameters), rtol=1e-12)
+
+
+def test_the_damping_can_grow_again():
+    """Where the model is exact it shrinks, but not below what it can come back from."""
+
+    def linear(parameters, inputs):
+        return inputs @ parameters["w"]
+
+    start = {"w": tf.ones([2, 1], tf.float64)}
+    target = mlhf.Objective(linear, "squared_error", np.eye(2), np.zeros([2, 1]))
+    for damping, expected in ((1e-8, 1e-8), (1e-6, 2e-6 / 3)):
+        optimizer = mlhf.MartensHessianFree(damping)
+        step = optimizer.step(target, start, optimizer.init(start))
+        assert float(step.metrics["ratio"]) == pytest.approx(1, rel=1e-5)
+        assert float(step.state.damping) == pytest.approx(expected)
 
 
 def test_where_no_step_lowers_the_loss_none_is_taken():

@@ -78,6 +78,27 @@ def test_a_step_with_a_rate_is_the_solve_by_an_explicit_inverse():
         parameters, last = moved, expected
 
 
+def test_the_factors_are_taken_on_the_first_examples():
+    """An eighth of the batch, but 32 examples if there are so many; the gradient is all's."""
+    random = np.random.default_rng(5)
+    x, y = random.normal(size=(320, 3)), random.integers(0, 2, 320)
+
+    def taken(count, share=0.125):
+        optimizer = kfac.KFAC(1.0, 0.1, momentum=0.0, fisher="exact", factor_share=share)
+        batch = mlhf.Objective(network, "softmax_cross_entropy", x[:count], y[:count])
+        return optimizer.step(batch, START, optimizer.init(START))
+
+    for count, part in ((320, 40), (64, 32), (20, 20)):
+        found, right = taken(count).state, taken(part, 1.0).state
+        for a, b in zip(
+            tf.nest.flatten(found.factors), tf.nest.flatten(right.factors), strict=True
+        ):
+            np.testing.assert_allclose(a, b, rtol=1e-12)
+        assert (count == part) == np.allclose(flat(found.update), flat(right.update))
+    whole = taken(320, 1.0).state.factors["one/kernel"][0]
+    assert np.abs(whole - taken(320).state.factors["one/kernel"][0]).max() > 0.01
+
+
 def test_the_quadratic_model_gives_rate_momentum_and_damping():
     optimizer = kfac.KFAC(
         damping=0.2, fisher="exact", damping_type="LM_heuristics", adapt_every=2, inverse_every=1
