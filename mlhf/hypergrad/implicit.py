@@ -206,7 +206,9 @@ class _MeanLoss:
 
 def _compiled(training: Training, solver: Solver):
     """Returns the products of a step's loss, each traced once."""
-    key = ("implicit", solver)
+    # What solvers of the Hessian itself need is the same for all of them.
+    own = type(solver).product is not Solver.product
+    key = ("implicit", solver if own else None)
     if key not in training.functions:
         resolver, size, dtype = training.resolver, training.flat.size, training.flat.dtype
 

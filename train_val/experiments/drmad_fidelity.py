@@ -1,4 +1,4 @@
-"""How much of the exact hypergradient DrMAD has, beside two things that cost no more.
+"""How much of the exact hypergradient DrMAD has, beside what costs no more.
 
 The setting of Fu et al. 2016 on MNIST: three hidden layers of 50, 15,000 training and 5,000
 validation images, batches of 50, 2,000 steps of momentum. Hyperparameters of every weight,
@@ -6,9 +6,11 @@ validation images, batches of 50, 2,000 steps of momentum. Hyperparameters of ev
   transform  w = z exp(t), penalty e⁻⁴ Σ z², the authors' parameterisation: the outer loss reads t
   log_l2     penalty Σ exp(l) w², l = -8: everything comes through training
 
-by the exact gradient, by the outer loss's direct term alone, by DrMAD with its options, and by a
-truncated reverse pass as long as DrMAD's. Cosines and norms with the exact one, by weight and by
-unit (the mean over an input unit's outgoing weights), and the units whose sign agrees.
+by the exact gradient, by the outer loss's direct term alone, by DrMAD with its options, by a
+truncated reverse pass as long as DrMAD's, and by one sign for all. Cosines and norms with the exact
+one, by weight and by unit (the mean over an input unit's outgoing weights), the units whose sign
+agrees, and the cosine of what comes through training alone, without the direct term; then the
+cosine against the number of DrMAD's points and of the truncated steps.
 
     python train_val/experiments/drmad_fidelity.py --data_dir=$DATA --seeds=0,1,2
 """
@@ -36,7 +38,11 @@ from train_val.experiments import mnist_slices, reporting
 FLAGS = flags.FLAGS
 SIZES = (784, 50, 50, 50, 10)
 PARAMETERISATIONS = ("transform", "log_l2")
-MEASURES = ("cosine_units", "cosine_weights", "sign_units", "norm", "seconds")
+MEASURES = ("cosine_units", "cosine_weights", "cosine_through", "sign_units", "norm", "seconds")
+TITLES = {
+    "transform": "w = z exp(t): the outer loss reads t",
+    "log_l2": "penalties: all comes through training",
+}
 
 
 def describe(parameterisation, train, valid, seed, sizes, steps, batch_size, momentum):
@@ -73,8 +79,8 @@ def describe(parameterisation, train, valid, seed, sizes, steps, batch_size, mom
     return problem, weights, hyper
 
 
-def compare(got, exact) -> dict[str, float]:
-    """Compares two gradients of the weights' structure."""
+def compare(got, exact, direct) -> dict[str, float]:
+    """Compares two gradients of the weights' structure, of which one part is the direct term."""
 
     def flat(leaves):
         return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in leaves])
@@ -86,11 +92,12 @@ def compare(got, exact) -> dict[str, float]:
         size = np.linalg.norm(a) * np.linalg.norm(b)
         return float(a @ b / size) if size else 0.0
 
-    a, b = units(got), units(exact)
+    a, b, c = units(got), units(exact), units(direct)
     told = b != 0
     return {
         "cosine_units": cosine(a, b),
         "cosine_weights": cosine(flat(got), flat(exact)),
+        "cosine_through": cosine(a - c, b - c),
         "sign_units": float(np.mean(np.sign(a[told]) == np.sign(b[told]))),
         "norm": float(np.linalg.norm(a) / np.linalg.norm(b)),
     }
@@ -105,7 +112,8 @@ def run(
     steps=2000,
     batch_size=50,
     momentum=0.95,
-) -> dict[str, dict[str, float]]:
+    lengths=None,
+) -> dict[str, dict]:
     """Compares all estimators with the exact hypergradient.
 
     Args:
@@ -117,9 +125,11 @@ def run(
       steps: T.
       batch_size: Examples in a batch.
       momentum: Of M1.
+      lengths: How many points or steps the curves are drawn for; by default T/100 to T.
 
     Returns:
-      By estimator: `cosine_units`, `cosine_weights`, `sign_units`, `norm`, `seconds`.
+      `estimators`, by name the `MEASURES`; and `lengths`, with `drmad` and `truncated`: their
+      `cosine_units` for each.
     """
     problem, weights, hyper = describe(
         parameterisation, train, valid, seed, sizes, steps, batch_size, momentum
@@ -127,59 +137,103 @@ def run(
     began = time.perf_counter()
     exact = hypergrad.reverse(problem, weights, hyper, storage="checkpoints", per_step=False)
     right = exact.hypergradient[parameterisation]
-    table = {"exact": compare(right, right) | {"seconds": time.perf_counter() - began}}
-    few = max(1, steps // 10)
-
-    def direct():
-        with tf.GradientTape() as tape:
-            tape.watch(hyper)
-            loss = problem.outer_losses["valid_loss"](exact.weights, hyper)
-        zeros = tf.UnconnectedGradients.ZERO
-        return tape.gradient(loss, hyper, unconnected_gradients=zeros)[parameterisation]
+    seconds = time.perf_counter() - began
+    with tf.GradientTape() as tape:
+        tape.watch(hyper)
+        loss = problem.outer_losses["valid_loss"](exact.weights, hyper)
+    zeros = tf.UnconnectedGradients.ZERO
+    direct = tape.gradient(loss, hyper, unconnected_gradients=zeros)[parameterisation]
 
     def drmad(**options):
-        result = hypergrad.drmad(problem, weights, hyper, **options)
+        with warnings.catch_warnings():
+            # That it diverges with many points is what the table shows.
+            warnings.simplefilter("ignore", hypergrad.DrmadDivergedWarning)
+            result = hypergrad.drmad(problem, weights, hyper, **options)
         return result.hypergradient[parameterisation]
 
+    def truncated(window):
+        result = hypergrad.truncated(
+            problem, weights, hyper, window=window, per_step=False, largest_growth=None
+        )
+        return result.hypergradient[parameterisation]
+
+    few = max(1, steps // 10)
+    commoner = tf.sign(tf.add_n([tf.reduce_sum(tf.sign(leaf)) for leaf in right]))
     estimators = {
-        "direct term alone": direct,
-        "DrMAD, T/10 points, first batches": lambda: drmad(),
+        "one sign for all": lambda: [tf.fill(leaf.shape, commoner) for leaf in right],
+        "direct term alone": lambda: direct,
+        "DrMAD, T/10 points, first batches": drmad,
         "DrMAD, T/10 points, strided": lambda: drmad(batches="strided"),
         "DrMAD, T points": lambda: drmad(points=steps),
-        "truncated reverse, last T/10": lambda: hypergrad.truncated(
-            problem, weights, hyper, window=few, per_step=False
-        ).hypergradient[parameterisation],
+        "truncated reverse, last T/10": lambda: truncated(few),
     }
+    table = {"exact": compare(right, right, direct) | {"seconds": seconds}}
     for name, estimate in estimators.items():
         began = time.perf_counter()
-        with warnings.catch_warnings():
-            # That it diverges with T points is what the table shows.
-            warnings.simplefilter("ignore", hypergrad.DrmadDivergedWarning)
-            got = estimate()
-        table[name] = compare(got, right) | {"seconds": time.perf_counter() - began}
-    return table
+        got = estimate()
+        table[name] = compare(got, right, direct) | {"seconds": time.perf_counter() - began}
+    if lengths is None:
+        lengths = sorted({max(1, steps // part) for part in (100, 40, 20, 10, 5, 2, 1)})
+    curves = {
+        "drmad": [drmad(points=n, batches="strided") for n in lengths],
+        "truncated": [truncated(n) for n in lengths],
+    }
+    return {
+        "estimators": table,
+        "lengths": {"lengths": list(lengths)}
+        | {
+            name: [compare(got, right, direct)["cosine_units"] for got in found]
+            for name, found in curves.items()
+        },
+    }
 
 
 def as_markdown(runs: dict) -> str:
-    """Returns tables of the means over seeds, and of each seed's unit cosine."""
+    """Returns tables of the means over seeds, and of the range of their unit cosines."""
     lines = []
     for parameterisation in PARAMETERISATIONS:
-        tables = [tables[parameterisation] for tables in runs.values()]
+        tables = [tables[parameterisation]["estimators"] for tables in runs.values()]
         lines += [
-            f"\n{parameterisation}\n",
-            "| estimator | " + " | ".join(MEASURES) + " | cosine_units by seed |",
+            f"\n{parameterisation}, mean of {len(tables)} seeds\n",
+            "| estimator | " + " | ".join(MEASURES) + " | cosine_units, least and most |",
         ]
         lines.append("|---" * (2 + len(MEASURES)) + "|")
         for name in tables[0]:
             means = [statistics.mean(table[name][m] for table in tables) for m in MEASURES]
-            by_seed = ", ".join(f"{table[name]['cosine_units']:.3f}" for table in tables)
+            cosines = [table[name]["cosine_units"] for table in tables]
             cells = " | ".join(f"{mean:.3g}" for mean in means)
-            lines.append(f"| {name} | {cells} | {by_seed} |")
+            lines.append(f"| {name} | {cells} | {min(cosines):.3f}, {max(cosines):.3f} |")
     return "\n".join(lines).strip()
 
 
+def draw(runs: dict, path: Path) -> None:
+    """Draws unit cosines against the number of points or steps, a thin line a seed."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
+    for axis, parameterisation in zip(axes, PARAMETERISATIONS, strict=True):
+        found = [run[parameterisation] for run in runs.values()]
+        lengths = found[0]["lengths"]["lengths"]
+        for name, label, color in [
+            ("truncated", "truncated: the last steps", "tab:blue"),
+            ("drmad", "DrMAD: points, strided", "tab:orange"),
+        ]:
+            curves = np.array([run["lengths"][name] for run in found])
+            axis.plot(lengths, curves.T, color=color, alpha=0.25, linewidth=0.8)
+            axis.plot(lengths, curves.mean(0), color=color, label=label)
+        direct = [run["estimators"]["direct term alone"]["cosine_units"] for run in found]
+        axis.axhline(
+            statistics.mean(direct), color="gray", linestyle=":", label="direct term alone"
+        )
+        axis.set(title=TITLES[parameterisation], xlabel="points or steps", xscale="log")
+    axes[0].set_ylabel("cosine with the exact one, by unit")
+    axes[1].legend(fontsize=7)
+    figure.savefig(path, bbox_inches="tight", dpi=150)
+    plt.close(figure)
+
+
 def main(argv: list[str]) -> None:
-    """Runs all seeds and prints."""
+    """Runs all seeds, prints and draws."""
     del argv
     train, valid = mnist_slices.load_slices(FLAGS.data_dir, [15_000, 5_000])
     folder, runs = reporting.folder(FLAGS.output), {}
@@ -192,6 +246,7 @@ def main(argv: list[str]) -> None:
     text = as_markdown(runs)
     (folder / "drmad_fidelity.md").write_text(text + "\n")
     print(text)
+    draw(runs, folder / "drmad_fidelity.png")
 
 
 if __name__ == "__main__":
