@@ -42,6 +42,8 @@ def _keras(name: str, title: str, rates: tuple, **fixed: Any) -> _Known:
 _HF = {"learning_rate": RATES_OF_CURVATURE}
 _KNOWN: dict[str, _Known] = {
     "meta": _Known("MLHF", mlhf.MetaHessianFree, {}, _HF),
+    # What meta-training begins from.
+    "untrained": _Known("MLHF, not trained", mlhf.MetaHessianFree, {"cg_iterations": 4}, _HF),
     "hf": _Known("HF", mlhf.HessianFree, {"damping": 1.0}, _HF),
     "hf_lm": _Known("HF, LM heuristic", mlhf.HessianFree, {"damping_type": "LM_heuristics"}, _HF),
     # It searches the length of its steps itself.
@@ -138,7 +140,7 @@ def parse(text: str, meta_ckpt: str | None = None) -> Entrant:
         texts = [values] if key in ("title", "path") else values.split("/")
         given[key] = tuple(_value(value) for value in texts)
     title = given.pop("title", (None,))[0]
-    if known.make is mlhf.MetaHessianFree:
+    if name.lower() == "meta":
         path = given.pop("path", (meta_ckpt,))[0]
         if path is None:
             raise ValueError(
@@ -160,9 +162,13 @@ def parse(text: str, meta_ckpt: str | None = None) -> Entrant:
     fixed = {k: v for k, v in {**known.fixed, **single}.items() if k not in axes}
     identity: dict[str, Any] = {"optimizer": name.lower(), **fixed}
     if trained is not None:
-        identity = {**identity, **trained.settings, **fixed, "weights": _digest(trained.weights)}
+        settings = dict(trained.settings)
+        if settings["curvature_share"] == 1:
+            # Runs are kept that are older than this setting.
+            settings.pop("curvature_share")
+        identity = {**identity, **settings, **fixed, "weights": _digest(trained.weights)}
         for key in axes:
-            identity.pop(key)
+            identity.pop(key, None)
     if title is None:
         shown = {k: v[0] for k, v in given.items() if len(v) == 1}
         if "path" in [part.partition("=")[0] for part in parts]:

@@ -72,6 +72,27 @@ def test_a_trained_mlhf_keeps_its_settings_and_is_known_by_its_weights(tmp_path)
     assert other.identity["weights"] != entrant.identity["weights"]
     assert {**other.identity, "weights": ""} == {**entrant.identity, "weights": ""}
     assert "learning_rate" not in entrant.identity
+    # Runs of before there was a share keep their place; those on a share have another.
+    assert "curvature_share" not in entrant.identity
+    part = parse(f"meta:path={path}:share=0.25")
+    assert part.identity["curvature_share"] == 0.25
+    assert part.make({"learning_rate": 1.0}).rule.curvature_share == 0.25
+    assert parse(f"meta:path={path}:share=0.25/0.5").axes["curvature_share"] == (0.25, 0.5)
+
+
+def test_what_meta_training_begins_from_takes_part():
+    entrant = parse("untrained:cg=3")
+    assert entrant.title == "MLHF, not trained, CG 3" and set(entrant.axes) == {"learning_rate"}
+    first, again = (parse("untrained:cg=3").make({"learning_rate": 0.5}) for _ in range(2))
+    assert first.rule.cg_iterations == 3 and first.weights is None
+    for optimizer in (first, again):
+        optimizer.init(PARAMETERS)
+    for a, b in zip(first.weights["y"], again.weights["y"], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_plain_hessian_free_on_a_share_of_the_batch():
+    assert parse("hf:share=0.25").make({"learning_rate": 1.0})._share == 0.25
 
 
 def test_a_list():
