@@ -136,13 +136,30 @@ def _nonzero(x: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.not_equal(x, tf.zeros([], x.dtype)), x.dtype)
 
 
+def _known_number(x: tf.Tensor) -> float | None:
+    """Returns a scalar's value if the graph says it, also less a constant as in a gradient."""
+    if tf.executing_eagerly() or x.shape.rank != 0:
+        return None
+    if x.op.type == "Sub":
+        parts = [_known_number(part) for part in x.op.inputs]
+        return None if None in parts else parts[0] - parts[1]
+    value = tf.get_static_value(x)
+    return None if value is None else value.item()
+
+
 @register_r_forward("Pow")
 def power(op):
     """R(xʸ) = y xʸ⁻¹ R(x) + log(x) xʸ R(y); the second only where x is positive."""
     x, y = op.inputs
     zero, one = tf.zeros([], x.dtype), tf.ones([], x.dtype)
+    exponent = _known_number(y)
 
     def slope_in_base():
+        # Squares are everywhere, and x⁰ or x¹ as a power takes longer than many a matrix product.
+        if exponent == 1:
+            return y
+        if exponent == 2:
+            return y * x
         # 0⁰ is constant in its base; 0⁻¹ would make that a NaN.
         lowered = tf.where((x == zero) & (y == zero), one, y - 1)
         return y * tf.pow(x, lowered)

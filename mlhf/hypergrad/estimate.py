@@ -9,14 +9,21 @@ import numpy as np
 import tensorflow as tf
 
 from mlhf.hypergrad.dynamics_momentum import Momentum
+from mlhf.hypergrad.implicit import loss_steps_of
 from mlhf.hypergrad.reverse import cuts
 from mlhf.hypergrad.training import Training
 
+# What follows is what `python -m benchmarks.hypergradients` measures.
+
 # A step that is differentiated again, in gradients of the training loss: the gradient itself and
-# the backward pass through it: the processor seconds of benchmarks/hypergradients.py.
+# the backward pass through it, in processor time.
 BACKWARD = 2.0
 # A column of forward mode through one step.
 COLUMN = 1.0
+# Of `reversible`: weights and velocity as integers, now and at the beginning, heads of the buffer,
+# adjoints and floats, in bytes a weight; and the integers' and adjoints' seconds a weight and step.
+REVERSIBLE_BYTES = 64
+REVERSIBLE_SECONDS = 6e-8
 
 
 class Cost(NamedTuple):
@@ -54,7 +61,8 @@ def estimate(
 
     Memory is what is kept beyond the weights, the states of one step and its activations, in bytes.
     Time is in gradients of the training loss (a training is T of them); a step that is
-    differentiated again counts 2, and a column of forward mode 1.
+    differentiated again counts 2, and a column of forward mode 1. What no gradient's time measures
+    stands in the note: the integers of `reversible`, the disk.
 
     Args:
       problem: A `Problem`.
@@ -92,15 +100,22 @@ def estimate(
     no_initial = f"not for {initial}" if initial else ""
     found = Estimate()
     found["reverse"] = Cost(steps * a_state, steps * back, "exact")
-    found["reverse, checkpoints"] = Cost((pieces + longest) * a_state, steps * (back + 1), "exact")
+    found["reverse, checkpoints"] = Cost(
+        (pieces + 2 * longest) * a_state, steps * (back + 1), "exact"
+    )
     found["reverse, disk"] = Cost(
-        2 * longest * a_state,
+        4 * longest * a_state,
         steps * back,
-        f"exact; {_bytes(steps * a_state)} on disk",
+        f"exact; {_bytes(steps * a_state)} written and read",
     )
     bits = _bits(training, hyper)
     if bits is not None:
-        found["reversible"] = Cost(int(flat.size * (16 + bits / 8)), steps * back, "exact")
+        seconds = REVERSIBLE_SECONDS * steps * flat.size * losses
+        found["reversible"] = Cost(
+            int(flat.size * (REVERSIBLE_BYTES + bits / 8)),
+            steps * back,
+            f"exact; and about {seconds:.2g} s for integers",
+        )
     found["truncated"] = Cost(
         window * a_state,
         steps + window * (back - 1),
@@ -115,9 +130,11 @@ def estimate(
     if bits is not None:
         found["drmad"] = Cost(2 * vector, steps + points * (back - 1), "a direction, no magnitude")
     lost = sorted({*initial, *own})
+    # A product is the mean of those of several batches; so are the gradients before and after.
+    batches = len(loss_steps_of(training, None))
     found["implicit"] = Cost(
-        6 * vector,
-        steps + solver_iterations * BACKWARD,
+        10 * vector,
+        steps + (solver_iterations + 2) * BACKWARD * batches,
         f"where training has converged; not for {lost}" if lost else "where training has converged",
     )
     return found

@@ -80,7 +80,7 @@ def implicit(
         )
     training, weights, hyper = problem.bind(weights, hyperparameters)
     _refuse_what_vanishes(training)
-    steps = _steps(training, loss_steps)
+    steps = loss_steps_of(training, loss_steps)
     seed = tf.convert_to_tensor(seed, tf.int32)
     mean = _MeanLoss(training, solver, hyper, steps, seed)
     loops = unroll.loops_of(training, assembly.keep_of(training, None))
@@ -155,7 +155,8 @@ def _refuse_what_vanishes(training: Training) -> None:
         )
 
 
-def _steps(training: Training, loss_steps: int | None) -> list[int]:
+def loss_steps_of(training: Training, loss_steps: int | None) -> list[int]:
+    """Returns the steps whose mean training loss is that of the optimum."""
     if loss_steps is None:
         loss_steps = 1 if training.problem.batches is None else min(_BATCHES, training.steps)
     count = check_count("loss_steps", loss_steps)

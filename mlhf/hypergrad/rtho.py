@@ -27,7 +27,7 @@ def rtho(
     every: int = 100,
     warm_restart: bool = False,
     seed: int | tf.Tensor = 0,
-    together: int = 8,
+    together: int = 16,
 ) -> Result:
     """Trains once, and moves the hyperparameters on the way.
 

@@ -109,3 +109,32 @@ def test_zero_beats_what_is_not_finite():
     )[1]
     expected = [[0, 5 / 4 - 2 * 5 / 16], [0, 5 * np.log(4) + 2 * 5 / 4], [0, 5 / 4 - 2 * 5 / 16]]
     np.testing.assert_allclose(tangents, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("exponent", [1, 2, 3, 2.5])
+def test_powers_with_known_exponents(exponent):
+    x, t = np.array([0.5, 1.5, 2.0]), np.array([1.0, -2.0, 3.0])
+
+    def power_and_slope(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.reduce_sum(x**exponent)
+        return x**exponent, tape.gradient(y, x)
+
+    jvp = tf.function(
+        lambda x, t: custom_op.linearize(power_and_slope, x, unconnected="zero").jvp(t),
+        autograph=False,
+    )
+    of_power, of_slope = jvp(tf.constant(x), tf.constant(t))
+    np.testing.assert_allclose(of_power, exponent * x ** (exponent - 1) * t, rtol=1e-14)
+    curvature = exponent * (exponent - 1) * x ** (exponent - 2.0)
+    np.testing.assert_allclose(of_slope, curvature * t, rtol=1e-14)
+
+
+def test_the_derivative_of_a_square_takes_no_power():
+    @tf.function(autograph=False)
+    def jvp(x):
+        return custom_op.linearize(lambda x: x**2, x).jvp(x)
+
+    operations = jvp.get_concrete_function(tf.TensorSpec([3])).graph.get_operations()
+    assert [op.type for op in operations].count("Pow") == 1  # the square itself

@@ -246,3 +246,18 @@ def test_golden_numbers():
         # A weight of zero has a gradient of zero, where the root is steep: any growth is accepted.
         found = hg.reverse(adam, first, hyper, largest_growth=None).hypergradient
         np.testing.assert_allclose(found["learning_rate"], expected, atol=1e-9)
+
+
+def test_columns_of_forward_written_out_or_looped_over():
+    flat = flat_hyper(["learning_rate", "momentum", "initial_velocity"])
+    problem = hg.Problem(train_loss, outer_loss, dynamics=hg.Momentum(form="M1"), steps=T)
+    hyper = as_hyper(flat)
+    written = hg.forward(problem, structure(FIRST), hyper, together=1000)
+    looped = hg.forward(problem, structure(FIRST), hyper, together=3)
+    for name in flat:
+        for found in (
+            lambda result, name=name: as_array(result.hypergradient[name]),
+            lambda result, name=name: result.info["jacobian_norm"][name],
+        ):
+            np.testing.assert_allclose(found(written), found(looped), rtol=1e-12, atol=1e-15)
+    assert np.all(written.info["jacobian_norm"]["lam"][1:] > 0)

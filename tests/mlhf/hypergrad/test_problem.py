@@ -445,12 +445,14 @@ def test_costs_are_told_beforehand():
     found = hg.estimate(problem, WEIGHTS, hyper)
     a_state = 3 * 8
     assert found["reverse"].memory == 100 * a_state
-    assert found["reverse, checkpoints"].memory == 20 * a_state
+    assert found["reverse, checkpoints"].memory == 30 * a_state
+    assert found["reverse, disk"].memory == 40 * a_state
     assert found["forward"].memory == 2 * a_state and found["forward"].time == 300
     assert found["truncated"].memory == 100 * a_state
     assert "reversible" not in found and "learning_rate" in found["implicit"].note
+    assert found["implicit"].time == 100 + 2 * 22  # no batches: a product is one of the loss
     assert str(found).splitlines()[1].startswith("reverse") and "2.4 kB" in str(found)
     momentum = make(dynamics=hg.Momentum(0.1, 0.5), steps=100)
     assert hg.estimate(momentum, WEIGHTS, {"l2": 0.1})["reversible"].memory == int(
-        3 * (16 + 100 / 8)
+        3 * (64 + 100 / 8)
     )
