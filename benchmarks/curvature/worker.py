@@ -13,46 +13,14 @@ answers each line of JSON on its standard input with one on its standard output:
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import importlib
 import json
 import os
-import resource
 import sys
 import time
-from pathlib import Path
 
+from benchmarks import peak_memory
 from benchmarks.curvature.workloads import Workload
-
-
-def _peak() -> float:
-    """The largest memory that the process had, in units of 10⁶ bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-
-
-def _begin_peak() -> float:
-    """Starts the peak anew where the system can (Linux), and returns the memory in use."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        return _status("VmRSS")
-    return _peak()
-
-
-def _end_peak() -> float:
-    try:
-        return _status("VmHWM")
-    except OSError:
-        return _peak()
-
-
-def _status(field: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise OSError(f"no {field}")
 
 
 def main() -> None:
@@ -91,12 +59,12 @@ def main() -> None:
             start = time.perf_counter()
             calls[name] = found[name].trace()
             traced = time.perf_counter()
-            before = _begin_peak()
+            before = peak_memory.begin()
             began = time.perf_counter()
             result = calls[name]()
             ended = time.perf_counter()
             if request.get("memory"):
-                more["megabytes"] = _end_peak() - before
+                more["megabytes"] = peak_memory.end() - before
             measure = found[name]
             if name in references:
                 results[name] = result

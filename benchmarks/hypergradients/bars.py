@@ -1,30 +1,20 @@
-"""Measures hypergradients of an MLP: `python benchmarks/hypergradients.py`.
+"""Hypergradients beside plain training, in one process: `python -m benchmarks.hypergradients.bars`.
 
 The network of Maclaurin et al. (2015), 784-50-50-50-10 with tanh, on random data: training by
-momentum, and every method of `mlhf.hypergrad` on the same training. The rounds of all methods
+momentum, and the exact methods of `mlhf.hypergrad` on the same training. The rounds of all methods
 alternate, so that a machine's other load meets them alike, and the least time of each counts.
 Processor seconds are printed beside the clock's: where other programs run they say more.
-
-Memory is what the process held at most while a method ran, less what it held before, each in a
-process of its own.
 
 Figures mean something on a quiet machine only.
 """
 
 from __future__ import annotations
 
-import json
-import resource
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import train_val  # noqa: E402, F401  (before TensorFlow, which it keeps quiet)
+import train_val  # noqa: F401  (before TensorFlow, which it keeps quiet)
 
 # isort: split
 import numpy as np
@@ -39,8 +29,6 @@ flags.DEFINE_integer("batch_size", 200, "Examples in a batch.")
 flags.DEFINE_integer("rounds", 5, "How often everything is measured.")
 flags.DEFINE_enum("form", "M1", ["M1", "M2", "M3", "M4"], "The form of momentum.")
 flags.DEFINE_bool("schedules", True, "Whether rate and momentum have one value a step.")
-flags.DEFINE_bool("memory", False, "Whether peak memory is measured too, in further processes.")
-flags.DEFINE_string("only", None, "Runs this one alone and prints its peak memory as JSON.")
 
 SIZES = (784, 50, 50, 50, 10)
 EXAMPLES = 10_000
@@ -94,11 +82,14 @@ def make_runs() -> dict[str, tuple[str, Callable[[], Any]]]:
             "train",
             lambda storage=storage: hypergrad.reverse(problem, weights, hyper, storage=storage),
         )
+    layers = 2 * (len(SIZES) - 1)
     scalars = {"learning_rate": 0.05, "momentum": 0.9}
+    by_layer = {"learning_rate": np.full([layers], 0.05)}
     columns = {
         "H=1": {"learning_rate": 0.05},
         "H=2": scalars,
-        "H=8": {"learning_rate": np.full([2 * (len(SIZES) - 1)], 0.05)},
+        "H=8": by_layer,
+        "H=16": {**by_layer, "momentum": np.full([layers], 0.9)},
     }
     for name, some in columns.items():
         plain = f"train, {name}"
@@ -112,11 +103,6 @@ def make_runs() -> dict[str, tuple[str, Callable[[], Any]]]:
         lambda: hypergrad.truncated(problem, weights, scalars, window=FLAGS.steps // 10),
     )
     return runs
-
-
-def peak() -> int:
-    """Returns the most memory that this process held so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def measure_times() -> None:
@@ -142,28 +128,9 @@ def measure_times() -> None:
         print(f"{name:24}{a_step:12.2f}{clock:12.2f}{processor:14.2f}")
 
 
-def measure_memory() -> None:
-    """Prints a table of peak memory, each run in a process of its own."""
-    print(f"{'':24}{'MB at most':>12}")
-    for name in make_runs():
-        command = [sys.executable, __file__, f"--only={name}"]
-        command += [f"--steps={FLAGS.steps}", f"--batch_size={FLAGS.batch_size}"]
-        command += [f"--form={FLAGS.form}", f"--schedules={FLAGS.schedules}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        print(f"{name:24}{json.loads(done.stdout.splitlines()[-1]) / 1e6:12.0f}")
-
-
 def main(_: list[str]) -> None:
     """Measures."""
-    if FLAGS.only is not None:
-        _, run = make_runs()[FLAGS.only]
-        before = peak()
-        run()
-        print(json.dumps(peak() - before))
-        return
     measure_times()
-    if FLAGS.memory:
-        measure_memory()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""What hypergradients cost, method by method and beside PyTorch's libraries."""

@@ -1,0 +1,158 @@
+"""What hypergradients cost, beside higher, betty, torchopt and hypertorch on PyTorch.
+
+    python -m benchmarks.hypergradients --output=docs/results/hypergradients
+
+See benchmarks/README.md. Each measure runs in a process of its own and is a line of a file; a
+command that is given again goes on where it was killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tqdm
+
+from benchmarks.hypergradients import report
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = (
+    "reverse, stored",
+    "reverse, checkpoints",
+    "reverse, disk",
+    "reversible",
+    "forward",
+    "truncated",
+    "implicit",
+)
+PEERS = ("autograd", "higher", "torchopt", "betty", "hypertorch")
+KEY = ("framework", "method", "steps", "hidden", "columns", "dtype")
+COLUMNS_STEPS = 100  # T in the figure of forward against reverse
+
+
+def requests(steps: list[int], columns: list[int], hidden: list[int]) -> Iterator[dict[str, Any]]:
+    """Yields what to measure, the quick ones first."""
+    for count in sorted(steps):
+        base = {"steps": count, "hidden": 50, "columns": 2, "dtype": "float32"}
+        exact = "reverse, stored" if count <= 1000 else "reverse, checkpoints"
+        yield {"framework": "tensorflow", "method": exact, **base, "dtype": "float64"}
+        if count <= 1000:
+            yield {"framework": "torch", "method": "autograd", **base, "dtype": "float64"}
+        for method in OURS:
+            yield {"framework": "tensorflow", "method": method, **base}
+        for method in PEERS:
+            yield {"framework": "torch", "method": method, **base}
+    base = {"framework": "tensorflow", "steps": COLUMNS_STEPS, "dtype": "float32"}
+    for method in ("forward", "reverse, stored"):
+        for count in columns:
+            yield {"method": method, **base, "hidden": 50, "columns": count}
+        for width in hidden:
+            yield {"method": method, **base, "hidden": width, "columns": 4}
+
+
+def measure(request: dict[str, Any], gigabytes: float, seconds: float) -> dict[str, Any]:
+    """Runs a measure in a process of its own.
+
+    Args:
+      request: What to measure.
+      gigabytes: The process is ended when it holds more than that.
+      seconds: The process is ended after so long.
+
+    Returns:
+      What `worker.measure` returns, or `{"failed": why}`.
+    """
+    threads = str(request["threads"])
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    with tempfile.TemporaryFile("w+") as messages:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.hypergradients.worker", json.dumps(request)],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=messages,
+            text=True,
+        )
+        began, failed = time.monotonic(), None
+        while process.poll() is None and failed is None:
+            time.sleep(0.05)
+            if time.monotonic() - began > seconds:
+                failed = f"over {seconds:.0f} s"
+            elif _resident(process.pid) > 1e9 * gigabytes:
+                failed = f"over {gigabytes:g} GB"
+        if failed is not None:
+            process.kill()
+        answer = process.communicate()[0]
+        if failed is not None:
+            return {"failed": failed}
+        if process.returncode:
+            messages.seek(0)
+            lines = [line for line in messages.read().splitlines() if line.strip()]
+            return {"failed": lines[-1] if lines else f"ended with {process.returncode}"}
+        return json.loads(answer)
+
+
+def _resident(process: int) -> int:
+    try:
+        pages = Path(f"/proc/{process}/statm").read_text().split()[1]
+    except (OSError, IndexError):
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def main() -> None:
+    """Measures what is not in the file yet, and writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, nargs="+", default=[100, 300, 1000, 3000, 10000])
+    parser.add_argument("--columns", type=int, nargs="*", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--hidden", type=int, nargs="*", default=[12, 50, 150, 260, 420])
+    parser.add_argument("--methods", nargs="+", default=[*OURS, *PEERS])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--gigabytes", type=float, default=6.0, help="a process may hold")
+    parser.add_argument("--seconds", type=float, default=600.0, help="a process may take")
+    parser.add_argument("--output", type=Path, default=Path("runs/hypergradients_benchmark"))
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / "benchmarks.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    done = {tuple(row[name] for name in KEY): row for row in rows}
+    wanted = [
+        request
+        for request in requests(options.steps, options.columns, options.hidden)
+        if request["method"] in options.methods
+    ]
+    for request in (bar := tqdm.tqdm(wanted)):
+        bar.set_description(f"{request['method']}, T={request['steps']}")
+        key = tuple(request[name] for name in KEY)
+        if key in done:
+            continue
+        more = {"threads": options.threads, "rounds": options.rounds}
+        shorter = [
+            row
+            for row in done.values()
+            if "failed" in row
+            and row["steps"] <= request["steps"]
+            and all(row[name] == request[name] for name in KEY if name != "steps")
+        ]
+        # What was too large stays too large.
+        found = (
+            {"failed": shorter[0]["failed"]}
+            if shorter
+            else measure({**request, **more}, options.gigabytes, options.seconds)
+        )
+        done[key] = {**request, **more, **found}
+        with path.open("a") as file:
+            file.write(json.dumps(done[key]) + "\n")
+    report.write(list(done.values()), options.output)
+
+
+if __name__ == "__main__":
+    main()
