@@ -53,20 +53,35 @@ def check_adjoints(norms: dict[str, tf.Tensor], largest_growth: float | None) ->
     """
     for name, norm in norms.items():
         last, largest = norm[-1], tf.reduce_max(norm)
-        finite = tf.reduce_all(tf.math.is_finite(norm))
+        finite = tf.math.is_finite(norm)
         small = tf.constant(True)
         if largest_growth is not None:
             small = (largest <= largest_growth * last) | (last == 0)
-        text = (
-            "The adjoint of {!r} is not finite or grew from {} to {} on the way back: training is "
-            "chaotic here and the hypergradient, exact as it is, tells nothing. Lower the learning "
-            "rate, take fewer steps, truncate, or raise largest_growth."
+        grew = (
+            "The adjoint of {!r} grew from {} to {} on the way back: training is chaotic here and "
+            "the hypergradient, exact as it is, tells nothing. Lower the learning rate, take fewer "
+            "steps, truncate, or raise largest_growth."
         )
-        if tf.executing_eagerly():
-            if not bool(finite & small):
-                raise DivergedError(text.format(name, f"{last:.3g}", f"{largest:.3g}"))
-        else:
-            tf.debugging.Assert(finite & small, [text.format(name, "the", "following"), largest])
+        if not tf.executing_eagerly():
+            tf.debugging.Assert(
+                tf.reduce_all(finite) & small, [grew.format(name, "the", "following"), largest]
+            )
+        elif not bool(finite[-1]):
+            raise DivergedError(
+                f"The gradient of {name!r} at the last weights is not finite: the outer loss is "
+                "not, or its derivative (a logarithm or a root at zero), or the weights are far "
+                "out. Look at the loss, or lower the learning rate."
+            )
+        elif not bool(tf.reduce_all(finite)):
+            steps = len(norm) - 1 - int(tf.where(~finite)[-1, 0])
+            raise DivergedError(
+                f"The adjoint of {name!r} is not finite {steps} steps before the end: an operation "
+                "of the training loss has no finite second derivative there (a root or a norm at "
+                "zero), or training is chaotic. Look at the loss, lower the learning rate, or take "
+                "fewer steps."
+            )
+        elif not bool(small):
+            raise DivergedError(grew.format(name, f"{float(last):.3g}", f"{float(largest):.3g}"))
 
 
 def check_replay(drift: tf.Tensor, dtype: tf.DType) -> None:

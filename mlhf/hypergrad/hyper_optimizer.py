@@ -14,6 +14,7 @@ from tqdm import tqdm
 from mlhf.checkpoints import CheckpointError, Checkpoints
 from mlhf.hypergrad import projections as projections_module
 from mlhf.hypergrad.guards import DivergedError
+from mlhf.hypergrad.movers import movers
 from mlhf.hypergrad.result import Result
 from mlhf.run_log import RunLog
 from replay import read_structure, write_structure
@@ -80,7 +81,8 @@ class HyperOptimizer:
           seed: Of the first training.
           new_seeds: Whether every training has the next seed, so that nothing is learned of one
             initialisation or one order of batches.
-          folder: Where checkpoints, records and the log are kept; nowhere by default.
+          folder: Where checkpoints, records and the log are kept; nowhere by default. There is no
+            checkpoint before the first outer step that was not skipped.
           checkpoint_every: Outer steps from one checkpoint to the next.
           most_skips: How many outer steps in a row may be skipped because training or adjoint
             diverged.
@@ -128,9 +130,10 @@ class HyperOptimizer:
         unknown = set(projections or {}) - set(names)
         if unknown:
             raise ValueError(f"Expected projections for {names}, got {sorted(unknown)}.")
-        self._movers = _movers(outer_optimizer, self.hyperparameters)
+        self._movers = movers(outer_optimizer, self.hyperparameters)
         self.step, self._skips, self._smallest = 0, 0, float("inf")
         self.records: list[dict[str, Any]] = []
+        self._later_records: list[Path] = []
         self.result: Result | None = None
         self._folder = Path(folder) if folder is not None else None
         self._checkpoints = Checkpoints(self._folder) if self._folder is not None else None
@@ -159,12 +162,13 @@ class HyperOptimizer:
                 norm = self._outer_step()
                 bar.update()
                 bar.set_postfix(norm=f"{norm:.3g}", **self._shown())
-                if self._checkpoints is not None and self.step % self._every == 0:
-                    self._save()
-                if self._growth is not None and norm > self._growth * self._smallest:
-                    break
+                grew = self._growth is not None and norm > self._growth * self._smallest
                 self._smallest = min(self._smallest, norm)
-        if self._checkpoints is not None and self.step % self._every:
+                if self.step % self._every == 0:
+                    self._save()
+                if grew:
+                    break
+        if self.step % self._every:
             self._save()
         return self.hyperparameters
 
@@ -249,10 +253,20 @@ class HyperOptimizer:
         )
         self.records.append(record)
         if self._folder is not None:
+            if self._later_records:
+                # Of a run that was killed after its last checkpoint: those steps are done again.
+                for path in self._later_records:
+                    path.unlink(missing_ok=True)
+                self._later_records = []
             write_structure(self._folder / f"record-{self.step:06d}.npz", record)
 
     def _save(self) -> None:
-        assert self._checkpoints is not None
+        if self._checkpoints is None:
+            return
+        # Before the first step that counts nothing is learned: there is nothing to continue, and
+        # another start can be tried in the same folder.
+        if all(record["skipped"] for record in self.records):
+            return
         self._checkpoints.write(
             self.step,
             {
@@ -264,10 +278,14 @@ class HyperOptimizer:
         )
 
     def _restore(self) -> None:
-        found = self._checkpoints.read() if self._checkpoints is not None else None
-        if found is None or self._folder is None:
+        if self._checkpoints is None or self._folder is None:
             return
-        step, content = found
+        found = self._checkpoints.read()
+        step, content = (0, None) if found is None else found
+        paths = sorted(self._folder.glob("record-*.npz"))
+        self._later_records = [path for path in paths if int(path.stem.split("-")[1]) > step]
+        if content is None:
+            return
         try:
             self.hyperparameters = tf.nest.map_structure(
                 lambda saved, like: tf.constant(saved.reshape(like.shape), like.dtype),
@@ -298,51 +316,3 @@ def read_records(folder: str | Path) -> list[dict[str, Any]]:
       A dictionary of arrays an outer step, in order.
     """
     return [read_structure(path) for path in sorted(Path(folder).glob("record-*.npz"))]
-
-
-class _Mover:
-    """An optimizer of one hyperparameter, its state in and out."""
-
-    def __init__(self, optimizer: Any, value: Any):
-        import keras
-
-        if isinstance(optimizer, (int, float)) and not isinstance(optimizer, bool):
-            optimizer = keras.optimizers.SGD(optimizer)
-        if not isinstance(optimizer, keras.optimizers.Optimizer):
-            raise TypeError(
-                f"Expected outer_optimizer= to be a Keras optimizer or a rate, got {optimizer!r}."
-            )
-        # A copy: its variables belong to this hyperparameter.
-        self._optimizer = type(optimizer).from_config(optimizer.get_config())
-        self._variables = [tf.Variable(leaf) for leaf in tf.nest.flatten(value)]
-        self._optimizer.build(self._variables)
-
-    def __call__(self, value: Any, gradient: Any) -> Any:
-        for variable, leaf in zip(self._variables, tf.nest.flatten(value), strict=True):
-            variable.assign(leaf)
-        self._optimizer.apply(tf.nest.flatten(gradient), self._variables)
-        return tf.nest.pack_sequence_as(
-            value, [tf.identity(variable) for variable in self._variables]
-        )
-
-    def state(self) -> list[np.ndarray]:
-        return [np.asarray(variable) for variable in self._optimizer.variables]
-
-    def restore(self, state: list[np.ndarray]) -> None:
-        if len(state) != len(self._optimizer.variables):
-            raise ValueError(
-                f"Expected {len(self._optimizer.variables)} variables of the optimizer, found "
-                f"{len(state)}."
-            )
-        for variable, saved in zip(self._optimizer.variables, state, strict=True):
-            variable.assign(saved)
-
-
-def _movers(outer_optimizer: Any, hyper: dict[str, Any]) -> dict[str, _Mover]:
-    if isinstance(outer_optimizer, Mapping):
-        if set(outer_optimizer) != set(hyper):
-            raise ValueError(
-                f"Expected outer optimizers for {sorted(hyper)}, got {sorted(outer_optimizer)}."
-            )
-        return {name: _Mover(outer_optimizer[name], value) for name, value in hyper.items()}
-    return {name: _Mover(outer_optimizer, value) for name, value in hyper.items()}

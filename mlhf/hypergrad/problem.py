@@ -152,18 +152,24 @@ class Problem:
 
         Raises:
           TypeError: If something is not floating.
-          ValueError: If a hyperparameter's shape fits nothing, lies outside its domain, or has no
-            influence on any outer loss.
+          ValueError: If a hyperparameter's shape fits nothing, is not finite, lies outside its
+            domain, or has no influence on any outer loss.
         """
         weights, hyper = self._as_tensors(weights, hyperparameters)
         key = repr(tf.nest.map_structure(lambda leaf: (leaf.shape, leaf.dtype), (weights, hyper)))
         if key not in self._trainings:
             self._trainings[key] = Training(self, weights, hyper)
         for name, value in hyper.items():
-            if name in self.dynamics.constants:
-                for leaf in tf.nest.flatten(value):
-                    if hasattr(leaf, "numpy"):
-                        check_domain(self.dynamics, name, leaf)
+            for leaf in tf.nest.flatten(value):
+                if not hasattr(leaf, "numpy"):
+                    continue
+                if not bool(tf.reduce_all(tf.math.is_finite(leaf))):
+                    raise ValueError(
+                        f"Expected finite hyperparameters, got some of {name!r} that are not. "
+                        "Lower the outer optimizer's rate, or project after each of its steps."
+                    )
+                if name in self.dynamics.constants:
+                    check_domain(self.dynamics, name, leaf)
         return self._trainings[key], weights, hyper
 
     def _as_tensors(self, weights, hyperparameters):

@@ -79,14 +79,18 @@ def describe(parameterisation, train, valid, seed, sizes, steps, batch_size, mom
     return problem, weights, hyper
 
 
+def flat(leaves) -> np.ndarray:
+    """Returns arrays as one vector."""
+    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in leaves])
+
+
+def units(leaves) -> np.ndarray:
+    """Returns the mean over the outgoing weights of every input unit."""
+    return flat([np.asarray(leaf).mean(1) for leaf in leaves if leaf.shape.rank == 2])
+
+
 def compare(got, exact, direct) -> dict[str, float]:
     """Compares two gradients of the weights' structure, of which one part is the direct term."""
-
-    def flat(leaves):
-        return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in leaves])
-
-    def units(leaves):
-        return flat([np.asarray(leaf).mean(1) for leaf in leaves if leaf.shape.rank == 2])
 
     def cosine(a, b):
         size = np.linalg.norm(a) * np.linalg.norm(b)
@@ -158,7 +162,7 @@ def run(
         return result.hypergradient[parameterisation]
 
     few = max(1, steps // 10)
-    commoner = tf.sign(tf.add_n([tf.reduce_sum(tf.sign(leaf)) for leaf in right]))
+    commoner = float(np.sign(np.sum(np.sign(units(right)))))
     estimators = {
         "one sign for all": lambda: [tf.fill(leaf.shape, commoner) for leaf in right],
         "direct term alone": lambda: direct,

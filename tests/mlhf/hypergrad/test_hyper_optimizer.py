@@ -140,6 +140,52 @@ def test_divergence_is_skipped_and_then_raised(problem):
     assert growing.step < 5
 
 
+def test_a_run_that_never_counted_leaves_nothing_to_continue(problem, tmp_path):
+    def make(bad, **options):
+        def method(problem, weights, hyper, seed):
+            if seed in bad:
+                raise hg.DivergedError("chaos")
+            return hg.reverse(problem, weights, hyper, seed=seed)
+
+        return hg.HyperOptimizer(
+            problem, WEIGHTS, options.pop("hyper", HYPER), method=method, folder=tmp_path, **options
+        )
+
+    with pytest.raises(hg.DivergedError, match="chaos"):
+        make(range(9), most_skips=3).run(9)
+    assert not list(tmp_path.glob("checkpoint-*")) and len(read_records(tmp_path)) == 3
+    # Another start in the same folder is one, and has no records of the other.
+    other = make([0], hyper={**HYPER, "learning_rate": 0.05})
+    assert other.step == 0 and float(other.hyperparameters["learning_rate"]) == 0.05
+    other.run(2)
+    records = read_records(tmp_path)
+    assert [record["step"] for record in records] == [1, 2]
+    assert [bool(record["skipped"]) for record in records] == [True, False]
+    assert make([0]).step == 2
+
+
+def test_what_follows_the_last_checkpoint_is_done_again(problem, tmp_path):
+    def make():
+        return hg.HyperOptimizer(problem, WEIGHTS, HYPER, folder=tmp_path, checkpoint_every=2)
+
+    def cut_short():
+        yield from range(3)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make().run(cut_short())
+    assert len(read_records(tmp_path)) == 3
+    again = make()
+    assert again.step == 2
+    # It ends where the growth of the norm ends it, which the checkpoint remembers.
+    assert again._smallest == min(
+        np.sqrt(sum(np.sum(g**2) for g in record["hypergradient"].values()))
+        for record in again.records
+    )
+    again.run(3)
+    assert [record["step"] for record in read_records(tmp_path)] == [1, 2, 3]
+
+
 def test_unknown_names(problem):
     with pytest.raises(ValueError, match="method="):
         hg.HyperOptimizer(problem, WEIGHTS, HYPER, method="backprop")

@@ -15,11 +15,11 @@ def small():
 
 def test_without_defects_it_is_the_gradient(small):
     got = small.by_hand(small.start, ())
-    right = hypergrad.reverse(small.problem, small.weights, small.start)
+    hyper = {**small.start, "initial_weights": small.weights}
+    right = hypergrad.reverse(small.problem, small.weights, hyper).hypergradient
     for name in small.start:
-        np.testing.assert_allclose(got[name], right.hypergradient[name], rtol=1e-9)
-    right = hypergrad.reverse(small.problem, small.weights, {"initial_weights": small.weights})
-    flat = np.concatenate([np.ravel(leaf) for leaf in right.hypergradient["initial_weights"]])
+        np.testing.assert_allclose(got[name], right[name], rtol=1e-9)
+    flat = np.concatenate([np.ravel(leaf) for leaf in right["initial_weights"]])
     np.testing.assert_allclose(got["weights"], flat, rtol=1e-9)
 
 

@@ -1,0 +1,70 @@
+"""The outer optimizers: one of each hyperparameter's own, their states in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+
+class Mover:
+    """An optimizer of one hyperparameter, its state in and out."""
+
+    def __init__(self, optimizer: Any, value: Any):
+        """Copies the optimizer: its variables belong to this hyperparameter."""
+        import keras
+
+        if isinstance(optimizer, (int, float)) and not isinstance(optimizer, bool):
+            optimizer = keras.optimizers.SGD(optimizer)
+        if not isinstance(optimizer, keras.optimizers.Optimizer):
+            raise TypeError(
+                f"Expected outer_optimizer= to be a Keras optimizer or a rate, got {optimizer!r}."
+            )
+        self._optimizer = type(optimizer).from_config(optimizer.get_config())
+        self._variables = [tf.Variable(leaf) for leaf in tf.nest.flatten(value)]
+        self._optimizer.build(self._variables)
+
+    def __call__(self, value: Any, gradient: Any) -> Any:
+        """Returns the hyperparameter after a step."""
+        for variable, leaf in zip(self._variables, tf.nest.flatten(value), strict=True):
+            variable.assign(leaf)
+        self._optimizer.apply(tf.nest.flatten(gradient), self._variables)
+        return tf.nest.pack_sequence_as(
+            value, [tf.identity(variable) for variable in self._variables]
+        )
+
+    def state(self) -> list[np.ndarray]:
+        """Returns the optimizer's variables."""
+        return [np.asarray(variable) for variable in self._optimizer.variables]
+
+    def restore(self, state: list[np.ndarray]) -> None:
+        """Takes the variables that `state` returned."""
+        if len(state) != len(self._optimizer.variables):
+            raise ValueError(
+                f"Expected {len(self._optimizer.variables)} variables of the optimizer, found "
+                f"{len(state)}."
+            )
+        for variable, saved in zip(self._optimizer.variables, state, strict=True):
+            variable.assign(saved)
+
+
+def movers(outer_optimizer: Any, hyper: dict[str, Any]) -> dict[str, Mover]:
+    """Returns an optimizer for each hyperparameter.
+
+    Args:
+      outer_optimizer: A Keras optimizer or a rate of gradient descent, for all or by name.
+      hyper: The hyperparameters.
+
+    Raises:
+      TypeError: If it is something else.
+      ValueError: If names are missing or unknown.
+    """
+    if isinstance(outer_optimizer, Mapping):
+        if set(outer_optimizer) != set(hyper):
+            raise ValueError(
+                f"Expected outer optimizers for {sorted(hyper)}, got {sorted(outer_optimizer)}."
+            )
+        return {name: Mover(outer_optimizer[name], value) for name, value in hyper.items()}
+    return {name: Mover(outer_optimizer, value) for name, value in hyper.items()}
