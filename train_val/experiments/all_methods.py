@@ -1,0 +1,310 @@
+"""Learning rate, momentum and penalties of every layer by forward, reverse and online mode.
+
+The example of RFHO (Franceschi et al. 2017) on MNIST: softmax regression, a network of four hidden
+layers of 50, and a small convolutional network; 100 steps of momentum (50 of the last) on batches
+of 50, and an L1 and an L2 penalty a layer. All hyperparameters follow the validation loss by Adam.
+
+  reverse, forward  trainings from the start, one after the other, each with the hypergradient's
+                    move of the one before; exact, so that both go the same way
+  rtho              one training as long as all of those, with a move as often
+  warm restart      the same, and the derivative begins again at zero after each move
+
+    python train_val/experiments/all_methods.py --data_dir=$DATA --seeds=0,1,2
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+from mlhf import hypergrad
+from train_val.experiments import mnist_slices, reporting
+
+FLAGS = flags.FLAGS
+
+
+class Setting(NamedTuple):
+    """A network, and how long it is trained and tuned."""
+
+    shapes: list[list[int]]  # kernel, bias, kernel, ...
+    moves: int  # of the hyperparameters
+    steps: int  # of training from one to the next
+
+
+NETWORKS = {
+    "softmax": Setting(mnist_slices.shapes_of([784, 10]), 20, 100),
+    "mlp": Setting(mnist_slices.shapes_of([784, 50, 50, 50, 50, 10]), 20, 100),
+    "cnn": Setting([[5, 5, 1, 8], [8], [5, 5, 8, 16], [16], [784, 10], [10]], 10, 50),
+}
+METHODS = ("reverse", "forward", "rtho", "warm restart")
+# Adam's, by hyperparameter.
+RATES = {"learning_rate": 0.01, "momentum": 0.02, "log_l1": 0.2, "log_l2": 0.2}
+
+
+def first_weights(shapes: list[list[int]], seed: int) -> list[tf.Tensor]:
+    """Returns kernels of a variance of one over their inputs, and biases of zero."""
+    random = np.random.default_rng(seed)
+    return [
+        tf.constant(random.normal(size=shape) / math.sqrt(math.prod(shape[:-1])), tf.float32)
+        if len(shape) > 1
+        else tf.zeros(shape)
+        for shape in shapes
+    ]
+
+
+def logits_of(weights: Any, images: tf.Tensor) -> tf.Tensor:
+    """Returns the logits [N, 10] of [kernel, bias, ...]; a kernel's rank says what it is.
+
+    Convolutions go by strides of two, with ReLU behind them; behind a hidden layer is tanh.
+    """
+    if weights[0].shape.rank == 4:
+        images = tf.reshape(images, [-1, 28, 28, 1])
+    for i in range(0, len(weights) - 2, 2):
+        kernel, bias = weights[i], weights[i + 1]
+        if kernel.shape.rank == 4:
+            images = tf.nn.relu(tf.nn.conv2d(images, kernel, 2, "SAME") + bias)
+        else:
+            images = tf.tanh(images @ kernel + bias)
+    images = tf.reshape(images, [-1, weights[-2].shape[0]])
+    return images @ weights[-2] + weights[-1]
+
+
+def cross_entropy(weights: Any, examples: Any) -> tf.Tensor:
+    """Returns the mean cross entropy on examples."""
+    logits = logits_of(weights, examples.images)
+    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(examples.labels, logits))
+
+
+@tf.function
+def error_rate(weights: Any, examples: Any) -> tf.Tensor:
+    """Returns the fraction of examples that are classified wrong."""
+    guess = tf.argmax(logits_of(weights, examples.images), 1, tf.int32)
+    return tf.reduce_mean(tf.cast(guess != examples.labels, tf.float32))
+
+
+def penalized_loss(weights, hyper, step, batch) -> tf.Tensor:
+    """Returns the cross entropy on a batch and the penalties of the layers' kernels.
+
+    `log_l1` and `log_l2`, where they are among the hyperparameters, have a number a layer, or one
+    for all.
+    """
+    del step
+    loss = cross_entropy(weights, mnist_slices.Examples(*batch))
+    kernels = weights[::2]
+    for name, size in [
+        ("log_l1", lambda kernel: tf.reduce_sum(tf.abs(kernel))),
+        ("log_l2", lambda kernel: tf.reduce_sum(kernel**2)),
+    ]:
+        if name in hyper:
+            sizes = tf.stack([size(kernel) for kernel in kernels])
+            loss += tf.reduce_sum(tf.exp(hyper[name]) * sizes)
+    return loss
+
+
+def training(train, valid, steps: int, batch_size: int, seed: int) -> hypergrad.Problem:
+    """Returns T steps of momentum on a penalized loss, measured on other examples."""
+    return hypergrad.Problem(
+        penalized_loss,
+        lambda weights, hyper: cross_entropy(weights, valid),
+        dynamics=hypergrad.Momentum(),
+        steps=steps,
+        batches=hypergrad.Minibatches(tuple(train), batch_size, steps, seed=seed),
+    )
+
+
+def tune(
+    method: str,
+    train_for: Callable[[int], hypergrad.Problem],
+    weights: Any,
+    hyper: dict[str, Any],
+    iterations: int,
+    steps: int,
+    rates: dict[str, float],
+) -> dict[str, Any]:
+    """Moves hyperparameters by Adam, along one method's hypergradients.
+
+    Args:
+      method: Of `METHODS`.
+      train_for: From T to the problem.
+      weights: The first ones.
+      hyper: Where the hyperparameters begin.
+      iterations: Moves of them.
+      steps: Of training from one move to the next.
+      rates: Adam's, by name.
+
+    Returns:
+      `valid_loss`, before each move and, where trainings begin again, after the last; `seconds`,
+      the processor's up to each, without what the first step compiles; `hyperparameters`, the last
+      ones; `first`, the first hypergradient; and the last `weights`, as tensors.
+    """
+    online = method in ("rtho", "warm restart")
+    clock: list[float] = []
+    gradients: list[dict[str, Any]] = []
+
+    def process(gradient):
+        clock.append(time.process_time())
+        gradients.append(gradient)
+        return gradient
+
+    problem = train_for(steps * iterations if online else steps)
+    options = {"every": steps, "warm_restart": method == "warm restart"}
+    outer = hypergrad.HyperOptimizer(
+        problem,
+        weights,
+        hyper,
+        method="rtho" if online else method,
+        outer_optimizer={name: keras.optimizers.Adam(rates[name]) for name in hyper},
+        options=options if online else {"per_step": False} if method == "reverse" else {},
+        process=process,
+        most_skips=0,
+    )
+    outer.run(1 if online else iterations)
+    each = statistics.median(np.diff(clock)) if len(clock) > 1 else 0.0
+    seconds = [now - clock[0] + each for now in clock]
+    last = outer.result
+    if online:
+        losses = [float(move["valid_loss"]) for move in last.info["moves"]]
+    else:
+        losses = [float(record["valid_loss"]) for record in outer.records]
+        last = hypergrad.train(problem, weights, outer.hyperparameters)
+        losses.append(float(last.valid_loss))
+        seconds.append(seconds[-1] + each)
+    return {
+        "valid_loss": losses,
+        "seconds": seconds,
+        "hyperparameters": as_lists(outer.hyperparameters),
+        "first": as_lists(gradients[0]),
+        "weights": last.weights,
+    }
+
+
+def as_lists(values: dict[str, tf.Tensor]) -> dict[str, Any]:
+    """Returns tensors as nested lists."""
+    return {name: value.numpy().tolist() for name, value in values.items()}
+
+
+def start(shapes: list[list[int]]) -> dict[str, Any]:
+    """Returns where the hyperparameters begin: two numbers, and two a layer."""
+    penalty = tf.fill([len(shapes) // 2], -9.0)
+    return {"learning_rate": 0.02, "momentum": 0.5, "log_l1": penalty, "log_l2": penalty}
+
+
+def run(train, valid, test, setting: Setting, seed=0, batch_size=50, methods=METHODS) -> dict:
+    """Tunes one network by several methods.
+
+    Args:
+      train: Training examples.
+      valid: Those that hyperparameters are learned from.
+      test: Those that are only looked at.
+      setting: The network.
+      seed: Of first weights and batches, the same in every iteration.
+      batch_size: Examples in a batch.
+      methods: Of `METHODS`.
+
+    Returns:
+      By method what `tune` returns, `test_error` in the place of weights.
+    """
+    weights, found = first_weights(setting.shapes, seed), {}
+    for method in methods:
+        got = tune(
+            method,
+            lambda count: training(train, valid, count, batch_size, seed),
+            weights,
+            start(setting.shapes),
+            setting.moves,
+            setting.steps,
+            RATES,
+        )
+        got["test_error"] = float(error_rate(got.pop("weights"), test))
+        found[method] = got
+        print(f"{method}: outer loss {got['valid_loss'][0]:.4f} to {got['valid_loss'][-1]:.4f}")
+    return found
+
+
+def apart(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """Returns the largest relative distance of two dictionaries' entries."""
+    pairs = [(np.array(one[name]), np.array(other[name])) for name in one]
+    return max(float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in pairs)
+
+
+def as_markdown(runs: dict) -> str:
+    """Returns a table a network: means over all seeds."""
+    lines = []
+    for network in next(iter(runs.values())):
+        found = [run[network] for run in runs.values()]
+        moves = len(found[0]["reverse"]["valid_loss"]) - 1
+        lines += [
+            f"\n{network}: {moves} moves, mean of {len(found)} seeds\n",
+            "| method | outer loss, first | last | test error | seconds a move | learning rate "
+            "| momentum | first hypergradient off |",
+            "|---" * 8 + "|",
+        ]
+        for method in found[0]:
+            runs_of = [run[method] for run in found]
+            columns = [
+                [run["valid_loss"][0] for run in runs_of],
+                [run["valid_loss"][-1] for run in runs_of],
+                [run["test_error"] for run in runs_of],
+                [run["seconds"][0] for run in runs_of],
+                [run["hyperparameters"]["learning_rate"] for run in runs_of],
+                [run["hyperparameters"]["momentum"] for run in runs_of],
+            ]
+            off = max(apart(run[method]["first"], run["reverse"]["first"]) for run in found)
+            lines.append(
+                f"| {method} | "
+                + " | ".join(f"{statistics.mean(column):.4f}" for column in columns)
+                + f" | {off:.0e} |"
+            )
+    return "\n".join(lines).strip()
+
+
+def draw(runs: dict, path: Path) -> None:
+    """Draws the first seed's outer losses against the processor's seconds, a panel a network."""
+    import matplotlib.pyplot as plt
+
+    first = next(iter(runs.values()))
+    figure, axes = plt.subplots(1, len(first), figsize=(4 * len(first), 3.2), squeeze=False)
+    for axis, (network, found) in zip(axes[0], first.items(), strict=True):
+        for method, run in found.items():
+            axis.loglog(run["seconds"], run["valid_loss"], label=method, alpha=0.8)
+        axis.set(title=network, xlabel="seconds of one processor")
+    axes[0][0].set_ylabel("outer loss")
+    axes[0][0].legend(fontsize=7)
+    figure.savefig(path, bbox_inches="tight", dpi=130)
+    plt.close(figure)
+
+
+def main(argv: list[str]) -> None:
+    """Runs all seeds, prints and draws."""
+    del argv
+    slices = mnist_slices.load_slices(FLAGS.data_dir, [10_000] * 3)
+    folder, runs = reporting.folder(FLAGS.output), {}
+    for seed in reporting.progress(map(int, FLAGS.seeds)):
+        runs[seed] = {network: run(*slices, NETWORKS[network], seed) for network in FLAGS.networks}
+        reporting.save(folder / "all_methods.json", runs)
+    text = as_markdown(runs)
+    (folder / "all_methods.md").write_text(text + "\n")
+    print(text)
+    draw(runs, folder / "all_methods.png")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("data_dir", None, "Where MNIST is; downloaded if left out.")
+    flags.DEFINE_list("seeds", ["0"], "One run each.")
+    flags.DEFINE_string("output", "runs/experiments", "Where results go.")
+    flags.DEFINE_list("networks", list(NETWORKS), f"Some of {', '.join(NETWORKS)}.")
+    app.run(main)

@@ -1,0 +1,146 @@
+"""Hyperparameters moved during one training, against trainings from the start.
+
+After FAR-HO's demonstration on MNIST: learning rate, momentum and L2 of a network of three hidden
+layers, moved by Adam, by the hypergradients of
+
+  reverse, forward  20 trainings of 200 steps, each with the move after the one before
+  rtho              one training of 4,000 steps with a move every 100 (Franceschi et al. 2017)
+  warm restart      the same, and the derivative begins again at zero after each move
+  no moves          one training of 4,000 steps with the hyperparameters as they begin
+
+The outer loss against the seconds of one processor; the layers have 100 units, not FAR-HO's 400.
+
+    python train_val/experiments/online_tuning.py --data_dir=$DATA --seeds=0,1,2
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import statistics
+
+from absl import app, flags
+
+from mlhf import hypergrad
+from train_val.experiments import mnist_slices, reporting
+from train_val.experiments.all_methods import METHODS, error_rate, first_weights, training, tune
+
+FLAGS = flags.FLAGS
+SIZES = (784, 100, 100, 100, 10)
+START = {"learning_rate": 0.01, "momentum": 0.5, "log_l2": -9.0}
+RATES = {"learning_rate": 0.005, "momentum": 0.02, "log_l2": 0.2}
+NO_MOVES = "no moves"
+
+
+def run(
+    train,
+    valid,
+    test,
+    seed=0,
+    iterations=20,
+    sizes=SIZES,
+    steps=200,
+    every=100,
+    batch_size=100,
+    methods=METHODS,
+) -> dict:
+    """Tunes by several methods, all with as many steps of training in all.
+
+    Args:
+      train: Training examples.
+      valid: Those that hyperparameters are learned from.
+      test: Those that are only looked at.
+      seed: Of first weights and batches.
+      iterations: Trainings from the start.
+      sizes: The network's.
+      steps: Of each of them.
+      every: From one move to the next, of the training that is not begun again; divides
+        steps · iterations.
+      batch_size: Examples in a batch.
+      methods: Of `METHODS`.
+
+    Returns:
+      By method what `all_methods.tune` returns, `test_error` in the place of weights; and for
+      `NO_MOVES` its last `valid_loss`, in a list, and `test_error`.
+    """
+    weights, found = first_weights(mnist_slices.shapes_of(sizes), seed), {}
+
+    def train_for(count):
+        return training(train, valid, count, batch_size, seed)
+
+    for method in methods:
+        online = method not in ("reverse", "forward")
+        length = every if online else steps
+        moves = steps * iterations // length
+        got = tune(method, train_for, weights, START, moves, length, RATES)
+        got["test_error"] = float(error_rate(got.pop("weights"), test))
+        found[method] = got
+        print(f"{method}: outer loss {got['valid_loss'][0]:.4f} to {got['valid_loss'][-1]:.4f}")
+    plain = hypergrad.train(train_for(steps * iterations), weights, START)
+    found[NO_MOVES] = {
+        "valid_loss": [float(plain.valid_loss)],
+        "test_error": float(error_rate(plain.weights, test)),
+    }
+    return found
+
+
+def as_markdown(runs: dict) -> str:
+    """Returns a table of the methods: means over the seeds."""
+    lines = [
+        "| method | outer loss, last | best | test error | seconds in all | learning rate "
+        "| momentum | log L2 |",
+        "|---" * 8 + "|",
+    ]
+    for method in next(iter(runs.values())):
+        found = [run[method] for run in runs.values()]
+        columns = [
+            [run["valid_loss"][-1] for run in found],
+            [min(run["valid_loss"]) for run in found],
+            [run["test_error"] for run in found],
+        ]
+        if method != NO_MOVES:
+            columns.append([run["seconds"][-1] for run in found])
+            columns += [[run["hyperparameters"][name] for run in found] for name in START]
+        cells = [f"{statistics.mean(column):.4f}" for column in columns] + [""] * 5
+        lines.append(f"| {method} | " + " | ".join(cells[:7]) + " |")
+    return "\n".join(lines)
+
+
+def draw(runs: dict, path: Path) -> None:
+    """Draws the outer losses of all seeds against seconds."""
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6, 3.4))
+    for i, run in enumerate(runs.values()):
+        for method, color in zip(METHODS, ("C0", "C1", "C2", "C3"), strict=True):
+            if method in run:
+                label = method if i == 0 else None
+                curve = run[method]["seconds"], run[method]["valid_loss"]
+                axis.loglog(*curve, color=color, alpha=0.8, label=label)
+    axis.set(xlabel="seconds of one processor", ylabel="outer loss")
+    axis.legend(fontsize=7)
+    figure.savefig(path, bbox_inches="tight", dpi=130)
+    plt.close(figure)
+
+
+def main(argv: list[str]) -> None:
+    """Runs all seeds, prints and draws."""
+    del argv
+    slices = mnist_slices.load_slices(FLAGS.data_dir, [10_000] * 3)
+    folder, runs = reporting.folder(FLAGS.output), {}
+    for seed in reporting.progress(map(int, FLAGS.seeds)):
+        runs[seed] = run(*slices, seed, FLAGS.iterations)
+        reporting.save(folder / "online_tuning.json", runs)
+    text = as_markdown(runs)
+    (folder / "online_tuning.md").write_text(text + "\n")
+    print(text)
+    draw(runs, folder / "online_tuning.png")
+
+
+if __name__ == "__main__":
+    reporting.define_flags(iterations=20)
+    app.run(main)
