@@ -177,6 +177,13 @@ def _kept_numbers(iterations: int) -> list[int]:
     return sorted(number for number in numbers if number <= iterations)
 
 
+def _share_of_last(last, product, gradient, warm_start) -> tf.Tensor:
+    """Returns the s in [0, warm_start] that minimises φ(s x₋) = s²/2 ⟨x₋, A x₋⟩ - s ⟨x₋, g⟩."""
+    curved = tf.tensordot(last, product, 1)
+    best = tf.tensordot(last, gradient, 1) / tf.where(curved > 0, curved, tf.ones_like(curved))
+    return tf.where(curved > 0, tf.clip_by_value(best, 0, warm_start), tf.zeros_like(best))
+
+
 def _solve(matvec, gradient, last, warm_start, iterations, tolerance) -> _Found:
     numbers = _kept_numbers(iterations)
     slot_of = np.full(iterations + 1, -1, np.int32)
@@ -212,9 +219,7 @@ def _solve(matvec, gradient, last, warm_start, iterations, tolerance) -> _Found:
         return i + 1, x, r, p, new_rho, models, kept, positive
 
     product = matvec(last)
-    curved = tf.tensordot(last, product, 1)
-    best = tf.tensordot(last, gradient, 1) / tf.where(curved > 0, curved, tf.ones_like(curved))
-    share = tf.where(curved > 0, tf.clip_by_value(best, 0, warm_start), tf.zeros_like(best))
+    share = _share_of_last(last, product, gradient, warm_start)
     start, r = share * last, gradient - share * product
     models = tf.concat([[model(start, r)], tf.zeros([iterations], dtype)], 0)
     kept = tf.TensorArray(dtype, len(numbers), element_shape=gradient.shape, clear_after_read=False)
