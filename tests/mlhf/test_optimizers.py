@@ -261,6 +261,10 @@ def test_missing_role_or_kind(saved):
 def test_names_and_missing_files(tmp_path):
     for name in mlhf.pretrained_names():
         assert mlhf.MetaHessianFree.from_pretrained(name).weights
+    assert {"convnet", "resnet"} <= set(mlhf.pretrained_names())
+    assert set(mlhf.MetaHessianFree.from_pretrained("resnet").kinds) == set(mlhf.KINDS)
+    for name in mlhf.pretrained_names():
+        assert (meta_file.PRETRAINED / f"{name}.md").read_text().startswith(f"# `{name}`")
     for missing in (tmp_path / "none.npz", "no such name", tmp_path):
         with pytest.raises(
             FileNotFoundError, match="Expected a trained meta-optimizer.*found noth"
