@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 
 Row = dict[str, Any]
+# In the order of the tables.
 NAMES = {
+    "reverse, stored": "`reverse`",
+    "reverse, checkpoints": '`reverse(storage="checkpoints")`',
+    "reverse, disk": '`reverse(storage="disk")`',
+    "reversible": "`reversible`",
+    "forward": "`forward`",
+    "truncated": "`truncated`, the last 100",
+    "implicit": "`implicit`, 20 iterations, the penalty alone",
     "autograd": "PyTorch, unrolled by hand",
     "higher": "higher",
     "torchopt": "torchopt",
@@ -20,6 +28,10 @@ APPROXIMATE = ("truncated", "implicit")
 STYLES = {"tensorflow": "-", "torch": "--"}
 
 
+def _sorted(rows):
+    return sorted(rows, key=lambda row: (list(NAMES).index(row["method"]), row["steps"]))
+
+
 def write(rows: list[Row], folder: Path) -> None:
     """Writes `benchmarks.md` and its pictures.
 
@@ -27,6 +39,7 @@ def write(rows: list[Row], folder: Path) -> None:
       rows: What `__main__.measure` returned, requests included.
       folder: Where to.
     """
+    rows = _sorted(rows)
     draw_lengths(rows, folder / "benchmarks_steps.png")
     draw_sizes(rows, folder / "benchmarks_sizes.png")
     (folder / "benchmarks.md").write_text(page(rows))
@@ -40,7 +53,8 @@ def page(rows: list[Row]) -> str:
     text = [
         "# What hypergradients cost",
         "",
-        "    python -m benchmarks.hypergradients --output=docs/results/hypergradients",
+        "    python -m benchmarks.hypergradients --output=docs/results/hypergradients \\",
+        f"        --steps {' '.join(map(str, lengths))}",
         "",
         f"A tanh network 784-50-50-50-10 ({first['parameters']:,} weights) on noisy classes, "
         "batches of 50, momentum; the hyperparameters are the learning rate and the logarithm of a "
@@ -134,7 +148,7 @@ def table(rows: list[Row], steps: int) -> list[str]:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in chosen:
-        name = NAMES.get(row["method"], f"`{row['method']}`")
+        name = NAMES[row["method"]]
         if "failed" in row:
             lines.append(f"| {name} | {row['failed']} | | | | | |")
             continue
@@ -195,31 +209,43 @@ def _axes(columns):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    return pyplot.subplots(1, columns, figsize=(4.3 * columns, 3.6), layout="constrained")
+    return pyplot.subplots(1, columns, figsize=(4.0 * columns, 3.4), layout="constrained")
 
 
 def draw_lengths(rows: list[Row], path: Path) -> None:
     """Draws memory and time against T."""
+    import matplotlib
+
+    colors = matplotlib.colormaps["tab20"]
     figure, (memory, time) = _axes(2)
-    good = [r for r in _side_by_side(rows) if r["dtype"] == "float32" and "failed" not in r]
-    for method in dict.fromkeys(row["method"] for row in good):
-        own = sorted((r for r in good if r["method"] == method), key=lambda r: r["steps"])
+    figure.set_size_inches(9.4, 3.6)
+    chosen = [r for r in _side_by_side(rows) if r["dtype"] == "float32"]
+    for i, method in enumerate(dict.fromkeys(row["method"] for row in chosen)):
+        every = [row for row in chosen if row["method"] == method]
+        own = [row for row in every if "failed" not in row]
         steps = [row["steps"] for row in own]
-        style = {"ls": STYLES[own[0]["framework"]], "marker": "o", "ms": 3, "lw": 1.3}
-        memory.plot(steps, [max(1.0, megabytes(row)) for row in own], label=method, **style)
-        time.plot(steps, [ratio(row, "processor_") for row in own], label=method, **style)
+        color = colors((2 * i) % 20 + i // 10)
+        style = {"ls": STYLES[every[0]["framework"]], "marker": "o", "ms": 3, "lw": 1.3}
+        style |= {"color": color, "label": method}
+        memory.plot(steps, [max(1.0, megabytes(row)) for row in own], **style)
+        time.plot(steps, [ratio(row, "processor_") for row in own], **style)
+        for row in every:
+            if row.get("failed", "").endswith(" GB"):
+                most = 1e3 * float(row["failed"].split()[1])
+                memory.plot([row["steps"]], [most], "x", color="0.3", ms=6)
     for axis, label in ((memory, "MB"), (time, "times plain training (processor time)")):
-        axis.set(xscale="log", xlabel="T", ylabel=label)
+        axis.set(xscale="log", xlabel="T (×: ended for its memory)", ylabel=label)
         axis.grid(alpha=0.3)
+    time.set_xlabel("T")
     memory.set_yscale("log")
-    memory.legend(fontsize=6.5, framealpha=0.6)
-    figure.savefig(path, dpi=110)
+    figure.legend(*time.get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    figure.savefig(path, dpi=100)
 
 
 def draw_sizes(rows: list[Row], path: Path) -> None:
     """Draws time and memory of forward and reverse against H and P."""
     figure, axes = _axes(4)
-    sized = _sized(rows)
+    sized = [{**row, "thousands": row["parameters"] / 1e3} for row in _sized(rows)]
     for method in ("forward", "reverse, stored"):
         own = [row for row in sized if row["method"] == method]
         by_columns = sorted((r for r in own if r["hidden"] == 50), key=lambda r: r["columns"])
@@ -227,14 +253,17 @@ def draw_sizes(rows: list[Row], path: Path) -> None:
         for axis, chosen, x, y in (
             (axes[0], by_columns, "columns", lambda row: min(row["processor_seconds"])),
             (axes[1], by_columns, "columns", megabytes),
-            (axes[2], by_size, "parameters", lambda row: min(row["processor_seconds"])),
-            (axes[3], by_size, "parameters", megabytes),
+            (axes[2], by_size, "thousands", lambda row: min(row["processor_seconds"])),
+            (axes[3], by_size, "thousands", megabytes),
         ):
             axis.plot([row[x] for row in chosen], [y(row) for row in chosen], "o-", label=method)
     for axis, x, y in zip(
-        axes, ("H", "H", "P", "P"), ("processor s", "MB", "processor s", "MB"), strict=True
+        axes,
+        ("H (P = 44,860)", "H (P = 44,860)", "P in thousands (H = 4)", "P in thousands (H = 4)"),
+        ("processor s", "MB", "processor s", "MB"),
+        strict=True,
     ):
         axis.set(xlabel=x, ylabel=y, ylim=(0, None))
         axis.grid(alpha=0.3)
     axes[0].legend(framealpha=0.6)
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=75)

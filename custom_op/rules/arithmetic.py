@@ -141,8 +141,8 @@ def _known_number(x: tf.Tensor) -> float | None:
     if tf.executing_eagerly() or x.shape.rank != 0:
         return None
     if x.op.type == "Sub":
-        parts = [_known_number(part) for part in x.op.inputs]
-        return None if None in parts else parts[0] - parts[1]
+        left, right = (_known_number(part) for part in x.op.inputs)
+        return None if left is None or right is None else left - right
     value = tf.get_static_value(x)
     return None if value is None else value.item()
 

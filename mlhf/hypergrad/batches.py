@@ -56,7 +56,10 @@ class Minibatches:
 
     def __call__(self, step: Any) -> Any:
         """Returns the batch of a step, an integer or a tensor."""
-        chosen = tf.gather(tf.constant(self.indices), step)
+        with tf.init_scope():
+            # Graphs refer to it; a constant of theirs would be in each of them, several times.
+            indices = tf.constant(self.indices)
+        chosen = tf.gather(indices, step)
         return tf.nest.map_structure(lambda leaf: tf.gather(leaf, chosen), self._data)
 
 

@@ -151,7 +151,7 @@ class _Run:
                 "as pure functions of `step` and `seed`; if the loss is pure, call "
                 "tf.config.experimental.enable_op_determinism() at the start, or use `reverse`."
             )
-        trained = unroll.Trained(state, tf.stack(losses), tf.constant(-1))
+        trained = unroll.Trained(state, tf.cast(losses, training.flat.dtype), tf.constant(-1))
         result = finish(
             "reversible",
             training,
@@ -171,16 +171,18 @@ class _Run:
         losses = []
         for step in range(self._training.steps):
             loss, gradient = self._steps.gradient(self._weights(arithmetic), step)
-            if not np.isfinite(loss.numpy()):
+            # A number: ten thousand scalar tensors take more memory than the buffer.
+            value = loss.numpy()
+            if not np.isfinite(value):
                 raise DivergedError(
-                    f"The training loss of step {step} is {float(loss)}. Lower the learning rate, "
+                    f"The training loss of step {step} is {float(value)}. Lower the learning rate, "
                     "or bring the hyperparameters back to where training converges."
                 )
             try:
                 arithmetic.forward(step, gradient)
             except fixed_point.FixedPointRangeError as error:
                 raise type(error)(f"Step {step}: {error}") from None
-            losses.append(tf.cast(loss, self._training.flat.dtype))
+            losses.append(value)
         return losses
 
     def _backward(self, arithmetic, in_weights):

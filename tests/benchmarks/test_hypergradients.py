@@ -46,7 +46,7 @@ def test_table_of_known_figures():
     ]
     lines = report.table(rows, 100)[2:]
     assert lines == [
-        "| `reverse, stored` | 3.0 (2.0) | 20.00 | 40 | 1e-03 |  | 35.9, 3.0 |",
+        "| `reverse` | 3.0 (2.0) | 20.00 | 40 | 1e-03 |  | 35.9, 3.0 |",
         "| higher | 3.0 (2.0) | 20.00 | 40 | 1e-02 | 9e-03 |  |",
         "| betty | over 6 GB | | | | | |",
     ]
