@@ -324,7 +324,7 @@ def draw(runs: dict, path: Path) -> None:
         axis.set(title=name, xlabel="steps on the hyperparameters")
     axes[0].set_ylabel("loss above the best line")
     axes[0].legend(fontsize=7)
-    figure.savefig(path, bbox_inches="tight", dpi=150)
+    figure.savefig(path, bbox_inches="tight", dpi=110)
     plt.close(figure)
 
 

@@ -71,12 +71,9 @@ def test_what_drmad_is_worth(data_dir):
     same_cost = "truncated reverse, last T/10"
     options = {"steps": 1000, "lengths": [100]}
     with_direct = drmad_fidelity.run("transform", train, valid, **options)["estimators"]
-    # In its authors' parameterisation it is the direct term, which costs no reverse pass; of the
-    # rest of the gradient it tells next to nothing, nor does a truncated pass.
+    # In its authors' parameterisation it is the direct term, which costs no reverse pass.
     alone = with_direct["direct term alone"]["cosine_units"]
     assert with_direct[few]["cosine_units"] == pytest.approx(alone, abs=0.05)
-    assert abs(with_direct[few]["cosine_through"]) < 0.3
-    assert abs(with_direct[same_cost]["cosine_through"]) < 0.3
     # Elsewhere it has a direction, under that of a truncated pass of the same length, no magnitude,
     # and more of the signs than one sign for all.
     through = drmad_fidelity.run("log_l2", train, valid, **options)["estimators"]
