@@ -16,7 +16,16 @@ from tensorflow.python.ops import control_flow_util
 
 from custom_op import fallback, registry
 from custom_op.calls import Derivative, check_repeatable
-from custom_op.copying import Branches, Copies, Loop, ancestors
+from custom_op.copying import (
+    BRANCHES,
+    CALLS,
+    LOOPS,
+    Branches,
+    Copies,
+    Loop,
+    ancestors,
+    called_graph,
+)
 from custom_op.rules.lists import zeros_like
 
 
@@ -128,26 +137,48 @@ def branches(
     return push
 
 
-def check_transposable(loops: Sequence[tf.Operation], graph: tf.Graph) -> None:
-    """Raises if XLA could not run the transpose of a loop.
+def check_transposable(choices: Sequence[tf.Operation], graph: tf.Graph) -> None:
+    """Raises if XLA could not run the transpose of a loop or of a branch.
 
     Args:
-      loops: The loops that tangents may pass.
+      choices: The loops and branches that tangents pass.
       graph: Where the transpose is to be built.
 
     Raises:
       NotDifferentiableError: If the graph is compiled by XLA, and a loop has no bound by which its
-        lists of intermediate values could be sized.
+        lists of intermediate values could be sized, or a branch holds a loop, whose lists XLA
+        cannot hand out of it.
     """
-    if not loops or not control_flow_util.GraphOrParentsInXlaContext(graph):
+    if not choices or not control_flow_util.GraphOrParentsInXlaContext(graph):
         return
-    for op in loops:
-        if Loop(op).maximum_iterations(list(op.inputs)) is None:
+    for op in choices:
+        if op.type in BRANCHES:
+            if any(_holds_loop(operations) for operations in Branches(op).operations):
+                raise fallback.refusal(
+                    op,
+                    "XLA has no transpose of a branch that holds a loop",
+                    "put the choice into the loop, compute both sides and choose by tf.where, or "
+                    "compile without XLA",
+                )
+        elif Loop(op).maximum_iterations(list(op.inputs)) is None:
             raise fallback.refusal(
                 op,
                 "under jit_compile the transpose of a loop needs to know its longest run",
                 "give tf.while_loop a constant maximum_iterations, or compile without XLA",
             )
+
+
+def _holds_loop(operations: Sequence[tf.Operation]) -> bool:
+    """Whether there is a loop among operations, or in what they call or choose between."""
+    for op in operations:
+        if op.type in LOOPS:
+            return True
+        inside = Branches(op).operations if op.type in BRANCHES else []
+        if op.type in CALLS:
+            inside = [called_graph(op).get_operations()]
+        if any(map(_holds_loop, inside)):
+            return True
+    return False
 
 
 def _filled(

@@ -72,7 +72,7 @@ class Copies:
             return Branches(inner).run(values, make=self._make)
         if inner.type == "ReadVariableOp" and id(values[0]) in self._reads:
             return [self._reads[id(values[0])]]
-        if has_custom_gradient(inner):
+        if registry.has_custom_gradient(inner):
             return registry.replay(inner, values, gradient=self._gradient_of(inner))
         return registry.replay(inner, values)
 
@@ -263,11 +263,6 @@ def ancestors(wanted: Sequence[tf.Tensor], known: Container[Any] = ()) -> list[t
             reads = [value.op for value in op.inputs if value.ref() not in known]
             stack.extend(read for read in reversed(reads) if read not in entered)
     return list(found)
-
-
-def has_custom_gradient(op: tf.Operation) -> bool:
-    """Whether a `tf.custom_gradient` replaces the operation's derivative."""
-    return "_gradient_op_type" in op.node_def.attr
 
 
 def called_graph(op: tf.Operation) -> Any:

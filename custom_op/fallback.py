@@ -100,7 +100,7 @@ def inputs_with_gradient(op: tf.Operation) -> list[int]:
 
 def _without_second_derivative(op: tf.Operation, error: Exception) -> NotDifferentiableError:
     reason = str(error).split(". ")[0].rstrip(".")
-    if _has_custom_gradient(op):
+    if registry.has_custom_gradient(op):
         return refusal(
             op,
             f"the gradient of a tf.custom_gradient can't be differentiated ({reason})",
@@ -110,10 +110,6 @@ def _without_second_derivative(op: tf.Operation, error: Exception) -> NotDiffere
     return refusal(
         op, f"it has no R-forward rule, and its gradient can't be differentiated ({reason})"
     )
-
-
-def _has_custom_gradient(op: tf.Operation) -> bool:
-    return "_gradient_op_type" in op.node_def.attr
 
 
 def refusal(op: tf.Operation, reason: str, advice: str | None = None) -> NotDifferentiableError:
@@ -144,7 +140,7 @@ def _check_constants(
     op: tf.Operation, live: Sequence[int], pulled: Sequence[tf.Tensor | None]
 ) -> None:
     """Raises where TensorFlow leaves out a derivative, which is a silent zero in its gradients."""
-    if _has_custom_gradient(op):
+    if registry.has_custom_gradient(op):
         return  # A custom_gradient means the None that it returns.
     missing = [i for i, value in zip(live, pulled, strict=True) if value is None]
     if missing:

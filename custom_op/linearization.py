@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from custom_op import control_flow, precision, structures
+from custom_op import control_flow, paired, precision, structures
 from custom_op.fallback import NotDifferentiableError
 from custom_op.program import TangentProgram
 from custom_op.traced import Traced
@@ -173,9 +173,9 @@ class _GraphLinearization(Linearization):
         # The transpose of the linear map: the gradient of <J t, u> with respect to t, at any t.
         # The tangents of a dummy t are traced once a graph; nothing computes them at run time.
         graph = tf.compat.v1.get_default_graph()
-        control_flow.check_transposable(self._program.loops, graph)
+        control_flow.check_transposable(self._program.choices, graph)
         if id(graph) not in self._transposed:
-            with tf.name_scope("transpose"):
+            with tf.name_scope("transpose"), paired.only_structure():
                 dummies = [_dummy(primal) for primal in self._flat_primals]
                 self._transposed[id(graph)] = (graph, dummies, self._program.push(dummies))
         _, dummies, pushed = self._transposed[id(graph)]

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from custom_op import calls, control_flow, fallback, registry
-from custom_op.copying import BRANCHES, CALLS, LOOPS, has_custom_gradient
-from custom_op.rules import moments, pooling
+from custom_op.copying import BRANCHES, CALLS, LOOPS
+from custom_op.grouping import Readers
+from custom_op.registry import has_custom_gradient
+from custom_op.rules import moments, normalization_groups, pooling
 
 Tangents = Sequence[tf.Tensor | None]
 
@@ -29,7 +31,7 @@ class TangentProgram:
 
     Attributes:
       connected: For each input, whether an output depends on it.
-      loops: The loops that tangents may pass.
+      choices: The loops and branches that tangents pass.
     """
 
     def __init__(
@@ -41,16 +43,21 @@ class TangentProgram:
         self._inputs = list(inputs)
         self._outputs = list(outputs)
         needed, ancestors = _ancestors(outputs, candidates)
-        groups = pooling.groups(ancestors, outputs)
+        readers = Readers(ancestors, outputs)
+        groups = pooling.groups(ancestors, readers)
+        absorbed = {name for group in groups.values() for name in group.absorbed}
+        groups |= normalization_groups.groups(ancestors, readers, absorbed)
         absorbed = {name for group in groups.values() for name in group.absorbed}
         self.connected = [tensor.ref() in needed for tensor in inputs]
         dependent = {tensor.ref() for tensor in inputs}
-        self.loops = [op for op in ancestors if op.type in LOOPS]
+        self.choices: list[tf.Operation] = []
         self._steps: list[_Step] = []
         for op in ancestors:
             live = [tensor.ref() in dependent for tensor in op.inputs]
             if not any(live):
                 continue
+            if op.type in (*LOOPS, *BRANCHES):
+                self.choices.append(op)
             dependent.update(_refs(op.outputs))
             if op.name in groups:
                 group = groups[op.name]

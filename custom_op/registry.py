@@ -67,6 +67,11 @@ def find_rule(op_type: str) -> Rule | None:
     return _RULES.get(op_type)
 
 
+def has_custom_gradient(op: tf.Operation) -> bool:
+    """Whether a `tf.custom_gradient` replaces the operation's derivative."""
+    return "_gradient_op_type" in op.node_def.attr
+
+
 def is_compiled() -> bool:
     """Whether XLA will compile what is traced now; some kernels exist only there, or only not."""
     graph = tf.compat.v1.get_default_graph()

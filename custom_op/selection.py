@@ -13,13 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-COMPILED_FROM = 2**16  # entries of the tangent
-
-
-def pays(shape: tf.TensorShape) -> bool:
-    """Whether a tensor of this shape is worth kernels of its own."""
-    size = shape.num_elements()
-    return size is not None and size >= COMPILED_FROM
+from custom_op.paired import shaped, unwanted
 
 
 def first_maxima(
@@ -57,13 +51,10 @@ def selection(
     """
     height, width = window
 
-    # TensorFlow's optimizer does not look into what XLA compiles. Unless told the shape, it
-    # computes a result of which a gradient wants nothing but the shape.
-    def shaped(value, shape):
-        return tf.raw_ops.EnsureShape(input=value, shape=shape)
-
     @tf.custom_gradient
     def take(tangent):
+        if unwanted():
+            return tf.zeros(chosen.shape, tangent.dtype), spread
         zero = tf.zeros(shape[3:], tangent.dtype)
         return shaped(_take(tangent, zero, chosen, height, width), chosen.shape), spread
 
@@ -78,6 +69,8 @@ def selection(
             wide = spread(cotangent)
             return wide, tf.raw_ops.BiasAddGrad(out_backprop=wide)
 
+        if unwanted():
+            return tf.zeros(chosen.shape, tangent.dtype), vjp
         return shaped(_take(tangent, bias, chosen, height, width), chosen.shape), vjp
 
     return lambda t, s=None: take(t) if s is None else take_with_bias(t, s)

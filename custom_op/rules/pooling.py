@@ -10,60 +10,40 @@ takes its part over, and that of a bias before it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow as tf
 
-from custom_op import selection
-from custom_op.registry import register_r_forward, replay
+from custom_op import paired, selection
+from custom_op.grouping import Group, Readers
+from custom_op.registry import has_custom_gradient, register_r_forward, replay
 
 
-class Group(NamedTuple):
-    """A pooling, and the operations before it whose part its selection takes over."""
-
-    reads: list[tf.Tensor]  # the tensors whose tangents it reads: values, and a bias or none
-    absorbed: list[str]  # names of operations whose tangents nobody needs
-    tangent_map: Callable[..., Any]
-
-
-def groups(operations: Sequence[tf.Operation], outputs: Sequence[tf.Tensor]) -> dict[str, Group]:
+def groups(operations: Sequence[tf.Operation], readers: Readers) -> dict[str, Group]:
     """Finds poolings by a mask behind a ReLU, and behind a bias and a ReLU.
 
     Args:
       operations: All that tangents may pass.
-      outputs: Whose tangents are wanted.
+      readers: Who reads what, of them.
 
     Returns:
       The groups by the name of the pooling, where nobody but the pooling reads what is absorbed.
     """
-    wanted = {tensor.ref() for tensor in outputs}
-    readers: dict[Any, int] = {}
-    for op in operations:
-        for tensor in op.inputs:
-            readers[tensor.ref()] = readers.get(tensor.ref(), 0) + 1
-
-    def hidden(tensor):
-        return tensor.ref() not in wanted and readers.get(tensor.ref()) == 1
-
     found = {}
     for op in operations:
-        if op.type != "MaxPool" or _custom(op) or not _tiles(op):
+        if op.type != "MaxPool" or has_custom_gradient(op) or not _tiles(op):
             continue
         relu = op.inputs[0].op
-        if relu.type != "Relu" or _custom(relu) or not hidden(op.inputs[0]):
+        if relu.type != "Relu" or has_custom_gradient(relu) or readers.only(op.inputs[0]) is None:
             continue
         reads, absorbed = [relu.inputs[0]], [relu.name]
         add = relu.inputs[0].op
-        if hidden(relu.inputs[0]) and not _custom(add):
+        if readers.only(relu.inputs[0]) is not None and not has_custom_gradient(add):
             values, bias = _bias_of(add)
             if bias is not None:
                 reads, absorbed = [values, bias], [relu.name, add.name]
         found[op.name] = Group(reads, absorbed, _selecting(op, after_relu=True))
     return found
-
-
-def _custom(op: tf.Operation) -> bool:
-    return "_gradient_op_type" in op.node_def.attr
 
 
 def _bias_of(add: tf.Operation) -> tuple[tf.Tensor | None, tf.Tensor | None]:
@@ -114,7 +94,7 @@ def _selecting(op, after_relu: bool) -> Callable[..., tf.Tensor | None]:
     """The tangent map of a pooling whose windows tile."""
     values, pooled = op.inputs[0], op.outputs[0]
     window = op.get_attr("ksize")[1:3]
-    if selection.pays(values.shape):
+    if paired.pays(values.shape):
         chosen = selection.first_maxima(values, pooled, window, after_relu)
         take = selection.selection(chosen, window, values.shape)
     else:

@@ -196,6 +196,43 @@ def test_xla_needs_a_bound_for_the_transpose_only():
         tf.function(pulled, autograph=False, jit_compile=True)(W)
 
 
+@pytest.mark.parametrize("called", [False, True])
+def test_xla_has_no_transpose_of_a_branch_with_a_loop(called):
+    x = tf.constant([1.0, 2.0])
+
+    def repeated(x):
+        return tf.while_loop(
+            lambda i, y: i < 3, lambda i, y: (i + 1, tf.sin(y)), (0, x), maximum_iterations=3
+        )[1]
+
+    branch = tf.function(repeated, autograph=False) if called else repeated
+
+    def chosen(x):
+        return tf.cond(tf.reduce_sum(x) > 0, lambda: branch(x), lambda: 2 * x)
+
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = chosen(x)
+        return tape.gradient(value, x)
+
+    # The trap: TensorFlow's own error is about an operation that nobody wrote.
+    with pytest.raises(tf.errors.InvalidArgumentError, match="unsupported operations"):
+        tf.function(gradient, autograph=False, jit_compile=True)(x)
+
+    def pulled(x):
+        return custom_op.linearize(chosen, x).vjp(tf.ones_like(x))
+
+    with pytest.raises(custom_op.NotDifferentiableError, match="cond.*holds a loop.*tf.where"):
+        tf.function(pulled, autograph=False, jit_compile=True)(x)
+    expected = tf.function(gradient, autograph=False)(x)
+    np.testing.assert_allclose(tf.function(pulled, autograph=False)(x), expected, rtol=1e-6)
+    pushed = tf.function(
+        lambda x: custom_op.jvp(chosen, x, tf.ones_like(x))[1], autograph=False, jit_compile=True
+    )
+    np.testing.assert_allclose(pushed(x), expected, rtol=1e-6)
+
+
 def test_random_numbers_inside_are_refused():
     def loop(w):
         return tf.while_loop(

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 import custom_op
+from custom_op import paired
 from custom_op import selection as selections
 
 _random = np.random.default_rng(5)
@@ -18,7 +19,7 @@ COTANGENT = _random.normal(size=(2, 2, 3, 3))
 @pytest.fixture(params=["compiled", "uncompiled"])
 def kernels(request, monkeypatch):
     threshold = 0 if request.param == "compiled" else 2**60
-    monkeypatch.setattr(selections, "COMPILED_FROM", threshold)
+    monkeypatch.setattr(paired, "COMPILED_FROM", threshold)
 
 
 def _mask():
