@@ -231,7 +231,10 @@ def run(train, valid, test, setting: Setting, seed=0, batch_size=50, methods=MET
         )
         got["test_error"] = float(error_rate(got.pop("weights"), test))
         found[method] = got
-        print(f"{method}: outer loss {got['valid_loss'][0]:.4f} to {got['valid_loss'][-1]:.4f}")
+        print(
+            f"{method}: outer loss {got['valid_loss'][0]:.4f} to {got['valid_loss'][-1]:.4f}",
+            flush=True,
+        )
     return found
 
 
@@ -284,6 +287,7 @@ def draw(runs: dict, path: Path) -> None:
         axis.set(title=network, xlabel="seconds of one processor")
     axes[0][0].set_ylabel("outer loss")
     axes[0][0].legend(fontsize=7)
+    figure.tight_layout()
     figure.savefig(path, bbox_inches="tight", dpi=130)
     plt.close(figure)
 

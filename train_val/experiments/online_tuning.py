@@ -79,7 +79,10 @@ def run(
         got = tune(method, train_for, weights, START, moves, length, RATES)
         got["test_error"] = float(error_rate(got.pop("weights"), test))
         found[method] = got
-        print(f"{method}: outer loss {got['valid_loss'][0]:.4f} to {got['valid_loss'][-1]:.4f}")
+        print(
+            f"{method}: outer loss {got['valid_loss'][0]:.4f} to {got['valid_loss'][-1]:.4f}",
+            flush=True,
+        )
     plain = hypergrad.train(train_for(steps * iterations), weights, START)
     found[NO_MOVES] = {
         "valid_loss": [float(plain.valid_loss)],
