@@ -86,8 +86,8 @@ def paired(
         return tf.gradients(value, fixed, cotangent, unconnected_gradients=zero)
 
     @tf.custom_gradient
-    def forward(*arguments):
-        arguments = here(arguments)
+    def forward(*given):
+        arguments = here(given)
         count = len(arguments) - len(constants)
         tangents, fixed = arguments[:count], arguments[count:]
 
@@ -99,8 +99,8 @@ def paired(
         return push(*arguments), vjp
 
     @tf.custom_gradient
-    def backward(cotangent, *fixed):
-        cotangent, *fixed = here([cotangent, *fixed])
+    def backward(*given):
+        cotangent, *fixed = here(given)
 
         def vjp(*tangents):
             # <Jᵀu, t> = <u, Jt>: the same derivative in the constants as that of the map.

@@ -199,5 +199,6 @@ def _pull_by_channel(u, normalized, scale, gamma, axes, beta_shape):
 
 def _of_channels(values: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
     """One value a channel in a shape of one value a channel, or of one for all of them."""
-    shape = tf.TensorShape(shape)
-    return tf.reshape(tf.reduce_sum(values) if shape.num_elements() == 1 else values, shape)
+    return tf.reshape(
+        tf.reduce_sum(values) if tf.TensorShape(shape).num_elements() == 1 else values, shape
+    )
