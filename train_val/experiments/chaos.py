@@ -39,6 +39,23 @@ BOUNDS = (1e1, 1e2, 1e3, 1e4, 1e6, math.inf)
 CURVES = ("log_rate", "loss", "gradient", "growth")
 
 
+def describe(train, seed=0, sizes=SIZES, steps=50, batch_size=250, momentum=0.9):
+    """Returns the problem and the first weights."""
+
+    def train_loss(weights, hyper, step, batch):
+        del hyper, step
+        return mnist_slices.cross_entropy(weights, mnist_slices.Examples(*batch))
+
+    problem = hypergrad.Problem(
+        train_loss,
+        lambda weights, hyper: mnist_slices.cross_entropy(weights, train),
+        dynamics=hypergrad.Momentum(momentum=momentum, form="M1"),
+        steps=steps,
+        batches=hypergrad.Minibatches(tuple(train), batch_size, steps, shuffle=False),
+    )
+    return problem, mnist_slices.normal_weights(sizes, math.exp(-2), seed)
+
+
 def run(train, seed=0, points=400, sizes=SIZES, steps=50, batch_size=250, momentum=0.9) -> dict:
     """Trains with one learning rate after the other.
 
@@ -56,19 +73,7 @@ def run(train, seed=0, points=400, sizes=SIZES, steps=50, batch_size=250, moment
       training, its derivative in the logarithm, and the largest ‖∂E/∂w_t‖ as a multiple of the
       last. Where training or derivative are not finite they are NaN.
     """
-
-    def train_loss(weights, hyper, step, batch):
-        del hyper, step
-        return mnist_slices.cross_entropy(weights, mnist_slices.Examples(*batch))
-
-    problem = hypergrad.Problem(
-        train_loss,
-        lambda weights, hyper: mnist_slices.cross_entropy(weights, train),
-        dynamics=hypergrad.Momentum(momentum=momentum, form="M1"),
-        steps=steps,
-        batches=hypergrad.Minibatches(tuple(train), batch_size, steps, shuffle=False),
-    )
-    weights = mnist_slices.normal_weights(sizes, math.exp(-2), seed)
+    problem, weights = describe(train, seed, sizes, steps, batch_size, momentum)
     found: dict[str, list[float]] = {name: [] for name in CURVES}
     for log_rate in tqdm(np.linspace(*RANGE, points), unit="rate"):
         rate = tf.constant(math.exp(log_rate), tf.float32)
@@ -200,6 +205,7 @@ def draw(found, path: Path) -> None:
     for value, color, label in ((1, "tab:blue", "right sign"), (0, "tab:red", "wrong sign")):
         axes[1].plot(x[agree == value], slope[agree == value], ".", color=color, ms=3, label=label)
     axes[1].set_yscale("symlog", linthresh=1e-2)
+    axes[1].set_yticks([-1e6, -1e3, -1, 0, 1, 1e3, 1e6])
     axes[1].set_ylabel("derivative in log rate")
     axes[1].legend(fontsize=7)
     axes[2].plot(x, growth, "k", linewidth=0.8)

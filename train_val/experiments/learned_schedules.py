@@ -183,7 +183,7 @@ def draw(run, path: Path) -> None:
         axes[2].plot(run[name], label=name.replace("_", " "))
     axes[2].set(xlabel="steps on the schedules", yscale="log")
     axes[2].legend(fontsize=7)
-    figure.savefig(path, bbox_inches="tight", dpi=150)
+    figure.savefig(path, bbox_inches="tight", dpi=90)
     plt.close(figure)
 
 

@@ -191,7 +191,7 @@ def draw(runs, path: Path, stages=STAGES) -> None:
     if pixels.size == 784:
         shown = axes[1].imshow(pixels.reshape(28, 28), "viridis")
         figure.colorbar(shown, ax=axes[1])
-    axes[1].set_title("log penalty of the pixels' weights", fontsize=9)
+    axes[1].set_title("log penalty, by pixel", fontsize=9)
     axes[1].axis("off")
     figure.savefig(path, bbox_inches="tight", dpi=110)
     plt.close(figure)

@@ -200,7 +200,7 @@ def as_markdown(found) -> str:
 def _surface(axis):
     x, y = np.meshgrid(np.linspace(-1, 2.4, 100), np.linspace(-1, 5, 100))
     z = loss(tf.constant(np.stack([x, y], -1))).numpy()
-    axis.contour(x, y, z, 24, colors="0.75", linewidths=0.7)
+    axis.contour(x, y, z, 14, colors="0.8", linewidths=0.6)
     axis.plot(*START, "k*", markersize=11, zorder=5)
     axis.set(xlabel="weight 1", ylabel="weight 2", xlim=(-1, 2.4), ylim=(-1, 5))
 
@@ -223,7 +223,7 @@ def draw(found, path: Path) -> None:
         axes[2].plot(*np.array(steps).T, ".-", markersize=3, linewidth=1, label=f"{i}: {value:.1f}")
     axes[2].set_title("training, after steps on its schedules")
     axes[2].legend(fontsize=7, title="step: final loss", title_fontsize=7)
-    figure.savefig(path, bbox_inches="tight", dpi=110)
+    figure.savefig(path, bbox_inches="tight", dpi=75)
     plt.close(figure)
 
 
