@@ -18,6 +18,8 @@ from pathlib import Path
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 from absl import app, flags
@@ -134,7 +136,7 @@ def run(train, valid, test, seed=0, iterations=50, rate=0.04, outer_adam="hips",
     return curves | arrays | {"bits": result.info["bits"]}
 
 
-def average(train, seeds: int, **problem) -> dict[str, np.ndarray]:
+def average(train, seeds: int, **problem) -> dict[str, Any]:
     """Returns the first hypergradient in the logarithms of the learning rates.
 
     Args:

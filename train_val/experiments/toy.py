@@ -18,6 +18,7 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import math
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -32,7 +33,11 @@ from train_val.experiments import reporting
 FLAGS = flags.FLAGS
 START = (1.4, 3.9)
 DTYPES = ("float16", "float32", "float64")
-BACKWARD = {"steps": 46, "rate": math.exp(-5.5), "momentum": 0.8}  # of the first picture
+BACKWARD: dict[str, Any] = {
+    "steps": 46,
+    "rate": math.exp(-5.5),
+    "momentum": 0.8,
+}  # of the first picture
 LEARNED = {"steps": 50, "log_rate": -4.5, "logit_momentum": math.log(0.99 / 0.01)}
 SURFACE = "800 logistic(r / 500)"
 
