@@ -33,13 +33,9 @@ from train_val.experiments import reporting
 FLAGS = flags.FLAGS
 START = (1.4, 3.9)
 DTYPES = ("float16", "float32", "float64")
-BACKWARD: dict[str, Any] = {
-    "steps": 46,
-    "rate": math.exp(-5.5),
-    "momentum": 0.8,
-}  # of the first picture
+# Of the first two pictures, and of the third.
+BACKWARD: dict[str, Any] = {"steps": 46, "rate": math.exp(-5.5), "momentum": 0.8}
 LEARNED = {"steps": 50, "log_rate": -4.5, "logit_momentum": math.log(0.99 / 0.01)}
-SURFACE = "800 logistic(r / 500)"
 
 
 def loss(w):
