@@ -176,6 +176,7 @@ def tune(
     each = statistics.median(np.diff(clock)) if len(clock) > 1 else 0.0
     seconds = [now - clock[0] + each for now in clock]
     last = outer.result
+    assert last is not None  # the run above took a step
     if online:
         losses = [float(move["valid_loss"]) for move in last.info["moves"]]
     else:
@@ -295,10 +296,12 @@ def draw(runs: dict, path: Path) -> None:
 def main(argv: list[str]) -> None:
     """Runs all seeds, prints and draws."""
     del argv
-    slices = mnist_slices.load_slices(FLAGS.data_dir, [10_000] * 3)
+    train, valid, test = mnist_slices.load_slices(FLAGS.data_dir, [10_000] * 3)
     folder, runs = reporting.folder(FLAGS.output), {}
     for seed in reporting.progress(map(int, FLAGS.seeds)):
-        runs[seed] = {network: run(*slices, NETWORKS[network], seed) for network in FLAGS.networks}
+        runs[seed] = {
+            network: run(train, valid, test, NETWORKS[network], seed) for network in FLAGS.networks
+        }
         reporting.save(folder / "all_methods.json", runs)
     text = as_markdown(runs)
     (folder / "all_methods.md").write_text(text + "\n")

@@ -235,10 +235,10 @@ def main(argv: list[str]) -> None:
     """Runs all seeds, prints and draws."""
     del argv
     folder, runs = reporting.folder(FLAGS.output), {}
-    slices = mnist_slices.load_slices(FLAGS.data_dir, [20_000, 10_000], centred=False)
+    pool, test = mnist_slices.load_slices(FLAGS.data_dir, [20_000, 10_000], centred=False)
     for seed in reporting.progress(map(int, FLAGS.seeds)):
         kept = folder / f"hyper_cleaning_{seed}"
-        runs[seed] = run(*slices, seed, FLAGS.iterations, folder=kept)
+        runs[seed] = run(pool, test, seed, FLAGS.iterations, folder=kept)
     reporting.save(folder / "hyper_cleaning.json", runs)
     text = as_markdown(runs)
     (folder / "hyper_cleaning.md").write_text(text + "\n")

@@ -128,7 +128,10 @@ class Setting:
             path.append((w + rate * v, v))
         dw = derivatives[-1][0] if "start" in defects else self._at(path[-1][0], self.train)[0]
         dv = np.zeros_like(dw)
-        found = {"learning_rate": np.zeros(len(sizes)), "momentum": np.zeros(len(sizes))}
+        found: dict[str, np.ndarray] = {
+            "learning_rate": np.zeros(len(sizes)),
+            "momentum": np.zeros(len(sizes)),
+        }
 
         def add(name, part):
             kept = 0.0 if "last" in defects else found[name]

@@ -159,10 +159,10 @@ def draw(runs: dict, path: Path) -> None:
 def main(argv: list[str]) -> None:
     """Runs all seeds, prints and draws."""
     del argv
-    slices = mnist_slices.load_slices(FLAGS.data_dir, [7_000, 7_000, 10_000])
+    train, valid, test = mnist_slices.load_slices(FLAGS.data_dir, [7_000, 7_000, 10_000])
     folder, runs = reporting.folder(FLAGS.output), {}
     for seed in reporting.progress(map(int, FLAGS.seeds)):
-        runs[seed] = run(*slices, seed, FLAGS.iterations)
+        runs[seed] = run(train, valid, test, seed, FLAGS.iterations)
         reporting.save(folder / "weighted_error.json", runs)
     text = as_markdown(runs)
     (folder / "weighted_error.md").write_text(text + "\n")
