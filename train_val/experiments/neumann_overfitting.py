@@ -41,7 +41,7 @@ FLAGS = flags.FLAGS
 SIZES, COUNT = (784, 50, 10), 50
 TERMS, MORE_TERMS = (0, 1, 5, 20), (100, 1000)
 RATE, OUTER_RATE, FIRST_LOG = 0.1, 0.01, -7.0
-DAMPINGS = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+DAMPINGS = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3)
 TOLERANCE = 1e-4
 
 
@@ -72,7 +72,7 @@ def first_weights(sizes, seed: int) -> list[tf.Tensor]:
     ]
 
 
-def learn(train, valid, test, terms, seed=0, sizes=SIZES, iterations=150, steps=10, keep=()):
+def learn(train, valid, test, terms, seed=0, sizes=SIZES, iterations=300, steps=10, keep=()):
     """Learns the penalties.
 
     Args:
@@ -162,7 +162,7 @@ def compare(train, valid, weights, hyper) -> dict[str, Any]:
             ),
             damping=damping,
             regularizer=penalty,
-            max_iterations=1500,
+            max_iterations=3000,
             tolerance=TOLERANCE,
         )
     )
@@ -188,7 +188,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
-def run(train, valid, test, seed=0, sizes=SIZES, iterations=150, **options) -> dict[str, Any]:
+def run(train, valid, test, seed=0, sizes=SIZES, iterations=300, **options) -> dict[str, Any]:
     """Learns with every K, and compares on the way of the longest series.
 
     Args:
@@ -319,5 +319,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    reporting.define_flags(iterations=150)
+    reporting.define_flags(iterations=300)
     app.run(main)

@@ -69,11 +69,11 @@ def test_what_drmad_is_worth(data_dir):
     train, valid = mnist_slices.load_slices(data_dir, [15_000, 5_000])
     few, all_points = "DrMAD, T/10 points, first batches", "DrMAD, T points"
     same_cost = "truncated reverse, last T/10"
-    options = {"steps": 1000, "lengths": [100]}
+    options = {"lengths": [200]}  # of 2,000 steps: with 1,000 it has 0.07 more than the direct term
     with_direct = drmad_fidelity.run("transform", train, valid, **options)["estimators"]
     # In its authors' parameterisation it is the direct term, which costs no reverse pass.
     alone = with_direct["direct term alone"]["cosine_units"]
-    assert with_direct[few]["cosine_units"] == pytest.approx(alone, abs=0.05)
+    assert with_direct[few]["cosine_units"] == pytest.approx(alone, abs=0.03)
     # Elsewhere it has a direction, under that of a truncated pass of the same length, no magnitude,
     # and more of the signs than one sign for all.
     through = drmad_fidelity.run("log_l2", train, valid, **options)["estimators"]
