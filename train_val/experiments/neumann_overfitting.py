@@ -277,17 +277,17 @@ def draw(runs: dict, path: Path) -> None:
             left.plot(mean, style, color=color, lw=1, label=label)
     left.set(xlabel="steps on the penalties", ylabel="validation error; dashed: test error")
     left.legend(fontsize=7)
-    terms = (*TERMS, *MORE_TERMS)
+    lengths = (*TERMS, *MORE_TERMS)
     for k in next(iter(runs.values()))["compared"]:
         cosines = [
             [
                 np.nan if value is None else value
-                for value in (run["compared"][k]["cosines"][f"K = {n}"][0] for n in terms)
+                for value in (run["compared"][k]["cosines"][f"K = {n}"][0] for n in lengths)
             ]
             for run in runs.values()
         ]
-        right.plot(range(len(terms)), np.mean(cosines, 0), "o-", ms=3, lw=1, label=f"step {k}")
-    right.set_xticks(range(len(terms)), [str(n) for n in terms])
+        right.plot(range(len(lengths)), np.mean(cosines, 0), "o-", ms=3, lw=1, label=f"step {k}")
+    right.set_xticks(range(len(lengths)), [str(n) for n in lengths])
     right.set(xlabel="terms K", ylabel="cosine with the exact solution")
     right.legend(fontsize=7)
     figure.savefig(path, bbox_inches="tight", dpi=150)

@@ -456,3 +456,27 @@ def test_costs_are_told_beforehand():
     assert hg.estimate(momentum, WEIGHTS, {"l2": 0.1})["reversible"].memory == int(
         3 * (64 + 100 / 8)
     )
+
+
+def test_what_is_not_finite_is_told_apart():
+    hyper = {"l2": 0.1}
+
+    def bent(w, h, step):
+        # The first weight stays at 0.5, where x ↦ (x - ½)^1.5 has a slope and no curvature.
+        return h["l2"] * tf.reduce_sum(w["w"][1:] ** 2) + (w["w"][0] - 0.5) ** 1.5
+
+    def distance(w, h):
+        return tf.reduce_sum((w["w"] - 1) ** 2)
+
+    options = {"dynamics": hg.Momentum(0.1), "steps": 3}
+    whole = make(outer=distance, **options)
+    bad_step = make(bent, distance, **options)
+    bad_end = make(outer=lambda w, h: np.nan * distance(w, h), **options)
+    with pytest.raises(ValueError, match="finite hyperparameters, got some of 'l2'"):
+        hg.reverse(whole, WEIGHTS, {"l2": np.nan})
+    for method in (hg.reverse, hg.reversible, hg.drmad):
+        with pytest.raises(hg.DivergedError, match="at the last weights is not finite: the outer"):
+            method(bad_end, WEIGHTS, hyper)
+    for method in (hg.reverse, hg.reversible):
+        with pytest.raises(hg.DivergedError, match="1 steps before the end: an operation"):
+            method(bad_step, WEIGHTS, hyper)
