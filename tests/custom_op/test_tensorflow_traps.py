@@ -249,6 +249,41 @@ def test_what_has_no_second_derivative_in_tensorflow():
     np.testing.assert_allclose(hessian @ v, dense @ v.numpy(), rtol=1e-4)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_norms_of_zero(compiled):
+    """Where TensorFlow's gradient is not a number, a product is not a wrong number either."""
+    zero = {"a": tf.zeros([3], tf.float64), "b": tf.constant([3.0, 4.0], tf.float64)}
+    v = {"a": tf.constant([1.0, -2.0, 2.0], tf.float64), "b": tf.constant([1.0, 1.0], tf.float64)}
+
+    def products(norm):
+        def both(w, v):
+            linear = custom_op.linearize(lambda w: tf.stack([norm(w["a"]), norm(w["b"])]), w)
+            return linear.jvp(v), linear.vjp(tf.ones([2], tf.float64))
+
+        return tf.function(both, jit_compile=compiled, autograph=False)(zero, v)
+
+    # The trap: 0/0 in the gradient of a root, in sqrt as in tf.norm.
+    for norm in (tf.norm, lambda x: tf.sqrt(tf.reduce_sum(x**2))):
+        with tf.GradientTape() as tape:
+            tape.watch(zero)
+            value = norm(zero["a"])
+        assert np.isnan(tape.gradient(value, zero["a"])).all()
+        tangents, cotangents = products(norm)
+        assert np.isnan(tangents[0]) and np.isnan(cotangents["a"]).all()
+        # Nothing of it reaches the norm that is not zero.
+        np.testing.assert_allclose(tangents[1], 7 / 5, rtol=1e-14)
+        np.testing.assert_allclose(cotangents["b"], [0.6, 0.8], rtol=1e-14)
+    # The two ways out: an op that takes the subgradient 0, and a root that stays off 0.
+    if not compiled:  # XLA does not know the op
+        tangents, cotangents = products(tf.math.reduce_euclidean_norm)
+        np.testing.assert_allclose(tangents, [0, 7 / 5], rtol=1e-14)
+        np.testing.assert_allclose(cotangents["a"], np.zeros(3))
+    small = 1e-4
+    tangents, cotangents = products(lambda x: tf.sqrt(tf.reduce_sum(x**2) + small**2))
+    np.testing.assert_allclose(tangents, [0, 7 / np.hypot(5, small)], rtol=1e-12)
+    np.testing.assert_allclose(cotangents["a"], np.zeros(3))
+
+
 def test_the_normalisation_test_would_fail_without_the_remedy(monkeypatch):
     """Taking the rule for a stopped mean out brings the wrong number back."""
     network, w, _ = _normalized(keras.layers.LayerNormalization)
