@@ -44,6 +44,12 @@ class _Places(keras.layers.Layer):
         return inputs + self.values
 
 
+def start_compiler() -> None:
+    """Starts XLA's compiler, which takes its memory once in a process."""
+    x = tf.ones([8, 8])
+    tf.function(lambda x: tf.reduce_mean(tf.tanh(x) * x, 0), jit_compile=True)(x)
+
+
 def _transformer() -> keras.Model:
     layers = keras.layers
     ids = keras.Input([LENGTH], dtype="int32")
