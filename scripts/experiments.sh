@@ -1,7 +1,8 @@
 # Sourced by the experiments, never run: runs commands of train_val, each in a folder of its own.
 #
 #   each_condition FUNCTION    FUNCTION x_use y_use CG_iter, for the four conditions of the paper
-#   run_once FOLDER COMMAND    COMMAND with --model_dir=FOLDER, unless it finished there before
+#   run_once FOLDER COMMAND    COMMAND with --model_dir=FOLDER, unless it finished there before;
+#                              with another flag than --model_dir if FOLDER_FLAG names one
 #   wait_for_all               waits for what still runs; fails if anything failed
 #
 # With GPUs a command runs on each at a time; without, one command after the other. What was
@@ -78,7 +79,7 @@ run_once() {
         printf 'Finished before: %s\n' "$folder"
         return
     fi
-    printf '\n%s --model_dir=%s\n' "$*" "$folder"
-    "$VENV_PYTHON" -u "$@" "--model_dir=$folder"
+    printf '\n%s %s=%s\n' "$*" "${FOLDER_FLAG:---model_dir}" "$folder"
+    "$VENV_PYTHON" -u "$@" "${FOLDER_FLAG:---model_dir}=$folder"
     printf '%s\n' "$*" >"$finished"
 }

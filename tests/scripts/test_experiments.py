@@ -158,3 +158,36 @@ def test_data_that_is_not_there_is_said(place):
     process, calls = go(place, "validation_meta_optimizer_on_imagenet", DATA="none")
     assert process.returncode == 1 and not calls
     assert f"Expected the data set in {place}/none, found no such folder" in process.stderr
+
+
+def test_hypergradients(place):
+    names = [
+        path.stem
+        for path in (ROOT / "train_val" / "experiments").glob("*.py")
+        if 'if __name__ == "__main__"' in path.read_text()
+    ]
+    for name in [*names, "initial_hypergradient"]:
+        (place / "runs" / "hypergradients" / name).mkdir(parents=True)
+    process, calls = go(place, "hypergradients_on_mnist", "toy", "hyper_cleaning", SEEDS="4,5")
+    assert process.returncode == 0, process.stderr
+    folder = place / "runs" / "hypergradients"
+    assert [call[1:] for call in calls] == [
+        ("train_val/experiments/toy.py", [f"--output={folder / 'toy'}"]),
+        (
+            "train_val/experiments/hyper_cleaning.py",
+            [
+                f"--data_dir={place / 'data'}",
+                "--seeds=4,5",
+                f"--output={folder / 'hyper_cleaning'}",
+            ],
+        ),
+    ]
+    # The others, each once, and every experiment that there is.
+    process, calls = go(place, "hypergradients_on_mnist", SEEDS="4,5")
+    assert process.returncode == 0, process.stderr
+    run = [module for _, module, _ in calls]
+    assert len(run) == len(names) + 1 == len(calls)
+    assert set(run) == {f"train_val/experiments/{name}.py" for name in names}
+    process, _ = go(place, "hypergradients_on_mnist", "toys")
+    assert process.returncode == 1
+    assert "Expected names among all_methods chaos " in process.stderr and "toys" in process.stderr

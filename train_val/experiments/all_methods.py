@@ -310,8 +310,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("data_dir", None, "Where MNIST is; downloaded if left out.")
-    flags.DEFINE_list("seeds", ["0"], "One run each.")
-    flags.DEFINE_string("output", "runs/experiments", "Where results go.")
+    reporting.define_flags()
     flags.DEFINE_list("networks", list(NETWORKS), f"Some of {', '.join(NETWORKS)}.")
     app.run(main)

@@ -237,8 +237,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("data_dir", None, "Where MNIST is; downloaded if left out.")
-    flags.DEFINE_list("seeds", ["0"], "One run each.")
+    reporting.define_flags()
     flags.DEFINE_integer("points", 400, "Learning rates.", 10)
-    flags.DEFINE_string("output", "runs/experiments", "Where results go.")
     app.run(main)

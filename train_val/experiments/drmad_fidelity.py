@@ -254,9 +254,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("data_dir", None, "Where MNIST is; downloaded if left out.")
-    flags.DEFINE_list("seeds", ["0"], "One run each.")
+    reporting.define_flags()
     flags.DEFINE_integer("steps", 2000, "Steps of training.", 10)
     flags.DEFINE_float("momentum", 0.95, "Of the authors' code; their paper has 0.1.")
-    flags.DEFINE_string("output", "runs/experiments", "Where results go.")
     app.run(main)

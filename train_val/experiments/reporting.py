@@ -11,11 +11,12 @@ from typing import Any
 from absl import flags
 
 
-def define_flags(iterations: int) -> None:
-    """Defines the flags of an experiment: data_dir, seeds, iterations, output."""
+def define_flags(iterations: int | None = None) -> None:
+    """Defines the flags of an experiment: data_dir, seeds, output, and iterations if it has any."""
     flags.DEFINE_string("data_dir", None, "Where MNIST is; downloaded if left out.")
     flags.DEFINE_list("seeds", ["0"], "One run each.")
-    flags.DEFINE_integer("iterations", iterations, "Steps on the hyperparameters.", 0)
+    if iterations is not None:
+        flags.DEFINE_integer("iterations", iterations, "Steps on the hyperparameters.", 0)
     flags.DEFINE_string("output", "runs/experiments", "Where results go.")
 
 
