@@ -180,10 +180,10 @@ def draw(runs, path: Path, stages=STAGES) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), width_ratios=(2, 1))
     ends = np.cumsum([0, *(steps for _, steps in stages)])
     labels = {"all": "one value", "layers": "one a layer", "units": "one a unit"}
-    for seed, run in runs.items():
-        axes[0].plot(ends, run["test_loss"], "ko", ms=4, label=None if seed else "test")
+    for number, run in enumerate(runs.values()):
+        axes[0].plot(ends, run["test_loss"], "ko", ms=4, label=None if number else "test")
         for k, losses in enumerate(run["valid_loss"]):
-            label = None if seed else f"validation, {labels[stages[k][0]]}"
+            label = None if number else f"validation, {labels[stages[k][0]]}"
             axes[0].plot(ends[k] + np.arange(len(losses)), losses, ".-", color=f"C{k}", label=label)
     axes[0].set(xlabel="steps on t", ylabel="loss after training")
     axes[0].legend(fontsize=7)
