@@ -18,7 +18,7 @@ from absl import flags
 
 from mlhf.validation import check_count
 from replay import replace_file
-from train_val import command_line, comparison, task_families
+from train_val import command_line, comparison, problems, task_families
 
 FLAGS = flags.FLAGS
 DEFAULT = "hf:damping=0.1/1/10,kfac,SGD,momentum,adam,RMSprop"
@@ -151,6 +151,10 @@ def conditions_of(problem: Any, target: float | None) -> dict[str, str]:
         + (", GPU" if tf.config.list_physical_devices("GPU") else ""),
         "versions": f"Python {platform.python_version()}, TensorFlow {tf.__version__}",
     }
+    if problem.normalised:
+        facts["statistics of normalisation"] = (
+            f"taken anew from {problems.POPULATION:,} training images before every measurement"
+        )
     if target is not None:
         facts["target loss"] = f"{target:.4g}" + ("" if FLAGS.target else ", Adam's at the end")
     return facts

@@ -23,6 +23,7 @@ from train_val.data import (
     load,
     test_batches,
 )
+from train_val.population_statistics import PopulationStatistics
 
 # Upper and lower case are one name, as the original's scripts use both.
 NETWORKS: dict[str, Callable[..., keras.Model]] = {
@@ -42,6 +43,8 @@ STORED_TEST_BATCH = 100
 KEPT_IMAGES = 5000
 # Of a data set too large for memory the training loss is that of so many images, evenly spread.
 LARGEST_TRAINING_SAMPLE = 10_000
+# Statistics of normalisation are taken over so many.
+POPULATION = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +95,49 @@ class Problem:
             loss += float(self.task.regularizer.value(parameters))
         return loss
 
+    @property
+    def normalised(self) -> bool:
+        """Whether the network has moving statistics, which `population_state` takes anew."""
+        return bool(self._statistics)
+
+    def population_state(self, parameters: Any, model_state: Any = None) -> Any:
+        """Returns a model state whose moving statistics are those of training images, right now.
+
+        Moving statistics lag behind: with the original's 0.997 they are mostly their initial
+        values for the first hundred steps, whatever an optimizer does
+        (`train_val.population_statistics`).
+
+        Args:
+          parameters: As for `accuracy`.
+          model_state: As for `accuracy`.
+
+        Returns:
+          The state, statistics taken over the first 2,000 of the images that `training_loss`
+          measures; for a network without normalisation what came.
+        """
+        if not self.normalised:
+            return model_state
+        state = model_state or mlhf.get_model_state(self.model) or {}
+        names = sorted(state)
+
+        def enough():
+            seen = 0
+            for inputs, _ in self._test_batches(self.train):
+                yield inputs
+                seen += inputs.shape[0]
+                if seen >= POPULATION:
+                    return
+
+        taken = self._statistics(
+            self._values(parameters), [state[name] for name in names], enough()
+        )
+        return dict(zip(names, taken, strict=True))
+
+    def _values(self, parameters):
+        return [parameters[variable.path] for variable in self.model.trainable_variables]
+
     def _mean(self, parameters, model_state, data, score) -> float:
-        values = [parameters[variable.path] for variable in self.model.trainable_variables]
+        values = self._values(parameters)
         state = model_state or mlhf.get_model_state(self.model) or {}
         state = [state[name] for name in sorted(state)]
         total, seen = 0.0, 0
@@ -132,6 +176,11 @@ class Problem:
     def _kept(self) -> dict[int, tuple[ImageData | StoredImages, Iterable]]:
         """Batches to test on, made once: as tensors of a small data set, else as a pipeline."""
         return {}
+
+    @functools.cached_property
+    def _statistics(self) -> PopulationStatistics:
+        """Of the model's normalisations."""
+        return PopulationStatistics(self.model)
 
     @functools.cached_property
     def _infer(self) -> Callable:

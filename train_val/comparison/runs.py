@@ -81,11 +81,13 @@ def run(
     elapsed = 0.0
 
     def measured(step: int) -> bool:
+        # Moving statistics say more of the steps before than of where the weights are.
+        state = problem.population_state(parameters, model_state)
         curve.steps.append(step)
-        curve.losses.append(problem.training_loss(parameters, model_state))
+        curve.losses.append(problem.training_loss(parameters, state))
         curve.seconds.append(elapsed)
         if accuracy:
-            curve.accuracies.append(problem.accuracy(parameters, model_state))
+            curve.accuracies.append(problem.accuracy(parameters, state))
         return math.isfinite(curve.losses[-1])
 
     measured(0)

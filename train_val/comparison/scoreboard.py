@@ -76,6 +76,8 @@ def scoreboard(
     planned = sum(_planned(entrant) * tuning_steps + len(seeds) * steps for entrant in entrants)
     bar = tqdm.tqdm(total=planned, unit="step", dynamic_ncols=True, disable=not progress)
     about = {"problem": problem.task.name, **(conditions or {})}
+    if problem.normalised:
+        about["statistics"] = "population"  # runs of before measured with the moving ones
 
     def once(entrant: Entrant, setting: dict, seed: int, length: int, between: int) -> Curve:
         reported = seed != TUNING_SEED

@@ -30,6 +30,8 @@ def problem(name="by hand"):
     )
     return SimpleNamespace(
         task=task,
+        normalised=False,
+        population_state=lambda weight, state: state,
         training_loss=lambda weight, state: weight if weight < 1e4 else float("nan"),
         accuracy=lambda weight, state: 1 - weight / 200,
     )
