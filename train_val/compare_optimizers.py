@@ -96,6 +96,7 @@ def main() -> None:
         conditions=conditions,
         cache=folder / "runs.jsonl",
     )
+    scores = comparison.at_measured_cost(scores)
     rows, target = comparison.summarize(scores, report, FLAGS.target)
     facts = conditions_of(problem, target)
     explanation = explain(steps, every)
@@ -123,16 +124,16 @@ def explain(steps: int, every: int) -> list[str]:
         f"the same order. Each was tuned on a seed of its own by the training loss after "
         f"{FLAGS.tuning_steps} steps, its grid continued until the best lay inside it, and then "
         f"run for {steps} steps on {seeds}: medians, with the extremes in brackets (bands in the "
-        f"charts), measured every {every} steps. Seconds are of training alone, without tracing "
-        "and measuring. Tried is how many settings tuning ran."
+        f"charts), measured every {every} steps. Tried is how many settings tuning ran."
     )
     if not FLAGS.cost_rounds:
-        return [text]
+        return [text, "Seconds are of training alone, without tracing and measuring."]
     return [
         text,
         "The cost of a step is its mean time by that of a gradient of the same batch size, timed "
         "in turns in a process of its own, whose peak memory stands beside it (libraries, data "
-        "and network included).",
+        "and network included). Seconds are steps times that cost times the seconds of a gradient, "
+        "the median over all optimizers: other jobs beside a run do not count in them.",
     ]
 
 

@@ -6,7 +6,7 @@ from train_val.comparison.grid_search import Result, compare
 from train_val.comparison.page import page
 from train_val.comparison.pictures import picture, scoreboard_picture
 from train_val.comparison.runs import Curve, RunCache, run
-from train_val.comparison.scoreboard import Score, scoreboard
+from train_val.comparison.scoreboard import Score, at_measured_cost, scoreboard
 from train_val.comparison.specifications import NAMES, Entrant, parse, parse_all
 from train_val.comparison.summary import Summary, json_lines, summarize
 from train_val.comparison.tables import scoreboard_table, table
@@ -23,6 +23,7 @@ __all__ = [
     "Score",
     "Summary",
     "Tuning",
+    "at_measured_cost",
     "compare",
     "json_lines",
     "measure",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,6 +126,41 @@ def scoreboard(
             curves = [once(entrant, tuning.best, seed, steps, every) for seed in seeds]
             scores.append(Score(entrant, tuning, curves, cost_of(entrant, tuning.best)))
     return scores
+
+
+def at_measured_cost(scores: Sequence[Score]) -> list[Score]:
+    """Returns the scores with seconds reckoned from the costs of steps.
+
+    The clock of a run counts what else the machine did. A cost was timed in turns with gradients,
+    which a disturbance meets as well, so that steps times cost times the seconds of a gradient (the
+    median over all optimizers) compare, whenever the runs were made.
+
+    Args:
+      scores: Of one board. If one has no cost, all are returned as they are.
+    """
+    costs = [score.cost for score in scores]
+    if not all(costs):
+        return list(scores)
+    gradient = statistics.median(cost.gradient_seconds for cost in costs if cost is not None)
+
+    def paced(score: Score, seconds: float) -> Score:
+        curves = [
+            dataclasses.replace(
+                curve,
+                seconds=[
+                    step * seconds if math.isfinite(clock) else clock
+                    for step, clock in zip(curve.steps, curve.seconds, strict=True)
+                ],
+            )
+            for curve in score.curves
+        ]
+        return dataclasses.replace(score, curves=curves)
+
+    return [
+        paced(score, cost.gradients * gradient)
+        for score, cost in zip(scores, costs, strict=True)
+        if cost is not None
+    ]
 
 
 def _planned(entrant: Entrant) -> int:

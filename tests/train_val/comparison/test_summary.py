@@ -4,7 +4,7 @@ import math
 import pytest
 
 from tests.train_val.comparison.problems import score
-from train_val.comparison import Cost, json_lines, scoreboard_table, summarize
+from train_val.comparison import Cost, at_measured_cost, json_lines, scoreboard_table, summarize
 from train_val.comparison.summary import median_curve, reached
 
 ADAM = ([8.0, 4.0, 2.0, 1.0], [8.0, 4.0, 2.0, 1.2], [8.0, 5.0, 1.0, 0.5])
@@ -100,3 +100,19 @@ def test_json_lines_are_json_and_complete(scores, tmp_path):
     assert [line["title"] for line in lines] == ["Fast", "Adam", "Never", "Slow Adam"]
     assert lines[2]["curves"][1]["losses"] == [8.0, 7.0, None, None]
     assert lines[1]["tuning"] == [{"setting": {"learning_rate": 0.3}, "loss": 1.0}]
+
+
+def test_seconds_are_those_of_the_costs_where_all_are_known(scores):
+    import dataclasses
+
+    def costing(score, gradients, seconds):
+        return dataclasses.replace(score, cost=Cost(gradients, 3.0, 9.0, seconds))
+
+    fast, adam, never = scores[:3]
+    assert at_measured_cost([costing(fast, 4.0, 0.1), adam]) == [costing(fast, 4.0, 0.1), adam]
+    known = [costing(fast, 4.0, 0.1), costing(adam, 1.0, 0.2), costing(never, 2.0, 0.7)]
+    paced = at_measured_cost(known)
+    assert paced[0].curves[0].seconds == pytest.approx([0, 0.8, 1.6, 2.4])
+    assert paced[1].curves[2].seconds == pytest.approx([0, 0.2, 0.4, 0.6])
+    rows, _ = summarize(paced, [3])
+    assert rows[0].relative_seconds == pytest.approx(4 * rows[0].relative_steps)
