@@ -1,5 +1,6 @@
 """MLHF: training networks with curvature, and learning how to do it."""
 
+from mlhf.evolution import evolve
 from mlhf.first_order import FirstOrder
 from mlhf.hessian_free import HessianFree, HessianFreeState
 from mlhf.keras_models import (
@@ -39,6 +40,7 @@ __all__ = [
     "Step",
     "Task",
     "conjugate_gradient",
+    "evolve",
     "get_model_state",
     "get_parameters",
     "kinds_of_model",

@@ -126,6 +126,31 @@ class Layout:
         """Returns a flat vector as blocks, shape [blocks, block]."""
         return tf.reshape(vector, [self.blocks, self.block])
 
+    def inverse_root_mean_square(self, vector: tf.Tensor) -> tf.Tensor:
+        """Returns for every coordinate one over the root mean square of its variable's entries.
+
+        Args:
+          vector: [size].
+
+        Returns:
+          [size]; ones where a variable's entries are all zero, and at padding.
+        """
+        parts = []
+        for (leaf, size), part in zip(
+            self._pieces, tf.split(vector, [size for _, size in self._pieces]), strict=True
+        ):
+            factor = tf.ones([], self.dtype)
+            if leaf is not None:
+                # In units of the largest entry, so that squares neither over- nor underflow.
+                largest = tf.reduce_max(tf.abs(part))
+                unit = tf.where(largest > 0, largest, tf.ones_like(largest))
+                square = tf.reduce_mean(tf.square(part / unit))
+                factor = tf.where(
+                    largest > 0, tf.math.rsqrt(tf.maximum(square, 1e-30)) / unit, factor
+                )
+            parts.append(tf.fill([size], factor))
+        return tf.concat(parts, 0)
+
     def mask(self) -> tf.Tensor:
         """Returns ones at parameters and zeros at padding, shape [size]."""
         return tf.concat(

@@ -63,6 +63,7 @@ class MetaHessianFree(CompiledSteps):
         damping_type: str = "regular",
         decay: float = 0.9,
         curvature_share: float = 1.0,
+        input_scale: str = "none",
         kinds: Any = None,
         seed: int = 0,
         product_dtype: str | None = None,
@@ -83,6 +84,10 @@ class MetaHessianFree(CompiledSteps):
           decay: The factor of the heuristic, between 0 and 1.
           curvature_share: The share of the batch that G is taken on, its first examples: above 0
             and at most 1. The gradient is that of the whole batch.
+          input_scale: What the LSTMs see of g, r and x: `"none"` them as they are, as in the
+            paper; `"rms"` each divided by the root mean square of its variable's entries. Entries
+            of gradients are often far below one, where an LSTM tells none from another; scaled,
+            what it learns depends neither on the size of a network nor on that of a batch.
           kinds: The kinds of variable, where paths and layers do not tell them; as for
             `mlhf.kinds.resolve_kinds`.
           seed: Of the random weights.
@@ -109,6 +114,7 @@ class MetaHessianFree(CompiledSteps):
             damping_type=check_choice("damping_type", damping_type, ("regular", "LM_heuristics")),
             decay=check_number("decay", decay, above=0, below=1),
             curvature_share=check_number("curvature_share", curvature_share, above=0, at_most=1),
+            input_scale=check_choice("input_scale", input_scale, ("none", "rms")),
             product_dtype=check_choice("product_dtype", product_dtype, (None, "bfloat16")),
         )
         self.weights: dict[str, LSTMWeights] | None = None
@@ -183,6 +189,7 @@ class MetaHessianFree(CompiledSteps):
             "damping_type": rule.damping_type,
             "decay": rule.decay,
             "curvature_share": rule.curvature_share,
+            "input_scale": rule.input_scale,
         }
 
     def layout(self, parameters: Any) -> Layout:

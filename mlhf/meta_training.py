@@ -518,5 +518,14 @@ def _set_generator_state(generator: np.random.Generator, state: str) -> None:
 
 
 def _text_of(rule: Rule) -> str:
-    """A rule as checkpoints name it; those from before products had a dtype stay valid."""
-    return str(tuple(rule)[:-1] if rule.product_dtype is None else tuple(rule))
+    """A rule as checkpoints name it; those older than a field stay valid where it is the default.
+
+    The first six fields and the product's dtype are as old as checkpoints.
+    """
+    old = tuple(rule)[:7]
+    newer = {
+        name: value
+        for name, value in list(rule._asdict().items())[7:]
+        if value != Rule._field_defaults[name]
+    }
+    return f"{old} {newer}" if newer else str(old)

@@ -6,7 +6,7 @@ The steps 1 to 6 of Chen, Lu and Fokoue 2018 (arXiv 1805.08462) on flat vectors,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -33,6 +33,7 @@ class Rule(NamedTuple):
     decay: float = 0.9  # the factor of the LM heuristic
     product_dtype: str | None = None  # "bfloat16" for cheaper products with G
     curvature_share: float = 1.0  # of the batch that G is taken on
+    input_scale: str = "none"  # "rms": LSTMs see g, r and x by their root mean squares
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -110,6 +111,27 @@ def linearize_shares(
     )
 
 
+def lstm_inputs(
+    rule: Rule, layout: Layout, vectors: Sequence[tf.Tensor]
+) -> tuple[list[tf.Tensor], list[tf.Tensor | None]]:
+    """Returns what an LSTM sees of flat vectors, and the factors that they were scaled with.
+
+    Args:
+      rule: Says whether they are scaled.
+      layout: Of the vectors.
+      vectors: Each [size].
+
+    Returns:
+      The blocks, [blocks, block] each; and the factors, [size] each or None for one. They count
+      as constants where a rollout is differentiated.
+    """
+    if rule.input_scale == "none":
+        return [layout.to_blocks(vector) for vector in vectors], [None] * len(vectors)
+    factors = [layout.inverse_root_mean_square(vector) for vector in vectors]
+    scaled = [layout.to_blocks(f * v) for f, v in zip(factors, vectors, strict=True)]
+    return scaled, list(factors)
+
+
 def propose(
     rule: Rule,
     weights: dict[str, LSTMWeights],
@@ -136,7 +158,7 @@ def propose(
     lstm = dict(state.lstm)
 
     def run(role, *inputs):
-        blocks = [layout.to_blocks(value) for value in inputs]
+        blocks, _ = lstm_inputs(rule, layout, inputs)
         output, lstm[role] = coordinate_lstm.apply(
             weights[role], layout.kind_of_block, blocks, state.lstm[role]
         )

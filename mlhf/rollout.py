@@ -27,6 +27,7 @@ from mlhf.proposal import (
     curvature_of,
     describe,
     linearize_shares,
+    lstm_inputs,
     model_decrease,
     proposal_specs,
     propose,
@@ -300,13 +301,23 @@ def _back_one_step(rule, weights, layout, damped, row, d_solution, gradients, d_
         )
 
     def back(role, inputs, cotangents):
-        return coordinate_lstm.vjp(
+        blocks, factors = lstm_inputs(rule, layout, inputs)
+        results = coordinate_lstm.vjp(
             weights[role],
             layout.kind_of_block,
-            [layout.to_blocks(value) for value in inputs],
+            blocks,
             row.state.lstm[role],
             [c._replace(output=layout.to_blocks(c.output)) for c in cotangents],
         )
+
+        def unscaled(position, d_input):
+            flat, factor = tf.reshape(d_input, [layout.size]), factors[position]
+            return flat if factor is None else factor * flat
+
+        return [
+            (gradient, {i: unscaled(i, value) for i, value in d_inputs.items()}, before)
+            for gradient, d_inputs, before in results
+        ]
 
     def add(role, gradient):
         gradients[role] = LSTMWeights(
@@ -334,9 +345,9 @@ def _back_one_step(rule, weights, layout, damped, row, d_solution, gradients, d_
             if gradient is not None:
                 add("y", gradient)
             if 1 in inputs:
-                d_residual[name] += tf.reshape(inputs[1], [layout.size])
+                d_residual[name] += inputs[1]
             if 2 in inputs:
-                d_start[name] += tf.reshape(inputs[2], [layout.size])
+                d_start[name] += inputs[2]
     memory = [row.gradient, row.state.residual, row.state.solution]
     if rule.x_use == "rnn":
         # r₀ = g - A x₀.

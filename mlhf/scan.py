@@ -21,6 +21,12 @@ class Rows:
             return self._rows[t]
         return tf.nest.map_structure(lambda array: array.read(t), self._arrays)
 
+    def stacked(self) -> Any:
+        """Returns all rows, each of their tensors stacked along a new first axis."""
+        if self._rows is not None:
+            return tf.nest.map_structure(lambda *values: tf.stack(values), *self._rows)
+        return tf.nest.map_structure(lambda array: array.stack(), self._arrays)
+
     def column(self, name: str) -> tf.Tensor:
         """Returns one field of all rows, stacked along a new first axis."""
         if self._rows is not None:

@@ -92,6 +92,13 @@ def define_common_flags(seed: int = 0) -> None:
         1.0,
     )
     flags.DEFINE_enum(
+        "input_scale",
+        "none",
+        ("none", "rms"),
+        "What the LSTMs see of gradients, residuals and solutions: as they are, or by the root mean "
+        "square of each variable's entries.",
+    )
+    flags.DEFINE_enum(
         "product_dtype",
         None,
         ("bfloat16",),

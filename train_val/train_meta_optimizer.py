@@ -131,6 +131,7 @@ def main() -> None:
         damping_type=FLAGS.damping_type,
         decay=FLAGS.decay,
         curvature_share=FLAGS.curvature_share,
+        input_scale=FLAGS.input_scale,
         seed=FLAGS.seed,
         product_dtype=FLAGS.product_dtype,
         detailed=FLAGS.print_log_in_meta_optimizer,

@@ -172,25 +172,42 @@ def conjugate_gradient(A, r, x, P, iterations):
     return x, r, used
 
 
-def propose(rule, theta, g, G, r_before, x_before, states, damping):
-    """Steps 2 to 6 of the design. Returns a dictionary of everything on the way."""
+def scaled(rule, vectors, at=None):
+    """What an LSTM sees: vectors by the root mean squares of their variables' entries at `at`."""
+    if rule.input_scale == "none":
+        return vectors
+    edges = np.cumsum(COUNTS)[:-1]
+    means = [
+        np.concatenate([np.full(p.size, np.sqrt(np.mean(p**2))) for p in np.split(v, edges)])
+        for v in (vectors if at is None else at)
+    ]
+    return tuple(v / mean for v, mean in zip(vectors, means, strict=True))
+
+
+def propose(rule, theta, g, G, r_before, x_before, states, damping, record=None):
+    """Steps 2 to 6 of the design. Returns a dictionary of everything on the way.
+
+    A record says where the scales of the inputs are taken, which are constants.
+    """
     states = dict(states)
+    memory = scaled(rule, (g, r_before, x_before))
     delta = np.full(SIZE, damping)
     if rule.d_use == "rnn":
-        drive, states["d"] = lstm(theta["d"], (g, r_before, x_before), states["d"])
+        drive, states["d"] = lstm(theta["d"], memory, states["d"])
         delta = softplus(drive) + damping
 
     def A(v):
         return v @ G + delta * v
 
     if rule.x_use == "rnn":
-        x0, states["x"] = lstm(theta["x"], (g, r_before, x_before), states["x"])
+        x0, states["x"] = lstm(theta["x"], memory, states["x"])
     else:
         x0 = {"x": x_before, "d": g}[rule.x_use]
     r0 = g - A(x0)
     P = np.ones(SIZE)
     if rule.y_use == "rnn":
-        drive, states["y"] = lstm(theta["y"], (g, r0, x0), states["y"])
+        at = None if record is None else (g, record["start_residual"], record["start"])
+        drive, states["y"] = lstm(theta["y"], scaled(rule, (g, r0, x0), at), states["y"])
         P = softplus(drive)
     x, r, used = conjugate_gradient(A, r0, x0, P, rule.cg_iterations)
     return {
@@ -307,6 +324,7 @@ def surrogate(setup, theta, records, shares):
             record["x_before"],
             states,
             record["damping"],
+            record,
         )
         states = found["states"]
         h = h + h_of(g, found) / len(records)

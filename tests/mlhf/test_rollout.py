@@ -24,6 +24,8 @@ RULES = {
     "x rnn rnn, LM": {"damping_type": "LM_heuristics", "damping": 0.3},
     "x rnn rnn, LM and long": {"damping_type": "LM_heuristics", "damping": 0.3},
     "x rnn rnn, on a half": {"curvature_share": 0.5},
+    "x rnn rnn, by the rms": {"input_scale": "rms"},
+    "rnn rnn rnn, by the rms": {"input_scale": "rms", "x_use": "rnn"},
 }
 # So fast that steps are longer than a quarter of the weights.
 RATES = {"rnn rnn rnn": 4.0, "x rnn rnn, LM and long": 8.0}

@@ -163,9 +163,10 @@ def parse(text: str, meta_ckpt: str | None = None) -> Entrant:
     identity: dict[str, Any] = {"optimizer": name.lower(), **fixed}
     if trained is not None:
         settings = dict(trained.settings)
-        if settings["curvature_share"] == 1:
-            # Runs are kept that are older than this setting.
-            settings.pop("curvature_share")
+        # Runs are kept that are older than these settings.
+        for key, default in (("curvature_share", 1), ("input_scale", "none")):
+            if settings[key] == default:
+                settings.pop(key)
         identity = {**identity, **settings, **fixed, "weights": _digest(trained.weights)}
         for key in axes:
             identity.pop(key, None)

@@ -1,0 +1,487 @@
+"""Meta-training by persistent evolution strategies: long horizons, at the price of evaluations.
+
+Backpropagation through a rollout (`mlhf.meta_training`) sees as far as the rollout and follows a
+surrogate of two losses. Here what is minimised is what a user wants, the training loss over a whole
+stretch of training, and nothing is differentiated.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from mlhf import adam, meta_file
+from mlhf.checkpoints import CheckpointError, Checkpoints
+from mlhf.coordinate_lstm import LSTMWeights
+from mlhf.layout import Layout
+from mlhf.meta_hessian_free import MetaHessianFree
+from mlhf.meta_training import MetaTraining
+from mlhf.objective import Objective
+from mlhf.portable_state import from_portable, to_portable
+from mlhf.rollout import Carry
+from mlhf.run_log import RunLog
+from mlhf.scan import scan
+from mlhf.task import Task
+from mlhf.validation import check_count, check_number
+
+# A loss counts as at most this multiple of the first one of its training: one that diverges is bad,
+# and no worse than that.
+LARGEST_LOSS = 2.0
+SMALLEST_LOSS = 1e-8
+# Initial weights of trainings that begin during meta-training, apart from those of anything else.
+FIRST_SEED = 1_000_000
+
+
+class _Pair:
+    """Two trainings on the same batches, with opposite perturbations of the meta-parameters.
+
+    Attributes:
+      carries: Where both stand.
+      drift: The sum of the perturbations since their training began, in units of θ; the second
+        training has seen its negative.
+      age: Steps since then.
+      horizon: The age at which they begin again.
+      first_loss: The loss at age 0.
+    """
+
+    def __init__(self, carries: list[Carry], drift: np.ndarray, horizon: int):
+        self.carries, self.drift, self.horizon = carries, drift, horizon
+        self.age = 0
+        self.first_loss = math.nan
+
+
+class _Field:
+    """A task and the pairs that train on it."""
+
+    def __init__(self, task: Task, optimizer: MetaHessianFree):
+        self.task = task
+        parameters = task.initialize(FIRST_SEED)
+        self.initial_state = optimizer.init(parameters, task.variable_kinds())
+        self.layout: Layout = optimizer.layout(parameters)
+        self.model_state = task.initial_model_state()
+        self.pairs: list[_Pair] = []
+        self.run: Callable | None = None
+        self.stream: Iterator | None = None
+
+    def begin(self, seed: int) -> list[Carry]:
+        weights = self.layout.flatten(self.task.initialize(seed))
+        return [Carry(weights, self.model_state, self.initial_state)] * 2
+
+    def batches(self, turn: int, length: int) -> Any:
+        """Returns the batches of a turn, [T, ...]."""
+        if self.stream is None:
+            self.stream = iter(self.task.rollout_batches(turn * length, length))
+        try:
+            return next(self.stream)
+        except StopIteration:
+            raise ValueError(
+                f"The task's batches ended after {turn} updates of {length} batches; let "
+                "batches(k) repeat its data."
+            ) from None
+
+
+def evolve(
+    task: Task | Sequence[Task],
+    optimizer: MetaHessianFree,
+    steps: int,
+    *,
+    roll_back: int = 10,
+    horizon: int = 100,
+    pairs: int = 4,
+    deviation: float = 0.05,
+    meta_lr: float | Callable[[int], float] = 1e-2,
+    learn_rate: bool = True,
+    seed: int = 0,
+    model_dir: str | Path | None = None,
+    save_steps: int = 100,
+    progress: bool = True,
+    on_step: Callable[[int, dict[str, Any]], None] | None = None,
+) -> MetaTraining:
+    """Meta-trains an optimizer by persistent evolution strategies (PES).
+
+    With θ the LSTMs' weights (and the logarithm of the learning rate), each of `pairs` pairs of
+    trainings takes `roll_back` steps with θ + ε and with θ - ε, ε ~ N(0, σ²), from where it stands,
+    both on the same batches. With L± the mean logarithm of the losses along these steps and ξ the
+    sum of a pair's perturbations since its training began,
+
+        g = mean over pairs of ξ (L₊ - L₋) / (2 σ²)
+
+    is an estimate of the gradient of the smoothed loss over the whole horizon, not of the last
+    `roll_back` steps (Vicol, Metz and Sohl-Dickstein 2021, arXiv 2112.13835, equation 9 with
+    antithetic pairs). Adam takes it. After `horizon` steps a pair begins again with new initial
+    weights; the pairs are at different ages.
+
+    Steps are those of `optimizer.step`: without the noise and the bound on their length that
+    `meta_train` has. Losses are those of the batches before each step, at most twice the first of
+    their training; one that is not finite counts as that.
+
+    Of several tasks each update takes one, in turns; each has pairs of its own. A kind of variable
+    that a task does not have gets no gradient from it.
+
+    With a `model_dir`, a run that was killed continues from its last checkpoint.
+
+    Args:
+      task: What is trained; or several, of one dtype.
+      optimizer: Its weights, and its `learning_rate` with `learn_rate`, are trained in place.
+      steps: Updates in all, those of a continued run included.
+      roll_back: T, the steps of a pair between updates.
+      horizon: The steps of a training, a multiple of `roll_back`.
+      pairs: Of each task.
+      deviation: σ.
+      meta_lr: Adam's step size, or a function of the number of updates done.
+      learn_rate: Whether the learning rate is learned too.
+      seed: Of perturbations and initial weights.
+      model_dir: Where checkpoints, metrics and the trained optimizer go; None keeps all in memory.
+      save_steps: A checkpoint every so many updates, and at the end.
+      progress: Whether a progress bar is shown.
+      on_step: Called with the updates done and the metrics, after each.
+
+    Returns:
+      The trained optimizer and the metrics: `loss` (the mean over pairs and steps), `log_loss`,
+      `difference` (the mean |L₊ - L₋|), `grad_length`, `var_length`, `rate` (the learning rate),
+      `age` (of the pairs, on average), `learning_rate` (Adam's), `seconds`.
+
+    Raises:
+      ValueError: If an argument makes no sense, or nothing is learned.
+      CheckpointError: If `model_dir` holds a checkpoint of something else.
+      OSError: If `model_dir` can't be written.
+    """
+    check_count("horizon", horizon)
+    if horizon % check_count("roll_back", roll_back):
+        raise ValueError(
+            f"Expected a horizon that is a multiple of roll_back={roll_back}, got {horizon}."
+        )
+    run = _Evolution(
+        [task] if isinstance(task, Task) else list(task),
+        optimizer,
+        check_count("steps", steps),
+        length=roll_back,
+        horizon=horizon,
+        pairs=check_count("pairs", pairs),
+        deviation=check_number("deviation", deviation, above=0),
+        meta_lr=meta_lr if callable(meta_lr) else check_number("meta_lr", meta_lr, at_least=0),
+        learn_rate=learn_rate,
+        seed=check_count("seed", seed, 0),
+        model_dir=model_dir,
+        save_steps=check_count("save_steps", save_steps),
+    )
+    try:
+        return run.go(progress, on_step)
+    finally:
+        run.log.close()
+
+
+class _Evolution:
+    def __init__(
+        self,
+        tasks,
+        optimizer,
+        steps,
+        *,
+        length,
+        horizon,
+        pairs,
+        deviation,
+        meta_lr,
+        learn_rate,
+        seed,
+        model_dir,
+        save_steps,
+    ):
+        self.began = time.perf_counter()
+        if not optimizer.rule.roles:
+            raise ValueError(
+                'There is nothing to learn: give x_use="rnn", y_use="rnn" or d_use="rnn".'
+            )
+        if not tasks:
+            raise ValueError("Expected a task, or several, got none.")
+        self.optimizer, self.steps, self.length, self.horizon = optimizer, steps, length, horizon
+        self.deviation, self.seed, self.save_steps = deviation, seed, save_steps
+        self.meta_lr = meta_lr if callable(meta_lr) else lambda _: meta_lr
+        self.learn_rate = learn_rate
+        if optimizer.weights is None:
+            layouts = [Layout(t.initialize(FIRST_SEED), t.variable_kinds()) for t in tasks]
+            optimizer.draw_weights(
+                sorted({kind for layout in layouts for kind in layout.kinds}), layouts[0].dtype
+            )
+        self.fields = [_Field(task, optimizer) for task in tasks]
+        dtypes = {field.layout.dtype for field in self.fields}
+        if len(dtypes) > 1:
+            raise ValueError(f"Expected tasks of one dtype, got {sorted(d.name for d in dtypes)}.")
+        self.dtype = self.fields[0].layout.dtype
+        self.kinds = sorted({kind for field in self.fields for kind in field.layout.kinds})
+        self.weights = optimizer.weights_of(self.kinds, self.dtype)
+        self.log_rate = tf.constant(math.log(optimizer.learning_rate), self.dtype)
+        self.moments = adam.init(self._theta())
+        self.shapes = [tuple(leaf.shape) for leaf in tf.nest.flatten(self._theta())]
+        self.size = sum(int(np.prod(shape)) for shape in self.shapes)
+        self.generator = np.random.default_rng(seed)
+        self.done, self.begun = 0, 0
+        for field in self.fields:
+            for number in range(pairs):
+                # Ages are spread: the first training of each pair ends at another one.
+                first = length * max(1, round(horizon / length * (number + 1) / pairs))
+                field.pairs.append(self._begin(field, first))
+        self.checkpoints = None if model_dir is None else Checkpoints(model_dir)
+        saved = None if self.checkpoints is None else self.checkpoints.read()
+        self.log = RunLog(None)
+        if saved is not None:
+            self._restore(*saved)
+        self.log = RunLog(model_dir, self.done)
+
+    def _theta(self) -> tuple[dict[str, LSTMWeights], tf.Tensor]:
+        """The meta-parameters; of their numbers in a row the last is the logarithm of the rate."""
+        return self.weights, self.log_rate
+
+    def _begin(self, field: _Field, horizon: int) -> _Pair:
+        self.begun += 1
+        carries = field.begin(FIRST_SEED + 1000 * self.seed + self.begun)
+        return _Pair(carries, np.zeros(self.size), horizon)
+
+    def _unflat(self, vector: np.ndarray) -> Any:
+        parts = np.split(vector, np.cumsum([int(np.prod(s)) for s in self.shapes])[:-1])
+        leaves = [
+            tf.constant(part.reshape(shape), self.dtype)
+            for part, shape in zip(parts, self.shapes, strict=True)
+        ]
+        return tf.nest.pack_sequence_as(self._theta(), leaves)
+
+    def go(self, progress, on_step) -> MetaTraining:
+        first = math.nan
+        bar = tqdm.tqdm(
+            total=self.steps,
+            initial=self.done,
+            disable=not progress,
+            unit="update",
+            desc="evolution",
+            dynamic_ncols=True,
+        )
+        with bar:
+            while self.done < self.steps:
+                turn, number = divmod(self.done, len(self.fields))
+                started = time.perf_counter()
+                metrics = self._update(self.fields[number], turn)
+                if len(self.fields) > 1:
+                    metrics["task"] = number
+                metrics["seconds"] = time.perf_counter() - started
+                if math.isnan(first):
+                    first = time.perf_counter() - self.began
+                self.log.write(self.done, metrics)
+                if on_step is not None:
+                    on_step(self.done, metrics)
+                bar.set_postfix(
+                    loss=f"{metrics['loss']:.3f}", rate=f"{metrics['rate']:.3g}", refresh=False
+                )
+                bar.update()
+                if self.done % self.save_steps == 0 or self.done == self.steps:
+                    self._save()
+        self._publish()
+        return MetaTraining(self.optimizer, self.log.lines, 0, first)
+
+    def _update(self, field: _Field, turn: int) -> dict[str, Any]:
+        batches = field.batches(turn, self.length)
+        run = self._compiled(field, batches)
+        here = self._theta()
+        gradient = np.zeros(self.size)
+        losses, logs, differences, ages = [], [], [], []
+        for place, pair in enumerate(field.pairs):
+            noise = self.deviation * self.generator.standard_normal(self.size)
+            if not self.learn_rate:
+                noise[-1] = 0
+            pair.drift = pair.drift + noise
+            scores = []
+            for side, sign in enumerate((1, -1)):
+                weights, log_rate = tf.nest.map_structure(
+                    lambda a, b: a + b, here, self._unflat(sign * noise)
+                )
+                carry, found = run(weights, tf.exp(log_rate), pair.carries[side], batches)
+                found = found.numpy().astype(float)
+                if math.isnan(pair.first_loss):
+                    pair.first_loss = float(found[0])
+                largest = LARGEST_LOSS * pair.first_loss
+                found = np.clip(
+                    np.where(np.isfinite(found), found, largest), SMALLEST_LOSS, largest
+                )
+                pair.carries[side] = carry
+                scores.append(np.log(found).mean())
+                losses.append(found.mean())
+            differences.append(abs(scores[0] - scores[1]))
+            logs.append(np.mean(scores))
+            gradient += pair.drift * (scores[0] - scores[1]) / (2 * self.deviation**2)
+            pair.age += self.length
+            ages.append(pair.age)
+            if pair.age >= pair.horizon:
+                field.pairs[place] = self._begin(field, self.horizon)
+        gradient /= len(field.pairs)
+        rate = self.meta_lr(self.done)
+        moved, self.moments = adam.update(
+            here, self._unflat(gradient), self.moments, tf.constant(rate, self.dtype)
+        )
+        self.weights, self.log_rate = moved
+        self.done += 1
+        return {
+            "loss": np.mean(losses),
+            "log_loss": np.mean(logs),
+            "difference": np.mean(differences),
+            "grad_length": np.linalg.norm(gradient),
+            "var_length": float(tf.linalg.global_norm(tf.nest.flatten(self.weights))),
+            "rate": math.exp(float(self.log_rate)),
+            "age": np.mean(ages),
+            "learning_rate": rate,
+        }
+
+    def _compiled(self, field: _Field, batches: Any) -> Callable:
+        if field.run is None:
+            one = tf.nest.map_structure(lambda value: value[0], batches)
+            static = field.task.objective(*one).static
+            rows = None
+            if field.layout.kinds != self.kinds:
+                rows = tuple(self.kinds.index(kind) for kind in field.layout.kinds)
+            layout, length, optimizer = field.layout, self.length, self.optimizer
+
+            def run(weights, rate, carry, batches):
+                own = weights
+                if rows is not None:
+                    own = tf.nest.map_structure(lambda w: tf.gather(w, rows), weights)
+
+                def body(t, carry):
+                    inputs, targets = tf.nest.map_structure(lambda value: value[t], batches)
+                    tensors = Objective.of(static, (inputs, targets, carry.model_state)).tensors
+                    parameters = layout.unflatten(carry.weights)
+                    moved, state, model_state, metrics = optimizer._step(
+                        static, tensors, parameters, carry.state, own, rate
+                    )
+                    return Carry(layout.flatten(moved), model_state, state), metrics["loss"]
+
+                carry, losses = scan(body, carry, length, tf.TensorSpec([], layout.dtype))
+                return carry, losses.stacked()
+
+            field.run = tf.function(run, autograph=False)
+        return field.run
+
+    def _publish(self) -> None:
+        self.optimizer.set_weights(self.kinds, self.weights)
+        self.optimizer.learning_rate = math.exp(float(self.log_rate))
+        if self.checkpoints is not None:
+            self.optimizer.save(self.checkpoints.folder / meta_file.FILE_IN_FOLDER)
+
+    def _save(self) -> None:
+        if self.checkpoints is None:
+            return
+        content: dict[str, Any] = {
+            "signature": self._signature(),
+            "weights": {role: w._asdict() for role, w in self.weights.items()},
+            "log_rate": self.log_rate,
+            "adam": {
+                "step": self.moments.step,
+                "first": _flat(self.moments.first),
+                "second": _flat(self.moments.second),
+            },
+            "generator": json.dumps(self.generator.bit_generator.state),
+            "begun": self.begun,
+        }
+        for i, field in enumerate(self.fields):
+            for j, pair in enumerate(field.pairs):
+                content[f"pair-{i}-{j}"] = {
+                    "drift": pair.drift,
+                    "age": pair.age,
+                    "horizon": pair.horizon,
+                    "first_loss": pair.first_loss if math.isfinite(pair.first_loss) else -1.0,
+                    "carries": [
+                        {
+                            "weights": _finite(carry.weights),
+                            "model_state": tf.nest.map_structure(_finite, carry.model_state),
+                            **tf.nest.map_structure(
+                                _finite, to_portable(carry.state, field.layout)
+                            ),
+                        }
+                        for carry in pair.carries
+                    ],
+                }
+        self.checkpoints.write(self.done, content)
+        self._publish()
+
+    def _restore(self, step: int, saved: dict[str, Any]) -> None:
+        expected, found = self._signature(), saved.get("signature")
+        if not isinstance(found, dict) or found != expected:
+            found = found if isinstance(found, dict) else {}
+            differing = [
+                f"{name}: expected {value}, found {found.get(name)}"
+                for name, value in expected.items()
+                if found.get(name) != value
+            ]
+            raise CheckpointError(
+                f"The checkpoint of step {step} is of another run ({'; '.join(differing)}). Give "
+                "the arguments that it was made with, or another folder."
+            )
+        self.done, self.begun = step, int(saved["begun"])
+        self.weights = {
+            role: LSTMWeights(
+                **{name: tf.constant(v, self.dtype) for name, v in saved["weights"][role].items()}
+            )
+            for role in self.weights
+        }
+        self.log_rate = tf.constant(saved["log_rate"], self.dtype)
+        self.moments = adam.AdamState(
+            tf.constant(saved["adam"]["step"], tf.int64),
+            self._unflat(np.asarray(saved["adam"]["first"])),
+            self._unflat(np.asarray(saved["adam"]["second"])),
+        )
+        self.generator.bit_generator.state = json.loads(saved["generator"])
+        for i, field in enumerate(self.fields):
+            for j, pair in enumerate(field.pairs):
+                kept = saved[f"pair-{i}-{j}"]
+                pair.drift, pair.age = np.asarray(kept["drift"]), int(kept["age"])
+                pair.horizon, pair.first_loss = int(kept["horizon"]), float(kept["first_loss"])
+                if pair.first_loss < 0:
+                    pair.first_loss = math.nan
+                pair.carries = [
+                    Carry(
+                        tf.constant(carry["weights"], self.dtype),
+                        tf.nest.map_structure(
+                            lambda like, value: tf.constant(value, like.dtype),
+                            field.model_state,
+                            carry["model_state"],
+                        ),
+                        from_portable(carry, field.initial_state, field.layout),
+                    )
+                    for carry in kept["carries"]
+                ]
+
+    def _signature(self) -> dict[str, Any]:
+        """What a checkpoint has to share with the run that continues it."""
+        return {
+            "method": "persistent evolution strategies",
+            "task": "; ".join(field.task.name for field in self.fields),
+            "rule": str(self.optimizer.rule),
+            "damping": self.optimizer.damping,
+            "roll_back": self.length,
+            "horizon": self.horizon,
+            "pairs": len(self.fields[0].pairs),
+            "deviation": self.deviation,
+            "learn_rate": self.learn_rate,
+            "seed": self.seed,
+            "kinds": str(self.kinds),
+            "parameters": str([field.layout.signature for field in self.fields]),
+            "dtype": self.dtype.name,
+        }
+
+
+def _flat(structure: Any) -> np.ndarray:
+    return np.concatenate([np.reshape(leaf, -1) for leaf in tf.nest.flatten(structure)])
+
+
+def _finite(value: Any) -> Any:
+    """What is not finite stays so until its pair begins again; a checkpoint holds zeros for it."""
+    value = tf.convert_to_tensor(value)
+    if not value.dtype.is_floating:
+        return value
+    return tf.where(tf.math.is_finite(value), value, tf.zeros_like(value))

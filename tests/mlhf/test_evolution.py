@@ -1,0 +1,187 @@
+"""Persistent evolution strategies: their estimate by hand, that they learn, that they continue."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import mlhf
+from mlhf import evolution
+from mlhf.checkpoints import CheckpointError
+from mlhf.coordinate_lstm import LSTMWeights
+from tests.mlhf.test_meta_training import initialize, make_task
+
+SETTINGS = {"roll_back": 2, "horizon": 4, "pairs": 2, "deviation": 0.1, "progress": False}
+FIELDS = LSTMWeights._fields
+
+
+def optimizer(rate=0.5, **changes):
+    return mlhf.MetaHessianFree(rate, **{"cg_iterations": 1, "y_use": "none", "seed": 4, **changes})
+
+
+def evolve(steps, rule=None, task=None, **changes):
+    return mlhf.evolve(task or make_task(), rule or optimizer(), steps, **{**SETTINGS, **changes})
+
+
+def weights_of(result):
+    return np.concatenate([np.ravel(leaf) for leaf in tf.nest.flatten(result.optimizer.weights)])
+
+
+class ByHand:
+    """Two pairs of trainings with `optimizer.step`, and the estimate as the paper writes it."""
+
+    def __init__(self, seed):
+        self.random = np.random.default_rng(seed)
+        self.task = make_task()
+        self.rule = optimizer()
+        self.rule.init(initialize(0))
+        self.start = self.rule.weights["d"]
+        self.size = sum(int(tf.size(v)) for v in self.start) + 1
+        self.begun = 0
+        self.pairs = [self.begin(2), self.begin(4)]
+
+    def begin(self, horizon):
+        self.begun += 1
+        parameters = self.task.initialize(evolution.FIRST_SEED + self.begun)
+        sides = [(parameters, self.rule.init(parameters)) for _ in range(2)]
+        return {"sides": sides, "drift": 0, "age": 0, "horizon": horizon, "first": None}
+
+    def estimate(self, turn):
+        """The gradient of an update at the initial meta-parameters, [size]; the rate is last."""
+        total = np.zeros(self.size)
+        for place, pair in enumerate(self.pairs):
+            noise = 0.1 * self.random.standard_normal(self.size)
+            pair["drift"] = pair["drift"] + noise
+            scores = []
+            for side, sign in enumerate((1, -1)):
+                self.perturb(sign * noise)
+                parameters, state = pair["sides"][side]
+                losses = []
+                for inputs, targets in itertools.islice(self.task.batches(2 * turn), 2):
+                    objective = self.task.objective(inputs, targets)
+                    taken = self.rule.step(objective, parameters, state)
+                    parameters, state = taken.parameters, taken.state
+                    losses.append(float(taken.metrics["loss"]))
+                pair["first"] = pair["first"] or losses[0]
+                pair["sides"][side] = parameters, state
+                scores.append(np.log(np.minimum(losses, 2 * pair["first"])).mean())
+            total += pair["drift"] * (scores[0] - scores[1]) / (2 * 0.1**2)
+            pair["age"] += 2
+            if pair["age"] == pair["horizon"]:
+                self.pairs[place] = self.begin(4)
+        return total / 2
+
+    def perturb(self, noise):
+        fields, start = {}, 0
+        # The order of θ's numbers is that of the flattened structure.
+        for name in FIELDS:
+            value = getattr(self.start, name)
+            count = int(tf.size(value))
+            part = noise[start : start + count].reshape(value.shape)
+            fields[name], start = value + part, start + count
+        self.rule.weights = {"d": LSTMWeights(**fields)}
+        self.rule.learning_rate = 0.5 * math.exp(noise[-1])
+
+
+def test_the_estimate_is_that_of_the_paper(monkeypatch):
+    seen = []
+    real = evolution.adam.update
+
+    def update(parameters, gradient, state, rate):
+        seen.append(evolution._flat(gradient))
+        return real(parameters, gradient, state, rate)
+
+    monkeypatch.setattr(evolution.adam, "update", update)
+    # At a rate of zero the meta-parameters stay where the estimates are taken.
+    result = evolve(4, meta_lr=0.0, seed=0)
+    by_hand = ByHand(0)
+    for turn in range(4):
+        right = by_hand.estimate(turn)
+        np.testing.assert_allclose(seen[turn], right, rtol=1e-7, atol=1e-9)
+        assert np.linalg.norm(right) > 1e-3
+    # The pairs began at different ages: one has begun again after every second update.
+    assert [line["age"] for line in result.history] == [2, 3, 3, 3]
+    np.testing.assert_array_equal(weights_of(result), evolution._flat(by_hand.start))
+
+
+def test_it_learns_a_rate_that_was_far_too_small():
+    result = evolve(40, optimizer(0.01), horizon=20, pairs=3, meta_lr=0.1, deviation=0.2)
+    first, last = (np.mean([line["loss"] for line in part])
+                   for part in (result.history[:10], result.history[-10:]))  # fmt: skip
+    assert result.optimizer.learning_rate > 0.05
+    assert result.optimizer.learning_rate == pytest.approx(result.history[-1]["rate"])
+    assert last < 0.8 * first
+    fixed = evolve(3, optimizer(0.01), learn_rate=False, meta_lr=0.1)
+    assert fixed.optimizer.learning_rate == pytest.approx(0.01)
+
+
+def test_a_training_that_diverges_counts_as_twice_its_first_loss():
+    result = evolve(6, optimizer(1e30), horizon=20, meta_lr=0.0, learn_rate=False)
+    assert result.history[-1]["log_loss"] < 3
+    assert np.all(np.isfinite(weights_of(result)))
+    assert all(math.isfinite(line["grad_length"]) for line in result.history)
+
+
+def test_a_killed_run_ends_as_an_uninterrupted_one(tmp_path):
+    whole = evolve(7)
+
+    def kill(step, metrics):
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evolve(7, model_dir=tmp_path, save_steps=3, on_step=kill)
+    again = evolve(7, model_dir=tmp_path, save_steps=3)
+    np.testing.assert_array_equal(weights_of(whole), weights_of(again))
+    assert [line["loss"] for line in again.history] == [line["loss"] for line in whole.history]
+    assert again.optimizer.learning_rate == whole.optimizer.learning_rate
+    loaded = mlhf.MetaHessianFree.from_pretrained(tmp_path)
+    assert loaded.learning_rate == whole.optimizer.learning_rate
+    with pytest.raises(CheckpointError, match=r"deviation: expected 0\.3, found 0\.1"):
+        evolve(8, model_dir=tmp_path, deviation=0.3)
+
+
+def test_a_run_that_diverged_can_be_kept_and_continued(tmp_path):
+    def run(steps):
+        return evolve(
+            steps, optimizer(1e30), horizon=20, learn_rate=False, model_dir=tmp_path, save_steps=2
+        )
+
+    run(2)
+    assert len(run(4).history) == 4
+
+
+def test_a_mixture_leaves_the_kinds_that_a_task_lacks_alone():
+    from tests.mlhf.test_task_mixture import task
+
+    rule = optimizer()
+    tasks = [task(3, False, "narrow"), task(5, True, "wide", seed=1)]
+    result = evolve(1, rule, tasks, meta_lr=0.1)
+    assert rule.kinds == ["dense_bias", "dense_kernel"]
+    assert [line["task"] for line in evolve(4, optimizer(), tasks).history] == [0, 1, 0, 1]
+    assert len(result.history) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"horizon": 5}, "multiple of roll_back=2, got 5"),
+        ({"pairs": 0}, "pairs"),
+        ({"deviation": 0.0}, "deviation"),
+        ({"task": []}, "at least one|or several, got none"),
+        ({"rule": optimizer(d_use="none")}, "nothing to learn"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(changes, words):
+    with pytest.raises(ValueError, match=words):
+        if changes.get("task") == []:
+            mlhf.evolve([], optimizer(), 1, **SETTINGS)
+        evolve(1, **changes)
+
+
+def test_batches_that_end_are_an_error():
+    finite = make_task(batches=lambda start: iter([]))
+    with pytest.raises(ValueError, match="batches ended after 0 updates"):
+        evolve(1, task=finite)
