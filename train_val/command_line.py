@@ -95,8 +95,8 @@ def define_common_flags(seed: int = 0) -> None:
         "input_scale",
         "none",
         ("none", "rms"),
-        "What the LSTMs see of gradients, residuals and solutions: as they are, or by the root mean "
-        "square of each variable's entries.",
+        "What the LSTMs see of gradients, residuals and solutions: as they are, or by the root "
+        "mean square of each variable's entries.",
     )
     flags.DEFINE_enum(
         "product_dtype",

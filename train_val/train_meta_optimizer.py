@@ -6,7 +6,7 @@ if not __package__:
     import _bootstrap  # noqa: F401
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class Report:
         epochs: int,
         own_numbers: bool = False,
         write: Callable[[str], None] = tqdm.tqdm.write,
+        reported: Sequence[str] = REPORTED,
     ):
         """Sets a report up.
 
@@ -63,9 +64,10 @@ class Report:
           epochs: Epochs between two lines.
           own_numbers: Whether each step's optimizer's own numbers are written too.
           write: Takes a line.
+          reported: The metrics that stand in it.
         """
         self._steps, self._epochs = steps_an_epoch, epochs
-        self._own_numbers, self._write = own_numbers, write
+        self._own_numbers, self._write, self._reported = own_numbers, write, reported
         self._seen: list[Mapping[str, Any]] = []
 
     def __call__(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -77,11 +79,13 @@ class Report:
         if int(step / period) == int((step - 1) / period):
             return
         means = ", ".join(
-            f"{name} {sum(m[name] for m in self._seen) / len(self._seen):.4f}" for name in REPORTED
+            f"{name} {sum(m[name] for m in self._seen) / len(self._seen):.4f}"
+            for name in self._reported
         )
         self._write(
             f"epoch {step / self._steps:.0f}, {step} meta-steps: {means} (means of the last "
-            f"{len(self._seen)}), {metrics['skipped']} skipped"
+            f"{len(self._seen)})"
+            + (f", {metrics['skipped']} skipped" if "skipped" in metrics else "")
         )
         self._seen = []
 
@@ -141,25 +145,39 @@ def main() -> None:
     images = len(found) * max(len(problem.train) for problem in found)
     steps = math.ceil(FLAGS.train_epochs * images / images_a_step)
     folder = FLAGS.model_dir or "./meta_optimizer"
-    result = mlhf.meta_train(
-        [problem.task for problem in found],
-        optimizer,
-        min(steps, FLAGS.max_steps or steps),
-        roll_back=FLAGS.meta_roll_back,
-        meta_lr=schedule(FLAGS.meta_lr, images_a_step, images),
-        keep_prob=FLAGS.keep_prob,
-        seed=FLAGS.seed,
-        model_dir=folder,
-        save_steps=FLAGS.save_steps,
-        experience=open_experience(FLAGS.experience) if FLAGS.experience else None,
-        jit_compile=FLAGS.jit_compile,
-        on_step=Report(
-            images / images_a_step,
-            FLAGS.epochs_per_eval,
-            FLAGS.print_log_in_meta_optimizer,
-        ),
-        on_not_finite=command_line.name_once(),
-    )
+    steps = min(steps, FLAGS.max_steps or steps)
+    arguments: dict[str, Any] = {
+        "roll_back": FLAGS.meta_roll_back,
+        "meta_lr": schedule(FLAGS.meta_lr, images_a_step, images),
+        "seed": FLAGS.seed,
+        "model_dir": folder,
+        "save_steps": FLAGS.save_steps,
+    }
+    tasks = [problem.task for problem in found]
+    pace = images / images_a_step, FLAGS.epochs_per_eval
+    if FLAGS.estimator == "pes":
+        result = mlhf.evolve(
+            tasks,
+            optimizer,
+            steps,
+            horizon=FLAGS.horizon,
+            pairs=FLAGS.pairs,
+            deviation=FLAGS.deviation,
+            on_step=Report(*pace, reported=("loss", "log_loss", "rate")),
+            **arguments,
+        )
+    else:
+        result = mlhf.meta_train(
+            tasks,
+            optimizer,
+            steps,
+            keep_prob=FLAGS.keep_prob,
+            experience=open_experience(FLAGS.experience) if FLAGS.experience else None,
+            jit_compile=FLAGS.jit_compile,
+            on_step=Report(*pace, own_numbers=FLAGS.print_log_in_meta_optimizer),
+            on_not_finite=command_line.name_once(),
+            **arguments,
+        )
     print(summary(result, folder))
 
 
@@ -179,6 +197,16 @@ def define_flags() -> None:
     command_line.define_common_flags()
     flags.adopt_module_key_flags(command_line)  # for --help
     flags.DEFINE_integer("meta_roll_back", 10, "Training steps in a meta-step.", lower_bound=1)
+    flags.DEFINE_enum(
+        "estimator",
+        "backprop",
+        ("backprop", "pes"),
+        "Of the meta-gradient: the paper's, back through a rollout, or persistent evolution "
+        "strategies, which minimise the training loss over --horizon steps and learn --lr too.",
+    )
+    flags.DEFINE_integer("horizon", 100, "Steps of a training under pes.", lower_bound=1)
+    flags.DEFINE_integer("pairs", 4, "Pairs of trainings of each task under pes.", lower_bound=1)
+    flags.DEFINE_float("deviation", 0.05, "Of the perturbations under pes.", lower_bound=0)
     flags.DEFINE_float("keep_prob", 0.5, "Chance that training goes on.", 0.0, 1.0)
     flags.DEFINE_float("meta_lr", 1e-3, "Adam's step size for the LSTMs' weights.")
     flags.DEFINE_string(

@@ -196,3 +196,25 @@ def test_a_mixture_of_tasks_is_meta_trained_in_turns(tmp_path):
     lines = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["task"] for line in lines] == [0, 1, 0, 1]
     assert (tmp_path / "meta_optimizer.npz").exists()
+
+
+def test_evolution_strategies_by_flags(tmp_path, capsys):
+    flags = (
+        *DIGITS,
+        "--estimator=pes",
+        "--input_scale=rms",
+        "--meta_roll_back=2",
+        "--horizon=4",
+        "--pairs=2",
+        "--CG_iter=2",
+        "--max_steps=3",
+        f"--model_dir={tmp_path}",
+    )
+    run(train_meta_optimizer, *flags)
+    lines = read_lines(tmp_path)
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert {"loss", "log_loss", "rate", "difference"} < set(lines[0])
+    loaded = mlhf.MetaHessianFree.from_pretrained(tmp_path)
+    assert loaded.settings["input_scale"] == "rms"
+    assert loaded.learning_rate == lines[-1]["rate"] != 1.0
+    assert "3 meta-steps" in capsys.readouterr().out
