@@ -30,7 +30,7 @@ from mlhf.rollout import Carry
 from mlhf.run_log import RunLog
 from mlhf.scan import scan
 from mlhf.task import Task
-from mlhf.validation import check_count, check_number
+from mlhf.validation import check_choice, check_count, check_number
 
 # A loss counts as at most this multiple of the first one of its training: one that diverges is bad,
 # and no worse than that.
@@ -99,6 +99,7 @@ def evolve(
     deviation: float = 0.05,
     meta_lr: float | Callable[[int], float] = 1e-2,
     learn_rate: bool = True,
+    layers: str = "all",
     seed: int = 0,
     model_dir: str | Path | None = None,
     save_steps: int = 100,
@@ -138,6 +139,9 @@ def evolve(
       deviation: σ.
       meta_lr: Adam's step size, or a function of the number of updates done.
       learn_rate: Whether the learning rate is learned too.
+      layers: Which of the LSTMs' weights are learned: `"all"`, or `"output"`, their dense layers of
+        5 numbers alone. The noise of an estimate grows with how many numbers are perturbed, 277 or
+        5 a role and kind, so the output goes first where updates are few.
       seed: Of perturbations and initial weights.
       model_dir: Where checkpoints, metrics and the trained optimizer go; None keeps all in memory.
       save_steps: A checkpoint every so many updates, and at the end.
@@ -169,6 +173,7 @@ def evolve(
         deviation=check_number("deviation", deviation, above=0),
         meta_lr=meta_lr if callable(meta_lr) else check_number("meta_lr", meta_lr, at_least=0),
         learn_rate=learn_rate,
+        layers=check_choice("layers", layers, ("all", "output")),
         seed=check_count("seed", seed, 0),
         model_dir=model_dir,
         save_steps=check_count("save_steps", save_steps),
@@ -192,6 +197,7 @@ class _Evolution:
         deviation,
         meta_lr,
         learn_rate,
+        layers,
         seed,
         model_dir,
         save_steps,
@@ -206,7 +212,7 @@ class _Evolution:
         self.optimizer, self.steps, self.length, self.horizon = optimizer, steps, length, horizon
         self.deviation, self.seed, self.save_steps = deviation, seed, save_steps
         self.meta_lr = meta_lr if callable(meta_lr) else lambda _: meta_lr
-        self.learn_rate = learn_rate
+        self.learn_rate, self.layers = learn_rate, layers
         if optimizer.weights is None:
             layouts = [Layout(t.initialize(FIRST_SEED), t.variable_kinds()) for t in tasks]
             optimizer.draw_weights(
@@ -222,7 +228,8 @@ class _Evolution:
         self.log_rate = tf.constant(math.log(optimizer.learning_rate), self.dtype)
         self.moments = adam.init(self._theta())
         self.shapes = [tuple(leaf.shape) for leaf in tf.nest.flatten(self._theta())]
-        self.size = sum(int(np.prod(shape)) for shape in self.shapes)
+        self.mask = self._mask()
+        self.size = self.mask.size
         self.generator = np.random.default_rng(seed)
         self.done, self.begun = 0, 0
         for field in self.fields:
@@ -240,6 +247,23 @@ class _Evolution:
     def _theta(self) -> tuple[dict[str, LSTMWeights], tf.Tensor]:
         """The meta-parameters; of their numbers in a row the last is the logarithm of the rate."""
         return self.weights, self.log_rate
+
+    def _mask(self) -> np.ndarray:
+        """Ones at the numbers of θ that are learned, zeros at the others."""
+
+        def ones(value, learned):
+            return np.full(value.shape, float(learned))
+
+        masks = {
+            role: LSTMWeights(
+                *[
+                    ones(value, self.layers == "all" or name.startswith("dense"))
+                    for name, value in weights._asdict().items()
+                ]
+            )
+            for role, weights in self.weights.items()
+        }
+        return _flat((masks, ones(self.log_rate, self.learn_rate)))
 
     def _begin(self, field: _Field, horizon: int) -> _Pair:
         self.begun += 1
@@ -293,9 +317,7 @@ class _Evolution:
         gradient = np.zeros(self.size)
         losses, logs, differences, ages = [], [], [], []
         for place, pair in enumerate(field.pairs):
-            noise = self.deviation * self.generator.standard_normal(self.size)
-            if not self.learn_rate:
-                noise[-1] = 0
+            noise = self.deviation * self.mask * self.generator.standard_normal(self.size)
             pair.drift = pair.drift + noise
             scores = []
             for side, sign in enumerate((1, -1)):
@@ -468,6 +490,7 @@ class _Evolution:
             "pairs": len(self.fields[0].pairs),
             "deviation": self.deviation,
             "learn_rate": self.learn_rate,
+            "layers": self.layers,
             "seed": self.seed,
             "kinds": str(self.kinds),
             "parameters": str([field.layout.signature for field in self.fields]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from mlhf.step import CompiledSteps, Step
 from mlhf.validation import check_choice, check_count, check_number
 
 # Arguments of the constructor that a file does not keep.
-_NOT_SAVED = {"kinds", "seed", "product_dtype", "jit_compile", "detailed"}
+_NOT_SAVED = {"initial_damping", "kinds", "seed", "product_dtype", "jit_compile", "detailed"}
 
 
 class MetaHessianFree(CompiledSteps):
@@ -64,6 +65,7 @@ class MetaHessianFree(CompiledSteps):
         decay: float = 0.9,
         curvature_share: float = 1.0,
         input_scale: str = "none",
+        initial_damping: float | None = None,
         kinds: Any = None,
         seed: int = 0,
         product_dtype: str | None = None,
@@ -88,6 +90,9 @@ class MetaHessianFree(CompiledSteps):
             paper; `"rms"` each divided by the root mean square of its variable's entries. Entries
             of gradients are often far below one, where an LSTM tells none from another; scaled,
             what it learns depends neither on the size of a network nor on that of a batch.
+          initial_damping: What the damping's LSTM gives, about, before it has learned: its dense
+            layer's bias is set to it. None for the paper's bias of 0, which gives 0.69. Of new
+            weights only.
           kinds: The kinds of variable, where paths and layers do not tell them; as for
             `mlhf.kinds.resolve_kinds`.
           seed: Of the random weights.
@@ -117,6 +122,9 @@ class MetaHessianFree(CompiledSteps):
             input_scale=check_choice("input_scale", input_scale, ("none", "rms")),
             product_dtype=check_choice("product_dtype", product_dtype, (None, "bfloat16")),
         )
+        if initial_damping is not None:
+            check_number("initial_damping", initial_damping, above=0)
+        self._initial_damping = initial_damping
         self.weights: dict[str, LSTMWeights] | None = None
         self.kinds: list[str] | None = None
         self.detailed = detailed
@@ -238,6 +246,13 @@ class MetaHessianFree(CompiledSteps):
             )
             for number, role in enumerate(self.rule.roles)
         }
+        if self._initial_damping is not None and "d" in self.weights:
+            # The inverse of softplus, log(eˣ - 1).
+            bias = self._initial_damping + math.log(-math.expm1(-self._initial_damping))
+            own = self.weights["d"]
+            self.weights["d"] = own._replace(
+                dense_bias=tf.fill(own.dense_bias.shape, tf.constant(bias, own.dense_bias.dtype))
+            )
 
     def weights_for(self, layout: Layout) -> dict[str, LSTMWeights]:
         """Returns the weights of the kinds that a layout has, in its order and dtype."""

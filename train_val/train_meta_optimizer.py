@@ -16,7 +16,7 @@ from absl import flags
 import mlhf
 from mlhf.validation import check_number
 from replay import PrioritizedReplay
-from train_val import command_line, task_families, training
+from train_val import command_line, optimizers, task_families, training
 from train_val.problems import Problem
 
 FLAGS = flags.FLAGS
@@ -122,24 +122,31 @@ def make_problems() -> list[Problem]:
     )
 
 
+def make_optimizer() -> mlhf.MetaHessianFree:
+    """Returns the optimizer of the flags, new or that of `--meta_ckpt`.
+
+    Of `--meta_ckpt` the rule and the learning rate are kept where no flag says otherwise.
+
+    Raises:
+      ValueError: If the weights of `--meta_ckpt` do not fit the uses that the flags ask for.
+    """
+    rule: dict[str, Any] = {n: FLAGS[flag].value for flag, n in optimizers.RULE.items()}
+    others: dict[str, Any] = {
+        "product_dtype": FLAGS.product_dtype,
+        "detailed": FLAGS.print_log_in_meta_optimizer,
+    }
+    if FLAGS.meta_ckpt is None:
+        return mlhf.MetaHessianFree(
+            **rule, initial_damping=FLAGS.initial_damping, seed=FLAGS.seed, **others
+        )
+    given = {name: rule[name] for flag, name in optimizers.RULE.items() if FLAGS[flag].present}
+    return mlhf.MetaHessianFree.from_pretrained(FLAGS.meta_ckpt, **given, **others)
+
+
 def main() -> None:
     """Reads the flags and meta-trains."""
     found = make_problems()
-    optimizer = mlhf.MetaHessianFree(
-        FLAGS.lr,
-        cg_iterations=FLAGS.CG_iter,
-        x_use=FLAGS.x_use,
-        y_use=FLAGS.y_use,
-        d_use=FLAGS.d_use,
-        damping=FLAGS.damping,
-        damping_type=FLAGS.damping_type,
-        decay=FLAGS.decay,
-        curvature_share=FLAGS.curvature_share,
-        input_scale=FLAGS.input_scale,
-        seed=FLAGS.seed,
-        product_dtype=FLAGS.product_dtype,
-        detailed=FLAGS.print_log_in_meta_optimizer,
-    )
+    optimizer = make_optimizer()
     images_a_step = FLAGS.batch_size * FLAGS.meta_roll_back
     # Of a mixture, an epoch is one of the largest data set for every task.
     images = len(found) * max(len(problem.train) for problem in found)
@@ -163,6 +170,7 @@ def main() -> None:
             horizon=FLAGS.horizon,
             pairs=FLAGS.pairs,
             deviation=FLAGS.deviation,
+            layers=FLAGS.layers,
             on_step=Report(*pace, reported=("loss", "log_loss", "rate")),
             **arguments,
         )
@@ -206,6 +214,15 @@ def define_flags() -> None:
     )
     flags.DEFINE_integer("horizon", 100, "Steps of a training under pes.", lower_bound=1)
     flags.DEFINE_integer("pairs", 4, "Pairs of trainings of each task under pes.", lower_bound=1)
+    flags.DEFINE_enum(
+        "layers", "all", ("all", "output"), "Of the LSTMs that pes learns; output is less noisy."
+    )
+    flags.DEFINE_float(
+        "initial_damping", None, "Of the damping's LSTM before it has learned; 0.69 if left out."
+    )
+    flags.DEFINE_string(
+        "meta_ckpt", None, "A meta-optimizer to go on from: its weights, rule and learning rate."
+    )
     flags.DEFINE_float("deviation", 0.05, "Of the perturbations under pes.", lower_bound=0)
     flags.DEFINE_float("keep_prob", 0.5, "Chance that training goes on.", 0.0, 1.0)
     flags.DEFINE_float("meta_lr", 1e-3, "Adam's step size for the LSTMs' weights.")

@@ -117,6 +117,16 @@ def test_it_learns_a_rate_that_was_far_too_small():
     assert fixed.optimizer.learning_rate == pytest.approx(0.01)
 
 
+def test_the_output_layers_alone():
+    rule = optimizer()
+    rule.init(initialize(0))
+    before = rule.weights["d"]
+    after = evolve(3, rule, layers="output", meta_lr=0.1).optimizer.weights["d"]
+    for name in FIELDS:
+        moved = np.any(getattr(before, name) != getattr(after, name))
+        assert moved == name.startswith("dense"), name
+
+
 def test_a_training_that_diverges_counts_as_twice_its_first_loss():
     result = evolve(6, optimizer(1e30), horizon=20, meta_lr=0.0, learn_rate=False)
     assert result.history[-1]["log_loss"] < 3

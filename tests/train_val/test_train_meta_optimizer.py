@@ -208,13 +208,25 @@ def test_evolution_strategies_by_flags(tmp_path, capsys):
         "--pairs=2",
         "--CG_iter=2",
         "--max_steps=3",
-        f"--model_dir={tmp_path}",
+        "--layers=output",
+        "--initial_damping=0.2",
     )
-    run(train_meta_optimizer, *flags)
-    lines = read_lines(tmp_path)
+    folder = tmp_path / "first"
+    run(train_meta_optimizer, *flags, f"--model_dir={folder}")
+    lines = read_lines(folder)
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert {"loss", "log_loss", "rate", "difference"} < set(lines[0])
-    loaded = mlhf.MetaHessianFree.from_pretrained(tmp_path)
+    loaded = mlhf.MetaHessianFree.from_pretrained(folder)
     assert loaded.settings["input_scale"] == "rms"
     assert loaded.learning_rate == lines[-1]["rate"] != 1.0
+    # softplus of the bias, little moved
+    assert np.log1p(np.exp(loaded.weights["d"].dense_bias)) == pytest.approx(0.2, abs=0.05)
     assert "3 meta-steps" in capsys.readouterr().out
+
+    # Going on from there: the rule is the file's where no flag says otherwise.
+    flags = (*DIGITS, f"--meta_ckpt={folder}", "--max_steps=1", "--meta_roll_back=2")
+    run(train_meta_optimizer, *flags, "--CG_iter=3", f"--model_dir={tmp_path / 'second'}")
+    again = mlhf.MetaHessianFree.from_pretrained(tmp_path / "second")
+    assert again.settings == {**loaded.settings, "cg_iterations": 3}
+    moved = again.weights["d"].dense_bias - loaded.weights["d"].dense_bias
+    assert 0 < np.max(np.abs(moved)) < 0.01
