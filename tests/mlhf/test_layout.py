@@ -43,6 +43,19 @@ def test_there_and_back():
     np.testing.assert_array_equal(ones, layout.mask())
 
 
+@pytest.mark.parametrize("unit", [1.0, 1e-25, 1e25])
+def test_scales_are_those_of_each_variable(unit):
+    layout = Layout(PARAMETERS, KINDS, block=4)
+    parameters = tf.nest.map_structure(lambda leaf: unit * leaf, PARAMETERS)
+    parameters["dense"][0] = tf.constant(0.0)
+    factors = layout.unflatten(layout.inverse_root_mean_square(layout.flatten(parameters)))
+    for factor, leaf in zip(tf.nest.flatten(factors), tf.nest.flatten(parameters), strict=True):
+        if np.any(leaf):
+            right = unit / np.sqrt(np.mean((leaf.numpy().astype(float)) ** 2))
+            np.testing.assert_allclose(factor * unit, right, rtol=1e-5)
+    assert float(factors["dense"][0]) == 1.0
+
+
 def test_arrays_and_a_single_tensor():
     layout = Layout(np.arange(3.0), "any")
     assert layout.dtype == tf.float64

@@ -76,6 +76,15 @@ def test_untrained_damping_and_preconditioner_are_near_the_logarithm_of_two():
     assert float(step.metrics["mean_delta"]) == pytest.approx(np.log(2) + 2e-5, abs=0.05)
 
 
+@pytest.mark.parametrize("damping", [1e-6, 0.3, 20.0])
+def test_the_first_damping_may_be_chosen(damping):
+    optimizer = mlhf.MetaHessianFree(initial_damping=damping)
+    optimizer.init(reference.structure(np.zeros(reference.SIZE)))
+    found = np.log1p(np.exp(optimizer.weights["d"].dense_bias.numpy()))
+    np.testing.assert_allclose(found, damping, rtol=1e-6)
+    assert not np.any(optimizer.weights["y"].dense_bias)
+
+
 # The rate, the damping at first, and what the heuristic then does: the ratio of both decreases
 # is bad and good in turn and 1 the limit; good; middling and 1e-3 the limit.
 HEURISTIC = [(2.0, 0.9, [0.9, 1, 0.9, 1]), (0.3, 0.05, [0.05, 0.05, 0.05, 0.045])]
