@@ -29,13 +29,15 @@ from mlhf.portable_state import from_portable, to_portable
 from mlhf.rollout import Carry
 from mlhf.run_log import RunLog
 from mlhf.scan import scan
-from mlhf.task import Task
+from mlhf.task import Task, draw_missing_weights
 from mlhf.validation import check_choice, check_count, check_number
 
 # A loss counts as at most this multiple of the first one of its training: one that diverges is bad,
 # and no worse than that.
 LARGEST_LOSS = 2.0
 SMALLEST_LOSS = 1e-8
+# A gradient is clipped to this multiple of the median length of the last ones.
+LARGEST_LENGTH, REMEMBERED = 2.0, 50
 # Initial weights of trainings that begin during meta-training, apart from those of anything else.
 FIRST_SEED = 1_000_000
 
@@ -117,15 +119,16 @@ def evolve(
 
     is an estimate of the gradient of the smoothed loss over the whole horizon, not of the last
     `roll_back` steps (Vicol, Metz and Sohl-Dickstein 2021, arXiv 2112.13835, equation 9 with
-    antithetic pairs). Adam takes it. After `horizon` steps a pair begins again with new initial
-    weights; the pairs are at different ages.
+    antithetic pairs). Adam takes it, clipped to twice the median length of the last 50. After
+    `horizon` steps a pair begins again with new initial weights; the pairs are at different ages.
 
     Steps are those of `optimizer.step`: without the noise and the bound on their length that
     `meta_train` has. Losses are those of the batches before each step, at most twice the first of
     their training; one that is not finite counts as that.
 
     Of several tasks each update takes one, in turns; each has pairs of its own. A kind of variable
-    that a task does not have gets no gradient from it.
+    that a task does not have gets no gradient from it; one that the optimizer has no weights for is
+    drawn new.
 
     With a `model_dir`, a run that was killed continues from its last checkpoint.
 
@@ -213,11 +216,7 @@ class _Evolution:
         self.deviation, self.seed, self.save_steps = deviation, seed, save_steps
         self.meta_lr = meta_lr if callable(meta_lr) else lambda _: meta_lr
         self.learn_rate, self.layers = learn_rate, layers
-        if optimizer.weights is None:
-            layouts = [Layout(t.initialize(FIRST_SEED), t.variable_kinds()) for t in tasks]
-            optimizer.draw_weights(
-                sorted({kind for layout in layouts for kind in layout.kinds}), layouts[0].dtype
-            )
+        draw_missing_weights(tasks, optimizer, FIRST_SEED)
         self.fields = [_Field(task, optimizer) for task in tasks]
         dtypes = {field.layout.dtype for field in self.fields}
         if len(dtypes) > 1:
@@ -343,6 +342,11 @@ class _Evolution:
             if pair.age >= pair.horizon:
                 field.pairs[place] = self._begin(field, self.horizon)
         gradient /= len(field.pairs)
+        length = float(np.linalg.norm(gradient))
+        usual = [line["grad_length"] for line in self.log.lines[-REMEMBERED:]]
+        if usual:
+            # One training that diverges would else outweigh hundreds of updates.
+            gradient *= min(1.0, LARGEST_LENGTH * float(np.median(usual)) / max(length, 1e-30))
         rate = self.meta_lr(self.done)
         moved, self.moments = adam.update(
             here, self._unflat(gradient), self.moments, tf.constant(rate, self.dtype)
@@ -353,7 +357,7 @@ class _Evolution:
             "loss": np.mean(losses),
             "log_loss": np.mean(logs),
             "difference": np.mean(differences),
-            "grad_length": np.linalg.norm(gradient),
+            "grad_length": length,
             "var_length": float(tf.linalg.global_norm(tf.nest.flatten(self.weights))),
             "rate": math.exp(float(self.log_rate)),
             "age": np.mean(ages),

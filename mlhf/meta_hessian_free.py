@@ -200,9 +200,14 @@ class MetaHessianFree(CompiledSteps):
             "input_scale": rule.input_scale,
         }
 
-    def layout(self, parameters: Any) -> Layout:
-        """Returns how parameters lie in the flat vectors of the state."""
-        return Layout(parameters, self._given_kinds)
+    def layout(self, parameters: Any, kinds: Any = None) -> Layout:
+        """Returns how parameters lie in the flat vectors of the state.
+
+        Args:
+          parameters: A structure of floating tensors.
+          kinds: As for the constructor; None for those given before.
+        """
+        return Layout(parameters, self._given_kinds if kinds is None else kinds)
 
     def init(self, parameters: Any, kinds: Any = None) -> MetaState:
         """Returns the state before the first step, and draws weights if there are none.
@@ -233,26 +238,30 @@ class MetaHessianFree(CompiledSteps):
         return zero_state(self.rule, layout, self.damping)
 
     def draw_weights(self, kinds: list[str], dtype: Any = tf.float32) -> None:
-        """Draws new weights, which `init` does for the kinds of its parameters if there are none.
+        """Draws new weights for those kinds that have none.
+
+        `init` does so for the kinds of its parameters if there are no weights at all.
 
         Args:
-          kinds: The kinds of variable that they are for; kept sorted.
+          kinds: The kinds of variable that weights are needed for.
           dtype: Theirs.
         """
-        self.kinds = sorted(kinds)
-        self.weights = {
+        missing = sorted(set(kinds) - set(self.kinds or []))
+        if not missing:
+            return
+        drawn = {
             role: coordinate_lstm.initial_weights(
-                len(kinds), self._seed + 1000 * number, tf.as_dtype(dtype)
+                len(missing), self._seed + 1000 * number, tf.as_dtype(dtype)
             )
             for number, role in enumerate(self.rule.roles)
         }
-        if self._initial_damping is not None and "d" in self.weights:
+        if self._initial_damping is not None and "d" in drawn:
             # The inverse of softplus, log(eˣ - 1).
             bias = self._initial_damping + math.log(-math.expm1(-self._initial_damping))
-            own = self.weights["d"]
-            self.weights["d"] = own._replace(
-                dense_bias=tf.fill(own.dense_bias.shape, tf.constant(bias, own.dense_bias.dtype))
+            drawn["d"] = drawn["d"]._replace(
+                dense_bias=tf.fill([len(missing)], tf.cast(bias, dtype))
             )
+        self.set_weights(missing, drawn)
 
     def weights_for(self, layout: Layout) -> dict[str, LSTMWeights]:
         """Returns the weights of the kinds that a layout has, in its order and dtype."""

@@ -24,7 +24,7 @@ from mlhf.meta_hessian_free import MetaHessianFree
 from mlhf.proposal import Rule
 from mlhf.rollout import Carry
 from mlhf.run_log import RunLog
-from mlhf.task import Task
+from mlhf.task import Task, draw_missing_weights
 from mlhf.validation import check_count, check_number
 from replay import PrioritizedReplay
 
@@ -176,7 +176,7 @@ def meta_train(
 
     Of a mixture of tasks each meta-step takes one, in turns. They share the LSTMs' weights and
     Adam; each has its point, its replay and its compiled meta-step. A kind of variable that a task
-    does not have gets no gradient from it.
+    does not have gets no gradient from it; one that the optimizer has no weights for is drawn new.
 
     With a `model_dir`, a run that was killed continues from its last checkpoint and ends with the
     numbers of an uninterrupted one, bit for bit on one machine.
@@ -273,11 +273,7 @@ class _Run:
         self.seed, self.save_steps = seed, save_steps
 
         self.generator = np.random.default_rng(seed)
-        if len(tasks) > 1 and optimizer.weights is None:
-            layouts = [Layout(task.initialize(seed), task.variable_kinds()) for task in tasks]
-            optimizer.draw_weights(
-                sorted({kind for layout in layouts for kind in layout.kinds}), layouts[0].dtype
-            )
+        draw_missing_weights(tasks, optimizer, seed)
         self.courses = [Course(task, optimizer, seed, self.generator, experience) for task in tasks]
         dtypes = {course.layout.dtype for course in self.courses}
         if len(dtypes) > 1:

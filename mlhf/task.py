@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -83,3 +83,16 @@ class Task:
             if len(group) < length:
                 return
             yield tf.nest.map_structure(lambda *values: tf.stack(values), *group)
+
+
+def draw_missing_weights(tasks: Sequence[Task], optimizer: Any, seed: int) -> None:
+    """Draws weights for the kinds of the tasks' variables that an optimizer has none for.
+
+    Args:
+      tasks: At least one.
+      optimizer: A `MetaHessianFree`.
+      seed: Of initial parameters, of which only shapes matter.
+    """
+    layouts = [optimizer.layout(task.initialize(seed), task.variable_kinds()) for task in tasks]
+    kinds = {kind for layout in layouts for kind in layout.kinds}
+    optimizer.draw_weights(sorted(kinds), layouts[0].dtype)

@@ -132,13 +132,13 @@ def make_optimizer() -> mlhf.MetaHessianFree:
     """
     rule: dict[str, Any] = {n: FLAGS[flag].value for flag, n in optimizers.RULE.items()}
     others: dict[str, Any] = {
+        "initial_damping": FLAGS.initial_damping,
         "product_dtype": FLAGS.product_dtype,
         "detailed": FLAGS.print_log_in_meta_optimizer,
+        "seed": FLAGS.seed,
     }
     if FLAGS.meta_ckpt is None:
-        return mlhf.MetaHessianFree(
-            **rule, initial_damping=FLAGS.initial_damping, seed=FLAGS.seed, **others
-        )
+        return mlhf.MetaHessianFree(**rule, **others)
     given = {name: rule[name] for flag, name in optimizers.RULE.items() if FLAGS[flag].present}
     return mlhf.MetaHessianFree.from_pretrained(FLAGS.meta_ckpt, **given, **others)
 
@@ -218,7 +218,9 @@ def define_flags() -> None:
         "layers", "all", ("all", "output"), "Of the LSTMs that pes learns; output is less noisy."
     )
     flags.DEFINE_float(
-        "initial_damping", None, "Of the damping's LSTM before it has learned; 0.69 if left out."
+        "initial_damping",
+        None,
+        "Of the damping's LSTM before it has learned, of new weights; 0.69 if left out.",
     )
     flags.DEFINE_string(
         "meta_ckpt", None, "A meta-optimizer to go on from: its weights, rule and learning rate."

@@ -85,15 +85,22 @@ class ByHand:
         self.rule.learning_rate = 0.5 * math.exp(noise[-1])
 
 
-def test_the_estimate_is_that_of_the_paper(monkeypatch):
-    seen = []
+@pytest.fixture
+def seen(monkeypatch):
+    """The gradients that Adam is given."""
+    gradients = []
     real = evolution.adam.update
 
     def update(parameters, gradient, state, rate):
-        seen.append(evolution._flat(gradient))
+        gradients.append(evolution._flat(gradient))
         return real(parameters, gradient, state, rate)
 
     monkeypatch.setattr(evolution.adam, "update", update)
+    return gradients
+
+
+def test_the_estimate_is_that_of_the_paper(seen, monkeypatch):
+    monkeypatch.setattr(evolution, "LARGEST_LENGTH", math.inf)
     # At a rate of zero the meta-parameters stay where the estimates are taken.
     result = evolve(4, meta_lr=0.0, seed=0)
     by_hand = ByHand(0)
@@ -104,6 +111,14 @@ def test_the_estimate_is_that_of_the_paper(monkeypatch):
     # The pairs began at different ages: one has begun again after every second update.
     assert [line["age"] for line in result.history] == [2, 3, 3, 3]
     np.testing.assert_array_equal(weights_of(result), evolution._flat(by_hand.start))
+
+
+def test_a_gradient_is_clipped_to_what_is_usual(seen):
+    lengths = [line["grad_length"] for line in evolve(12, meta_lr=0.0).history]
+    limits = [math.inf] + [2 * np.median(lengths[:k]) for k in range(1, 12)]
+    assert any(length > limit for length, limit in zip(lengths, limits, strict=True))
+    expected = np.minimum(lengths, limits)
+    np.testing.assert_allclose([np.linalg.norm(g) for g in seen], expected, rtol=1e-6)
 
 
 def test_it_learns_a_rate_that_was_far_too_small():
@@ -172,6 +187,18 @@ def test_a_mixture_leaves_the_kinds_that_a_task_lacks_alone():
     assert rule.kinds == ["dense_bias", "dense_kernel"]
     assert [line["task"] for line in evolve(4, optimizer(), tasks).history] == [0, 1, 0, 1]
     assert len(result.history) == 1
+
+
+def test_kinds_that_are_new_to_a_trained_optimizer_are_drawn():
+    from tests.mlhf.test_task_mixture import task
+
+    rule = optimizer()
+    evolve(1, rule, task(3, False, "kernels alone"), meta_lr=0.1)
+    before = dict(zip(rule.kinds, rule.weights["d"].dense_bias.numpy(), strict=True))
+    assert list(before) == ["dense_kernel"]
+    evolve(1, rule, task(3, True, "biases too"), meta_lr=0.0)
+    after = dict(zip(rule.kinds, rule.weights["d"].dense_bias.numpy(), strict=True))
+    assert after == {**before, "dense_bias": 0.0}
 
 
 @pytest.mark.parametrize(
