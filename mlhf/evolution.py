@@ -382,8 +382,8 @@ class _Evolution:
                     inputs, targets = tf.nest.map_structure(lambda value: value[t], batches)
                     tensors = Objective.of(static, (inputs, targets, carry.model_state)).tensors
                     parameters = layout.unflatten(carry.weights)
-                    moved, state, model_state, metrics = optimizer._step(
-                        static, tensors, parameters, carry.state, own, rate
+                    moved, state, model_state, metrics = optimizer.step_in(
+                        layout, static, tensors, parameters, carry.state, own, rate
                     )
                     return Carry(layout.flatten(moved), model_state, state), metrics["loss"]
 

@@ -332,6 +332,32 @@ class MetaHessianFree(CompiledSteps):
 
     def _step(self, static, tensors, parameters, state, weights, rate):
         layout = self.layout(parameters)
+        return self.step_in(layout, static, tensors, parameters, state, weights, rate)
+
+    def step_in(
+        self,
+        layout: Layout,
+        static: tuple,
+        tensors: tuple,
+        parameters: Any,
+        state: MetaState,
+        weights: dict[str, LSTMWeights],
+        rate: tf.Tensor,
+    ) -> tuple[Any, MetaState, Any, dict[str, tf.Tensor]]:
+        """One step as a function of all that it depends on, to be traced inside another.
+
+        Args:
+          layout: Of the parameters, whose kinds the weights are for, in its order.
+          static: `Objective.static`.
+          tensors: `Objective.tensors`.
+          parameters: Where it stands.
+          state: Of the step before.
+          weights: By role.
+          rate: lr.
+
+        Returns:
+          New parameters, state and model state, and the metrics of `step`.
+        """
         objective = Objective.of(static, tensors)
         linearized, curvature = linearize_shares(
             objective, parameters, layout, self.rule.curvature_share, self.rule.product_dtype

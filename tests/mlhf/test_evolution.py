@@ -189,6 +189,21 @@ def test_a_mixture_leaves_the_kinds_that_a_task_lacks_alone():
     assert len(result.history) == 1
 
 
+def test_tasks_whose_parameters_have_other_paths():
+    """Each is stepped in a layout of its own: kinds that are said by path are of one task only."""
+
+    def named(name):
+        return make_task(
+            network=lambda parameters, inputs: inputs @ parameters[name],
+            initialize=lambda seed: {name: initialize(seed)["dense"]["kernel"]},
+            kinds={name: "dense_kernel"},
+            name=name,
+        )
+
+    result = evolve(4, optimizer(), [named("first"), named("second")])
+    assert [line["task"] for line in result.history] == [0, 1, 0, 1]
+
+
 def test_kinds_that_are_new_to_a_trained_optimizer_are_drawn():
     from tests.mlhf.test_task_mixture import task
 
