@@ -36,7 +36,7 @@ class MetaHessianFree(CompiledSteps):
     With g the gradient, G = Jᵀ H J the Gauss-Newton matrix, and x₋, r₋ the solution and the
     residual of the step before:
 
-        δ  = softplus(LSTM_d(g, r₋, x₋)) + damping     A = G + diag(δ)
+        δ  = s · softplus(LSTM_d(g, r₋, x₋)) + damping     A = G + diag(δ)
         x₀ = x₋, or g, or LSTM_x(g, r₋, x₋)             r₀ = g - A x₀
         P  = softplus(LSTM_y(g, r₀, x₀))
         x, r by `cg_iterations` preconditioned conjugate-gradient iterations
@@ -65,6 +65,7 @@ class MetaHessianFree(CompiledSteps):
         decay: float = 0.9,
         curvature_share: float = 1.0,
         input_scale: str = "none",
+        damping_scale: float = 1.0,
         initial_damping: float | None = None,
         kinds: Any = None,
         seed: int = 0,
@@ -90,6 +91,9 @@ class MetaHessianFree(CompiledSteps):
             paper; `"rms"` each divided by the root mean square of its variable's entries. Entries
             of gradients are often far below one, where an LSTM tells none from another; scaled,
             what it learns depends neither on the size of a network nor on that of a batch.
+          damping_scale: s, positive. Curvature has a scale of its own on every network, and a
+            learned damping that of the networks that it was learned on: this is the one number to
+            try beside the learning rate on a network that is unlike them.
           initial_damping: What the damping's LSTM gives, about, before it has learned: its dense
             layer's bias is set to it. None for the paper's bias of 0, which gives 0.69. Of new
             weights only.
@@ -120,6 +124,7 @@ class MetaHessianFree(CompiledSteps):
             decay=check_number("decay", decay, above=0, below=1),
             curvature_share=check_number("curvature_share", curvature_share, above=0, at_most=1),
             input_scale=check_choice("input_scale", input_scale, ("none", "rms")),
+            damping_scale=check_number("damping_scale", damping_scale, above=0),
             product_dtype=check_choice("product_dtype", product_dtype, (None, "bfloat16")),
         )
         if initial_damping is not None:
@@ -198,6 +203,7 @@ class MetaHessianFree(CompiledSteps):
             "decay": rule.decay,
             "curvature_share": rule.curvature_share,
             "input_scale": rule.input_scale,
+            "damping_scale": rule.damping_scale,
         }
 
     def layout(self, parameters: Any, kinds: Any = None) -> Layout:

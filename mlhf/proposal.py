@@ -34,6 +34,7 @@ class Rule(NamedTuple):
     product_dtype: str | None = None  # "bfloat16" for cheaper products with G
     curvature_share: float = 1.0  # of the batch that G is taken on
     input_scale: str = "none"  # "rms": LSTMs see g, r and x by their root mean squares
+    damping_scale: float = 1.0  # of the learned damping
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -169,7 +170,7 @@ def propose(
     delta = tf.fill([layout.size], state.damping)
     if rule.d_use == "rnn":
         delta_drive = run("d", gradient, state.residual, state.solution)
-        delta = tf.nn.softplus(delta_drive) + state.damping
+        delta = rule.damping_scale * tf.nn.softplus(delta_drive) + state.damping
 
     def damped(v):
         return curvature(v) + delta * v

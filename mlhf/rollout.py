@@ -359,7 +359,7 @@ def _back_one_step(rule, weights, layout, damped, row, d_solution, gradients, d_
         add("x", gradient)
     if rule.d_use == "rnn":
         total = d_delta["meta"] - d_residual["meta"] * proposal.start
-        d_output = total * tf.sigmoid(proposal.delta_drive)
+        d_output = rule.damping_scale * total * tf.sigmoid(proposal.delta_drive)
         ((gradient, _, before),) = back(
             "d", memory, [Cotangent(d_output, d_states["meta/d"], True, ())]
         )

@@ -29,7 +29,7 @@ convnet() {
 resnet() {
     evolve pretrained_resnet "${new[@]}" --lr=0.35 --initial_damping=0.1 --horizon=100 --pairs=2 \
         --tasks="residual:width=8:depth=2:shrink=2:batch_size=128,resnet:size=8:width=8:shrink=4:batch_size=128,convnet:width=8:dense=32:shrink=4:batch_size=512" \
-        --meta_lr=0.01 --max_steps=RESNETSTEPS
+        --meta_lr=0.01 --max_steps=160
 }
 
 for name in "${@:-convnet resnet}"; do

@@ -91,6 +91,11 @@ def define_common_flags(seed: int = 0) -> None:
         0.0,
         1.0,
     )
+    flags.DEFINE_float(
+        "damping_scale",
+        1.0,
+        "Of the learned damping: to try beside --lr on a network unlike those of meta-training.",
+    )
     flags.DEFINE_enum(
         "input_scale",
         "none",

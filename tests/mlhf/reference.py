@@ -194,7 +194,7 @@ def propose(rule, theta, g, G, r_before, x_before, states, damping, record=None)
     delta = np.full(SIZE, damping)
     if rule.d_use == "rnn":
         drive, states["d"] = lstm(theta["d"], memory, states["d"])
-        delta = softplus(drive) + damping
+        delta = rule.damping_scale * softplus(drive) + damping
 
     def A(v):
         return v @ G + delta * v

@@ -24,6 +24,7 @@ RULES = {
     "x rnn rnn, LM": {"damping_type": "LM_heuristics", "damping": 0.3},
     "x rnn rnn, LM and long": {"damping_type": "LM_heuristics", "damping": 0.3},
     "x rnn rnn, on a half": {"curvature_share": 0.5},
+    "x rnn rnn, a third of the damping": {"damping_scale": 0.3},
     "x rnn rnn, by the rms": {"input_scale": "rms"},
     "rnn rnn rnn, by the rms": {"input_scale": "rms", "x_use": "rnn"},
 }

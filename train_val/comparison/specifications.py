@@ -16,7 +16,12 @@ import tensorflow as tf
 import mlhf
 
 # Short names of settings.
-ALIASES = {"lr": "learning_rate", "cg": "cg_iterations", "share": "curvature_share"}
+ALIASES = {
+    "lr": "learning_rate",
+    "cg": "cg_iterations",
+    "share": "curvature_share",
+    "scale": "damping_scale",
+}
 # Settings that are set on one optimizer, which is then traced once for the whole grid.
 SETTABLE = {"learning_rate", "damping"}
 
@@ -112,9 +117,10 @@ def parse(text: str, meta_ckpt: str | None = None) -> Entrant:
     """Returns an optimizer from a line like `adam`, `adam:lr=1e-3/1e-2` or `hf:cg=2:damping=0.1/1`.
 
     A name, then settings, each after a colon: the arguments of the optimizer's constructor, with
-    `lr` for `learning_rate`, `cg` for `cg_iterations` and `share` for `curvature_share`. Values
-    between slashes are a grid to tune over; one value is not tuned. The learning rate has a default
-    grid. `title=` is for tables. `meta:path=...` is a trained MLHF of its own.
+    `lr` for `learning_rate`, `cg` for `cg_iterations`, `share` for `curvature_share` and `scale`
+    for `damping_scale`. Values between slashes are a grid to tune over; one value is not tuned. The
+    learning rate has a default grid. `title=` is for tables. `meta:path=...` is a trained MLHF of
+    its own.
 
     Args:
       text: The line.
@@ -164,7 +170,11 @@ def parse(text: str, meta_ckpt: str | None = None) -> Entrant:
     if trained is not None:
         settings = dict(trained.settings)
         # Runs are kept that are older than these settings.
-        for key, default in (("curvature_share", 1), ("input_scale", "none")):
+        for key, default in (
+            ("curvature_share", 1),
+            ("input_scale", "none"),
+            ("damping_scale", 1),
+        ):
             if settings[key] == default:
                 settings.pop(key)
         identity = {**identity, **settings, **fixed, "weights": _digest(trained.weights)}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 # Settings whose grid goes on where its best is at an edge: positive numbers of any size.
-OPEN = ("learning_rate", "damping")
+OPEN = ("learning_rate", "damping", "damping_scale")
 
 
 @dataclasses.dataclass(frozen=True)
