@@ -7,11 +7,8 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/experiments.sh"
 
 evolve() {
-    local folder="$RUNS/$1"
-    shift
-    "$VENV_PYTHON" train_val/train_meta_optimizer.py --data_dir="$DATA" --estimator=pes \
-        --meta_roll_back=10 --deviation=0.07 --layers=output --save_steps=20 \
-        --model_dir="$folder" "$@"
+    run_once "$RUNS/$1" train_val/train_meta_optimizer.py --data_dir="$DATA" --estimator=pes \
+        --meta_roll_back=10 --deviation=0.07 --layers=output --save_steps=20 "${@:2}"
 }
 
 new=(--input_scale=rms --x_use=x --y_use=rnn --d_use=rnn --CG_iter=4 --curvature_share=0.25)
@@ -32,7 +29,10 @@ resnet() {
         --meta_lr=0.01 --max_steps=160
 }
 
-for name in "${@:-convnet resnet}"; do
-    # shellcheck disable=SC2086  # the default is two names
-    for one in $name; do "$one"; done
+[ "$#" -gt 0 ] || set -- convnet resnet
+for name in "$@"; do
+    case "$name" in
+    convnet | resnet) "$name" ;;
+    *) die "Expected the names convnet and resnet, got $name." ;;
+    esac
 done

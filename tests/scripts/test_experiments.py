@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from train_val import train_meta_optimizer, use_meta_optimizer, use_meta_resnet_on_imagenet
+import mlhf
+from train_val import (
+    optimizers,
+    task_families,
+    train_meta_optimizer,
+    use_meta_optimizer,
+    use_meta_resnet_on_imagenet,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = {
@@ -105,18 +112,18 @@ def test_meta_training_and_validation_of_four_conditions(network, place):
 
 
 @pytest.mark.parametrize(
-    "name, batch_size, optimizers",
+    "name, batch_size, names",
     [
         ("validation_meta_optimizer_on_cifar10", 128, ["meta", "momentum", "adam", "RMSprop"]),
         ("validation_meta_optimizer_on_imagenet", 64, ["meta", "momentum", "adam", "RMSprop"]),
         ("validation_2nd_order_optimizer_on_cifar10", 512, ["meta", "meta", "meta", "kfac"]),
     ],
 )
-def test_validations(name, batch_size, optimizers, place):
+def test_validations(name, batch_size, names, place):
     process, calls = go(place, name)
     assert process.returncode == 0, process.stderr
     found = [parse(module, given) for _, module, given in calls]
-    assert [one["optimizer"] for one in found] == optimizers
+    assert [one["optimizer"] for one in found] == names
     assert {one["batch_size"] for one in found} == {batch_size}
     assert len({one["model_dir"] for one in found}) == 4
     assert found[0]["meta_ckpt"].startswith(str(place / "runs" / "meta_"))
@@ -152,6 +159,25 @@ def test_one_command_on_each_device_at_a_time(place):
     process, _ = go(place, "validation_meta_optimizer_on_cifar10", FAIL_AT="adam")
     assert process.returncode == 1
     assert "Some of the runs failed" in process.stderr
+
+
+def test_what_ships_is_what_the_script_trains(place):
+    for name in ("pretrained_convnet_1", "pretrained_convnet", "pretrained_resnet"):
+        (place / "runs" / name).mkdir()
+    process, calls = go(place, "pretrain")
+    assert process.returncode == 0, process.stderr
+    first, second, resnet = [parse(module, given) for _, module, given in calls]
+    assert second["meta_ckpt"] == first["model_dir"]
+    for name, flag_values in (("convnet", first), ("resnet", resnet)):
+        settings = mlhf.MetaHessianFree.from_pretrained(name).settings
+        for flag, setting in optimizers.RULE.items():
+            # The learning rate is learned.
+            assert flag == "lr" or flag_values[flag] == settings[setting], flag
+        assert settings["learning_rate"] == pytest.approx(flag_values["lr"], rel=0.2)
+    for one in (first, second, resnet):
+        task_families.make_all(one["tasks"], data="digits")
+    process, _ = go(place, "pretrain", "transformer")
+    assert "Expected the names convnet and resnet, got transformer" in process.stderr
 
 
 def test_data_that_is_not_there_is_said(place):
