@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,73 +21,17 @@ import tqdm
 from mlhf import adam, meta_file
 from mlhf.checkpoints import CheckpointError, Checkpoints
 from mlhf.coordinate_lstm import LSTMWeights
-from mlhf.layout import Layout
 from mlhf.meta_hessian_free import MetaHessianFree
 from mlhf.meta_training import MetaTraining
-from mlhf.objective import Objective
-from mlhf.portable_state import from_portable, to_portable
-from mlhf.rollout import Carry
+from mlhf.perturbed_pairs import Field, Pair
 from mlhf.run_log import RunLog
-from mlhf.scan import scan
 from mlhf.task import Task, draw_missing_weights
 from mlhf.validation import check_choice, check_count, check_number
 
-# A loss counts as at most this multiple of the first one of its training: one that diverges is bad,
-# and no worse than that.
-LARGEST_LOSS = 2.0
-SMALLEST_LOSS = 1e-8
 # A gradient is clipped to this multiple of the median length of the last ones.
 LARGEST_LENGTH, REMEMBERED = 2.0, 50
 # Initial weights of trainings that begin during meta-training, apart from those of anything else.
 FIRST_SEED = 1_000_000
-
-
-class _Pair:
-    """Two trainings on the same batches, with opposite perturbations of the meta-parameters.
-
-    Attributes:
-      carries: Where both stand.
-      drift: The sum of the perturbations since their training began, in units of θ; the second
-        training has seen its negative.
-      age: Steps since then.
-      horizon: The age at which they begin again.
-      first_loss: The loss at age 0.
-    """
-
-    def __init__(self, carries: list[Carry], drift: np.ndarray, horizon: int):
-        self.carries, self.drift, self.horizon = carries, drift, horizon
-        self.age = 0
-        self.first_loss = math.nan
-
-
-class _Field:
-    """A task and the pairs that train on it."""
-
-    def __init__(self, task: Task, optimizer: MetaHessianFree):
-        self.task = task
-        parameters = task.initialize(FIRST_SEED)
-        self.initial_state = optimizer.init(parameters, task.variable_kinds())
-        self.layout: Layout = optimizer.layout(parameters)
-        self.model_state = task.initial_model_state()
-        self.pairs: list[_Pair] = []
-        self.run: Callable | None = None
-        self.stream: Iterator | None = None
-
-    def begin(self, seed: int) -> list[Carry]:
-        weights = self.layout.flatten(self.task.initialize(seed))
-        return [Carry(weights, self.model_state, self.initial_state)] * 2
-
-    def batches(self, turn: int, length: int) -> Any:
-        """Returns the batches of a turn, [T, ...]."""
-        if self.stream is None:
-            self.stream = iter(self.task.rollout_batches(turn * length, length))
-        try:
-            return next(self.stream)
-        except StopIteration:
-            raise ValueError(
-                f"The task's batches ended after {turn} updates of {length} batches; let "
-                "batches(k) repeat its data."
-            ) from None
 
 
 def evolve(
@@ -217,12 +161,14 @@ class _Evolution:
         self.meta_lr = meta_lr if callable(meta_lr) else lambda _: meta_lr
         self.learn_rate, self.layers = learn_rate, layers
         draw_missing_weights(tasks, optimizer, FIRST_SEED)
-        self.fields = [_Field(task, optimizer) for task in tasks]
+        self.fields = [Field(task, optimizer, FIRST_SEED) for task in tasks]
         dtypes = {field.layout.dtype for field in self.fields}
         if len(dtypes) > 1:
             raise ValueError(f"Expected tasks of one dtype, got {sorted(d.name for d in dtypes)}.")
         self.dtype = self.fields[0].layout.dtype
         self.kinds = sorted({kind for field in self.fields for kind in field.layout.kinds})
+        for field in self.fields:
+            field.kinds = self.kinds
         self.weights = optimizer.weights_of(self.kinds, self.dtype)
         self.log_rate = tf.constant(math.log(optimizer.learning_rate), self.dtype)
         self.moments = adam.init(self._theta())
@@ -264,10 +210,10 @@ class _Evolution:
         }
         return _flat((masks, ones(self.log_rate, self.learn_rate)))
 
-    def _begin(self, field: _Field, horizon: int) -> _Pair:
+    def _begin(self, field: Field, horizon: int) -> Pair:
         self.begun += 1
         carries = field.begin(FIRST_SEED + 1000 * self.seed + self.begun)
-        return _Pair(carries, np.zeros(self.size), horizon)
+        return Pair(carries, np.zeros(self.size), horizon)
 
     def _unflat(self, vector: np.ndarray) -> Any:
         parts = np.split(vector, np.cumsum([int(np.prod(s)) for s in self.shapes])[:-1])
@@ -309,9 +255,8 @@ class _Evolution:
         self._publish()
         return MetaTraining(self.optimizer, self.log.lines, 0, first)
 
-    def _update(self, field: _Field, turn: int) -> dict[str, Any]:
+    def _update(self, field: Field, turn: int) -> dict[str, Any]:
         batches = field.batches(turn, self.length)
-        run = self._compiled(field, batches)
         here = self._theta()
         gradient = np.zeros(self.size)
         losses, logs, differences, ages = [], [], [], []
@@ -323,15 +268,7 @@ class _Evolution:
                 weights, log_rate = tf.nest.map_structure(
                     lambda a, b: a + b, here, self._unflat(sign * noise)
                 )
-                carry, found = run(weights, tf.exp(log_rate), pair.carries[side], batches)
-                found = found.numpy().astype(float)
-                if math.isnan(pair.first_loss):
-                    pair.first_loss = float(found[0])
-                largest = LARGEST_LOSS * pair.first_loss
-                found = np.clip(
-                    np.where(np.isfinite(found), found, largest), SMALLEST_LOSS, largest
-                )
-                pair.carries[side] = carry
+                found = field.train(pair, side, weights, tf.exp(log_rate), batches)
                 scores.append(np.log(found).mean())
                 losses.append(found.mean())
             differences.append(abs(scores[0] - scores[1]))
@@ -364,35 +301,6 @@ class _Evolution:
             "learning_rate": rate,
         }
 
-    def _compiled(self, field: _Field, batches: Any) -> Callable:
-        if field.run is None:
-            one = tf.nest.map_structure(lambda value: value[0], batches)
-            static = field.task.objective(*one).static
-            rows = None
-            if field.layout.kinds != self.kinds:
-                rows = tuple(self.kinds.index(kind) for kind in field.layout.kinds)
-            layout, length, optimizer = field.layout, self.length, self.optimizer
-
-            def run(weights, rate, carry, batches):
-                own = weights
-                if rows is not None:
-                    own = tf.nest.map_structure(lambda w: tf.gather(w, rows), weights)
-
-                def body(t, carry):
-                    inputs, targets = tf.nest.map_structure(lambda value: value[t], batches)
-                    tensors = Objective.of(static, (inputs, targets, carry.model_state)).tensors
-                    parameters = layout.unflatten(carry.weights)
-                    moved, state, model_state, metrics = optimizer.step_in(
-                        layout, static, tensors, parameters, carry.state, own, rate
-                    )
-                    return Carry(layout.flatten(moved), model_state, state), metrics["loss"]
-
-                carry, losses = scan(body, carry, length, tf.TensorSpec([], layout.dtype))
-                return carry, losses.stacked()
-
-            field.run = tf.function(run, autograph=False)
-        return field.run
-
     def _publish(self) -> None:
         self.optimizer.set_weights(self.kinds, self.weights)
         self.optimizer.learning_rate = math.exp(float(self.log_rate))
@@ -416,22 +324,7 @@ class _Evolution:
         }
         for i, field in enumerate(self.fields):
             for j, pair in enumerate(field.pairs):
-                content[f"pair-{i}-{j}"] = {
-                    "drift": pair.drift,
-                    "age": pair.age,
-                    "horizon": pair.horizon,
-                    "first_loss": pair.first_loss if math.isfinite(pair.first_loss) else -1.0,
-                    "carries": [
-                        {
-                            "weights": _finite(carry.weights),
-                            "model_state": tf.nest.map_structure(_finite, carry.model_state),
-                            **tf.nest.map_structure(
-                                _finite, to_portable(carry.state, field.layout)
-                            ),
-                        }
-                        for carry in pair.carries
-                    ],
-                }
+                content[f"pair-{i}-{j}"] = field.state(pair)
         self.checkpoints.write(self.done, content)
         self._publish()
 
@@ -464,23 +357,7 @@ class _Evolution:
         self.generator.bit_generator.state = json.loads(saved["generator"])
         for i, field in enumerate(self.fields):
             for j, pair in enumerate(field.pairs):
-                kept = saved[f"pair-{i}-{j}"]
-                pair.drift, pair.age = np.asarray(kept["drift"]), int(kept["age"])
-                pair.horizon, pair.first_loss = int(kept["horizon"]), float(kept["first_loss"])
-                if pair.first_loss < 0:
-                    pair.first_loss = math.nan
-                pair.carries = [
-                    Carry(
-                        tf.constant(carry["weights"], self.dtype),
-                        tf.nest.map_structure(
-                            lambda like, value: tf.constant(value, like.dtype),
-                            field.model_state,
-                            carry["model_state"],
-                        ),
-                        from_portable(carry, field.initial_state, field.layout),
-                    )
-                    for carry in kept["carries"]
-                ]
+                field.restore(pair, saved[f"pair-{i}-{j}"])
 
     def _signature(self) -> dict[str, Any]:
         """What a checkpoint has to share with the run that continues it."""
@@ -504,11 +381,3 @@ class _Evolution:
 
 def _flat(structure: Any) -> np.ndarray:
     return np.concatenate([np.reshape(leaf, -1) for leaf in tf.nest.flatten(structure)])
-
-
-def _finite(value: Any) -> Any:
-    """What is not finite stays so until its pair begins again; a checkpoint holds zeros for it."""
-    value = tf.convert_to_tensor(value)
-    if not value.dtype.is_floating:
-        return value
-    return tf.where(tf.math.is_finite(value), value, tf.zeros_like(value))
