@@ -62,7 +62,7 @@ def evolve(
         g = mean over pairs of ξ (L₊ - L₋) / (2 σ²)
 
     is an estimate of the gradient of the smoothed loss over the whole horizon, not of the last
-    `roll_back` steps (Vicol, Metz and Sohl-Dickstein 2021, arXiv 2112.13835, equation 9 with
+    `roll_back` steps (Vicol, Metz and Sohl-Dickstein 2021, arXiv 2112.13835, with
     antithetic pairs). Adam takes it, clipped to twice the median length of the last 50. After
     `horizon` steps a pair begins again with new initial weights; the pairs are at different ages.
 
