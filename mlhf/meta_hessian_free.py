@@ -14,6 +14,7 @@ from mlhf.kinds import with_layers
 from mlhf.layout import Layout
 from mlhf.objective import Objective
 from mlhf.proposal import (
+    INPUTS,
     MetaState,
     Rule,
     adapt_damping,
@@ -66,6 +67,7 @@ class MetaHessianFree(CompiledSteps):
         curvature_share: float = 1.0,
         input_scale: str = "none",
         damping_scale: float = 1.0,
+        inputs: str = "grx",
         initial_damping: float | None = None,
         kinds: Any = None,
         seed: int = 0,
@@ -94,6 +96,8 @@ class MetaHessianFree(CompiledSteps):
           damping_scale: s, positive. Curvature has a scale of its own on every network, and a
             learned damping that of the networks that it was learned on: this is the one number to
             try beside the learning rate on a network that is unlike them.
+          inputs: Which of g, r and x the LSTMs see, as letters: `"grx"` all, as in the paper, `"g"`
+            the gradient alone. The others are zero. To find out what each is worth.
           initial_damping: What the damping's LSTM gives, about, before it has learned: its dense
             layer's bias is set to it. None for the paper's bias of 0, which gives 0.69. Of new
             weights only.
@@ -125,6 +129,7 @@ class MetaHessianFree(CompiledSteps):
             curvature_share=check_number("curvature_share", curvature_share, above=0, at_most=1),
             input_scale=check_choice("input_scale", input_scale, ("none", "rms")),
             damping_scale=check_number("damping_scale", damping_scale, above=0),
+            inputs=check_choice("inputs", inputs, INPUTS),
             product_dtype=check_choice("product_dtype", product_dtype, (None, "bfloat16")),
         )
         if initial_damping is not None:
@@ -204,6 +209,7 @@ class MetaHessianFree(CompiledSteps):
             "curvature_share": rule.curvature_share,
             "input_scale": rule.input_scale,
             "damping_scale": rule.damping_scale,
+            "inputs": rule.inputs,
         }
 
     def layout(self, parameters: Any, kinds: Any = None) -> Layout:

@@ -20,6 +20,8 @@ from mlhf.objective import LinearizedObjective, Objective
 # The roles that a learned rule can have: the start of the conjugate gradients, their
 # preconditioner, and the damping.
 ROLES = ("x", "y", "d")
+# What they may see of a gradient, a residual and a solution.
+INPUTS = ("grx", "gr", "gx", "rx", "g", "r", "x")
 
 
 class Rule(NamedTuple):
@@ -35,6 +37,7 @@ class Rule(NamedTuple):
     curvature_share: float = 1.0  # of the batch that G is taken on
     input_scale: str = "none"  # "rms": LSTMs see g, r and x by their root mean squares
     damping_scale: float = 1.0  # of the learned damping
+    inputs: str = "grx"  # which of g, r and x LSTMs see; zeros in the place of the others
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -118,19 +121,24 @@ def lstm_inputs(
     """Returns what an LSTM sees of flat vectors, and the factors that they were scaled with.
 
     Args:
-      rule: Says whether they are scaled.
+      rule: Says whether they are scaled, and which are seen.
       layout: Of the vectors.
-      vectors: Each [size].
+      vectors: A gradient, a residual and a solution, each [size].
 
     Returns:
       The blocks, [blocks, block] each; and the factors, [size] each or None for one. They count
       as constants where a rollout is differentiated.
     """
-    if rule.input_scale == "none":
-        return [layout.to_blocks(vector) for vector in vectors], [None] * len(vectors)
-    factors = [layout.inverse_root_mean_square(vector) for vector in vectors]
-    scaled = [layout.to_blocks(f * v) for f, v in zip(factors, vectors, strict=True)]
-    return scaled, list(factors)
+    factors: list[tf.Tensor | None] = []
+    for name, vector in zip("grx", vectors, strict=True):
+        if name not in rule.inputs:
+            factors.append(tf.zeros_like(vector))
+        elif rule.input_scale == "rms":
+            factors.append(layout.inverse_root_mean_square(vector))
+        else:
+            factors.append(None)
+    scaled = [v if f is None else f * v for f, v in zip(factors, vectors, strict=True)]
+    return [layout.to_blocks(vector) for vector in scaled], factors
 
 
 def propose(

@@ -11,6 +11,7 @@ from absl import app, flags, logging
 
 from mlhf import debugging
 from mlhf.checkpoints import CheckpointError
+from mlhf.proposal import INPUTS
 from train_val import problems
 from train_val.data import IMAGENET, NAMES, SPLITS, DataError
 
@@ -102,6 +103,12 @@ def define_common_flags(seed: int = 0) -> None:
         ("none", "rms"),
         "What the LSTMs see of gradients, residuals and solutions: as they are, or by the root "
         "mean square of each variable's entries.",
+    )
+    flags.DEFINE_enum(
+        "inputs",
+        "grx",
+        INPUTS,
+        "Which of the gradient, the residual and the solution the LSTMs see.",
     )
     flags.DEFINE_enum(
         "product_dtype",

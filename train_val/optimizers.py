@@ -41,10 +41,11 @@ RULE = {
     "curvature_share": "curvature_share",
     "input_scale": "input_scale",
     "damping_scale": "damping_scale",
+    "inputs": "inputs",
     "lr": "learning_rate",
 }
 # Weights are trained for one use of them; the other settings may be tried out.
-_FIXED = ("x_use", "y_use", "d_use", "input_scale")
+_FIXED = ("x_use", "y_use", "d_use", "input_scale", "inputs")
 
 
 class Chosen(NamedTuple):
@@ -83,10 +84,10 @@ def make(
         that its factors keep, and of `"martens"` the factor of its damping, if given.
       meta_ckpt: For `"meta"`: a folder of a meta-training, a file, or a name that ships with the
         package.
-      rule: For `"meta"`: `CG_iter`, `x_use`, `y_use`, `d_use`, `input_scale`, `damping_scale`,
-        `damping`, `damping_type`, `decay` and `curvature_share`, the share of a batch that the
-        curvature is taken on; for `"kfac"` the dampings and `decay`, and for `"martens"` these,
-        `CG_iter` and `curvature_share`.
+      rule: For `"meta"`: `CG_iter`, `x_use`, `y_use`, `d_use`, `input_scale`, `inputs`,
+        `damping_scale`, `damping`, `damping_type`, `decay` and `curvature_share`, the share of a
+        batch that the curvature is taken on; for `"kfac"` the dampings and `decay`, and
+        for `"martens"` these, `CG_iter` and `curvature_share`.
       given: The names in `rule`, and `"lr"`, that the user gave. The others are taken from the
         `meta_ckpt`: a rule is at its best with the settings that it was trained with. For
         `"kfac"` and `"martens"` they are those of the class.
@@ -161,7 +162,7 @@ def _hessian_free(lr, rule, meta_ckpt, product_dtype, jit_compile) -> Chosen:
             "x_use=rnn with y_use=none and d_use=none is not an optimizer of the paper: expected "
             "x_use=x or x_use=d."
         )
-    for learned in ("y_use", "d_use", "input_scale", "damping_scale"):
+    for learned in ("y_use", "d_use", "input_scale", "inputs", "damping_scale"):
         rule.pop(learned, None)
     arguments = {"learning_rate": lr, **{RULE[flag]: value for flag, value in rule.items()}}
     optimizer = mlhf.HessianFree(

@@ -175,13 +175,17 @@ def conjugate_gradient(A, r, x, P, iterations):
 def scaled(rule, vectors, at=None):
     """What an LSTM sees: vectors by the root mean squares of their variables' entries at `at`."""
     if rule.input_scale == "none":
-        return vectors
+        return seen(rule, vectors)
     edges = np.cumsum(COUNTS)[:-1]
     means = [
         np.concatenate([np.full(p.size, np.sqrt(np.mean(p**2))) for p in np.split(v, edges)])
         for v in (vectors if at is None else at)
     ]
-    return tuple(v / mean for v, mean in zip(vectors, means, strict=True))
+    return seen(rule, [v / mean for v, mean in zip(vectors, means, strict=True)])
+
+
+def seen(rule, vectors):
+    return tuple(v * (name in rule.inputs) for name, v in zip("grx", vectors, strict=True))
 
 
 def propose(rule, theta, g, G, r_before, x_before, states, damping, record=None):

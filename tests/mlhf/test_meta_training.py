@@ -176,6 +176,7 @@ def test_a_run_stopped_and_continued_is_the_same_bit_for_bit(folder, tmp_path):
         ("rule", {"rule": optimizer(cg_iterations=2)}),
         ("rule", {"rule": optimizer(curvature_share=0.5)}),
         ("rule", {"rule": optimizer(input_scale="rms")}),
+        ("rule", {"rule": optimizer(inputs="gr")}),
         ("damping", {"rule": optimizer(damping=0.1)}),
         ("kinds", {"task": stateful_task(kinds="mine")}),
         ("seed", {"seed": 4}),

@@ -27,6 +27,8 @@ RULES = {
     "x rnn rnn, a third of the damping": {"damping_scale": 0.3},
     "x rnn rnn, by the rms": {"input_scale": "rms"},
     "rnn rnn rnn, by the rms": {"input_scale": "rms", "x_use": "rnn"},
+    "rnn rnn rnn, no residual": {"inputs": "gx", "x_use": "rnn"},
+    "x rnn rnn, the residual by its rms": {"inputs": "r", "input_scale": "rms"},
 }
 # So fast that steps are longer than a quarter of the weights.
 RATES = {"rnn rnn rnn": 4.0, "x rnn rnn, LM and long": 8.0}

@@ -10,6 +10,7 @@ from absl import flags
 
 import mlhf
 from train_val import (
+    compare_optimizers,
     optimizers,
     task_families,
     train_meta_optimizer,
@@ -19,6 +20,7 @@ from train_val import (
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = {
+    "train_val/compare_optimizers.py": compare_optimizers,
     "train_val/train_meta_optimizer.py": train_meta_optimizer,
     "train_val/use_meta_optimizer.py": use_meta_optimizer,
     "train_val/use_meta_resnet_on_imagenet.py": use_meta_resnet_on_imagenet,
@@ -70,7 +72,8 @@ def go(place, name, *arguments, **environment):
     calls = []
     for line in (place / "calls").read_text().splitlines() if (place / "calls").exists() else ():
         device, _, command = line.partition("|")
-        _, module, *given = command.split()
+        # A blank before dashes ends an argument: titles have blanks of their own.
+        _, module, *given = command.replace(" --", "\n--").replace(" ", "\n", 1).split("\n")
         calls.append((device, module, given))
     return process, calls
 
@@ -129,6 +132,55 @@ def test_validations(name, batch_size, names, place):
     assert found[0]["meta_ckpt"].startswith(str(place / "runs" / "meta_"))
     if "imagenet" in name:
         assert {(one["data"], one["resnet_size"]) for one in found} == {("imagenet", 18)}
+
+
+def test_what_ships_is_trained_in_turns(place):
+    for name in ("convnet_1", "convnet", "resnet"):
+        (place / "runs" / f"pretrained_{name}").mkdir()
+    process, calls = go(place, "pretrain")
+    assert process.returncode == 0, process.stderr
+    found = [parse(module, given) for _, module, given in calls]
+    assert [Path(one["model_dir"]).name for one in found] == [
+        "pretrained_convnet_1",
+        "pretrained_convnet",
+        "pretrained_resnet",
+    ]
+    assert {(one["estimator"], one["layers"]) for one in found} == {("pes", "output")}
+    # The second goes on where the first ended.
+    assert [one["meta_ckpt"] for one in found] == [None, found[0]["model_dir"], None]
+    process, _ = go(place, "pretrain", "convnett")
+    assert process.returncode != 0
+    assert "convnet and resnet, got convnett" in process.stderr
+
+
+def test_ablations_differ_in_one_thing_each(place):
+    names = ("cg4", "cg2", "no_damping", "no_preconditioner", "from_gradient", "learned_start")
+    names += ("gradient_seen", "residual_seen", "solution_seen", "not_scaled")
+    for name in names:
+        (place / "runs" / f"ablation_{name}").mkdir()
+    process, calls = go(place, "ablations")
+    assert process.returncode == 0, process.stderr
+    *found, last = [parse(module, given) for _, module, given in calls]
+    rule = ("CG_iter", "x_use", "y_use", "d_use", "input_scale", "inputs", "tasks", "max_steps")
+    settings = [{name: one[name] for name in rule} for one in found]
+    differing = [[n for n in rule if one[n] != settings[0][n]] for one in settings]
+    assert differing == [
+        [],
+        ["CG_iter"],
+        ["d_use"],
+        ["y_use"],
+        ["x_use"],
+        ["x_use"],
+        ["inputs"],
+        ["inputs"],
+        ["inputs"],
+        ["input_scale"],
+    ]
+    # All of them are entered, one of them twice, and plain Hessian-free and Adam.
+    entered = last["optimizers"].split(",")
+    assert [part.partition(":")[0] for part in entered] == ["meta"] * 11 + ["hf", "adam"]
+    counts = [sum(f"path={one['model_dir']}:" in part for part in entered) for one in found]
+    assert counts == [2] + [1] * 9
 
 
 def test_what_failed_continues_and_what_finished_is_not_repeated(place):

@@ -174,6 +174,7 @@ def parse(text: str, meta_ckpt: str | None = None) -> Entrant:
             ("curvature_share", 1),
             ("input_scale", "none"),
             ("damping_scale", 1),
+            ("inputs", "grx"),
         ):
             if settings[key] == default:
                 settings.pop(key)
