@@ -65,8 +65,9 @@ def _draw(lines: Sequence[tuple[str, Sequence[Curve]]], path: str | Path, title:
     for axis in axes:
         axis.grid(alpha=0.3, which="both" if high < 10 * low else "major")
         if high < 10 * low:
-            # Within one power of ten its multiples are the only labels.
+            # Within one power of ten its multiples are the only labels, or stand beside it.
             axis.yaxis.set_minor_formatter("{x:g}")
+            axis.yaxis.set_major_formatter("{x:g}")
     axes[0].legend(fontsize=8)
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
