@@ -133,7 +133,7 @@ def explain(steps: int, every: int) -> list[str]:
         "The cost of a step is its mean time by that of a gradient of the same batch size, timed "
         "in turns in a process of its own, whose peak memory stands beside it (libraries, data "
         "and network included). Seconds are steps times that cost times the seconds of a gradient, "
-        "the median over all optimizers: other jobs beside a run do not count in them.",
+        "the least measured beside any optimizer: other jobs beside a run do not count in them.",
     ]
 
 

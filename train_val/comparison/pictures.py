@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,7 +44,10 @@ def _draw(lines: Sequence[tuple[str, Sequence[Curve]]], path: str | Path, title:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+    rows = math.ceil(len(lines) / 4)
+    figure, axes = plt.subplots(
+        1, 2, figsize=(11, 4.2 + 0.2 * rows), sharey=True, layout="constrained"
+    )
     highest = 3 * max(curve.losses[0] for _, curves in lines for curve in curves)
     for number, (label, curves) in enumerate(lines):
         style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
@@ -68,7 +72,10 @@ def _draw(lines: Sequence[tuple[str, Sequence[Curve]]], path: str | Path, title:
             # Within one power of ten its multiples are the only labels, or stand beside it.
             axis.yaxis.set_minor_formatter("{x:g}")
             axis.yaxis.set_major_formatter("{x:g}")
-    axes[0].legend(fontsize=8)
+    # Below both, where it covers no curve.
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8
+    )
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -132,8 +131,9 @@ def at_measured_cost(scores: Sequence[Score]) -> list[Score]:
     """Returns the scores with seconds reckoned from the costs of steps.
 
     The clock of a run counts what else the machine did. A cost was timed in turns with gradients,
-    which a disturbance meets as well, so that steps times cost times the seconds of a gradient (the
-    median over all optimizers) compare, whenever the runs were made.
+    which a disturbance meets as well, so that steps times cost times the seconds of a gradient
+    compare, whenever the runs were made. A gradient's are the least that were measured beside any
+    of the optimizers: other jobs only add to them.
 
     Args:
       scores: Of one board. If one has no cost, all are returned as they are.
@@ -141,7 +141,7 @@ def at_measured_cost(scores: Sequence[Score]) -> list[Score]:
     costs = [score.cost for score in scores]
     if not all(costs):
         return list(scores)
-    gradient = statistics.median(cost.gradient_seconds for cost in costs if cost is not None)
+    gradient = min(cost.gradient_seconds for cost in costs if cost is not None)
 
     def paced(score: Score, seconds: float) -> Score:
         curves = [

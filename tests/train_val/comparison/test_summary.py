@@ -112,7 +112,7 @@ def test_seconds_are_those_of_the_costs_where_all_are_known(scores):
     assert at_measured_cost([costing(fast, 4.0, 0.1), adam]) == [costing(fast, 4.0, 0.1), adam]
     known = [costing(fast, 4.0, 0.1), costing(adam, 1.0, 0.2), costing(never, 2.0, 0.7)]
     paced = at_measured_cost(known)
-    assert paced[0].curves[0].seconds == pytest.approx([0, 0.8, 1.6, 2.4])
-    assert paced[1].curves[2].seconds == pytest.approx([0, 0.2, 0.4, 0.6])
+    assert paced[0].curves[0].seconds == pytest.approx([0, 0.4, 0.8, 1.2])
+    assert paced[1].curves[2].seconds == pytest.approx([0, 0.1, 0.2, 0.3])
     rows, _ = summarize(paced, [3])
     assert rows[0].relative_seconds == pytest.approx(4 * rows[0].relative_steps)
