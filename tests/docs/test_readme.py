@@ -41,6 +41,21 @@ def test_links_lead_somewhere():
     text = (pages.ROOT / "README.md").read_text(encoding="utf-8")
     links = re.findall(r"\]\((?!https?:)([^)]+)\)", text)
     assert links
-    missing = [link for link in links if not (pages.ROOT / link).exists()]
-    # The picture is drawn from a run and comes with the results.
-    assert not missing
+    assert not [link for link in links if not leads_somewhere(link)]
+
+
+def leads_somewhere(link):
+    """Whether there is such a file, with such a heading if one is named."""
+    name, sign, heading = link.partition("#")
+    path = pages.ROOT / name
+    if not path.exists() or not sign:
+        return path.exists()
+    found = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    # As GitHub makes anchors of headings.
+    return heading in [re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in found]
+
+
+def test_a_link_to_no_heading_is_noticed():
+    assert leads_somewhere("docs/results.md#digits")
+    assert not leads_somewhere("docs/results.md#digitss")
+    assert not leads_somewhere("docs/no_such_page.md")
