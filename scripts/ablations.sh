@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What each part of MLHF is worth: variants that are meta-trained alike on a small convnet and
-# CIFAR-10, then side by side on a larger one. About an hour on one core. A killed script continues
-# when it is given again.
+# CIFAR-10, then side by side on a larger one. Reckoned at an hour on one core. A killed script
+# continues when it is given again. The comparison goes to $RESULTS ($RUNS/ablations).
 #
 #   DATA=./cifar10_data scripts/ablations.sh
 set -euo pipefail
