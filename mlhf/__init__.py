@@ -14,7 +14,8 @@ from mlhf.kinds import KINDS, kinds_of_model, resolve_kinds
 from mlhf.martens_hessian_free import MartensHessianFree
 from mlhf.meta_file import names as pretrained_names
 from mlhf.meta_hessian_free import MetaHessianFree
-from mlhf.meta_training import MetaTraining, meta_train
+from mlhf.meta_run import MetaTraining
+from mlhf.meta_training import meta_train
 from mlhf.objective import L2, Objective
 from mlhf.preconditioned_cg import REASONS as CG_REASONS
 from mlhf.preconditioned_cg import Solution, conjugate_gradient

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,29 @@ class Checkpoints:
 
     def _path(self, step: int) -> Path:
         return self.folder / f"checkpoint-{step:09d}.npz"
+
+
+def check_same_run(place: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Refuses what was made with other settings than those of the run that would continue it.
+
+    Args:
+      place: What holds them, to begin a sentence with.
+      found: The settings there, by name.
+      expected: Those of this run.
+
+    Raises:
+      CheckpointError: If any differ or stand on one side only; the message names them.
+    """
+    differing = [
+        f"{name}: expected {expected.get(name)}, found {found.get(name)}"
+        for name in sorted(set(found) | set(expected))
+        if found.get(name) != expected.get(name)
+    ]
+    if differing:
+        raise CheckpointError(
+            f"{place} is of another run ({'; '.join(differing)}). Give the flags that it was made "
+            "with, or another folder."
+        )
 
 
 def _to_array(value: Any) -> Any:

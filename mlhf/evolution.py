@@ -19,10 +19,10 @@ import tensorflow as tf
 import tqdm
 
 from mlhf import adam, meta_file
-from mlhf.checkpoints import CheckpointError, Checkpoints
+from mlhf.checkpoints import Checkpoints
 from mlhf.coordinate_lstm import LSTMWeights
 from mlhf.meta_hessian_free import MetaHessianFree
-from mlhf.meta_training import MetaTraining
+from mlhf.meta_run import EVOLUTION, MetaTraining, check_learnable, check_signature, common_dtype
 from mlhf.perturbed_pairs import Field, Pair
 from mlhf.run_log import RunLog
 from mlhf.task import Task, draw_missing_weights
@@ -150,22 +150,14 @@ class _Evolution:
         save_steps,
     ):
         self.began = time.perf_counter()
-        if not optimizer.rule.roles:
-            raise ValueError(
-                'There is nothing to learn: give x_use="rnn", y_use="rnn" or d_use="rnn".'
-            )
-        if not tasks:
-            raise ValueError("Expected a task, or several, got none.")
+        check_learnable(tasks, optimizer)
         self.optimizer, self.steps, self.length, self.horizon = optimizer, steps, length, horizon
         self.deviation, self.seed, self.save_steps = deviation, seed, save_steps
         self.meta_lr = meta_lr if callable(meta_lr) else lambda _: meta_lr
         self.learn_rate, self.layers = learn_rate, layers
         draw_missing_weights(tasks, optimizer, FIRST_SEED)
         self.fields = [Field(task, optimizer, FIRST_SEED) for task in tasks]
-        dtypes = {field.layout.dtype for field in self.fields}
-        if len(dtypes) > 1:
-            raise ValueError(f"Expected tasks of one dtype, got {sorted(d.name for d in dtypes)}.")
-        self.dtype = self.fields[0].layout.dtype
+        self.dtype = common_dtype([field.layout for field in self.fields])
         self.kinds = sorted({kind for field in self.fields for kind in field.layout.kinds})
         for field in self.fields:
             field.kinds = self.kinds
@@ -185,7 +177,8 @@ class _Evolution:
         self.checkpoints = None if model_dir is None else Checkpoints(model_dir)
         saved = None if self.checkpoints is None else self.checkpoints.read()
         self.log = RunLog(None)
-        if saved is not None:
+        if self.checkpoints is not None and saved is not None:
+            check_signature(self.checkpoints.folder, *saved, self._signature())
             self._restore(*saved)
         self.log = RunLog(model_dir, self.done)
 
@@ -329,18 +322,6 @@ class _Evolution:
         self._publish()
 
     def _restore(self, step: int, saved: dict[str, Any]) -> None:
-        expected, found = self._signature(), saved.get("signature")
-        if not isinstance(found, dict) or found != expected:
-            found = found if isinstance(found, dict) else {}
-            differing = [
-                f"{name}: expected {value}, found {found.get(name)}"
-                for name, value in expected.items()
-                if found.get(name) != value
-            ]
-            raise CheckpointError(
-                f"The checkpoint of step {step} is of another run ({'; '.join(differing)}). Give "
-                "the arguments that it was made with, or another folder."
-            )
         self.done, self.begun = step, int(saved["begun"])
         self.weights = {
             role: LSTMWeights(
@@ -362,9 +343,9 @@ class _Evolution:
     def _signature(self) -> dict[str, Any]:
         """What a checkpoint has to share with the run that continues it."""
         return {
-            "method": "persistent evolution strategies",
+            "method": EVOLUTION,
             "task": "; ".join(field.task.name for field in self.fields),
-            "rule": str(self.optimizer.rule),
+            "rule": self.optimizer.rule.signature,
             "damping": self.optimizer.damping,
             "roll_back": self.length,
             "horizon": self.horizon,

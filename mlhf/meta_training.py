@@ -1,150 +1,39 @@
-"""Meta-training: rollouts from replayed snapshots, and Adam on the LSTMs' weights."""
+"""Meta-training: a run of meta-steps that begin at replayed snapshots."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import json
 import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tqdm
 
-from mlhf import adam, meta_file, rollout
+from mlhf import adam, meta_file
 from mlhf.checkpoints import CheckpointError, Checkpoints
 from mlhf.coordinate_lstm import LSTMWeights
 from mlhf.course import Course
-from mlhf.layout import Layout
 from mlhf.meta_hessian_free import MetaHessianFree
-from mlhf.proposal import Rule
-from mlhf.rollout import Carry
+from mlhf.meta_run import (
+    BACKPROPAGATION,
+    MetaTraining,
+    check_learnable,
+    check_signature,
+    common_dtype,
+)
+from mlhf.meta_step import MetaStep, meta_step
 from mlhf.run_log import RunLog
 from mlhf.task import Task, draw_missing_weights
 from mlhf.validation import check_count, check_number
 from replay import PrioritizedReplay
 
-WEIGHT_PENALTY = 2e-7
 REPLAY_CAPACITY = 200
 # After so many meta-steps in a row that are not finite, the next ones will not be either.
 LARGEST_SKIPS_IN_A_ROW = 20
-
-
-class MetaStep(NamedTuple):
-    """What one compiled meta-step returns."""
-
-    weights: dict[str, LSTMWeights]
-    adam: adam.AdamState
-    carry: Carry
-    metrics: dict[str, tf.Tensor]
-    finite: tf.Tensor
-
-
-@dataclasses.dataclass
-class MetaTraining:
-    """The result of `meta_train`.
-
-    Attributes:
-      optimizer: With the trained weights.
-      history: The metrics, a dictionary a meta-step.
-      skipped: Meta-steps that were not finite and left no trace in the weights.
-      seconds_to_first_step: From the call to the end of the first meta-step, tracing included.
-      diverged: Whether meta-training ended early because meta-steps stayed not finite.
-    """
-
-    optimizer: MetaHessianFree
-    history: list[dict[str, Any]]
-    skipped: int
-    seconds_to_first_step: float
-    diverged: bool = False
-
-
-def meta_step(
-    optimizer: MetaHessianFree,
-    layout: Layout,
-    static: tuple,
-    length: int,
-    unrolled: bool,
-    weights: dict[str, LSTMWeights],
-    moments: adam.AdamState,
-    carry: Carry,
-    batches: tuple,
-    seed: tf.Tensor,
-    learning_rate: tf.Tensor,
-    meta_rate: tf.Tensor,
-    *,
-    rows_of_kinds: tuple[int, ...] | None = None,
-) -> MetaStep:
-    """One rollout and one update of the LSTMs' weights; to be compiled as a whole.
-
-    Args:
-      optimizer: Gives the rule; if it is `detailed`, the metrics have its own numbers of the
-        rollout's last step.
-      layout: Of the flat vectors.
-      static: `Objective.static`.
-      length: T.
-      unrolled: Whether loops are written out.
-      weights: The LSTMs', by role.
-      moments: Adam's state.
-      carry: Where the rollout starts.
-      batches: Inputs and targets, [T, ...].
-      seed: int32 [2], of the noise.
-      learning_rate: The trained optimizer's.
-      meta_rate: Adam's.
-      rows_of_kinds: Which rows of the weights are the layout's kinds; None for all, in order.
-
-    Returns:
-      The new weights and states. Where anything is not finite, weights and moments stay.
-    """
-    rule = optimizer.rule
-    own = weights
-    if rows_of_kinds is not None:
-        own = tf.nest.map_structure(lambda w: tf.gather(w, rows_of_kinds), weights)
-    after, rows = rollout.roll(
-        rule, own, layout, static, batches, carry, learning_rate, seed, length, unrolled
-    )
-    found = rollout.meta_gradient(
-        rule, own, layout, static, batches, rows, learning_rate, seed, length, unrolled
-    )
-    gradient = found.gradient
-    if rows_of_kinds is not None:
-        # Kinds that this task does not have get no gradient from it.
-        places = [[row] for row in rows_of_kinds]
-        gradient = tf.nest.map_structure(
-            lambda g, w: tf.scatter_nd(places, g, w.shape), gradient, weights
-        )
-    gradient = tf.nest.map_structure(lambda g, w: g + WEIGHT_PENALTY * w, gradient, weights)
-    grad_length = tf.linalg.global_norm(tf.nest.flatten(gradient))
-    var_length = tf.linalg.global_norm(tf.nest.flatten(weights))
-    scale = tf.minimum(tf.ones_like(var_length), var_length / tf.maximum(grad_length, 1e-30))
-    gradient = tf.nest.map_structure(lambda g: scale * g, gradient)
-    moved, new_moments = adam.update(weights, gradient, moments, meta_rate)
-
-    watched = [grad_length, after.weights, rows.column("loss"), rows.column("loss_after")]
-    watched += [after.state.solution, after.state.residual]
-    watched += [v for v in tf.nest.flatten(after.model_state) if v.dtype.is_floating]
-    finite = functools.reduce(
-        tf.logical_and, [tf.reduce_all(tf.math.is_finite(value)) for value in watched]
-    )
-    moved, new_moments = tf.nest.map_structure(
-        lambda new, old: tf.where(finite, new, old), (moved, new_moments), (weights, moments)
-    )
-    metrics = {
-        **found.metrics,
-        "r_loss": 0.5 * WEIGHT_PENALTY * var_length**2,
-        "var_length": var_length,
-        "grad_length": grad_length,
-        "grad_rate": grad_length / tf.maximum(var_length, 1e-30),
-        "weights_norm": tf.norm(after.weights),
-        "learning_rate": meta_rate,
-    }
-    if optimizer.detailed:
-        metrics.update(rollout.describe_last(rule, layout, static, batches, rows, length))
-    return MetaStep(moved, new_moments, after, metrics, finite)
 
 
 def meta_train(
@@ -252,16 +141,11 @@ class _Run:
         unrolled,
     ):
         self.began = time.perf_counter()
-        if not optimizer.rule.roles:
-            raise ValueError(
-                'There is nothing to learn: give x_use="rnn", y_use="rnn" or d_use="rnn".'
-            )
+        check_learnable(tasks, optimizer)
         if replay is not None and model_dir is not None:
             raise ValueError(
                 "Expected replay= or model_dir=, which keeps one of its own; got both."
             )
-        if not tasks:
-            raise ValueError("Expected a task, or several, got none.")
         if len(tasks) > 1 and (replay is not None or experience is not None):
             raise ValueError(
                 "Expected replay= and experience= with one task only: each of several has a "
@@ -275,12 +159,7 @@ class _Run:
         self.generator = np.random.default_rng(seed)
         draw_missing_weights(tasks, optimizer, seed)
         self.courses = [Course(task, optimizer, seed, self.generator, experience) for task in tasks]
-        dtypes = {course.layout.dtype for course in self.courses}
-        if len(dtypes) > 1:
-            raise ValueError(
-                f"Expected tasks of one dtype, got {sorted(dtype.name for dtype in dtypes)}."
-            )
-        self.dtype = self.courses[0].layout.dtype
+        self.dtype = common_dtype([course.layout for course in self.courses])
         self.kinds = sorted({kind for course in self.courses for kind in course.layout.kinds})
         self.weights = optimizer.weights_of(self.kinds, self.dtype)
         self.moments = adam.init(self.weights)
@@ -288,8 +167,8 @@ class _Run:
 
         self.checkpoints = Checkpoints(model_dir) if model_dir is not None else None
         saved = None if self.checkpoints is None else self.checkpoints.read()
-        if saved is not None:
-            self._check(*saved)
+        if self.checkpoints is not None and saved is not None:
+            check_signature(self.checkpoints.folder, *saved, self._signature())
         self.log = RunLog(None)
         self._jit_compile, self._unrolled = jit_compile, unrolled
         self._open: list[PrioritizedReplay] = []
@@ -445,25 +324,6 @@ class _Run:
             course.replay.commit(replay)
         self._publish()
 
-    def _check(self, step, saved) -> None:
-        expected, found = self._signature(), saved.get("signature")
-        folder = self.checkpoints.folder if self.checkpoints is not None else None
-        if found is None:
-            raise CheckpointError(
-                f"Expected the checkpoints of a meta-training in {folder}, found those of "
-                "something else (the training of a network?); give another folder."
-            )
-        differing = [
-            f"{name}: expected {expected[name]}, found {found[name]}"
-            for name in expected
-            if name in found and found[name] != expected[name]
-        ]
-        if differing:
-            raise CheckpointError(
-                f"The checkpoint of step {step} in {folder} is of another run ("
-                f"{'; '.join(differing)}). Give the flags that it was made with, or another folder."
-            )
-
     def _restore(self, step, saved) -> None:
         def load(like, values):
             return tf.nest.map_structure(lambda a, b: tf.constant(b, a.dtype), like, values)
@@ -492,7 +352,8 @@ class _Run:
         """What a checkpoint has to share with the run that continues it."""
         return {
             "task": "; ".join(course.task.name for course in self.courses),
-            "rule": _text_of(self.optimizer.rule),
+            "method": BACKPROPAGATION,
+            "rule": self.optimizer.rule.signature,
             "learning_rate": self.optimizer.learning_rate,
             "damping": self.optimizer.damping,
             "roll_back": self.length,
@@ -511,17 +372,3 @@ def _generator_state(generator: np.random.Generator) -> str:
 
 def _set_generator_state(generator: np.random.Generator, state: str) -> None:
     generator.bit_generator.state = json.loads(state)
-
-
-def _text_of(rule: Rule) -> str:
-    """A rule as checkpoints name it; those older than a field stay valid where it is the default.
-
-    The first six fields and the product's dtype are as old as checkpoints.
-    """
-    old = tuple(rule)[:7]
-    newer = {
-        name: value
-        for name, value in list(rule._asdict().items())[7:]
-        if value != Rule._field_defaults[name]
-    }
-    return f"{old} {newer}" if newer else str(old)

@@ -45,6 +45,20 @@ class Rule(NamedTuple):
         uses = {"x": self.x_use, "y": self.y_use, "d": self.d_use}
         return tuple(role for role in ROLES if uses[role] == "rnn")
 
+    @property
+    def signature(self) -> str:
+        """The rule as checkpoints name it.
+
+        The first seven fields are as old as checkpoints; of the others it has those that are not
+        the default, so that a checkpoint that is older than a field stays valid.
+        """
+        newer = {
+            name: value
+            for name, value in list(self._asdict().items())[7:]
+            if value != self._field_defaults[name]
+        }
+        return f"{tuple(self)[:7]} {newer}" if newer else str(tuple(self)[:7])
+
 
 class MetaState(NamedTuple):
     """What MLHF carries from step to step; flat vectors of the layout's size."""

@@ -14,7 +14,7 @@ import tensorflow as tf
 import tqdm
 
 import mlhf
-from mlhf.checkpoints import CheckpointError, Checkpoints
+from mlhf.checkpoints import CheckpointError, Checkpoints, check_same_run
 from mlhf.portable_state import from_portable, to_portable
 from mlhf.run_log import RunLog
 from mlhf.validation import check_count
@@ -297,17 +297,8 @@ class _Run:
                 f"Expected the checkpoints of a training in {self.folder}, found those "
                 "of something else (a meta-training?); give another folder."
             )
-        if found != self.settings:
-            names = sorted(set(found) | set(self.settings))
-            differing = [
-                f"{name}: expected {self.settings.get(name)}, found {found.get(name)}"
-                for name in names
-                if found.get(name) != self.settings.get(name)
-            ]
-            raise CheckpointError(
-                f"The checkpoint of step {step} in {self.folder} is of another run ("
-                f"{'; '.join(differing)}). Give the flags that it was made with, or another folder."
-            )
+        place = f"The checkpoint of step {step} in {self.folder}"
+        check_same_run(place, found, self.settings)
 
     def _restore(self, step: int, saved: dict[str, Any]) -> None:
         def load(values, like):

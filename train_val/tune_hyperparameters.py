@@ -16,7 +16,7 @@ import tensorflow as tf
 from absl import flags
 
 from mlhf import hypergrad
-from mlhf.checkpoints import CheckpointError
+from mlhf.checkpoints import check_same_run
 from mlhf.hypergrad import linear_solvers, plots, projections
 from mlhf.hypergrad.hyper_optimizer import METHODS
 from mlhf.hypergrad.reverse import STORAGES
@@ -402,16 +402,7 @@ def _check_folder(folder: Path) -> None:
     if not path.exists() or not list(folder.glob("checkpoint-*.npz")):
         return
     found, wanted = json.loads(path.read_text()), json.loads(json.dumps(_settings()))
-    differing = [
-        f"{name}: expected {wanted.get(name)}, found {found.get(name)}"
-        for name in sorted(set(found) | set(wanted))
-        if found.get(name) != wanted.get(name)
-    ]
-    if differing:
-        raise CheckpointError(
-            f"{folder} is of another run ({'; '.join(differing)}). Give the flags that it was "
-            "made with, or another folder."
-        )
+    check_same_run(str(folder), found, wanted)
 
 
 def _write_settings(folder: Path) -> None:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import mlhf
 from mlhf import evolution
-from mlhf.checkpoints import CheckpointError
+from mlhf.checkpoints import CheckpointError, Checkpoints
 from mlhf.coordinate_lstm import LSTMWeights
 from tests.mlhf.test_meta_training import initialize, make_task
 
@@ -166,6 +166,19 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tmp_path):
     assert loaded.learning_rate == whole.optimizer.learning_rate
     with pytest.raises(CheckpointError, match=r"deviation: expected 0\.3, found 0\.1"):
         evolve(8, model_dir=tmp_path, deviation=0.3)
+
+
+def test_checkpoints_of_the_other_way_are_refused(tmp_path):
+    evolve(1, model_dir=tmp_path / "evolution")
+    with pytest.raises(CheckpointError, match="method: expected backpropagation.*, found persist"):
+        mlhf.meta_train(make_task(), optimizer(), 1, model_dir=tmp_path / "evolution")
+    # From before they had the name of a method.
+    Checkpoints(tmp_path / "old").write(1, {"signature": {"roll_back": 10}})
+    with pytest.raises(CheckpointError, match="method: expected persistent.*, found backprop"):
+        evolve(1, model_dir=tmp_path / "old")
+    Checkpoints(tmp_path / "training").write(1, {"settings": {}})
+    with pytest.raises(CheckpointError, match="those of something else"):
+        evolve(1, model_dir=tmp_path / "training")
 
 
 def test_a_run_that_diverged_can_be_kept_and_continued(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import mlhf
-from mlhf import meta_training
+from mlhf import adam, meta_step, meta_training, rollout
 from mlhf.checkpoints import CheckpointError, Checkpoints
 from replay import PrioritizedReplay, read_structure
 
@@ -290,7 +290,7 @@ class Script:
         }
         state = carry.state._replace(solution=carry.state.solution + 1)
         after = carry._replace(weights=carry.weights + 1, state=state)
-        return meta_training.MetaStep(weights, moments, after, metrics, finite > 0)
+        return meta_step.MetaStep(weights, moments, after, metrics, finite > 0)
 
 
 def transcription(script, steps, keep_prob, seed, replay, initial):
@@ -464,16 +464,12 @@ def test_update_of_the_weights(length, monkeypatch):
         def column(self, name):
             return tf.zeros([2], tf.float64)
 
-    carry = meta_training.Carry(layout.flatten(initialize(0)), (), state)
-    monkeypatch.setattr(meta_training.rollout, "roll", lambda *_: (carry, Rows()))
-    monkeypatch.setattr(
-        meta_training.rollout,
-        "meta_gradient",
-        lambda *_: meta_training.rollout.MetaGradient(gradient, {}),
-    )
-    moments = meta_training.adam.init(theta)
+    carry = rollout.Carry(layout.flatten(initialize(0)), (), state)
+    monkeypatch.setattr(rollout, "roll", lambda *_: (carry, Rows()))
+    monkeypatch.setattr(rollout, "meta_gradient", lambda *_: rollout.MetaGradient(gradient, {}))
+    moments = adam.init(theta)
     rate = tf.constant(0.01, tf.float64)
-    got = meta_training.meta_step(
+    got = meta_step.meta_step(
         rule, layout, None, 2, False, theta, moments, carry, (), None, None, rate
     )
     flat = [np.concatenate([np.ravel(v) for v in tf.nest.flatten(s)]) for s in (theta, gradient)]

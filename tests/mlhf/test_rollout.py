@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import mlhf
-from mlhf import adam, meta_training, rollout
+from mlhf import adam, rollout
 from mlhf.coordinate_lstm import LSTMWeights
 from mlhf.rollout import Carry
 from tests.mlhf import reference
@@ -248,7 +248,7 @@ def meta_step(right, dtype):
     layout = optimizer.layout(cast(reference.structure(setup.w)))
 
     def step(weights, carry, batches):
-        return meta_training.meta_step(
+        return mlhf.meta_step.meta_step(
             optimizer,
             layout,
             setup.objective(0).static,

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import mlhf
-from mlhf import meta_training
+from mlhf import adam, meta_step
 
 
 def task(kernel, with_bias, name, seed=0):
@@ -53,13 +53,13 @@ def flat(result):
 
 def test_tasks_take_turns(tasks, monkeypatch):
     updates = []
-    real = meta_training.adam.update
+    real = adam.update
 
     def update(weights, gradient, moments, rate):
         updates.append(gradient)
         return real(weights, gradient, moments, rate)
 
-    monkeypatch.setattr(meta_training.adam, "update", update)
+    monkeypatch.setattr(adam, "update", update)
     result = train(tasks, 4)
     assert [line["task"] for line in result.history] == [0, 1, 0, 1]
     assert result.optimizer.kinds == ["dense_bias", "dense_kernel"]
@@ -84,7 +84,7 @@ def test_a_mixture_continues_bit_for_bit(tasks, tmp_path):
 
 
 def test_a_kind_that_a_task_lacks_gets_nothing_from_it(tasks, monkeypatch):
-    monkeypatch.setattr(meta_training, "WEIGHT_PENALTY", 0.0)
+    monkeypatch.setattr(meta_step, "WEIGHT_PENALTY", 0.0)
     optimizer = mlhf.MetaHessianFree(0.5, cg_iterations=1, seed=2)
     optimizer.draw_weights(["dense_bias", "dense_kernel"])
     before = tf.nest.map_structure(np.array, optimizer.weights)
