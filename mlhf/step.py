@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from mlhf.objective import Objective
 
+_FAILED = ("decomposition was not successful", "not invertible")
+
 
 class Step(NamedTuple):
     """One step taken."""
@@ -17,6 +19,15 @@ class Step(NamedTuple):
     state: Any  # of the optimizer
     model_state: Any  # of the network; None if it has none
     metrics: dict[str, tf.Tensor]  # scalars
+
+
+def is_failed_factorization(error: tf.errors.InvalidArgumentError) -> bool:
+    """Whether TensorFlow could not factor a matrix: what an optimizer that diverged ends in.
+
+    Decompositions and inverses of what is not finite, or singular, are errors on a CPU, where other
+    operations give NaN (Cholesky's too from some version of TensorFlow on).
+    """
+    return any(words in str(error) for words in _FAILED)
 
 
 def public_model_state(model_state: Any) -> Any:

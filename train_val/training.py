@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ import mlhf
 from mlhf.checkpoints import CheckpointError, Checkpoints, check_same_run
 from mlhf.portable_state import from_portable, to_portable
 from mlhf.run_log import RunLog
+from mlhf.step import is_failed_factorization
 from mlhf.validation import check_count
 from replay import PrioritizedReplay
 from train_val.problems import Problem
@@ -240,9 +242,18 @@ class _Run:
     def _advance(self, inputs, targets, on_not_finite) -> dict[str, Any]:
         started = time.perf_counter()
         objective = self.problem.task.objective(inputs, targets, self.model_state)
-        step = self.optimizer.step(objective, self.parameters, self.state)
+        metrics = {"loss": math.nan}
+        finite = False
+        try:
+            step = self.optimizer.step(objective, self.parameters, self.state)
+        except tf.errors.InvalidArgumentError as error:
+            if not is_failed_factorization(error):
+                raise
+        else:
+            finite = bool(_all_finite(_watched(step)))
+            metrics = {name: float(value) for name, value in step.metrics.items()}
         self.done += 1
-        if bool(_all_finite(_watched(step))):
+        if finite:
             self.parameters, self.state, self.model_state = step[:3]
             self.skipped_in_a_row = 0
         else:
@@ -252,7 +263,6 @@ class _Run:
             self.state = self._initial_state()
             self.skipped += 1
             self.skipped_in_a_row += 1
-        metrics = {name: float(value) for name, value in step.metrics.items()}
         return {**metrics, "skipped": self.skipped, "seconds": time.perf_counter() - started}
 
     def _evaluate(self) -> dict[str, float]:

@@ -97,11 +97,10 @@ def of_batch(
     ]
     found: Factors = {}
     for number, (block, layer) in enumerate(zip(blocks, layers, strict=True)):
-        columns = block.sides[1]
         dtype = network.leaves[block.weight].dtype
         if block.is_kernel:
             a = tf.matmul(layer.inputs, layer.inputs, transpose_a=True) / examples
-            each = [tf.reshape(row[number], [-1, columns]) for row in pulled]
+            each = [_rows(row[number], layer.axis) for row in pulled]
         else:
             a = tf.ones([1, 1], dtype)
             axes = [i for i in range(1, layer.output.shape.rank) if i != layer.axis]
@@ -144,6 +143,14 @@ def solve(blocks: list[Block], inverted: Factors, gradient: list[tf.Tensor]) -> 
         a, g = inverted[block.name]
         block.scatter(a @ block.gather(gradient) @ g, leaves)
     return leaves
+
+
+def _rows(gradient: tf.Tensor, axis: int) -> tf.Tensor:
+    """A gradient at a layer's output with a row a place and a column a channel."""
+    if axis != -1:
+        others = [i for i in range(gradient.shape.rank) if i != axis]
+        gradient = tf.transpose(gradient, [*others, axis])
+    return tf.reshape(gradient, [-1, gradient.shape[-1]])
 
 
 def _inverse(matrix: tf.Tensor, damping: tf.Tensor) -> tf.Tensor:

@@ -50,7 +50,7 @@ class KFAC(CompiledSteps):
     quadratic model predicted the change of the loss on the batch: unreliable where batches are
     small.
 
-    Known are dense layers, convolutions (channels last) and vectors that scale or shift channels,
+    Known are dense layers, convolutions and vectors that scale or shift channels,
     as in normalisation, of Keras models and of bare functions. Another use of a parameter is an
     error at the first step.
     """

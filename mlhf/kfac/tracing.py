@@ -17,7 +17,7 @@ class Layer(NamedTuple):
 
     output: tf.Tensor  # at which gradients are taken
     inputs: tf.Tensor  # rows [R, a] of a kernel; ∂output/∂vector, of the output's shape
-    axis: int  # the vector's axis in the output; -1 for a kernel
+    axis: int  # of the output's channels; a kernel's rows are in the order of the other axes
 
 
 class TracedNetwork:
@@ -43,6 +43,7 @@ class TracedNetwork:
         self.outputs, self.model_state = function(tf.nest.pack_sequence_as(parameters, self.leaves))
         operations = graph.get_operations()[first:]
         self._operations = [op for op in operations if op in _ancestors(self.outputs.op)]
+        self._channels_first = any(_channels_first(op) for op in self._operations)
 
     def layer(self, block: Block) -> Layer:
         """Returns a block's layer.
@@ -64,10 +65,12 @@ class TracedNetwork:
         if len(op.inputs) != 2 or op.inputs[1].ref() not in aliases:
             raise _unknown(block, f"used by {op.type}")
         x, output = op.inputs[0], op.outputs[0]
+        axis = -1
         if op.type == "MatMul" and not (op.get_attr("transpose_a") or op.get_attr("transpose_b")):
             rows = x
-        elif op.type == "Conv2D" and op.get_attr("data_format") == b"NHWC":
+        elif op.type == "Conv2D":
             rows = self._patches(op, block)
+            axis = 1 if _channels_first(op) else -1
         else:
             raise _unknown(block, f"used by {op.type}")
         if block.bias is not None:
@@ -78,16 +81,21 @@ class TracedNetwork:
             ):
                 raise _unknown(block, "with a bias that is not added to its outputs")
             rows = tf.concat([rows, tf.ones([rows.shape[0], 1], rows.dtype)], 1)
-        return Layer(output, rows, -1)
+        return Layer(output, rows, axis)
 
     def _patches(self, op: Any, block: Block) -> tf.Tensor:
-        if op.get_attr("padding") == b"EXPLICIT" or op.inputs[0].shape[-1] != block.shape[2]:
+        x, strides, rates = op.inputs[0], op.get_attr("strides"), op.get_attr("dilations")
+        if _channels_first(op):
+            # Patches are of channels-last images only.
+            x = tf.transpose(x, [0, 2, 3, 1])
+            strides, rates = ([a[0], *a[2:], a[1]] for a in (strides, rates))
+        if op.get_attr("padding") == b"EXPLICIT" or x.shape[-1] != block.shape[2]:
             raise _unknown(block, "a grouped or explicitly padded convolution")
         patches = tf.image.extract_patches(
-            op.inputs[0],
+            x,
             sizes=[1, *block.shape[:2], 1],
-            strides=op.get_attr("strides"),
-            rates=op.get_attr("dilations"),
+            strides=strides,
+            rates=rates,
             padding=op.get_attr("padding").decode(),
         )
         return tf.reshape(patches, [-1, patches.shape[-1]])
@@ -100,7 +108,9 @@ class TracedNetwork:
             shape = output.shape.as_list()
             if len(shape) < 2 or shape[0] != examples:
                 continue
-            axes = [axis for axis in (len(shape) - 1, 1) if shape[axis] == size]
+            # An image may be as wide as it has channels: its convolutions say which they are.
+            order = (1, len(shape) - 1) if self._channels_first else (len(shape) - 1, 1)
+            axes = [axis for axis in order if shape[axis] == size]
             if not axes:
                 break
             # Each entry scales or shifts a channel: the derivative of an output in its entry is
@@ -164,9 +174,13 @@ def _ancestors(op: Any) -> set:
     return found
 
 
+def _channels_first(op: Any) -> bool:
+    return op.type == "Conv2D" and op.get_attr("data_format") == b"NCHW"
+
+
 def _unknown(block: Block, how: str) -> ValueError:
     return ValueError(
-        "K-FAC knows dense layers, convolutions of channels-last images and vectors that scale or "
-        f"shift channels, each used once; the parameter {block.name!r} of shape {block.shape} is "
+        "K-FAC knows dense layers, convolutions of images and vectors that scale or shift "
+        f"channels, each used once; the parameter {block.name!r} of shape {block.shape} is "
         f"{how}. Train this network with another optimizer."
     )

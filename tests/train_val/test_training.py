@@ -124,6 +124,28 @@ def test_a_step_that_is_not_finite_is_not_taken(problem, tmp_path):
     assert_same(result.parameters, by_hand)
 
 
+def test_a_factorization_that_fails_is_a_step_that_is_not_taken(problem):
+    class Failing(Faulty):
+        def step(self, objective, parameters, state):
+            if self.calls == 2:
+                self.calls += 1
+                tf.linalg.inv(tf.constant([[np.nan]]))
+            return super().step(objective, parameters, state)
+
+    repeats = []
+    result = training.train(problem, Failing(), 4, on_not_finite=repeats.append, **QUIET)
+    assert [line["skipped"] for line in result.history] == [0, 0, 1, 1] and len(repeats) == 1
+    assert result.history[2]["loss"] is None and float(result.optimizer_state) == 1
+    assert result.steps == 4 and np.isfinite(result.training_loss)
+
+    class Wrong(Faulty):
+        def step(self, objective, parameters, state):
+            tf.debugging.assert_less(3, 2, "a label beyond the classes")
+
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a label beyond the classes"):
+        training.train(problem, Wrong(), 1, **QUIET)
+
+
 def test_a_run_that_stays_not_finite_ends_with_a_result(problem, tmp_path):
     optimizer = Faulty(*range(3, 1000))
     arguments = {"model_dir": tmp_path, "save_steps": 5, **QUIET}

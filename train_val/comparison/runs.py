@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -13,6 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from mlhf import run_log
+from mlhf.step import is_failed_factorization
 from train_val.problems import Problem
 
 # Batches of seed s begin at number s times this.
@@ -74,9 +76,10 @@ def run(
     kinds = {} if not hasattr(optimizer, "kinds") else {"kinds": task.variable_kinds()}
     state = optimizer.init(parameters, **kinds)
     batches = iter(task.batches(BATCHES_A_SEED * seed))
-    # Traced before the clock runs.
     inputs, targets = next(batches)
-    optimizer.step(task.objective(inputs, targets, model_state), parameters, state)
+    with contextlib.suppress(tf.errors.InvalidArgumentError):
+        # Traced before the clock runs. What fails fails again below, as the first step.
+        optimizer.step(task.objective(inputs, targets, model_state), parameters, state)
     curve = Curve([], [], [])
     elapsed = 0.0
 
@@ -98,7 +101,8 @@ def run(
             taken = optimizer.step(objective, parameters, state)
             loss = float(taken.metrics["loss"])
         except tf.errors.InvalidArgumentError as error:
-            # A factorization of what is not finite any more ends in an error, not in NaN.
+            if not is_failed_factorization(error):
+                raise
             return _ended(curve, step, steps, every, accuracy, str(error).splitlines()[0])
         elapsed += time.perf_counter() - started
         parameters, state = taken.parameters, taken.state

@@ -64,7 +64,8 @@ def scoreboard(
       every: Steps between its measurements.
       tuning_steps: Of a run that tunes.
       largest: As for `tune`: the most settings of one optimizer, but for a larger grid.
-      cost: Measures a step of an optimizer at its settings.
+      cost: Measures a step of an optimizer at its settings; where it raises RuntimeError the score
+        is without.
       conditions: What else a run depends on: results are kept under it.
       cache: A file of JSON lines; what stands in it is not done again, so that the same call
         continues one that was killed.
@@ -114,7 +115,12 @@ def scoreboard(
         found = known.get(key)
         if found is None:
             bar.set_description(f"{entrant.title}: the cost of a step")
-            found = dataclasses.asdict(cost(entrant, setting))
+            try:
+                found = dataclasses.asdict(cost(entrant, setting))
+            except RuntimeError as error:
+                # An optimizer that diverges at its best has none.
+                bar.write(str(error))
+                return None
             known.add(key, found)
         return Cost(**found)
 
@@ -136,14 +142,16 @@ def at_measured_cost(scores: Sequence[Score]) -> list[Score]:
     of the optimizers: other jobs only add to them.
 
     Args:
-      scores: Of one board. If one has no cost, all are returned as they are.
+      scores: Of one board. If none has a cost, all are returned as they are; else the seconds of
+        one that has none are not a number.
     """
-    costs = [score.cost for score in scores]
-    if not all(costs):
+    costs = [score.cost for score in scores if score.cost is not None]
+    if not costs:
         return list(scores)
-    gradient = min(cost.gradient_seconds for cost in costs if cost is not None)
+    gradient = min(cost.gradient_seconds for cost in costs)
 
-    def paced(score: Score, seconds: float) -> Score:
+    def paced(score: Score) -> Score:
+        seconds = math.nan if score.cost is None else score.cost.gradients * gradient
         curves = [
             dataclasses.replace(
                 curve,
@@ -156,11 +164,7 @@ def at_measured_cost(scores: Sequence[Score]) -> list[Score]:
         ]
         return dataclasses.replace(score, curves=curves)
 
-    return [
-        paced(score, cost.gradients * gradient)
-        for score, cost in zip(scores, costs, strict=True)
-        if cost is not None
-    ]
+    return [paced(score) for score in scores]
 
 
 def _planned(entrant: Entrant) -> int:

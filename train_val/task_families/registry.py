@@ -71,7 +71,8 @@ def make(text: str, **common: Any) -> Problem:
       The problem; its `task` is for `mlhf.meta_train`.
 
     Raises:
-      ValueError: If the name, a setting or a value is not understood.
+      ValueError: If the name, a setting or a value is not understood, or `data_format` is
+        channels_first.
       DataError: If the data can't be read.
     """
     name, *parts = text.split(":")
@@ -95,7 +96,14 @@ def make(text: str, **common: Any) -> Problem:
         given[key] = _typed(key, value, kinds[key], text)
     settings = {**defaults, **{key: given.pop(key) for key in list(given) if key in defaults}}
     shown = ", ".join(f"{key} {value}" for key, value in settings.items())
-    arguments = {"data": "digits", "data_format": "channels_last", **common, **given}
+    arguments = {"data": "digits", **common, **given}
+    # A family builds for one form of images, whatever a GPU would have them in.
+    if arguments.setdefault("data_format", "channels_last") == "channels_first":
+        raise ValueError(
+            "Expected data_format=channels_last, which families of tasks are built for, got "
+            "channels_first."
+        )
+    arguments["data_format"] = "channels_last"
     return problems.of_network(
         functools.partial(build, **settings),
         name,

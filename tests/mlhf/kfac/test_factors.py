@@ -50,11 +50,11 @@ def channels(parameters, inputs):
 CHANNELS = {"gamma": normal(3), "beta": normal(3), "head": normal(3, 2)}
 
 
-def factors(function, parameters, inputs, loss, fisher="exact", seed=(0, 0)):
+def factors(function, parameters, inputs, loss, fisher="exact", seed=(0, 0), jit_compile=False):
     """The factors of a batch, and the inputs and output gradients that they are made of."""
     blocks = blocks_of(parameters)
 
-    @tf.function(autograph=False)
+    @tf.function(autograph=False, jit_compile=jit_compile)
     def compute(parameters, inputs, seed):
         network = TracedNetwork(lambda p: (function(p, inputs), ()), parameters)
         layers = [network.layer(block) for block in blocks]
@@ -142,6 +142,28 @@ def test_a_batch_through_a_convolution_by_loops_in_numpy():
                 g += p[k] * np.outer(gradient, gradient) / (4 * 9)
     np.testing.assert_allclose(found["conv/kernel"][0], a, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(found["conv/kernel"][1], g, rtol=1e-10, atol=1e-15)
+
+
+def test_channels_may_stand_first():
+    def network(parameters, inputs, first):
+        form = {"data_format": "NCHW" if first else "NHWC"}
+        shape = [1, -1, 1, 1] if first else [1, 1, 1, -1]
+        x = tf.nn.conv2d(inputs, parameters["conv"]["kernel"], 2, "SAME", **form)
+        x = tf.nn.bias_add(x, parameters["conv"]["bias"], **form)
+        # As many channels as an image is wide.
+        x = x * tf.reshape(parameters["gamma"], shape) + tf.reshape(parameters["beta"], shape)
+        return tf.reduce_mean(tf.tanh(x), [2, 3] if first else [1, 2]) @ parameters["head"]
+
+    parameters = {**CONVOLUTION, "gamma": normal(3), "beta": normal(3)}
+    loss, x = losses.get("softmax_cross_entropy"), normal(4, 5, 5, 2)
+    last = factors(lambda p, x: network(p, x, False), parameters, x, loss)
+    # A CPU convolves channels-first images under XLA only.
+    x = tf.transpose(x, [0, 3, 1, 2])
+    first = factors(lambda p, x: network(p, x, True), parameters, x, loss, jit_compile=True)
+    assert set(first) == {"conv/kernel", "gamma", "beta", "head"}
+    for block in last:
+        for a, b in zip(first[block], last[block], strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13)
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -35,16 +35,19 @@ def test_a_loss_that_is_not_finite_between_measurements_ends_the_run():
     assert curve.diverged_at == 2 and curve.steps == [0, 6]
 
 
-def test_a_factorization_that_fails_is_a_result_with_its_words():
+@pytest.mark.parametrize("factor", [tf.linalg.inv, tf.linalg.eigh])
+@pytest.mark.parametrize("at", [0, 3])
+def test_a_factorization_that_fails_is_a_result_with_its_words(factor, at):
     class Failing(Halving):
         def step(self, objective, weight, state):
-            if state == 3:
-                raise tf.errors.InvalidArgumentError(None, None, "Input is not finite\nmore")
+            if state == at:
+                factor(tf.fill([3, 3], math.nan))
             return super().step(objective, weight, state)
 
     curve = run(problem(), Failing(0.5), seed=0, steps=6, every=3)
-    assert curve.diverged_at == 4 and curve.note == "Input is not finite"
-    assert curve.losses[1] == 12.5 and math.isnan(curve.losses[2])
+    assert curve.diverged_at == at + 1 and "{{function_node" in curve.note
+    assert curve.losses[0] == 100 and math.isnan(curve.losses[2])
+    assert at == 0 or curve.losses[1] == 12.5
 
 
 def test_other_errors_are_not_hidden():
@@ -54,6 +57,13 @@ def test_other_errors_are_not_hidden():
 
     with pytest.raises(ValueError, match="no such kind"):
         run(problem(), Wrong(0.5), seed=0, steps=1, every=1)
+
+    class WrongLabels(Halving):
+        def step(self, objective, weight, state):
+            tf.debugging.assert_less(3, 2, "a label beyond the classes")
+
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a label beyond the classes"):
+        run(problem(), WrongLabels(0.5), seed=0, steps=1, every=1)
 
 
 def test_the_state_of_a_network_is_carried_and_measured():

@@ -4,7 +4,7 @@ import math
 import pytest
 
 from tests.train_val.comparison.problems import Halving, entrant, problem
-from train_val.comparison import Cost, scoreboard
+from train_val.comparison import Cost, at_measured_cost, scoreboard
 
 SETTINGS = {"steps": 6, "every": 2, "tuning_steps": 2, "progress": False}
 
@@ -81,6 +81,20 @@ def test_a_diverged_run_stands_in_the_scores(tmp_path):
     assert [curve.diverged_at for curve in growing.curves] == [4, 4, 4]
     assert all(math.isfinite(curve.losses[-1]) for curve in halving.curves)
     json.loads((tmp_path / "runs.jsonl").read_text().splitlines()[0])
+
+
+def test_a_cost_that_cannot_be_measured_leaves_the_rest(tmp_path):
+    def cost(who, setting):
+        if who.title == "Growing":
+            raise RuntimeError("The cost of Growing could not be measured: it diverged")
+        return Cost(2.0, 1.9, 0.2, 0.1, 10**9)
+
+    who = [entrant("Growing", (9.0,)), entrant("Halving", (0.5,))]
+    scores = scoreboard(problem(), who, cost=cost, cache=tmp_path / "runs.jsonl", **SETTINGS)
+    assert scores[0].cost is None and scores[1].cost == Cost(2.0, 1.9, 0.2, 0.1, 10**9)
+    growing, halving = at_measured_cost(scores)
+    assert all(math.isnan(seconds) for curve in growing.curves for seconds in curve.seconds)
+    assert halving.curves[0].seconds == [0.2 * step for step in halving.curves[0].steps]
 
 
 def test_the_cost_is_measured_once_at_the_best(tmp_path):

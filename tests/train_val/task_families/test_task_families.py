@@ -53,6 +53,16 @@ def test_images_are_shrunk_by_means(family):
     np.testing.assert_allclose(shrunk(images), shrunk(swapped), rtol=1e-4, atol=1e-5)
 
 
+def test_images_come_as_families_take_them_on_a_gpu_too(monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda *_: ["a GPU"])
+    arguments = {"task": "convnet:width=2", "data": "digits", "name": "convnet"}
+    problem = task_families.problem_of({**arguments, "data_format": "auto"})
+    assert not problem.channels_first
+    assert next(iter(problem.task.batches(0)))[0].shape[1:] == problem.train.image_shape
+    with pytest.raises(ValueError, match="Expected data_format=channels_last"):
+        task_families.problem_of({**arguments, "data_format": "channels_first"})
+
+
 def test_widths_of_the_resnet():
     model = task_families.make("resnet:width=3:size=14").model
     kernels = [v.shape for v in model.trainable_variables if len(v.shape) == 4]
