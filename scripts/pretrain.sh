@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Meta-trains the optimizers that ship with the package, by evolution strategies on small networks
-# and CIFAR-10: about half an hour on one core. A killed script continues when it is given again.
+# and CIFAR-10: about 20 minutes of one core. A killed script continues when it is given again.
 #
 #   DATA=./cifar10_data scripts/pretrain.sh [convnet] [resnet]
 set -euo pipefail

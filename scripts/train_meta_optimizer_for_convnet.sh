@@ -10,7 +10,8 @@ flags=("$@")
 
 condition() {
     local name="convnet_x-$1_y-$2_cg-$3"
-    local common=(--data_dir="$DATA" --problem=convnet --x_use="$1" --y_use="$2" --CG_iter="$3")
+    local common=(--data_dir="$DATA" --problem=convnet --weight_decay=2e-4)
+    common+=(--x_use="$1" --y_use="$2" --CG_iter="$3")
     run_once "$RUNS/meta_$name" train_val/train_meta_optimizer.py "${common[@]}" \
         --batch_size=64 --meta_roll_back=10 --keep_prob=0.3 --meta_lr=1e-3 --train_epochs=250 \
         "${flags[@]}"

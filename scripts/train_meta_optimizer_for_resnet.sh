@@ -10,7 +10,8 @@ flags=("$@")
 
 condition() {
     local name="resnet_x-$1_y-$2_cg-$3"
-    local common=(--data_dir="$DATA" --problem=resnet --resnet_size=20 --batch_size=128)
+    local common=(--data_dir="$DATA" --problem=resnet --resnet_size=20 --batch_size=128
+        --weight_decay=2e-4)
     common+=(--x_use="$1" --y_use="$2" --CG_iter="$3")
     run_once "$RUNS/meta_$name" train_val/train_meta_optimizer.py "${common[@]}" \
         --meta_roll_back=10 --keep_prob=0.5 --meta_lr=1e-2 --epochs_per_eval=250 "${flags[@]}"

@@ -12,7 +12,7 @@ flags=("$@")
 
 compare() {
     run_once "$RUNS/cifar10_512_$1" train_val/use_meta_optimizer.py --data_dir="$DATA" \
-        --problem=convnet --batch_size=512 --train_epochs=250 "${@:2}" "${flags[@]}"
+        --problem=convnet --batch_size=512 --train_epochs=250 --weight_decay=2e-4 "${@:2}" "${flags[@]}"
 }
 
 hessian_free=(--optimizer=meta --y_use=none --d_use=none --CG_iter=20)

@@ -12,7 +12,8 @@ flags=("$@")
 
 compare() {
     run_once "$RUNS/cifar10_$1" train_val/use_meta_optimizer.py --data_dir="$DATA" \
-        --problem=convnet --batch_size=128 --train_epochs=250 --optimizer="$1" "${@:2}" "${flags[@]}"
+        --problem=convnet --batch_size=128 --train_epochs=250 --weight_decay=2e-4 --optimizer="$1" \
+        "${@:2}" "${flags[@]}"
 }
 
 # The settings that it was trained with come with a meta-optimizer, its iterations included.

@@ -12,7 +12,8 @@ flags=("$@")
 
 compare() {
     run_once "$RUNS/imagenet_$1" train_val/use_meta_resnet_on_imagenet.py --data_dir="$DATA" \
-        --problem=resnet --resnet_size=18 --batch_size=64 --optimizer="$1" "${@:2}" "${flags[@]}"
+        --problem=resnet --resnet_size=18 --batch_size=64 --weight_decay=1e-4 --optimizer="$1" \
+        "${@:2}" "${flags[@]}"
 }
 
 in_turn 0 compare meta --lr=0.5 --meta_ckpt="$META"

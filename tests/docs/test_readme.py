@@ -6,16 +6,20 @@ import numpy as np
 
 import mlhf
 from tests.docs import pages
+from train_val.task_families import registry
 
 
 def test_python_blocks_run(tmp_path, monkeypatch):
     meta_train = mlhf.meta_train
 
     def two_steps(task, optimizer, steps, **settings):
+        if steps == 1:  # of the smoke test
+            return meta_train(task, optimizer, steps, **settings)
         assert steps == 300
         return meta_train(task, optimizer, 2, roll_back=2, progress=False, **settings)
 
     monkeypatch.setattr(mlhf, "meta_train", two_steps)
+    monkeypatch.setattr(registry, "_FAMILIES", dict(registry._FAMILIES))
     found = pages.run("README.md", tmp_path, monkeypatch)
     assert float(found["metrics"]["loss"]) < 0.3
     logits = found["model"](found["images"])
@@ -23,6 +27,7 @@ def test_python_blocks_run(tmp_path, monkeypatch):
     assert found["optimizer"].kinds == ["dense_bias", "dense_kernel"]
     assert len(found["result"].history) == 2
     assert (tmp_path / "learned.npz").exists()
+    assert "funnel" in registry._FAMILIES
     np.testing.assert_allclose(
         np.sum(found["product"] * found["v"]),
         _square_in_curvature(found["linear"].outputs, found["tangents"]),

@@ -112,6 +112,7 @@ def test_meta_training_and_validation_of_four_conditions(network, place):
     assert seen == [("x", "rnn", 2), ("x", "rnn", 4), ("x", "none", 2), ("x", "none", 4)]
     expected = {"convnet": (64, 0.3, 1e-3), "resnet": (128, 0.5, 1e-2)}[network]
     assert (trained["batch_size"], trained["keep_prob"], trained["meta_lr"]) == expected
+    assert trained["weight_decay"] == found["weight_decay"] == 2e-4 and trained["lr"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -132,6 +133,32 @@ def test_validations(name, batch_size, names, place):
     assert found[0]["meta_ckpt"].startswith(str(place / "runs" / "meta_"))
     if "imagenet" in name:
         assert {(one["data"], one["resnet_size"]) for one in found} == {("imagenet", 18)}
+    # The original's, at that batch size.
+    settings = {
+        "validation_meta_optimizer_on_cifar10": [
+            {"lr": 2},
+            {"lr": 1e-3, "momentum": 0.9},
+            {"lr": 1e-3},
+            {"lr": 1e-3, "decay": 0.99},
+        ],
+        "validation_meta_optimizer_on_imagenet": [
+            {"lr": 0.5},
+            {"lr": 0.025, "momentum": 0.9},
+            {"lr": 2.5e-4},
+            {"lr": 2.5e-4},
+        ],
+        "validation_2nd_order_optimizer_on_cifar10": [
+            {"lr": 8},
+            {"lr": 1e-2, "damping": 5e-3, "damping_type": "regular", "CG_iter": 20},
+            {"lr": 1e-3, "damping": 1, "damping_type": "LM_heuristics", "decay": 0.99},
+            {"lr": 0.1, "damping": 1, "decay": 0.99},
+        ],
+    }[name]
+    for one, expected in zip(found, settings, strict=True):
+        expected = {**expected, "weight_decay": 1e-4 if "imagenet" in name else 2e-4}
+        assert {key: one[key] for key in expected} == expected
+        if (one["y_use"], one["d_use"]) == ("none", "none"):
+            assert one["CG_iter"] == 20
 
 
 def test_what_ships_is_trained_in_turns(place):
