@@ -185,7 +185,8 @@ def _example(content, shape, label, synset, path) -> tf.train.Example:
         "image/width": width,
         "image/channels": channels,
         "image/format": b"JPEG" if content[:2] == b"\xff\xd8" else b"PNG",
-        "image/colorspace": {1: b"Grey", 4: b"CMYK"}.get(channels, b"RGB"),
+        # As it decodes: TensorFlow makes RGB of CMYK.
+        "image/colorspace": b"Grey" if channels == 1 else b"RGB",
     }
     return tf.train.Example(
         features=tf.train.Features(feature={name: feature(v) for name, v in values.items()})

@@ -48,7 +48,7 @@ def test_there_are_commands():
 
 
 def test_the_tables_are_those_that_were_printed():
-    folders = re.findall(r"\]\((results/\w+)/comparison\.html\)", TEXT)
+    folders = re.findall(r"\]\((results/[\w/]+)/comparison\.html\)", TEXT)
     assert folders
     for folder in folders:
         printed = (ROOT / "docs" / folder / "comparison.md").read_text(encoding="utf-8")

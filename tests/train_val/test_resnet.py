@@ -131,6 +131,13 @@ def test_kinds_are_known_by_layers_and_by_paths():
     assert {path: kind_of_path(path) for path in kinds} == kinds
 
 
+def test_a_size_counts_its_layers():
+    assert sorted(resnet.IMAGENET_SIZES) == [18, 34, 50, 101, 152]
+    for size, (bottleneck, blocks) in resnet.IMAGENET_SIZES.items():
+        # The convolutions of the blocks, the first one, and the dense layer.
+        assert size == (3 if bottleneck else 2) * sum(blocks) + 2
+
+
 @pytest.mark.parametrize("build", [resnet.cifar_resnet, resnet.imagenet_resnet])
 def test_channels_may_stand_first(build):
     settings = {"resnet_size": 8} if build is resnet.cifar_resnet else {}

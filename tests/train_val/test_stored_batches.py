@@ -151,6 +151,63 @@ def test_random_crops_keep_to_their_bounds_and_boxes():
         assert places.max() > 80  # a tenth of the box, which begins there, is within
 
 
+@pytest.mark.parametrize("scaled", [True, False])
+def test_a_crop_of_a_jpeg_is_that_of_the_whole_picture(scaled):
+    y, x = np.mgrid[0:200, 0:240]
+    pixels = np.stack([x, y, np.full_like(x, 128)], -1).astype(np.uint8)
+    encoded = []
+    for form, settings in (("JPEG", {"quality": 100, "subsampling": 0}), ("PNG", {})):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, form, **settings)
+        encoded.append(tf.constant(buffer.getvalue()))
+
+    @tf.function
+    def crop(content, seed):
+        boxes = tf.zeros([1, 0, 4])
+        return photographs.random_square(content, boxes, seed, 8, scaled=scaled)
+
+    extents = []
+    for number in range(40):
+        seed = tf.constant([5, number], tf.int64)
+        got, whole = (crop(content, seed).numpy() for content in encoded)
+        # A pixel's colour is its place: half of a pixel of the square is what edges may move by.
+        step = np.array([whole[0, -1, 0] - whole[0, 0, 0], whole[-1, 0, 1] - whole[0, 0, 1]]) / 7
+        extents.append(8 * step.max())
+        moved = step.max() / 2 if scaled else 0
+        error = got[..., :2] - whole[..., :2]
+        # A fast decoder's own errors are of both signs.
+        assert np.abs(error.mean((0, 1))).max() < moved + 2 and np.abs(error).max() < moved + 8
+    assert min(extents) < 80 and max(extents) > 150  # several scales of the decoder
+
+
+def test_training_mirrors_half_of_the_images_left_to_right(tmp_path):
+    folder = tmp_path / "train" / "n00000001"
+    folder.mkdir(parents=True)
+    # Bright on the right and at the bottom.
+    y, x = np.mgrid[0:40, 0:40]
+    for number in range(4):
+        pixels = np.stack([4 * x + 2 * y] * 3, -1).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.JPEG", quality=95)
+    data = load_imagenet(tmp_path, "train", image_size=SIZE)
+    images = np.concatenate([x for x, _ in collect(StoredBatches(data, 4, 1).dataset(steps=40))])
+    rows, columns = images[..., 0].mean(2), images[..., 0].mean(1)
+    assert np.all(rows[:, -1] > rows[:, 0])
+    mirrored = columns[:, -1] < columns[:, 0]
+    assert 0.35 < mirrored.mean() < 0.65
+    # The two kinds show the same otherwise.
+    slopes = np.abs(columns[:, -1] - columns[:, 0])
+    assert abs(slopes[mirrored].mean() / slopes[~mirrored].mean() - 1) < 0.3
+
+
+def test_colours_are_standardized_one_by_one():
+    images = np.random.default_rng(0).uniform(0, 255, (2, 4, 4, 3)).astype(np.float32)
+    # ImageNet's, as the original of the networks has them.
+    mean, deviation = [123.68, 116.779, 103.939], [58.393, 57.12, 57.375]
+    np.testing.assert_allclose(
+        photographs.standardize(tf.constant(images)), (images - mean) / deviation, atol=1e-5
+    )
+
+
 def test_bad_arguments(folders):
     data = load_imagenet(folders, "train", image_size=SIZE)
     with pytest.raises(ValueError, match="from 1 to 15, .*got 16"):
