@@ -10,6 +10,7 @@ from custom_op import structures
 from mlhf import keras_models
 from mlhf.objective import Objective
 from mlhf.step import CompiledSteps, Step
+from mlhf.validation import check_parameters
 
 
 class FirstOrder(CompiledSteps):
@@ -58,17 +59,19 @@ class FirstOrder(CompiledSteps):
         """Returns the state before the first step.
 
         Args:
-          parameters: A structure of floating tensors, or a built Keras model.
+          parameters: A structure of floating tensors of one dtype, or a built Keras model.
 
         Returns:
           The state.
 
         Raises:
-          ValueError: If the optimizer was made for parameters of other shapes.
+          ValueError: If the parameters have no floating dtype in common, or the optimizer was made
+            for parameters of other shapes.
         """
         import keras
 
         parameters = keras_models.parameters_of(parameters)
+        check_parameters(parameters)
         leaves = tf.nest.flatten(parameters)
         if not self._variables:
             # Some optimizers ask variables for their paths, which only Keras' own have.

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from mlhf import kinds as kinds_module
+from mlhf.validation import check_parameters
 
 LARGEST_BLOCK = 2048
 SMALLEST_BLOCK = 64
@@ -49,20 +50,8 @@ class Layout:
           ValueError: If there are none, a shape is not static, dtypes are mixed or not floating, or
             a kind is not known.
         """
+        self.dtype = check_parameters(structure)
         leaves = tf.nest.flatten(structure)
-        if not leaves:
-            raise ValueError(f"Expected parameters, at least one, got {structure!r}.")
-        for leaf in leaves:
-            if not tf.TensorShape(leaf.shape).is_fully_defined():
-                raise ValueError(f"Expected parameters of static shape, got {leaf.shape}.")
-        dtypes = {tf.as_dtype(leaf.dtype) for leaf in leaves}
-        if len(dtypes) != 1:
-            raise ValueError(
-                f"Expected parameters of one dtype, got {sorted(d.name for d in dtypes)}."
-            )
-        self.dtype = dtypes.pop()
-        if not self.dtype.is_floating:
-            raise ValueError(f"Expected floating parameters, got {self.dtype.name}.")
         self._structure = tf.nest.map_structure(lambda _: None, structure)
         self._shapes = [tuple(leaf.shape) for leaf in leaves]
         sizes = [int(np.prod(shape)) for shape in self._shapes]

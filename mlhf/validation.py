@@ -7,6 +7,8 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
+import tensorflow as tf
+
 
 def check_count(name: str, value: Any, at_least: int = 1) -> int:
     """Returns an integer of at least so much, or raises ValueError."""
@@ -54,3 +56,23 @@ def _holds(value: Any, condition: Any) -> bool:
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         return False
     return bool(condition(value))
+
+
+def check_parameters(structure: Any) -> tf.DType:
+    """Returns the dtype of parameters, or raises ValueError where no optimizer can train them.
+
+    There has to be one at least, and all have a static shape and one floating dtype.
+    """
+    leaves = tf.nest.flatten(structure)
+    if not leaves:
+        raise ValueError(f"Expected parameters, at least one, got {structure!r}.")
+    for leaf in leaves:
+        if not tf.TensorShape(leaf.shape).is_fully_defined():
+            raise ValueError(f"Expected parameters of static shape, got {leaf.shape}.")
+    dtypes = {tf.as_dtype(leaf.dtype) for leaf in leaves}
+    if len(dtypes) != 1:
+        raise ValueError(f"Expected parameters of one dtype, got {sorted(d.name for d in dtypes)}.")
+    (dtype,) = dtypes
+    if not dtype.is_floating:
+        raise ValueError(f"Expected floating parameters, got {dtype.name}.")
+    return dtype

@@ -21,7 +21,7 @@ from replay import replace_file
 from train_val import command_line, comparison, problems, task_families
 
 FLAGS = flags.FLAGS
-DEFAULT = "hf:damping=0.1/1/10,kfac,SGD,momentum,adam,RMSprop"
+DEFAULT = "hf:damping=0.1/1/10,kfac:damping=0.1/1,SGD,momentum,adam,RMSprop"
 # The reported steps, if none are asked for: these shares of all.
 SHARES = (0.1, 0.25, 0.5, 1.0)
 

@@ -14,7 +14,7 @@ from mlhf.kfac.factors import Factors
 from mlhf.kfac.tracing import TracedNetwork
 from mlhf.objective import Objective
 from mlhf.step import CompiledSteps, Step
-from mlhf.validation import check_choice, check_count, check_number
+from mlhf.validation import check_choice, check_count, check_number, check_parameters
 
 # The factors are taken on so many examples at least, if the batch has them.
 _FEWEST_EXAMPLES = 32
@@ -121,10 +121,11 @@ class KFAC(CompiledSteps):
           parameters: A structure of floating tensors of one dtype, or a built Keras model.
 
         Raises:
-          ValueError: If a parameter is neither a kernel nor a vector.
+          ValueError: If a parameter is neither a kernel nor a vector, or they have no floating
+            dtype in common.
         """
         parameters = keras_models.parameters_of(parameters)
-        dtype = tf.nest.flatten(parameters)[0].dtype
+        dtype = check_parameters(parameters)
         zeros = {
             block.name: (tf.zeros([a, a], dtype), tf.zeros([g, g], dtype))
             for block in blocks_of(parameters)

@@ -11,6 +11,8 @@ import tensorflow as tf
 import mlhf
 from mlhf import meta_file
 from replay import read_structure, write_structure
+from tests import contract
+from tests.contract import batch, objective, quadratic, start, train
 
 # One table for all. The learning rates of the untrained meta-optimizers are such that their steps,
 # gradients divided by about 0.7, get on.
@@ -47,66 +49,12 @@ OPTIMIZERS = {
 CLASSES = ["hf", "hf of Martens", "K-FAC", "meta", "Adam"]
 
 
-def quadratic(parameters, inputs):
-    dense = parameters["dense"]
-    return inputs @ dense["kernel"] + dense["bias"]
-
-
-def start(dtype):
-    return {"dense": {"kernel": tf.zeros([4, 2], dtype), "bias": tf.zeros([2], dtype)}}
-
-
-def batch(dtype, seed=0):
-    random = np.random.default_rng(seed)
-    x = random.normal(size=(16, 4)) * [0.3, 1, 1, 2]
-    return tf.constant(x, dtype), tf.constant(x @ random.normal(size=(4, 2)) + 1, dtype)
-
-
-def objective(dtype, seed=0):
-    return mlhf.Objective(quadratic, "squared_error", *batch(dtype, seed))
-
-
-def train(optimizer, dtype, steps):
-    parameters = start(dtype)
-    state = optimizer.init(parameters)
-    losses = []
-    for _ in range(steps):
-        parameters, state, model_state, metrics = optimizer.step(
-            objective(dtype), parameters, state
-        )
-        losses.append(float(metrics["loss"]))
-        assert model_state is None
-    return parameters, state, losses
-
-
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [(name, tf.float32) for name in OPTIMIZERS] + [(name, tf.float64) for name in CLASSES],
 )
-def test_lowers_a_quadratic_and_keeps_dtypes(name, dtype):
-    parameters, state, losses = train(OPTIMIZERS[name](), dtype, 20)
-    assert losses[-1] < 0.2 * losses[0]
-    before = start(dtype)
-    tf.nest.assert_same_structure(parameters, before)
-    for new, old in zip(tf.nest.flatten(parameters), tf.nest.flatten(before), strict=True):
-        assert (new.dtype, new.shape) == (old.dtype, old.shape)
-    leaves = tf.nest.flatten(state)
-    assert leaves and all(tf.is_tensor(leaf) for leaf in leaves)
-    initial = OPTIMIZERS[name]().init(before)
-    for new, old in zip(leaves, tf.nest.flatten(initial), strict=True):
-        assert (new.dtype, new.shape) == (old.dtype, old.shape)
-
-
-@pytest.mark.parametrize("name", CLASSES)
-def test_a_state_taken_apart_and_put_together_goes_on_alike(name):
-    optimizer = OPTIMIZERS[name]()
-    parameters, state, _ = train(optimizer, tf.float64, 3)
-    arrays = [np.array(leaf) for leaf in tf.nest.flatten(state)]
-    again = tf.nest.pack_sequence_as(state, [tf.constant(array) for array in arrays])
-    first = optimizer.step(objective(tf.float64, 1), parameters, state)
-    second = optimizer.step(objective(tf.float64, 1), parameters, again)
-    for a, b in zip(tf.nest.flatten(first), tf.nest.flatten(second), strict=True):
-        np.testing.assert_array_equal(a, b)
+def test_the_contract(name, dtype, tmp_path):
+    contract.check(OPTIMIZERS[name], tmp_path, dtype, anew=dtype == tf.float64)
 
 
 @pytest.mark.parametrize("name", CLASSES)

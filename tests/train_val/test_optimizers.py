@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.mlhf.test_optimizers import objective, start
+from tests import contract
 from train_val import optimizers, problems, training
 
 # Rates at which they get on with a small quadratic; those that scale their steps need large ones.
@@ -28,14 +28,11 @@ def test_every_optimizer_of_keras_has_a_name():
 
 
 @pytest.mark.parametrize("name", optimizers.NAMES[7:])
-def test_an_optimizer_of_keras_lowers_a_quadratic(name):
-    optimizer = optimizers.make(name.upper(), lr=RATES.get(name, 0.1)).optimizer
-    parameters = start(tf.float32)
-    state, losses = optimizer.init(parameters), []
-    for _ in range(15):
-        parameters, state, _, metrics = optimizer.step(objective(tf.float32), parameters, state)
-        losses.append(float(metrics["loss"]))
-    assert losses[-1] < 0.9 * losses[0]
+def test_an_optimizer_of_keras_keeps_the_contract(name, tmp_path):
+    def make():
+        return optimizers.make(name.upper(), lr=RATES.get(name, 0.1)).optimizer
+
+    contract.check(make, tmp_path, steps=15, factor=0.9, anew=False)
 
 
 @pytest.mark.parametrize("name", ["kfac", "martens"])
