@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from replay import DamagedFileError, read_structure, remove_temporary_files, write_structure
+from replay import (
+    DamagedFileError,
+    DirectoryLock,
+    read_structure,
+    remove_temporary_files,
+    write_structure,
+)
 
 KEEP = 2
 _NAME = re.compile(r"checkpoint-(\d{9})\.npz$")
@@ -23,15 +29,19 @@ class CheckpointError(ValueError):
 class Checkpoints:
     """The checkpoints of one folder."""
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, alone: bool = False):
         """Opens a folder, and makes it where it is not there.
 
         Args:
           folder: Where the run keeps its files.
+          alone: Whether the folder is this run's alone until `close`, or until its process ends:
+            two runs would replace each other's files. What a killed one left half-written goes.
 
         Raises:
+          CheckpointError: If another run has it alone.
           OSError: If it can't be made or written to; the message says what to do.
         """
+        self._lock: DirectoryLock | None = None
         self.folder = Path(folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +53,17 @@ class Checkpoints:
                 f"Expected a folder to write to, got {self.folder} ({error.strerror}); choose "
                 "another or change its permissions."
             ) from error
-        remove_temporary_files(self.folder)
+        if alone:
+            try:
+                self._lock = DirectoryLock(self.folder, "run")
+            except RuntimeError as error:
+                raise CheckpointError(str(error)[0].upper() + str(error)[1:]) from error
+            remove_temporary_files(self.folder)
+
+    def close(self) -> None:
+        """Leaves the folder to others."""
+        if self._lock is not None:
+            self._lock.release()
 
     def steps(self) -> list[int]:
         """Returns the steps that there are checkpoints of, ascending."""

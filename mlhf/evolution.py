@@ -128,7 +128,7 @@ def evolve(
     try:
         return run.go(progress, on_step)
     finally:
-        run.log.close()
+        run.close()
 
 
 class _Evolution:
@@ -174,13 +174,22 @@ class _Evolution:
                 # Ages are spread: the first training of each pair ends at another one.
                 first = length * max(1, round(horizon / length * (number + 1) / pairs))
                 field.pairs.append(self._begin(field, first))
-        self.checkpoints = None if model_dir is None else Checkpoints(model_dir)
-        saved = None if self.checkpoints is None else self.checkpoints.read()
         self.log = RunLog(None)
-        if self.checkpoints is not None and saved is not None:
-            check_signature(self.checkpoints.folder, *saved, self._signature())
-            self._restore(*saved)
-        self.log = RunLog(model_dir, self.done)
+        self.checkpoints = None if model_dir is None else Checkpoints(model_dir, alone=True)
+        try:
+            saved = None if self.checkpoints is None else self.checkpoints.read()
+            if self.checkpoints is not None and saved is not None:
+                check_signature(self.checkpoints.folder, *saved, self._signature())
+                self._restore(*saved)
+            self.log = RunLog(model_dir, self.done)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self.log.close()
+        if self.checkpoints is not None:
+            self.checkpoints.close()
 
     def _theta(self) -> tuple[dict[str, LSTMWeights], tf.Tensor]:
         """The meta-parameters; of their numbers in a row the last is the logarithm of the rate."""

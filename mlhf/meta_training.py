@@ -165,14 +165,14 @@ class _Run:
         self.moments = adam.init(self.weights)
         self.done, self.skipped, self.skipped_in_a_row = 0, 0, 0
 
-        self.checkpoints = Checkpoints(model_dir) if model_dir is not None else None
-        saved = None if self.checkpoints is None else self.checkpoints.read()
-        if self.checkpoints is not None and saved is not None:
-            check_signature(self.checkpoints.folder, *saved, self._signature())
         self.log = RunLog(None)
         self._jit_compile, self._unrolled = jit_compile, unrolled
         self._open: list[PrioritizedReplay] = []
+        self.checkpoints = Checkpoints(model_dir, alone=True) if model_dir is not None else None
         try:
+            saved = None if self.checkpoints is None else self.checkpoints.read()
+            if self.checkpoints is not None and saved is not None:
+                check_signature(self.checkpoints.folder, *saved, self._signature())
             for number, course in enumerate(self.courses):
                 # An empty replay is false.
                 course.replay = self._open_replay(number) if replay is None else replay
@@ -206,6 +206,7 @@ class _Run:
         if self.checkpoints is not None:
             for replay in self._open:
                 replay.close()
+            self.checkpoints.close()
 
     def go(self, progress, on_step, on_not_finite) -> MetaTraining:
         first = math.nan

@@ -24,21 +24,22 @@ class DirectoryLock:
     and on file systems that cannot lock, nothing is locked; the latter gives a warning.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, holder: str = "replay") -> None:
         """Takes the lock.
 
         Args:
           directory: an existing directory.
+          holder: what holds it, for messages.
 
         Raises:
-          RuntimeError: If another replay, in this process or another, holds it.
+          RuntimeError: If another holder, in this process or another, has it.
           OSError: If the directory is not writable.
         """
         self._directory = directory
         path = directory / LOCK_NAME
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            _lock(descriptor, directory)
+            _lock(descriptor, directory, holder)
         except BaseException:
             os.close(descriptor)
             raise
@@ -68,7 +69,7 @@ class DirectoryLock:
             )
 
 
-def _lock(descriptor: int, directory: Path) -> None:
+def _lock(descriptor: int, directory: Path, kind: str) -> None:
     if sys.platform == "win32":
         return
     try:
@@ -76,8 +77,8 @@ def _lock(descriptor: int, directory: Path) -> None:
     except BlockingIOError:
         holder = os.pread(descriptor, 20, 0).decode(errors="replace") or "unknown"
         raise RuntimeError(
-            f"another replay uses {directory} (process {holder}, this one is {os.getpid()}). End "
-            "that process or call close() on that replay, or choose another directory."
+            f"another {kind} uses {directory} (process {holder}, this one is {os.getpid()}). End "
+            f"that process or call close() on that {kind}, or choose another directory."
         ) from None
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):

@@ -154,13 +154,13 @@ class _Run:
         }
         if snapshots:
             self.settings["record_experience"] = f"{snapshots} of {steps} steps"
-        self.checkpoints = None if model_dir is None else Checkpoints(model_dir)
         self.log = RunLog(None)
+        self.checkpoints = None if model_dir is None else Checkpoints(model_dir, alone=True)
         self.folder = Path() if self.checkpoints is None else self.checkpoints.folder
-        saved = None if self.checkpoints is None else self.checkpoints.read()
-        if saved is not None:
-            self._check(*saved)
         try:
+            saved = None if self.checkpoints is None else self.checkpoints.read()
+            if saved is not None:
+                self._check(*saved)
             if snapshots:
                 self.experience = _open_experience(self.folder / EXPERIENCE, snapshots, seed)
             if saved is not None:
@@ -228,6 +228,8 @@ class _Run:
         self.log.close()
         if self.experience is not None:
             self.experience.close()
+        if self.checkpoints is not None:
+            self.checkpoints.close()
 
     def _initial_state(self) -> Any:
         if isinstance(self.optimizer, mlhf.MetaHessianFree):

@@ -16,7 +16,7 @@ import tensorflow as tf
 from absl import flags
 
 from mlhf import hypergrad
-from mlhf.checkpoints import check_same_run
+from mlhf.checkpoints import Checkpoints, check_same_run
 from mlhf.hypergrad import linear_solvers, plots, projections
 from mlhf.hypergrad.hyper_optimizer import METHODS
 from mlhf.hypergrad.reverse import STORAGES
@@ -101,6 +101,16 @@ def tune() -> hypergrad.HyperOptimizer:
         "seed": FLAGS.seed,
         "folder": folder,
     }
+    held = Checkpoints(folder, alone=True)
+    try:
+        return _tune_in(folder, tuning, arguments)
+    finally:
+        held.close()
+
+
+def _tune_in(
+    folder: Path, tuning: hyperparameters.Tuning, arguments: dict[str, Any]
+) -> hypergrad.HyperOptimizer:
     _check_folder(folder)
     outer = hypergrad.HyperOptimizer(tuning.problem, tuning.weights, tuning.start, **arguments)
     _write_settings(folder)

@@ -17,7 +17,7 @@ from mlhf.hypergrad.guards import DivergedError
 from mlhf.hypergrad.movers import movers
 from mlhf.hypergrad.result import Result
 from mlhf.run_log import RunLog
-from replay import read_structure, write_structure
+from replay import read_structure, remove_temporary_files, write_structure
 
 METHODS = ("reverse", "reversible", "drmad", "truncated", "forward", "rtho", "implicit")
 ONLINE = ("rtho",)
@@ -137,6 +137,8 @@ class HyperOptimizer:
         self.result: Result | None = None
         self._folder = Path(folder) if folder is not None else None
         self._checkpoints = Checkpoints(self._folder) if self._folder is not None else None
+        if self._folder is not None:
+            remove_temporary_files(self._folder)
         self._restore()
         self._log = RunLog(self._folder, self.step)
 

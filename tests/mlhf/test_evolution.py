@@ -181,6 +181,20 @@ def test_checkpoints_of_the_other_way_are_refused(tmp_path):
         evolve(1, model_dir=tmp_path / "training")
 
 
+def test_a_folder_is_one_runs_at_a_time(tmp_path):
+    def another(step, metrics):
+        with pytest.raises(CheckpointError, match="^Another run uses .*this one is"):
+            evolve(2, model_dir=tmp_path)
+        with pytest.raises(CheckpointError, match="^Another run uses"):
+            mlhf.meta_train(make_task(), optimizer(), 1, model_dir=tmp_path)
+
+    result = evolve(2, model_dir=tmp_path, on_step=another)
+    # The refusal left the first run's files alone, and its end leaves the folder to others.
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == len(result.history) == 2
+    assert len(evolve(3, model_dir=tmp_path).history) == 3
+
+
 def test_a_run_that_diverged_can_be_kept_and_continued(tmp_path):
     def run(steps):
         return evolve(

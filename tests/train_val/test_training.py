@@ -198,6 +198,15 @@ def test_experience_is_recorded_evenly_and_survives_an_interruption(problem, tmp
             assert_same(experience.snapshot(number)["parameters"], path[step])
 
 
+def test_a_folder_is_one_runs_at_a_time(problem, tmp_path):
+    def another(step, metrics):
+        with pytest.raises(CheckpointError, match="^Another run uses .*this one is"):
+            training.train(problem, adam(), 5, model_dir=tmp_path, settings={"lr": 2}, **QUIET)
+
+    training.train(problem, adam(), 2, model_dir=tmp_path, on_step=another, **QUIET)
+    assert training.train(problem, adam(), 3, model_dir=tmp_path, **QUIET).steps == 3
+
+
 def test_a_folder_of_another_run_is_refused(problem, tmp_path):
     training.train(problem, adam(), 2, model_dir=tmp_path, settings={"lr": 1}, **QUIET)
     before = sorted(path.name for path in tmp_path.iterdir())
