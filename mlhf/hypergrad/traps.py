@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from custom_op.copying import BRANCHES, CALLS, LOOPS, Branches, Loop, called_graph
+
 NO_SECOND = {
     "ResizeBilinear": "bilinear tf.image.resize",
     "LRN": "tf.nn.local_response_normalization",
@@ -41,16 +43,14 @@ def check_graph(graph: tf.Graph, leaves: Sequence[tf.Tensor], names: Sequence[st
                 "training cannot be differentiated through it. Apply it to the data before, or "
                 "replace it."
             )
-    for op in graph.get_operations():
-        if op.type == "SoftmaxCrossEntropyWithLogits":
-            for leaf, name in zip(leaves, names, strict=True):
-                if _depends(op.inputs[1], leaf):
-                    raise ValueError(
-                        f"The targets of tf.nn.softmax_cross_entropy_with_logits ({op.name!r}) "
-                        f"depend on the hyperparameter {name!r}; its derivative with respect to "
-                        "targets is wrong to second order. Write the loss as "
-                        "mlhf.hypergrad.softmax_cross_entropy(targets, logits)."
-                    )
+    for leaf, name in zip(leaves, names, strict=True):
+        for op in _cross_entropies(graph.get_operations(), {leaf.ref()}):
+            raise ValueError(
+                f"The targets of tf.nn.softmax_cross_entropy_with_logits ({op.name!r}) "
+                f"depend on the hyperparameter {name!r}; its derivative with respect to "
+                "targets is wrong to second order. Write the loss as "
+                "mlhf.hypergrad.softmax_cross_entropy(targets, logits)."
+            )
 
 
 def softmax_cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -75,14 +75,62 @@ def _operations(graph):
             yield from inner.get_operations()
 
 
-def _depends(tensor, leaf):
-    seen, waiting = set(), [tensor]
-    while waiting:
-        current = waiting.pop()
-        if current is leaf:
-            return True
-        if current.op in seen:
-            continue
-        seen.add(current.op)
-        waiting.extend(current.op.inputs)
-    return False
+def _cross_entropies(operations: Sequence[tf.Operation], reached: set) -> dict[tf.Operation, None]:
+    """Returns TensorFlow's cross entropies whose targets depend on something.
+
+    Args:
+      operations: All of a graph, whose calls, loops and branches are followed.
+      reached: References of the tensors of that graph that depend on it; the others are added.
+    """
+    found: dict[tf.Operation, None] = {}
+    before = -1
+    # More than once: an operation may read what was made after it.
+    while len(reached) > before:
+        before = len(reached)
+        for op in operations:
+            reads = [tensor.ref() in reached for tensor in op.inputs]
+            if not any(reads):
+                continue
+            if op.type == "SoftmaxCrossEntropyWithLogits" and reads[1]:
+                found[op] = None
+            writes, inside = _through(op, reads)
+            found.update(inside)
+            reached.update(
+                tensor.ref() for tensor, there in zip(op.outputs, writes, strict=True) if there
+            )
+    return found
+
+
+def _through(
+    op: tf.Operation, reads: Sequence[bool]
+) -> tuple[Sequence[bool], dict[tf.Operation, None]]:
+    """Returns which outputs depend on those inputs, and the cross entropies in between."""
+    if op.type in CALLS:
+        body = called_graph(op)
+        outputs = body.outputs[: len(op.outputs)]
+        return _inside(body.get_operations(), body.inputs, reads, outputs)
+    if op.type in LOOPS:
+        loop = Loop(op)
+        while True:
+            writes, found = _inside(loop.operations, loop.variables, reads, loop.results)
+            after = [a or b for a, b in zip(reads, writes, strict=True)]
+            if after == list(reads):
+                return after, found
+            reads = after
+    if op.type in BRANCHES:
+        branches = Branches(op)
+        writes, found = [reads[0]] * len(op.outputs), {}
+        for operations, inputs, outputs in zip(
+            branches.operations, branches.inputs, branches.outputs, strict=True
+        ):
+            there, inside = _inside(operations, inputs, reads[1:], outputs)
+            writes = [a or b for a, b in zip(writes, there, strict=True)]
+            found.update(inside)
+        return writes, found
+    return [True] * len(op.outputs), {}
+
+
+def _inside(operations, inputs, reads, outputs):
+    reached = {tensor.ref() for tensor, there in zip(inputs, reads, strict=True) if there}
+    found = _cross_entropies(operations, reached)
+    return [tensor.ref() in reached for tensor in outputs], found

@@ -357,6 +357,50 @@ def test_operations_with_wrong_second_derivatives_are_refused():
     np.testing.assert_allclose(found.hypergradient["labels"], expected, rtol=1e-6, atol=1e-9)
 
 
+def test_targets_are_followed_into_functions_loops_and_branches():
+    x = tf.constant([[1.0, -0.5, 0.2], [0.3, 0.8, -1.0]], D)
+
+    def cross_entropy(w, targets):
+        entropy = tf.nn.softmax_cross_entropy_with_logits(targets, x * w["w"])
+        return tf.reduce_mean(entropy)
+
+    called = tf.function(cross_entropy)
+    nested = tf.function(lambda w, targets: 2 * called(w, tf.nn.softmax(targets)))
+
+    @tf.function
+    def prepared(targets, l2):
+        return tf.nn.softmax(targets), l2**2
+
+    def looped(w, targets):
+        # The targets arrive in the second round.
+        def body(i, total, waiting, ready):
+            return i + 1, total + cross_entropy(w, ready), waiting, waiting
+
+        start = [0, tf.zeros([], D), targets, tf.zeros_like(targets)]
+        return tf.while_loop(lambda i, *_: i < 3, body, start, maximum_iterations=3)[1]
+
+    def chosen(w, targets):
+        return tf.cond(
+            w["w"][0] > 0, lambda: cross_entropy(w, targets), lambda: tf.reduce_sum(w["w"] ** 2)
+        )
+
+    hyper = {"labels": np.array([[0.3, -0.2, 0.5], [0.1, 0.9, -0.3]]), "l2": 0.1}
+    for loss in (called, nested, looped, chosen):
+
+        def train(w, h, step, loss=loss):
+            targets, l2 = prepared(h["labels"], h["l2"])
+            return loss(w, targets) + l2 * tf.reduce_sum(w["w"] ** 2)
+
+        def fixed(w, h, step, loss=loss):
+            # The same functions; only their other argument depends on a hyperparameter.
+            targets, l2 = prepared(tf.zeros([2, 3], D), h["l2"])
+            return loss({"w": l2 * w["w"]}, targets)
+
+        with pytest.raises(ValueError, match="'labels'.*wrong to second order"):
+            make(train).bind(WEIGHTS, hyper)
+        make(fixed).bind(WEIGHTS, {"l2": 0.1})
+
+
 def test_products_with_the_hessian_of_a_network():
     rng = np.random.default_rng(0)
     weights = {
