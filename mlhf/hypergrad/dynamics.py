@@ -286,6 +286,14 @@ class GradientDescent(Dynamics):
             "learning_rate": self._search(loss, point, value, gradient, values["learning_rate"])
         }
 
+    def __repr__(self) -> str:
+        if not self._backtracking:
+            return super().__repr__()
+        return (
+            f"{super().__repr__()[:-1]}, backtracking=True, shrink={self._shrink}, "
+            f"decrease={self._decrease}, most_trials={self._most_trials})"
+        )
+
     def _search(self, loss, weights, value, gradient, rate):
         # Nothing with a derivative goes into the loop.
         weights, value, gradient, rate = (

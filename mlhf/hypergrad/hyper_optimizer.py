@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from mlhf.checkpoints import CheckpointError, Checkpoints
+from mlhf.checkpoints import CheckpointError, Checkpoints, check_same_run
 from mlhf.hypergrad import projections as projections_module
 from mlhf.hypergrad.guards import DivergedError
 from mlhf.hypergrad.movers import movers
@@ -93,7 +94,8 @@ class HyperOptimizer:
 
         Raises:
           ValueError: If a name is not known, or a count not positive.
-          CheckpointError: If the folder's checkpoint is damaged or of other hyperparameters.
+          CheckpointError: If the folder's checkpoint is damaged, or of a run with another method,
+            outer optimizer, seed, dynamics, number of steps, or other hyperparameters.
           OSError: If the folder cannot be written to.
         """
         from mlhf import hypergrad
@@ -139,6 +141,7 @@ class HyperOptimizer:
         self._checkpoints = Checkpoints(self._folder) if self._folder is not None else None
         if self._folder is not None:
             remove_temporary_files(self._folder)
+        self._signature = self._sign()
         self._restore()
         self._log = RunLog(self._folder, self.step)
 
@@ -272,12 +275,31 @@ class HyperOptimizer:
         self._checkpoints.write(
             self.step,
             {
+                "signature": self._signature,
                 "hyperparameters": self.hyperparameters,
                 "optimizers": {name: mover.state() for name, mover in self._movers.items()},
                 "skips": self._skips,
                 "smallest": min(self._smallest, 1e300),
             },
         )
+
+    def _sign(self) -> dict[str, Any]:
+        """What a run must have in common with the one that it continues, as plain values."""
+        shapes = tf.nest.map_structure(
+            lambda leaf: f"{leaf.dtype.name} {leaf.shape}", self.hyperparameters
+        )
+        return {
+            "method": self._name,
+            "dynamics": repr(self._problem.dynamics),
+            "steps": self._problem.steps,
+            "seed": int(self._seed),
+            "new_seeds": bool(self._new_seeds),
+            **{f"hyperparameter {name}": _text(shape) for name, shape in shapes.items()},
+            **{
+                f"outer_optimizer of {name}": _text(mover.settings())
+                for name, mover in self._movers.items()
+            },
+        }
 
     def _restore(self) -> None:
         if self._checkpoints is None or self._folder is None:
@@ -288,6 +310,10 @@ class HyperOptimizer:
         self._later_records = [path for path in paths if int(path.stem.split("-")[1]) > step]
         if content is None:
             return
+        # Those of older versions have none.
+        if "signature" in content:
+            place = f"The checkpoint of step {step} in {self._folder}"
+            check_same_run(place, content["signature"], self._signature)
         try:
             self.hyperparameters = tf.nest.map_structure(
                 lambda saved, like: tf.constant(saved.reshape(like.shape), like.dtype),
@@ -306,6 +332,10 @@ class HyperOptimizer:
         smallest = float(content["smallest"])
         self._smallest = smallest if smallest < 1e300 else float("inf")
         self.records = [record for record in read_records(self._folder) if record["step"] <= step]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str).replace('"', "")
 
 
 def read_records(folder: str | Path) -> list[dict[str, Any]]:

@@ -35,6 +35,13 @@ class Mover:
             value, [tf.identity(variable) for variable in self._variables]
         )
 
+    def settings(self) -> dict[str, Any]:
+        """Returns the optimizer's class and what it was made with."""
+        config = self._optimizer.get_config()
+        # Which Keras may number.
+        config.pop("name", None)
+        return {"class": type(self._optimizer).__name__, **config}
+
     def state(self) -> list[np.ndarray]:
         """Returns the optimizer's variables."""
         return [np.asarray(variable) for variable in self._optimizer.variables]

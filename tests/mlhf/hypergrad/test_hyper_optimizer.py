@@ -71,8 +71,45 @@ def test_it_descends_and_a_killed_run_continues_exactly(problem, tmp_path):
         dynamics=hg.Momentum(),
         steps=2,
     )
-    with pytest.raises(CheckpointError, match="found another"):
+    with pytest.raises(CheckpointError, match=r"of another run \(.*hyperparameter l2.*steps"):
         hg.HyperOptimizer(scalar, WEIGHTS, other, folder=tmp_path)
+
+
+def test_a_folder_is_continued_by_the_same_run_alone(problem, tmp_path):
+    def make(problem=problem, hyper=HYPER, **options):
+        options.setdefault("outer_optimizer", keras.optimizers.Adam(0.05))
+        return hg.HyperOptimizer(problem, WEIGHTS, hyper, folder=tmp_path, **options)
+
+    first = make()
+    first.run(1)
+    state = {name: mover.state() for name, mover in first._movers.items()}
+
+    def changed(dynamics=problem.dynamics, steps=5):
+        return hg.Problem(problem.train_loss, problem.outer_losses, dynamics=dynamics, steps=steps)
+
+    for what, options in {
+        "method": {"method": "forward"},
+        "seed": {"seed": 1},
+        "new_seeds": {"new_seeds": False},
+        "steps": {"problem": changed(steps=6)},
+        "dynamics": {"problem": changed(hg.Momentum(0.1, 0.5, nesterov=True))},
+        "outer_optimizer of l2.*found.*learning_rate: 0.05": {
+            "outer_optimizer": keras.optimizers.Adam(0.01)
+        },
+        "outer_optimizer of learning_rate": {"outer_optimizer": 0.05},
+        "hyperparameter l2": {"hyper": {**HYPER, "l2": 0.1}},
+    }.items():
+        with pytest.raises(CheckpointError, match=f"step 1 .* of another run .*{what}"):
+            make(**options)
+    # What was made before checkpoints had a signature continues, and so does the same once more.
+    step, content = first._checkpoints.read()
+    del content["signature"]
+    first._checkpoints.write(step, content)
+    for again in (make(seed=1), make()):
+        assert again.step == 1
+        for name, mover in again._movers.items():
+            for found, saved in zip(mover.state(), state[name], strict=True):
+                np.testing.assert_array_equal(found, saved)
 
 
 def test_by_hand(problem):
