@@ -24,6 +24,11 @@ is_usable_python() {
 
 find_python() {
     local candidate
+    # Not the Python of the .venv that is to be replaced, where that is activated.
+    local own=":$root/.venv/bin:" PATH=":$PATH:"
+    PATH="${PATH//"$own"/:}"
+    PATH="${PATH#:}"
+    PATH="${PATH%:}"
     if [ -n "${PYTHON:-}" ]; then
         is_usable_python "$PYTHON" || die "PYTHON=$PYTHON is not a Python 3.10 to 3.13 with the" \
             "venv module: set PYTHON to one that is, or unset it."
@@ -87,6 +92,18 @@ run_pip() {
             "anew; $(grep '^ERROR' "$log" | tail -n 1 || true) All of it is in $log"
 }
 
+# Whether .venv was made here: it bears a mark from its first moment on. An empty one, which a
+# kill before that leaves, holds nothing.
+is_made_here() {
+    local mark
+    for mark in .made-by-scripts .unfinished .installed-run .installed-test; do
+        if [ -e "$root/.venv/$mark" ]; then
+            return
+        fi
+    done
+    [ -d "$root/.venv" ] && [ -z "$(ls -A "$root/.venv")" ]
+}
+
 install_package() {
     local kind="${1:-run}" python="" wanted_version=""
     local unfinished="$root/.venv/.unfinished" stamp="$root/.venv/.installed-$kind"
@@ -103,9 +120,16 @@ install_package() {
         flock 9
     fi
 
+    # Nothing is installed into someone's own environment, let alone removed.
+    if { [ -e "$root/.venv" ] || [ -L "$root/.venv" ]; } && ! is_made_here; then
+        die "Expected no $root/.venv or one that these scripts made, found another: move it away," \
+            "and run the same command again to make one with the pinned versions."
+    fi
     # pip cannot repair what it was killed in; what is unfinished or of another Python goes.
     if [ -e "$unfinished" ] || ! is_usable_python "$VENV_PYTHON" ||
         { [ -n "$python" ] && [ "$wanted_version" != "$(version_of "$VENV_PYTHON")" ]; }; then
+        # Whatever can still be used stays until it is known that another can be made.
+        [ -n "$python" ] || python="$(find_python)" || exit 1
         rm -rf "$root/.venv"
     fi
 
@@ -118,7 +142,7 @@ install_package() {
             printf 'Making .venv with %s\n' "$("$python" --version)"
             "$python" -m venv "$root/.venv" || die "$python could not make a virtual environment."
         fi
-        touch "$unfinished"
+        touch "$unfinished" "$root/.venv/.made-by-scripts"
         : >"$root/.venv/install.log"
         printf 'Installing the pinned versions into .venv (once; about 3 GB on disk)\n'
         run_pip --requirement requirements/build.txt
