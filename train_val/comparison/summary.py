@@ -20,7 +20,7 @@ REFERENCE = "adam"
 
 
 class Spread(NamedTuple):
-    """A median over seeds and the extremes; infinite where a run diverged."""
+    """A median over seeds and the extremes; infinite where a run diverged, NaN if not measured."""
 
     median: float
     low: float
@@ -38,10 +38,10 @@ class Summary:
       inside: Whether the best has worse neighbours on all sides.
       losses: The training loss by step.
       accuracy: On the test images at the last step.
-      seconds: Of all steps of a run.
+      seconds: Of all steps of a run; not a number where its cost could not be measured.
       steps_to_target: The step at which the median loss over seeds passes the target, between
         measurements along a line in the logarithm; infinite if it never does.
-      seconds_to_target: The seconds until there.
+      seconds_to_target: The seconds until there; not a number as `seconds`.
       relative_steps: `steps_to_target` by that of the reference; None without one.
       relative_seconds: The same of the seconds.
       diverged: The seeds' numbers, from 0, and steps of runs that diverged.
@@ -106,7 +106,7 @@ def summarize(
                 inside=score.tuning.inside,
                 losses={step: _spread([curve.at(step) for curve in curves]) for step in report},
                 accuracy=_spread([_finite(c.accuracies[-1], -math.inf) for c in curves]),
-                seconds=_spread([_finite(c.seconds[-1], math.inf) for c in curves]),
+                seconds=_seconds(curves),
                 steps_to_target=own_steps,
                 seconds_to_target=own_seconds,
                 relative_steps=_ratio(own_steps, steps),
@@ -179,6 +179,20 @@ def json_lines(
 
 def _spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.median(values), min(values), max(values))
+
+
+def _seconds(curves: Sequence[Curve]) -> Spread:
+    def end(curve: Curve) -> float:
+        # A run that diverged has neither a last loss nor the seconds until there.
+        diverged = not math.isfinite(curve.losses[-1])
+        return _finite(curve.seconds[-1], math.inf if diverged else math.nan)
+
+    ends = [end(curve) for curve in curves]
+    if not any(map(math.isnan, ends)):
+        return _spread(ends)
+    # Of runs that were not timed it is known only which of them diverged.
+    known = _spread([math.inf if math.isinf(value) else 0.0 for value in ends])
+    return Spread(*[value if math.isinf(value) else math.nan for value in known])
 
 
 def _finite(value: float, otherwise: float) -> float:

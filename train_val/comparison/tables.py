@@ -22,7 +22,7 @@ def cells(rows: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
     """Returns the head and the rows of a scoreboard's table, as text.
 
     Losses and accuracies are medians with the extremes over the seeds in brackets. Columns of what
-    was not measured are left out.
+    was not measured are left out; where one optimizer's was not, its cell is empty.
     """
     report = list(rows[0].losses)
     relative = any(row.relative_steps is not None for row in rows)
@@ -56,7 +56,9 @@ def cells(rows: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
 
 
 def number(value: float) -> str:
-    """Returns three digits of a number."""
+    """Returns three digits of a number; nothing for one that was not measured."""
+    if math.isnan(value):
+        return ""
     if not math.isfinite(value):
         return "diverged"
     return f"{value:.3g}" if abs(value) < 1000 or abs(value) >= 1e5 else f"{value:.0f}"
@@ -64,7 +66,7 @@ def number(value: float) -> str:
 
 def _spread(spread: Spread, percent: bool = False) -> str:
     if not math.isfinite(spread.median):
-        return "diverged"
+        return number(spread.median)
 
     def text(value: float) -> str:
         return f"{100 * value:.1f}%" if percent and math.isfinite(value) else number(value)
@@ -75,7 +77,7 @@ def _spread(spread: Spread, percent: bool = False) -> str:
 
 
 def _relative(value: float | None) -> str:
-    if value is None:
+    if value is None or math.isnan(value):
         return ""
     return f"{value:.2f}" if math.isfinite(value) else "not reached"
 

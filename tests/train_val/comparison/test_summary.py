@@ -1,10 +1,19 @@
+import dataclasses
 import json
 import math
+from xml.etree import ElementTree
 
 import pytest
 
 from tests.train_val.comparison.problems import score
-from train_val.comparison import Cost, at_measured_cost, json_lines, scoreboard_table, summarize
+from train_val.comparison import (
+    Cost,
+    at_measured_cost,
+    json_lines,
+    page,
+    scoreboard_table,
+    summarize,
+)
 from train_val.comparison.summary import median_curve, reached
 
 ADAM = ([8.0, 4.0, 2.0, 1.0], [8.0, 4.0, 2.0, 1.2], [8.0, 5.0, 1.0, 0.5])
@@ -69,8 +78,6 @@ def test_the_table_says_it_all(scores):
 
 
 def test_costs_stand_in_the_table_where_there_are_any(scores):
-    import dataclasses
-
     costly = dataclasses.replace(scores[0], cost=Cost(3.456, 3.0, 0.3, 0.1, 1_234_567_890))
     rows, _ = summarize([costly, scores[1]], [3])
     lines = scoreboard_table(rows).splitlines()
@@ -103,8 +110,6 @@ def test_json_lines_are_json_and_complete(scores, tmp_path):
 
 
 def test_seconds_are_those_of_the_costs_where_they_are_known(scores):
-    import dataclasses
-
     def costing(score, gradients, seconds):
         return dataclasses.replace(score, cost=Cost(gradients, 3.0, 9.0, seconds))
 
@@ -116,3 +121,58 @@ def test_seconds_are_those_of_the_costs_where_they_are_known(scores):
     assert paced[1].curves[2].seconds == pytest.approx([0, 0.1, 0.2, 0.3])
     rows, _ = summarize(paced, [3])
     assert rows[0].relative_seconds == pytest.approx(4 * rows[0].relative_steps)
+
+
+def test_what_was_not_timed_is_left_empty_and_has_not_diverged(tmp_path):
+    nan = math.nan
+
+    def costing(score):
+        return dataclasses.replace(score, cost=Cost(2.0, 2.0, 0.2, 0.1))
+
+    dead = [8.0, nan, nan, nan]
+    scores = at_measured_cost(
+        [
+            costing(score("Adam", *ADAM, optimizer="adam")),
+            score("Untimed", *FAST),
+            score("One lost", FAST[0], FAST[0], dead),
+            score("Two of three lost", FAST[0], dead, dead),
+            score("One of two lost", FAST[0], dead),
+            costing(score("Lost", [8.0, nan, nan, nan], seconds=[0.0, nan, nan, nan])),
+        ]
+    )
+    rows, _ = summarize(scores, [3])
+    by_title = {row.title: row for row in rows}
+    for title in ("Untimed", "One lost"):
+        row = by_title[title]
+        assert math.isnan(row.seconds.median) and math.isnan(row.seconds.low)
+        assert row.relative_steps == pytest.approx(1 / 3) and math.isnan(row.relative_seconds)
+    assert by_title["One lost"].seconds.high == math.inf
+
+    lines = scoreboard_table(rows).splitlines()
+    head = [cell.strip() for cell in lines[0].split("|")]
+    found = {}
+    for line in lines[2:]:
+        cells = [cell.strip() for cell in line.split("|")]
+        found[cells[1]] = cells[head.index("seconds") :][:3]
+    assert found == {
+        "Adam": ["0.6", "1.00", "1.00"],
+        "Untimed": ["", "0.33", ""],
+        "One lost": ["", "0.33", ""],
+        "Two of three lost": ["diverged", "not reached", "not reached"],
+        "One of two lost": ["diverged", "not reached", "not reached"],
+        "Lost": ["diverged", "not reached", "not reached"],
+    }
+
+    tree = ElementTree.fromstring(page("Title", scores, rows).partition("\n")[2])
+    untimed = tree.findall(".//tbody/tr")[1]
+    # Behind all numbers, where the table is sorted by it.
+    assert [(cell.text, cell.get("data-value")) for cell in list(untimed)[5:8]] == [
+        (None, "1e308"),
+        ("0.33", "0.33"),
+        (None, "1e308"),
+    ]
+
+    json_lines(tmp_path / "results.jsonl", scores, rows, {})
+    line = json.loads((tmp_path / "results.jsonl").read_text().splitlines()[2])
+    assert line["seconds"] == [None] * 3 and line["relative_seconds"] is None
+    assert line["relative_steps"] == pytest.approx(1 / 3)
