@@ -101,7 +101,8 @@ def evolve(
       `age` (of the pairs, on average), `learning_rate` (Adam's), `seconds`.
 
     Raises:
-      ValueError: If an argument makes no sense, or nothing is learned.
+      ValueError: If an argument makes no sense, nothing is learned, or a training begins with a
+        loss that is not above 0.
       CheckpointError: If `model_dir` holds a checkpoint of something else.
       OSError: If `model_dir` can't be written.
     """

@@ -70,7 +70,7 @@ class HessianFree(CompiledSteps):
 
         Args:
           learning_rate: lr, positive.
-          damping: λ, at least 0; where it starts, if it is adapted.
+          damping: λ, at least 0; where it starts, if it is adapted, from then on within [1e-3, 1].
           cg_iterations: At most so many, each one product with G.
           x_use: Where conjugate gradients start: `"x"` at the last solution, `"d"` at the
             gradient, `"zero"`.

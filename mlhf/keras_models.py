@@ -103,14 +103,16 @@ def as_network(model: Any) -> Callable:
       `(parameters, model_state, inputs) -> (outputs, new model_state)`, in training mode.
 
     Raises:
-      ValueError: If the model is not built.
+      ValueError: If the model is not built; at its first call, if it has losses of its own.
     """
     _check_built(model)
     paths = [variable.path for variable in model.trainable_variables]
     # Freezing a layer makes it another function.
     frozen = [variable.path for variable in model.non_trainable_variables]
+    # A normalisation without weights is another function too, and moves none between the lists.
+    trainable = [layer.trainable for layer in model._flatten_layers()]
     made_for, network = _NETWORKS.get(model, (None, None))
-    if made_for != (paths, frozen):
+    if made_for != (paths, frozen, trainable):
         # The closure must not keep the model alive through the dictionary's value.
         reference = weakref.ref(model)
 
@@ -124,9 +126,21 @@ def as_network(model: Any) -> Callable:
             model = reference()
             if model is None:
                 raise ValueError("The Keras model is gone; keep a reference to it while it trains.")
-            outputs, new = model.stateless_call(
-                [parameters[path] for path in paths], state, inputs, training=True
+            outputs, new, own_losses = model.stateless_call(
+                [parameters[path] for path in paths],
+                state,
+                inputs,
+                training=True,
+                return_losses=True,
             )
+            if own_losses:
+                raise ValueError(
+                    f"Expected a model without losses of its own, got {model.name!r} with "
+                    f"{len(own_losses)} of them (a layer's kernel_regularizer, "
+                    "activity_regularizer or add_loss), which would stand neither in the gradient "
+                    "nor in the curvature. Take them out of the layers, and give "
+                    "Objective(regularizer=mlhf.L2(...)) for weight decay."
+                )
             return outputs, new
 
         def stateless(parameters, inputs):
@@ -138,7 +152,7 @@ def as_network(model: Any) -> Callable:
             return outputs, dict(zip(names, new, strict=True))
 
         network = stateful if frozen else stateless
-        _NETWORKS[model] = ((paths, frozen), network)
+        _NETWORKS[model] = ((paths, frozen, trainable), network)
     return network
 
 

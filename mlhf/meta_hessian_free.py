@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from custom_op import structures
 from mlhf import coordinate_lstm, keras_models, meta_file
 from mlhf.coordinate_lstm import LSTMWeights
 from mlhf.kinds import with_layers
@@ -84,7 +85,8 @@ class MetaHessianFree(CompiledSteps):
             learned.
           y_use: The preconditioner: `"rnn"` learned, `"none"` ones.
           d_use: The damping: `"rnn"` learned, added to the constant, `"none"` the constant alone.
-          damping: The constant, at least 0; where it starts, if it is adapted.
+          damping: The constant, at least 0; where it starts, if it is adapted, from then on within
+            [1e-3, 1].
           damping_type: `"regular"` (constant) or `"LM_heuristics"`.
           decay: The factor of the heuristic, between 0 and 1.
           curvature_share: The share of the batch that G is taken on, its first examples: above 0
@@ -139,6 +141,8 @@ class MetaHessianFree(CompiledSteps):
         self.kinds: list[str] | None = None
         self.detailed = detailed
         self._given_kinds = kinds
+        # By the structures that `init` saw: a network's layers say more than the constructor knows.
+        self._kinds_of: dict[Any, Any] = {}
         self._seed = seed
 
     @classmethod
@@ -217,9 +221,12 @@ class MetaHessianFree(CompiledSteps):
 
         Args:
           parameters: A structure of floating tensors.
-          kinds: As for the constructor; None for those given before.
+          kinds: As for the constructor; None for those that `init` had for such parameters, or
+            else the constructor's.
         """
-        return Layout(parameters, self._given_kinds if kinds is None else kinds)
+        if kinds is None:
+            kinds = self._kinds_of.get(_structure_key(parameters), self._given_kinds)
+        return Layout(parameters, kinds)
 
     def init(self, parameters: Any, kinds: Any = None) -> MetaState:
         """Returns the state before the first step, and draws weights if there are none.
@@ -236,14 +243,12 @@ class MetaHessianFree(CompiledSteps):
           ValueError: If the kind of a variable is not known, or not among those that the weights
             were trained for.
         """
+        kinds = self._given_kinds if kinds is None else kinds
         if keras_models.is_model(parameters):
-            self._given_kinds = with_layers(
-                parameters, self._given_kinds if kinds is None else kinds
-            )
+            kinds = with_layers(parameters, kinds)
             parameters = keras_models.get_parameters(parameters)
-        elif kinds is not None:
-            self._given_kinds = kinds
-        layout = self.layout(parameters)
+        layout = Layout(parameters, kinds)
+        self._kinds_of[_structure_key(parameters)] = kinds
         if self.weights is None:
             self.draw_weights(layout.kinds, layout.dtype)
         self._check_kinds(layout)
@@ -339,7 +344,7 @@ class MetaHessianFree(CompiledSteps):
             state,
             self.weights_for(layout),
             tf.constant(self.learning_rate, layout.dtype),
-            key=layout.signature,
+            key=(layout.signature, self.detailed),
         )
 
     def _step(self, static, tensors, parameters, state, weights, rate):
@@ -406,3 +411,9 @@ class MetaHessianFree(CompiledSteps):
                 "kind serves them, with kinds= (for example "
                 f'{{"path/of/variable": "{(self.kinds or [""])[0]}"}}).'
             )
+
+
+def _structure_key(parameters: Any) -> tuple:
+    """What tells structures of parameters apart: paths and shapes."""
+    shapes = [tuple(leaf.shape) for leaf in tf.nest.flatten(parameters) if hasattr(leaf, "shape")]
+    return tuple(structures.leaf_names(parameters)), tuple(shapes)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+import dataclasses
+from collections.abc import Callable, Collection
+from typing import Any, Protocol
 
 import tensorflow as tf
 
 import custom_op
 from custom_op import structures
 from mlhf import keras_models
+from mlhf.validation import check_number
 
 Structure = Any
 
@@ -27,15 +29,28 @@ class Regularizer(Protocol):
         """Returns the product of its Hessian with a vector."""
 
 
-class L2(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class L2:
     """Weight decay, c/2 · Σ‖w‖² over the parameters (TensorFlow 1's `l2_loss`).
 
-    `excluded` names parameters that do not decay, by their paths (`"norm/gamma"`; a Keras model's
-    are its `variable.path`).
+    Attributes:
+      coefficient: c, at least 0.
+      excluded: Parameters that do not decay, by their paths (`"norm/gamma"`; a Keras model's are
+        its `variable.path`).
+
+    Raises:
+      ValueError: If either makes no sense.
     """
 
     coefficient: float
-    excluded: frozenset[str] = frozenset()
+    excluded: Collection[str] = frozenset()
+
+    def __post_init__(self):
+        check_number("coefficient", self.coefficient, at_least=0)
+        if isinstance(self.excluded, str):
+            raise ValueError(f"Expected excluded= to be a set of paths, got {self.excluded!r}.")
+        # Compiled steps are kept by what they depend on, for which it has to be hashable.
+        object.__setattr__(self, "excluded", frozenset(self.excluded))
 
     def value(self, parameters):
         """Returns c/2 · Σ‖w‖²."""
@@ -64,12 +79,12 @@ class L2(NamedTuple):
 
     def _decaying(self, parameters) -> list[bool]:
         paths = structures.leaf_names(parameters)
-        unknown = sorted(self.excluded.difference(paths))
+        unknown = sorted(set(self.excluded).difference(paths))
         if unknown:
             raise ValueError(
                 f"Expected excluded= to name parameters among {paths}, got {unknown} too."
             )
-        if self.excluded.issuperset(paths):
+        if set(self.excluded).issuperset(paths):
             raise ValueError("Expected excluded= to leave parameters that decay, it names all.")
         return [path not in self.excluded for path in paths]
 
@@ -162,12 +177,28 @@ class Objective:
 
         Returns:
           The objective; itself for a share of 1.
+
+        Raises:
+          ValueError: If the share is less than 1 and the batch size not static.
         """
-        count = max(1, round(share * self.targets.shape[0]))
-        if share == 1 or count == self.targets.shape[0]:
+        if share == 1:
+            return self
+        count = max(1, round(share * self.batch_size()))
+        if count == self.batch_size():
             return self
         inputs = tf.nest.map_structure(lambda tensor: tensor[:count], self.inputs)
         return Objective.of(self.static, (inputs, self.targets[:count], self.model_state))
+
+    def batch_size(self) -> int:
+        """Returns the static number of examples, or raises ValueError where there is none."""
+        size = self.targets.shape[0]
+        if size is None:
+            raise ValueError(
+                "Expected a batch of static size, of which a share is to be taken, got one of "
+                "unknown size: batch with drop_remainder=True, or give the tf.function's "
+                "signature a number in the place of None."
+            )
+        return size
 
     def linearize(
         self, parameters: Structure, product_dtype: str | None = None

@@ -106,6 +106,9 @@ class Field:
 
         Returns:
           The losses before each step, bounded, [T].
+
+        Raises:
+          ValueError: If a training begins with a loss that is not above 0.
         """
         if self._run is None:
             self._run = tf.function(self._steps, autograph=False)
@@ -113,6 +116,12 @@ class Field:
         found = found.numpy().astype(float)
         if math.isnan(pair.first_loss):
             pair.first_loss = float(found[0])
+            if not (math.isfinite(pair.first_loss) and pair.first_loss > 0):
+                raise ValueError(
+                    f"Expected losses above 0, whose logarithms are compared, got "
+                    f"{pair.first_loss} at the start of a training of the task {self.task.name!r}: "
+                    "meta-train on it by backpropagation (meta_train), or with another loss."
+                )
         largest = LARGEST_LOSS * pair.first_loss
         return np.clip(np.where(np.isfinite(found), found, largest), SMALLEST_LOSS, largest)
 

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from mlhf.validation import check_count
+
 # Why an iteration stopped, as `Solution.reason` says it.
 RUNNING_OUT = 0
 CONVERGED = 1
@@ -73,12 +75,7 @@ def conjugate_gradient(
     Raises:
       ValueError: If `max_iterations`, `tolerance` or `guards` make no sense.
     """
-    if (
-        isinstance(max_iterations, bool)
-        or not isinstance(max_iterations, int)
-        or max_iterations < 1
-    ):
-        raise ValueError(f"Expected max_iterations of at least 1, got {max_iterations!r}.")
+    max_iterations = check_count("max_iterations", max_iterations)
     if guards not in ("relative", "paper"):
         raise ValueError(f'Expected guards="relative" or "paper", got {guards!r}.')
     if tolerance is not None and not tolerance >= 0:

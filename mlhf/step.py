@@ -57,13 +57,13 @@ class CompiledSteps:
           key: What else the compiled function depends on, besides shapes.
         """
         static = objective.static
-        if (static, key) not in self._compiled:
-            self._compiled[static, key] = tf.function(
+        # Named tuples of two classes are equal where their fields are.
+        key = static, tuple(type(part) for part in static), key
+        if key not in self._compiled:
+            self._compiled[key] = tf.function(
                 lambda *inside: self._step(static, *inside),
                 jit_compile=self.jit_compile,
                 autograph=False,
             )
-        parameters, state, model_state, metrics = self._compiled[static, key](
-            objective.tensors, *arguments
-        )
+        parameters, state, model_state, metrics = self._compiled[key](objective.tensors, *arguments)
         return Step(parameters, state, public_model_state(model_state), metrics)

@@ -67,6 +67,11 @@ def check_parameters(structure: Any) -> tf.DType:
     if not leaves:
         raise ValueError(f"Expected parameters, at least one, got {structure!r}.")
     for leaf in leaves:
+        if not hasattr(leaf, "shape"):
+            raise ValueError(
+                f"Expected tensors or variables as parameters, got {leaf!r} of the type "
+                f"{type(leaf).__name__}."
+            )
         if not tf.TensorShape(leaf.shape).is_fully_defined():
             raise ValueError(f"Expected parameters of static shape, got {leaf.shape}.")
     dtypes = {tf.as_dtype(leaf.dtype) for leaf in leaves}

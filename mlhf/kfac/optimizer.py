@@ -161,7 +161,9 @@ class KFAC(CompiledSteps):
             tf.constant(0.0 if value is None else value, dtype)
             for value in (self.learning_rate, self.momentum)
         ]
-        return self._take(objective, parameters, state, *rates)
+        # One without a rate takes it from the quadratic model: another computation.
+        key = self.learning_rate is None
+        return self._take(objective, parameters, state, *rates, key=key)
 
     def _step(self, static, tensors, parameters, state, rate, momentum):
         objective = Objective.of(static, tensors)
@@ -225,7 +227,7 @@ class KFAC(CompiledSteps):
     def _factors(
         self, objective, parameters, network: TracedNetwork, blocks: list[Block], step
     ) -> Factors:
-        share = max(self._factor_share, min(1, _FEWEST_EXAMPLES / objective.targets.shape[0]))
+        share = max(self._factor_share, min(1, _FEWEST_EXAMPLES / objective.batch_size()))
         part = objective.first_examples(share)
         if part is not objective:
             objective, network = part, TracedNetwork(part.outputs, parameters)

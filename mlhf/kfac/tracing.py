@@ -42,7 +42,8 @@ class TracedNetwork:
         first = len(graph.get_operations())
         self.outputs, self.model_state = function(tf.nest.pack_sequence_as(parameters, self.leaves))
         operations = graph.get_operations()[first:]
-        self._operations = [op for op in operations if op in _ancestors(self.outputs.op)]
+        reached = _ancestors(self.outputs.op)
+        self._operations = [op for op in operations if op in reached]
         self._channels_first = any(_channels_first(op) for op in self._operations)
 
     def layer(self, block: Block) -> Layer:

@@ -195,6 +195,22 @@ def test_a_folder_is_one_runs_at_a_time(tmp_path):
     assert len(evolve(3, model_dir=tmp_path).history) == 3
 
 
+def test_a_loss_below_zero_is_refused(tmp_path):
+    def network(parameters, inputs):
+        return inputs @ parameters["dense/kernel"] + 0.3
+
+    inputs, targets = tf.ones([4, 2]), tf.fill([4, 1], 5.0)
+    task = mlhf.Task(
+        network,
+        "poisson",
+        lambda seed: {"dense/kernel": tf.fill([2, 1], 0.1)},
+        lambda start: itertools.repeat((inputs, targets)),
+        name="counts",
+    )
+    with pytest.raises(ValueError, match="Expected losses above 0.* got -0.* task 'counts'"):
+        evolve(1, task=task)
+
+
 def test_a_run_that_diverged_can_be_kept_and_continued(tmp_path):
     def run(steps):
         return evolve(

@@ -2,6 +2,7 @@
 
 import itertools
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -157,3 +158,32 @@ def test_kinds_that_were_not_trained_keep_their_weights():
         now = optimizer.weights[role].kernel1.numpy()
         np.testing.assert_array_equal(now[0], trained[role].kernel1[0])
         np.testing.assert_array_equal(now[1], before[role][0])
+
+
+def test_the_kinds_of_one_network_are_not_those_of_the_next():
+    optimizer = mlhf.MetaHessianFree()
+    optimizer.draw_weights(["conv_kernel", "dense_kernel", "dense_bias", "mine"])
+    images = keras.Sequential(
+        [keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 3, use_bias=False, name="out")], name="net"
+    )
+    rows = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(2, use_bias=False, name="out")], name="net"
+    )
+    plain = {"conv": {"kernel": tf.zeros([1, 1, 2, 2])}, "dense": {"kernel": tf.zeros([2, 2])}}
+    expected = [
+        (images, ["conv_kernel"]),
+        (rows, ["dense_kernel"]),
+        (plain, ["conv_kernel", "dense_kernel"]),
+    ]
+    for network, _ in expected:
+        optimizer.init(network)
+    # Each has its own also after the others came.
+    for network, kinds in expected:
+        parameters = network if isinstance(network, dict) else mlhf.get_parameters(network)
+        assert optimizer.layout(parameters).kinds == kinds
+    # What init is told holds for those parameters alone.
+    optimizer.init({"w": tf.zeros([5])}, kinds="mine")
+    assert optimizer.layout({"w": tf.zeros([5])}).kinds == ["mine"]
+    assert optimizer.layout(plain).kinds == ["conv_kernel", "dense_kernel"]
+    with pytest.raises(ValueError, match="kind"):
+        optimizer.layout({"w": tf.zeros([6])})

@@ -1,6 +1,7 @@
 """Objectives: the regularizer, model states, Keras models, and what traces again."""
 
 import gc
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -235,3 +236,120 @@ def test_bad_arguments():
         mlhf.Objective(network, "squared_error", x, x).linearize(
             {"w": tf.ones([]), "unused": tf.ones([])}
         )
+
+
+def test_freezing_a_normalisation_without_weights_makes_another_network():
+    model = keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.BatchNormalization(center=False, scale=False, name="norm"),
+            keras.layers.Dense(2, name="logits"),
+        ]
+    )
+    x = np.random.default_rng(0).normal(3, 2, (8, 3)).astype("f")
+    parameters = mlhf.get_parameters(model)
+
+    def outputs():
+        objective = mlhf.Objective(model, "squared_error", x, np.zeros((8, 2), "f"))
+        found, state = objective.outputs(parameters)
+        return found.numpy(), {name: value.numpy() for name, value in state.items()}
+
+    kernel, bias = (parameters[f"{model.name}/logits/{name}"] for name in ("kernel", "bias"))
+    trained, _ = outputs()
+    np.testing.assert_allclose(trained.mean(0), bias, atol=1e-4)
+    model.get_layer("norm").trainable = False
+    frozen, state = outputs()
+    np.testing.assert_allclose(frozen, x / np.sqrt(1.001) @ kernel + bias, rtol=1e-4, atol=1e-5)
+    assert sorted(value.sum() for value in state.values()) == [0, 3]  # moving mean and variance
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: keras.layers.Dense(2, kernel_regularizer=keras.regularizers.L2(10.0)),
+        lambda: keras.layers.Dense(2, activity_regularizer=keras.regularizers.L2(1.0)),
+    ],
+    ids=["kernel", "activity"],
+)
+def test_losses_of_the_model_itself_are_refused(layer):
+    model = keras.Sequential([keras.Input((3,)), layer()], name="own")
+    objective = mlhf.Objective(model, "squared_error", np.ones((2, 3)), np.zeros((2, 2), "f"))
+    with pytest.raises(ValueError, match="Expected a model without losses of its own, got 'own'"):
+        objective.linearize(mlhf.get_parameters(model))
+
+
+def test_a_regularizer_that_looks_like_another_is_another():
+    class L1(NamedTuple):
+        coefficient: float
+        excluded: frozenset = frozenset()
+
+        def value(self, parameters):
+            leaves = tf.nest.flatten(parameters)
+            return self.coefficient * tf.add_n([tf.reduce_sum(tf.abs(w)) for w in leaves])
+
+        def gradient(self, parameters):
+            return tf.nest.map_structure(lambda w: self.coefficient * tf.sign(w), parameters)
+
+        def hessian_product(self, parameters, vector):
+            return tf.nest.map_structure(tf.zeros_like, vector)
+
+    class Half(L1):
+        def value(self, parameters):
+            return 0.5 * super().value(parameters)
+
+    optimizer = mlhf.HessianFree(0.1)
+    parameters = {"w": tf.constant([1.0, -2.0])}
+    state = optimizer.init(parameters)
+    losses = []
+    for regularizer in (mlhf.L2(0.5), L1(0.5), Half(0.5)):
+        objective = mlhf.Objective(
+            lambda p, x: x * p["w"], "squared_error", tf.zeros([1, 2]), tf.zeros([1, 2]),
+            regularizer=regularizer,
+        )  # fmt: skip
+        losses.append(float(optimizer.step(objective, parameters, state).metrics["loss"]))
+    assert losses == [0.25 * 5, 1.5, 0.75]
+
+
+def test_weight_decay_takes_any_set_of_paths():
+    for excluded in ({"b"}, ["b"], frozenset({"b"})):
+        penalty = mlhf.L2(2.0, excluded)
+        assert penalty == mlhf.L2(2.0, frozenset({"b"})) and hash(penalty)
+        assert float(penalty.value({"a": tf.ones([3]), "b": tf.ones([2])})) == 3
+    with pytest.raises(ValueError, match="excluded= to be a set of paths, got 'b'"):
+        mlhf.L2(2.0, "b")
+    with pytest.raises(ValueError, match="Expected coefficient to be .*at least 0, got -1"):
+        mlhf.L2(-1)
+
+
+def test_a_batch_of_unknown_size():
+    optimizers = {
+        "whole": mlhf.HessianFree(0.5, 0.1),
+        "share": mlhf.HessianFree(0.5, 0.1, curvature_share=0.5),
+        "K-FAC": mlhf.KFAC(0.1, 0.1),
+    }
+    parameters = {"dense": {"kernel": tf.ones([3, 2]), "bias": tf.zeros([2])}}
+    x, y = tf.ones([4, 3]), tf.zeros([4, 2])
+
+    def network(p, x):
+        return x @ p["dense"]["kernel"] + p["dense"]["bias"]
+
+    def step(name):
+        optimizer = optimizers[name]
+        signature = [tf.TensorSpec([None, 3]), tf.TensorSpec([None, 2])]
+
+        @tf.function(input_signature=signature, autograph=False)
+        def take(x, y):
+            objective = mlhf.Objective(network, "squared_error", x, y)
+            return optimizer.step(objective, parameters, optimizer.init(parameters)).parameters
+
+        return take(x, y)
+
+    objective = mlhf.Objective(network, "squared_error", x, y)
+    whole = optimizers["whole"]
+    right = whole.step(objective, parameters, whole.init(parameters)).parameters
+    np.testing.assert_allclose(
+        step("whole")["dense"]["kernel"], right["dense"]["kernel"], rtol=1e-6
+    )
+    for name in ("share", "K-FAC"):
+        with pytest.raises(ValueError, match="Expected a batch of static size"):
+            step(name)

@@ -226,3 +226,14 @@ def test_what_it_can_not_do_is_refused():
 def test_bad_arguments_are_refused_at_construction(name, value):
     with pytest.raises(ValueError, match=f"^Expected {name}.*got {value!r}"):
         kfac.KFAC(**{name: value})
+
+
+def test_a_rate_that_is_set_later_holds():
+    optimizer = mlhf.KFAC(damping=0.1)
+    state = optimizer.init(START)
+    own = optimizer.step(objective(), START, state).metrics["learning_rate"]
+    assert float(own) > 0.01
+    optimizer.learning_rate = 1e-4
+    assert float(optimizer.step(objective(), START, state).metrics["learning_rate"]) == 1e-4
+    optimizer.learning_rate = None
+    assert optimizer.step(objective(), START, state).metrics["learning_rate"] == own
