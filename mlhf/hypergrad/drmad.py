@@ -58,8 +58,8 @@ def drmad(
     """Differentiates along the straight line from the first weights to the last. Not exact.
 
     Args:
-      problem: A `Problem` with `Momentum` of the form M1, M2 or M4, or `GradientDescent`, as its
-        dynamics.
+      problem: A `Problem` with `Momentum` of the form M1, M2 or M4, or `GradientDescent` without
+        backtracking, as its dynamics.
       weights: As for `reverse`.
       hyperparameters: A mapping, as `Problem` says. Those of the dynamics take their velocity from
         the line: the distance of a step of training on it. Schedules need as many points as steps.
@@ -158,6 +158,13 @@ def _form(problem: Any) -> str:
     if not tf.executing_eagerly():
         raise ValueError("Expected drmad to be called eagerly, got it inside a tf.function.")
     if isinstance(dynamics, GradientDescent):
+        if dynamics.backtracking:
+            raise ValueError(
+                "Expected GradientDescent without backtracking as the dynamics of DrMAD, got "
+                f"{dynamics!r}: the way back would take steps of the whole learning rate, not "
+                "those that the search shrank. Use `reverse`, `forward` or `truncated`, which "
+                "know them."
+            )
         # v' = -η g, w' = w + v'.
         return "M4"
     if isinstance(dynamics, Momentum) and dynamics.form in FORMS and not dynamics.nesterov:

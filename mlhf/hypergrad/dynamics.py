@@ -261,7 +261,7 @@ class GradientDescent(Dynamics):
                 "Expected shrink and decrease in (0, 1) and most_trials >= 1, got "
                 f"{shrink}, {decrease}, {most_trials}."
             )
-        self._backtracking = backtracking
+        self.backtracking = backtracking
         self._shrink, self._decrease, self._most_trials = shrink, decrease, most_trials
 
     def init(self, weights, values):
@@ -280,14 +280,14 @@ class GradientDescent(Dynamics):
 
     def scales(self, loss, point, value, gradient, values):
         """See the base class: what the search multiplies η by."""
-        if not self._backtracking:
+        if not self.backtracking:
             return {}
         return {
             "learning_rate": self._search(loss, point, value, gradient, values["learning_rate"])
         }
 
     def __repr__(self) -> str:
-        if not self._backtracking:
+        if not self.backtracking:
             return super().__repr__()
         return (
             f"{super().__repr__()[:-1]}, backtracking=True, shrink={self._shrink}, "

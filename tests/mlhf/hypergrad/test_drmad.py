@@ -197,3 +197,6 @@ def test_refuses_what_it_cannot_do():
     for dynamics in (hypergrad.Adam(), hypergrad.Momentum(nesterov=True)):
         with pytest.raises(ValueError, match="Use `truncated`"):
             hypergrad.drmad(problem(dynamics), WEIGHTS, ONLY_L2)
+    searching = hypergrad.GradientDescent(backtracking=True)
+    with pytest.raises(ValueError, match="without backtracking.*backtracking=True.*Use `reverse`"):
+        hypergrad.drmad(problem(searching), WEIGHTS, ONLY_L2)
