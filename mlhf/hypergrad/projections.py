@@ -44,10 +44,15 @@ def simplex(total: float = 1.0) -> Projection:
         raise ValueError(f"Expected a positive total, got {total}.")
 
     def project(x):
+        # The nearest point moves with x along (1, ... 1): without its largest entry x keeps digits
+        # for the total.
+        x = x - tf.reduce_max(x, axis=-1, keepdims=True)
         ordered = tf.sort(x, axis=-1, direction="DESCENDING")
         count = tf.cast(tf.range(1, tf.shape(x)[-1] + 1), x.dtype)
         theta = (tf.cumsum(ordered, axis=-1) - tf.constant(total, x.dtype)) / count
         last = tf.reduce_sum(tf.cast(ordered > theta, tf.int32), -1, keepdims=True) - 1
+        # None is only where x is not finite, which is for others to tell.
+        last = tf.maximum(last, 0)
         return tf.maximum(x - tf.gather(theta, last, axis=-1, batch_dims=x.shape.rank - 1), 0)
 
     return project

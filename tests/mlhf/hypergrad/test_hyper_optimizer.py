@@ -263,6 +263,9 @@ def test_projections_are_the_nearest_points():
     assert (sums < 1.9).any() and (np.abs(sums - 2) < 1e-12).any()
     vector = projections.capped_simplex(1.0)(tf.constant([3.0, 3.0, -1.0, 0.5]))
     np.testing.assert_allclose(vector, [0.5, 0.5, 0, 0])
+    large = tf.constant([[1e9, 0.0, 1e9], [-1e9, 0.0, -3e38]], tf.float32)
+    np.testing.assert_array_equal(projections.simplex()(large), [[0.5, 0, 0.5], [0, 1, 0]])
+    assert np.isnan(projections.simplex()(tf.constant([np.nan, 1.0]))).any()
     for wrong in (projections.simplex, projections.capped_simplex):
         with pytest.raises(ValueError, match="positive total"):
             wrong(0.0)
