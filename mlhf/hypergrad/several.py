@@ -31,8 +31,8 @@ def several(
       **options: For the method; a list or tuple has one value a problem.
 
     Returns:
-      A `Result` whose hypergradient and outer loss are aggregated, and whose `info["results"]`
-      are those of the problems.
+      A `Result` whose hypergradient and outer loss are aggregated (the loss by its mean where
+      `aggregation` is a function), and whose `info["results"]` are those of the problems.
 
     Raises:
       ValueError: If there is no problem, or the numbers of problems, weights and options differ.
@@ -62,16 +62,15 @@ def several(
     ]
 
     def total(*values):
-        if callable(aggregation):
-            return aggregation(list(values))
         whole = tf.add_n(values)
-        return whole / count if aggregation == "mean" else whole
+        return whole if aggregation == "sum" else whole / count
+
+    def of_gradients(*values):
+        return aggregation(list(values)) if callable(aggregation) else total(*values)
 
     return Result(
-        hypergradient=tf.nest.map_structure(total, *[r.hypergradient for r in results]),
-        valid_loss=tf.nest.map_structure(
-            lambda *values: tf.add_n(values) / count, *[r.valid_loss for r in results]
-        ),
+        hypergradient=tf.nest.map_structure(of_gradients, *[r.hypergradient for r in results]),
+        valid_loss=tf.nest.map_structure(total, *[r.valid_loss for r in results]),
         weights=[r.weights for r in results],
         hyperparameters=results[0].hyperparameters,
         method=results[0].method,

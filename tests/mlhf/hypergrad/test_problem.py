@@ -177,8 +177,17 @@ def test_several_inner_problems():
     problem, hyper = make(), {"l2": 0.1}
     other = {"w": tf.constant([1.0, 0.3, -0.4], D)}
     found = hg.several(hg.reverse, [problem, problem], [WEIGHTS, other], hyper)
-    parts = [hg.reverse(problem, w, hyper).hypergradient["l2"] for w in (WEIGHTS, other)]
-    np.testing.assert_allclose(found.hypergradient["l2"], np.mean(parts), rtol=1e-14)
+    parts = [hg.reverse(problem, w, hyper) for w in (WEIGHTS, other)]
+    gradients = [part.hypergradient["l2"] for part in parts]
+    losses = [part.valid_loss for part in parts]
+    np.testing.assert_allclose(found.hypergradient["l2"], np.mean(gradients), rtol=1e-14)
+    np.testing.assert_allclose(found.valid_loss, np.mean(losses), rtol=1e-14)
+    for aggregation, gradient, loss in [("sum", np.sum, np.sum), (tf.reduce_max, np.max, np.mean)]:
+        found = hg.several(
+            hg.reverse, [problem, problem], [WEIGHTS, other], hyper, aggregation=aggregation
+        )
+        np.testing.assert_allclose(found.hypergradient["l2"], gradient(gradients), rtol=1e-14)
+        np.testing.assert_allclose(found.valid_loss, loss(losses), rtol=1e-14)
     with pytest.raises(ValueError, match="as many weights as problems"):
         hg.several(hg.reverse, [problem], [], hyper)
 
