@@ -72,7 +72,8 @@ def chart(
         return LEFT + (WIDTH - LEFT - RIGHT) * x / right
 
     def place_y(y: float) -> float:
-        value = scale(max(y, low if log else y))
+        # What a logarithm can't show lies at the lower edge.
+        value = scale(max(y, 10**bottom)) if log else y
         return TOP + (HEIGHT - TOP - BOTTOM) * (top - value) / (top - bottom)
 
     # One clip a chart: what is cut off does not cross its frame.
@@ -172,7 +173,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Returns powers of ten, and between them what room there is for."""
+    """Returns powers of ten, and between them what room there is for; two at least."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     span = math.log10(high / low)
     factors = (1, 2, 5) if span < 2.5 else (1,)
@@ -180,4 +181,6 @@ def _log_ticks(low: float, high: float) -> list[float]:
         factors = (1, 1.5, 2, 3, 4, 5, 6, 8)  # type: ignore[assignment]
     every = max(1, round(span / 7))
     ticks = [f * 10.0**d for d in decades if d % every == 0 for f in factors]
-    return [float(f"{tick:.6g}") for tick in ticks if low <= tick <= high]
+    found = [float(f"{tick:.6g}") for tick in ticks if low <= tick <= high]
+    # Within a factor of about 1.5 a logarithm is nearly a line, and has the ticks of one.
+    return found if len(found) >= 2 else _ticks(low, high)

@@ -6,12 +6,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from train_val.comparison.contenders import setting_text
 from train_val.comparison.grid_search import Result
 from train_val.comparison.runs import Curve
 from train_val.comparison.scoreboard import Score
+from train_val.comparison.summary import median_curve
 
 
 def picture(results: Sequence[Result], path: str | Path, title: str) -> None:
@@ -51,14 +50,11 @@ def _draw(lines: Sequence[tuple[str, Sequence[Curve]]], path: str | Path, title:
     highest = 3 * max(curve.losses[0] for _, curves in lines for curve in curves)
     for number, (label, curves) in enumerate(lines):
         style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
-        losses = np.array([curve.losses for curve in curves])
-        seconds = np.array([curve.seconds for curve in curves])
-        middle = np.median(losses, 0)
-        axes[0].fill_between(
-            curves[0].steps, losses.min(0), losses.max(0), color=style["color"], alpha=0.2, lw=0
-        )
-        axes[0].plot(curves[0].steps, middle, label=label, **style)
-        axes[1].plot(np.median(seconds, 0), middle, label=label, **style)
+        middle = median_curve(curves)
+        bottom, top = _band(curves, middle)
+        axes[0].fill_between(middle.steps, bottom, top, color=style["color"], alpha=0.2, lw=0)
+        axes[0].plot(middle.steps, middle.losses, label=label, **style)
+        axes[1].plot(middle.seconds, middle.losses, label=label, **style)
     axes[0].set(xlabel="steps", ylabel="training loss", yscale="log")
     axes[1].set(xlabel="seconds of training", yscale="log")
     low, high = axes[0].get_ylim()
@@ -79,3 +75,13 @@ def _draw(lines: Sequence[tuple[str, Sequence[Curve]]], path: str | Path, title:
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def _band(curves: Sequence[Curve], middle: Curve) -> tuple[list[float], list[float]]:
+    """Returns the extremes of the runs that have not diverged, as far as there is a median."""
+    columns = zip(*[curve.losses for curve in curves], strict=True)
+    ends = [
+        [value for value in column if math.isfinite(value) and math.isfinite(median)]
+        for column, median in zip(columns, middle.losses, strict=True)
+    ]
+    return [min(e, default=math.nan) for e in ends], [max(e, default=math.nan) for e in ends]

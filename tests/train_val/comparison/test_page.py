@@ -10,7 +10,7 @@ import pytest
 
 from tests.train_val.comparison.problems import score
 from train_val.comparison import Cost, page, summarize
-from train_val.comparison.charts import _log_ticks, _ticks
+from train_val.comparison.charts import Series, _log_ticks, _ticks, chart
 
 HTML = "{http://www.w3.org/1999/xhtml}"
 
@@ -47,8 +47,8 @@ def test_it_is_well_formed_and_complete(text):
     assert rows[0][0].text == 'Adam <&> "co"'
     charts = [svg for svg in tree.iter("svg") if svg.get("class") == "chart"]
     assert len(charts) == 4
-    for chart in charts:
-        lines = [p for p in chart.iter("path") if "line" in p.get("class", "").split()]
+    for svg in charts:
+        lines = [p for p in svg.iter("path") if "line" in p.get("class", "").split()]
         assert len(lines) == 11
         for line in lines:
             numbers = [float(x) for x in re.findall(r"-?[\d.]+", line.get("d"))]
@@ -88,10 +88,32 @@ def test_ticks_are_few_and_round(low, high):
     assert 3 <= len(ticks) <= 9 and low <= ticks[0] and ticks[-1] <= high
 
 
-@pytest.mark.parametrize("low, high", [(1.1, 2.3), (1e-7, 2.0), (0.02, 2.5), (0.9, 9), (1e-12, 1)])
+@pytest.mark.parametrize(
+    "low, high",
+    [
+        *[(1.1, 2.3), (1e-7, 2.0), (0.02, 2.5), (0.9, 9), (1e-12, 1)],
+        # Within a factor of 1.5, where powers of ten and their multiples are not.
+        *[(2.21, 2.29), (1.1, 1.45), (0.62, 0.79), (0.95, 1.05), (3.1e-7, 3.2e-7)],
+    ],
+)
 def test_logarithmic_ticks_are_few_and_round(low, high):
     ticks = _log_ticks(low, high)
     assert 2 <= len(ticks) <= 10 and low <= ticks[0] and ticks[-1] <= high
+
+
+def test_ticks_of_a_narrow_logarithmic_axis_stand_at_their_values():
+    line = Series("Adam", 0, [0, 1, 2], [2.29, 2.25, 2.21])
+    tree = ElementTree.fromstring(chart("Loss", [line], "steps", "loss", log=True))
+    labels = [t for t in tree.iter("text") if t.get("text-anchor") == "end"]
+    values = [float(label.text) for label in labels]
+    heights = [float(label.get("y")) for label in labels]
+    assert len(values) >= 4
+    drawn = next(p for p in tree.iter("path") if p.get("class") == "c0 line").get("d")
+    (_, top), *_, (_, bottom) = [tuple(map(float, p.split())) for p in re.split("[ML]", drawn)[1:]]
+    for value, height in zip(values, heights, strict=True):
+        share = math.log(2.29 / value) / math.log(2.29 / 2.21)
+        # The text's base line is 4 below its middle.
+        assert height - 4 == pytest.approx(top + share * (bottom - top), abs=0.2)
 
 
 @pytest.mark.slow
