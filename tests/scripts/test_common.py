@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# A Python that makes environments whose Python is itself, and that installs what is a line of calls.
+# Makes environments whose Python is itself; what it is asked to install is a line of calls.
 PYTHON = """#!/usr/bin/env bash
 case "$*" in
 *"import sys, venv, ensurepip"*) exit 0 ;;
