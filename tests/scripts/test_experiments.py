@@ -59,12 +59,12 @@ def place(tmp_path):
     return tmp_path
 
 
-def go(place, name, *arguments, **environment):
+def go(place, name, *arguments, folder=".", **environment):
     """Runs a script; returns the process and the calls so far, as (device, module, flags)."""
     path = f"{place}/bin:{os.environ['PATH']}"
     process = subprocess.run(
         [place / "scripts" / f"{name}.sh", *arguments],
-        cwd=place,
+        cwd=place / folder,
         capture_output=True,
         text=True,
         env={"PATH": path, "HOME": str(place), "DATA": "data", **environment},
@@ -227,9 +227,7 @@ def test_what_failed_continues_and_what_finished_is_not_repeated(place):
 
 
 def test_one_command_on_each_device_at_a_time(place):
-    (place / "bin").mkdir()
-    (place / "bin" / "nvidia-smi").write_text("#!/bin/sh\necho 0\necho 1\n")
-    (place / "bin" / "nvidia-smi").chmod(0o755)
+    nvidia_smi(place, "echo 0; echo 1")
     process, calls = go(place, "train_meta_optimizer_for_convnet")
     assert process.returncode == 0, process.stderr
     assert len(calls) == 8
@@ -238,6 +236,90 @@ def test_one_command_on_each_device_at_a_time(place):
     process, _ = go(place, "validation_meta_optimizer_on_cifar10", FAIL_AT="adam")
     assert process.returncode == 1
     assert "Some of the runs failed" in process.stderr
+
+
+def nvidia_smi(place, text):
+    """Puts a program of that name on the path."""
+    (place / "bin").mkdir(exist_ok=True)
+    (place / "bin" / "nvidia-smi").write_text(f"#!/bin/sh\n{text}\n")
+    (place / "bin" / "nvidia-smi").chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        # As a driver that is not loaded says it, on the standard output too.
+        ("echo NVIDIA-SMI has failed; echo 0; echo 1; exit 9", ["none"] * 4),
+        ("echo No devices; echo were found", ["none"] * 4),
+        ("echo a warning; echo 3; echo 11", ["11", "11", "3", "3"]),
+    ],
+)
+def test_devices_are_numbers_that_the_driver_names(text, expected, place):
+    nvidia_smi(place, text)
+    process, calls = go(place, "validation_meta_optimizer_on_cifar10")
+    assert process.returncode == 0, process.stderr
+    assert sorted(device for device, _, _ in calls) == expected
+
+
+@pytest.mark.parametrize(
+    "visible, expected",
+    [
+        ("1,3", ["1", "1", "3", "3"]),
+        ("GPU-8932f937, GPU-1ab", ["GPU-1ab", "GPU-1ab", "GPU-8932f937", "GPU-8932f937"]),
+        ("2", ["2"] * 4),
+        # None of them, which the recording Python writes as if the variable were not set.
+        ("", ["none"] * 4),
+    ],
+)
+def test_the_devices_that_the_user_left_visible(visible, expected, place):
+    nvidia_smi(place, "echo 0; echo 1; echo 2; echo 3")
+    process, calls = go(place, "validation_meta_optimizer_on_cifar10", CUDA_VISIBLE_DEVICES=visible)
+    assert process.returncode == 0, process.stderr
+    assert sorted(device for device, _, _ in calls) == expected
+
+
+def test_paths_are_those_of_the_callers_folder(place):
+    away = place / "some where"
+    (away / "trained").mkdir(parents=True)
+    (away / "images").mkdir()
+    for name in ("meta", "momentum", "adam", "RMSprop"):
+        (away / "out" / f"cifar10_{name}").mkdir(parents=True)
+
+    def paths(**environment):
+        (place / "calls").unlink(missing_ok=True)
+        shutil.rmtree(away / "out" / "cifar10_meta")
+        (away / "out" / "cifar10_meta").mkdir()
+        process, calls = go(
+            place,
+            "validation_meta_optimizer_on_cifar10",
+            folder=away,
+            DATA="../some where/images",
+            RUNS="out",
+            **environment,
+        )
+        assert process.returncode == 0, process.stderr
+        given = calls[0][2]
+        assert f"--data_dir={away / 'images'}" in given
+        assert f"--model_dir={away / 'out' / 'cifar10_meta'}" in given
+        (found,) = [flag for flag in given if flag.startswith("--meta_ckpt=")]
+        return found.partition("=")[2]
+
+    assert paths(META="trained") == paths(META="./trained/") == str(away / "trained")
+    assert paths(META="not/there") == str(away / "not" / "there")
+    assert paths(META=str(away / "trained")) == str(away / "trained")
+    # The name of one that ships.
+    assert paths(META="convnet") == "convnet"
+    assert paths() == str(away / "out" / "meta_convnet_x-x_y-rnn_cg-4")
+
+
+def test_an_old_bash_is_said(place):
+    path = place / "scripts" / "experiments.sh"
+    text = path.read_text()
+    assert "BASH_VERSINFO" in text
+    path.write_text("old=(3 2)\n" + text.replace("BASH_VERSINFO", "old"))
+    process, calls = go(place, "validation_meta_optimizer_on_cifar10")
+    assert process.returncode == 1 and not calls
+    assert "Expected bash 4.4 or newer, got " in process.stderr
 
 
 def test_what_ships_is_what_the_script_trains(place):
@@ -296,3 +378,20 @@ def test_hypergradients(place):
     process, _ = go(place, "hypergradients_on_mnist", "toys")
     assert process.returncode == 1
     assert "Expected names among all_methods chaos " in process.stderr and "toys" in process.stderr
+
+
+def test_a_folder_of_hypergradients_may_have_blanks(place):
+    (place / "my data").mkdir()
+    output = place / "my runs" / "hypergradients" / "chaos"
+    output.mkdir(parents=True)
+    (place / "python").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\" >arguments\n")
+    process, _ = go(place, "hypergradients_on_mnist", "chaos", DATA="my data", RUNS="my runs")
+    assert process.returncode == 0, process.stderr
+    assert (place / "arguments").read_text().splitlines() == [
+        "-u",
+        "train_val/experiments/chaos.py",
+        f"--data_dir={place / 'my data'}",
+        "--seeds=0,1,2",
+        "--points=200",
+        f"--output={output}",
+    ]
