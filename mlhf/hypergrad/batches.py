@@ -13,10 +13,12 @@ import tensorflow as tf
 class Minibatches:
     """Batches of arrays in shuffled epochs, the same for a step whenever it is asked for.
 
-    Used as `batches=` of a `Problem` it becomes part of the graph.
+    Used as `batches=` of a `Problem` it becomes part of the graph. Every seed of a method's call
+    has orders of its own, so that a `HyperOptimizer` with new seeds does not learn of one.
 
     Attributes:
-      indices: int32 [T, B]: the examples of each step.
+      indices: int32 [T, B]: the examples of each step, for a call's seed of 0.
+      steps: T.
     """
 
     def __init__(
@@ -29,11 +31,11 @@ class Minibatches:
           batch_size: B, at most N.
           steps: T.
           shuffle: Whether every epoch has an order of its own; otherwise that of the data.
-          seed: Of the orders. Another seed at every outer step keeps what is learned from
-            depending on one order.
+          seed: Of the orders, together with the seed of a method's call.
 
         Raises:
-          ValueError: If the arrays have different lengths or less than B examples.
+          ValueError: If the arrays have different lengths or less than B examples, or T is not
+            positive.
         """
         self._data = tf.nest.map_structure(tf.convert_to_tensor, data)
         lengths = {int(leaf.shape[0]) for leaf in tf.nest.flatten(self._data)}
@@ -42,6 +44,8 @@ class Minibatches:
         (length,) = lengths
         if not 1 <= batch_size <= length:
             raise ValueError(f"Expected a batch_size from 1 to {length}, got {batch_size}.")
+        if steps < 1:
+            raise ValueError(f"Expected a positive number of steps, got {steps}.")
         rng = np.random.default_rng(seed)
         a_batch = np.arange(batch_size)
         per_epoch = length // batch_size
@@ -53,13 +57,27 @@ class Minibatches:
                 for step in range(steps)
             ]
         ).astype(np.int32)
+        self.steps, self._per_epoch, self._last = steps, per_epoch, length - 1
+        self._own_seed = int(rng.integers(2**30)) if shuffle else None
 
-    def __call__(self, step: Any) -> Any:
-        """Returns the batch of a step, an integer or a tensor."""
+    def __call__(self, step: Any, seed: Any = 0) -> Any:
+        """Returns the batch of a step.
+
+        Args:
+          step: An integer or an int32 scalar.
+          seed: That of a method's call, likewise; without `shuffle` it does nothing.
+        """
         with tf.init_scope():
             # Graphs refer to it; a constant of theirs would be in each of them, several times.
             indices = tf.constant(self.indices)
         chosen = tf.gather(indices, step)
+        if self._own_seed is not None and (tf.is_tensor(seed) or seed != 0):
+            # A permutation of the examples, one a seed and epoch, of which nothing is computed but
+            # where those of the batch go.
+            epoch = tf.cast(step, tf.int32) // self._per_epoch
+            key = tf.stack([seed, self._own_seed + epoch])
+            moved = tf.random.experimental.index_shuffle(chosen, key, self._last)
+            chosen = tf.where(tf.equal(seed, 0), chosen, moved)
         return tf.nest.map_structure(lambda leaf: tf.gather(leaf, chosen), self._data)
 
 
@@ -97,7 +115,7 @@ class Batches:
           ValueError: If the supplier returns nothing.
         """
         if self._in_graph:
-            return self._supplier(step)
+            return self._supplier(step, seed)
         if self._like is None:
             # Its own errors pass through as they are.
             first = self._supply(0, 0)

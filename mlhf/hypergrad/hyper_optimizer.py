@@ -81,7 +81,8 @@ class HyperOptimizer:
           options: What else the method gets.
           seed: Of the first training.
           new_seeds: Whether every training has the next seed, so that nothing is learned of one
-            initialisation or one order of batches.
+            initialisation or one order of batches. It reaches `weights` and what has a parameter
+            `seed`: losses, `initial` and suppliers of batches; and `Minibatches`.
           folder: Where checkpoints, records and the log are kept; nowhere by default. There is no
             checkpoint before the first outer step that was not skipped.
           checkpoint_every: Outer steps from one checkpoint to the next.

@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from mlhf.hypergrad import hyperparameters as hyperparameters_module
+from mlhf.hypergrad.batches import Minibatches
 from mlhf.hypergrad.dynamics import Dynamics, check_domain
 from mlhf.hypergrad.training import Training
 
@@ -72,7 +73,7 @@ class Problem:
           batches: From a step (and `seed`, if it has a parameter of that name) to a structure of
             arrays of the same shapes for all steps. Called with Python integers, in order in the
             forward pass and in reverse order in the backward pass; a `Minibatches` is built into
-            the graph instead.
+            the graph instead, and has orders of its own for each seed of a method's call.
           initial: Φ₀, from hyperparameters (and `seed`) to the weights that training begins with.
             Its noise must be the same at every call.
           follows: From a hyperparameter's name to the outer loss or losses that its gradient is of;
@@ -87,7 +88,8 @@ class Problem:
 
         Raises:
           TypeError: If a loss is not callable.
-          ValueError: If `steps` is not positive or an option names what does not exist.
+          ValueError: If `steps` is not positive, `Minibatches` have fewer, or an option names what
+            does not exist.
         """
         self.outer_losses = (
             dict(sorted(valid_loss.items()))
@@ -116,6 +118,11 @@ class Problem:
                 "Expected batches= together with a train_loss(weights, hyperparameters, step, "
                 f"batch), got batches={'given' if batches is not None else None} and a train_loss "
                 f"with the parameters {_parameters(train_loss)}."
+            )
+        if isinstance(batches, Minibatches) and batches.steps < steps:
+            raise ValueError(
+                f"Expected Minibatches of at least the {steps} steps of training, got "
+                f"{batches.steps}; make them with steps={steps}."
             )
         if not (aggregation in ("sum", "mean") or callable(aggregation)):
             raise ValueError(f'Expected aggregation "sum", "mean" or a function, got {aggregation}')

@@ -85,6 +85,45 @@ def test_minibatches_are_epochs_of_a_pure_function():
         hg.Minibatches(data, 11, 2)
 
 
+def test_every_seed_has_its_order_of_minibatches_and_all_methods_the_same():
+    data = np.random.default_rng(0).normal(size=[10, 3])
+
+    def loss(w, h, step, batch):
+        return tf.reduce_sum((w["w"] - batch) ** 4) * h["scale"] / 3
+
+    batches = hg.Minibatches(data, 3, steps=7)
+    options = {"batches": batches, "steps": 7, "dynamics": hg.Momentum(0.02, 0.5)}
+    problem, hyper = make(loss, **options), {"scale": 0.1, "learning_rate": 0.05}
+    orders = [np.stack([batches(step, seed) for step in range(7)]) for seed in range(3)]
+    np.testing.assert_array_equal(orders[0], data[batches.indices])
+    for order in orders:
+        for epoch in (order[:3], order[3:6]):
+            assert len(np.unique(epoch.reshape(9, 3), axis=0)) == 9
+    results = [hg.reverse(problem, WEIGHTS, hyper, seed=seed) for seed in range(3)]
+    assert len({float(result.valid_loss) for result in results}) == 3
+
+    # The order of a seed as a supplier of its own.
+    told = make(loss, **{**options, "batches": lambda step: orders[2][step]})
+    expected = hg.reverse(told, WEIGHTS, hyper)
+    np.testing.assert_array_equal(results[2].weights["w"], expected.weights["w"])
+    for method, more in [
+        (hg.forward, {}),
+        (hg.reversible, {}),
+        (hg.reverse, {"storage": "checkpoints"}),
+        (hg.truncated, {"window": 7}),
+    ]:
+        found = method(problem, WEIGHTS, hyper, seed=2, **more)
+        for name, value in expected.hypergradient.items():
+            np.testing.assert_allclose(found.hypergradient[name], value, rtol=1e-9)
+
+    fixed = hg.Minibatches(data, 3, steps=7, shuffle=False)
+    np.testing.assert_array_equal(fixed(2, 5), data[6:9])
+    with pytest.raises(ValueError, match="at least the 8 steps of training, got 7.*steps=8"):
+        make(loss, **{**options, "steps": 8})
+    with pytest.raises(ValueError, match="positive number of steps, got 0"):
+        hg.Minibatches(data, 3, steps=0)
+
+
 def test_noise_that_is_drawn_again_is_found():
     def noisy(w, h, step):
         keep = tf.random.uniform([3], dtype=D) > 0.5
