@@ -40,9 +40,11 @@ class Summary:
       accuracy: On the test images at the last step.
       seconds: Of all steps of a run; not a number where its cost could not be measured.
       steps_to_target: The step at which the median loss over seeds passes the target, between
-        measurements along a line in the logarithm; infinite if it never does.
+        measurements along a line in the logarithm; infinite if it never does, None without a
+        target.
       seconds_to_target: The seconds until there; not a number as `seconds`.
-      relative_steps: `steps_to_target` by that of the reference; None without one.
+      relative_steps: `steps_to_target` by that of the reference; None where there is none, or it
+        does not reach the target.
       relative_seconds: The same of the seconds.
       diverged: The seeds' numbers, from 0, and steps of runs that diverged.
       notes: In the words of the errors that ended runs.
@@ -56,8 +58,8 @@ class Summary:
     losses: dict[int, Spread]
     accuracy: Spread
     seconds: Spread
-    steps_to_target: float
-    seconds_to_target: float
+    steps_to_target: float | None
+    seconds_to_target: float | None
     relative_steps: float | None
     relative_seconds: float | None
     diverged: list[tuple[int, int]]
@@ -107,8 +109,8 @@ def summarize(
                 losses={step: _spread([curve.at(step) for curve in curves]) for step in report},
                 accuracy=_spread([_finite(c.accuracies[-1], -math.inf) for c in curves]),
                 seconds=_seconds(curves),
-                steps_to_target=own_steps,
-                seconds_to_target=own_seconds,
+                steps_to_target=None if target is None else own_steps,
+                seconds_to_target=None if target is None else own_seconds,
                 relative_steps=_ratio(own_steps, steps),
                 relative_seconds=_ratio(own_seconds, seconds),
                 diverged=diverged,

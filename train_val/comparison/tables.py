@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -21,21 +21,22 @@ def scoreboard_table(rows: Sequence[Summary]) -> str:
 def cells(rows: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
     """Returns the head and the rows of a scoreboard's table, as text.
 
-    Losses and accuracies are medians with the extremes over the seeds in brackets. Columns of what
-    was not measured are left out; where one optimizer's was not, its cell is empty.
+    Losses and accuracies are medians with the extremes over the seeds in brackets. What a target
+    takes is a multiple of what it takes Adam; where there is no Adam, or it does not get there, the
+    steps and seconds themselves. Columns of what was not measured are left out, and where it was of
+    some optimizers, the cells of the others are empty.
     """
     report = list(rows[0].losses)
-    relative = any(row.relative_steps is not None for row in rows)
+    targets = [*_to_target(rows, "steps"), *_to_target(rows, "seconds")]
     costs = any(row.cost is not None for row in rows)
     head = ["optimizer", "tuned", "tried"]
     head += [f"loss at step {step}" for step in report]
     head += ["test accuracy", "seconds"]
-    if relative:
-        head += ["steps to target, by Adam's", "seconds to target, by Adam's"]
+    head += [name for name, _ in targets]
     if costs:
         head += ["a step in gradients", "peak GB"]
     body = []
-    for row in rows:
+    for place, row in enumerate(rows):
         cell = [
             row.title,
             row.settings + ("" if row.inside else " (edge)"),
@@ -47,8 +48,7 @@ def cells(rows: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
         if row.diverged:
             steps = ", ".join(str(step) for _, step in row.diverged)
             cell[0] += f" (diverged at step {steps})"
-        if relative:
-            cell += [_relative(row.relative_steps), _relative(row.relative_seconds)]
+        cell += [column[place] for _, column in targets]
         if costs:
             cell += [number(row.cost.gradients), _memory(row)] if row.cost else ["", ""]
         body.append(cell)
@@ -76,10 +76,22 @@ def _spread(spread: Spread, percent: bool = False) -> str:
     return f"{text(spread.median)} ({text(spread.low)} to {text(spread.high)})"
 
 
-def _relative(value: float | None) -> str:
+def _to_target(rows: Sequence[Summary], unit: str) -> list[tuple[str, list[str]]]:
+    """Returns the heads and the cells of the columns of what the target takes: one, or none."""
+    for name, head, text in (
+        (f"relative_{unit}", f"{unit} to target, by Adam's", "{:.2f}".format),
+        (f"{unit}_to_target", f"{unit} to target", number),
+    ):
+        values = [getattr(row, name) for row in rows]
+        if any(value is not None for value in values):
+            return [(head, [_reached(value, text) for value in values])]
+    return []
+
+
+def _reached(value: float | None, text: Callable[[float], str]) -> str:
     if value is None or math.isnan(value):
         return ""
-    return f"{value:.2f}" if math.isfinite(value) else "not reached"
+    return text(value) if math.isfinite(value) else "not reached"
 
 
 def _memory(row: Summary) -> str:

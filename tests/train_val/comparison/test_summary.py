@@ -61,9 +61,33 @@ def test_a_minority_that_diverges_leaves_a_median():
 
 def test_without_adam_there_is_a_target_only_if_given(scores):
     rows, target = summarize([scores[0]], [3])
-    assert target is None and rows[0].relative_steps is None
+    assert target is None and rows[0].relative_steps is None and rows[0].steps_to_target is None
+    assert "target" not in scoreboard_table(rows)
     rows, target = summarize([scores[0]], [3], target=1.0)
     assert target == 1.0 and rows[0].steps_to_target == 1.0 and rows[0].relative_steps is None
+
+
+def test_a_target_is_told_in_steps_and_seconds_where_adam_does_not_reach_it(scores):
+    fast, adam, never, _ = scores
+    for board in ([adam, fast, never], [fast, never]):
+        rows, _ = summarize(board, [3], target=0.3)
+        assert all(row.relative_steps is None for row in rows)
+        head, _, *lines = scoreboard_table(rows).splitlines()
+        assert head.endswith("| seconds | steps to target | seconds to target |")
+        ends = {line.split(" | ")[0]: line.split(" | ")[-2:] for line in lines}
+        assert ends.pop("| Fast") == ["2.74", "5.47 |"]
+        assert list(ends.values()) == [["not reached", "not reached |"]] * len(ends)
+        assert '<button type="button">steps to target</button>' in page("Title", board, rows)
+
+
+def test_a_target_is_told_in_seconds_where_those_of_adam_were_not_measured(scores):
+    fast, adam, *_ = scores
+    fast = dataclasses.replace(fast, cost=Cost(2.0, 2.0, 0.2, 0.1))
+    rows, _ = summarize(at_measured_cost([fast, adam]), [3])
+    head, _, first, second = [line.split(" | ") for line in scoreboard_table(rows).splitlines()]
+    place = head.index("steps to target, by Adam's")
+    assert head[place + 1] == "seconds to target"
+    assert first[place : place + 2] == ["0.33", "0.2"] and second[place : place + 2] == ["1.00", ""]
 
 
 def test_the_table_says_it_all(scores):
