@@ -47,9 +47,9 @@ def contenders(meta_ckpt: str | None) -> list[comparison.Contender]:
     ]
     if meta_ckpt:
         trained = mlhf.MetaHessianFree.from_pretrained(meta_ckpt)
-        entrants.insert(
-            0, comparison.Contender("MLHF", lambda rate: trained, [trained.learning_rate])
-        )
+        digest = comparison.weights_digest(trained.weights)
+        grid = [trained.learning_rate]
+        entrants.insert(0, comparison.Contender("MLHF", lambda rate: trained, grid, digest))
     return entrants
 
 

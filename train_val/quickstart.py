@@ -150,7 +150,12 @@ def contenders(trained: mlhf.MetaHessianFree) -> list[comparison.Contender]:
     dampings, rates = (1e-8, 1e-7, 1e-6, 1e-5, 1e-3, 0.1), (0.2, 0.3, 0.5, 1.0)
     grid = [(rate, damping) for rate in rates for damping in dampings]
     return [
-        comparison.Contender("MLHF", lambda rate: trained, [trained.learning_rate]),
+        comparison.Contender(
+            "MLHF",
+            lambda rate: trained,
+            [trained.learning_rate],
+            comparison.weights_digest(trained.weights),
+        ),
         comparison.Contender("Hessian-free", set_up, grid),
         *[
             comparison.Contender(name, *tuned(mlhf.FirstOrder(optimizer), rates))

@@ -7,8 +7,11 @@ import shutil
 import pytest
 from absl import flags
 
+from benchmarks import convnet_comparison
 from tests.docs.pages import ROOT
+from tests.train_val.comparison.problems import problem
 from train_val import compare_optimizers, comparison, task_families
+from train_val.comparison import grid_search
 
 FLAGS = flags.FLAGS
 TEXT = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
@@ -54,3 +57,25 @@ def test_the_tables_are_those_that_were_printed():
         printed = (ROOT / "docs" / folder / "comparison.md").read_text(encoding="utf-8")
         rows = [line for line in printed.splitlines() if line.startswith("|")]
         assert "\n".join(rows) in TEXT
+
+
+def table_of(page):
+    lines = page.read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line.startswith("|")]
+
+
+def test_the_kept_runs_of_the_convnet_are_found(monkeypatch):
+    folder = ROOT / "docs" / "results" / "convnet_comparison"
+    monkeypatch.setattr(grid_search, "run", lambda *_, **__: pytest.fail("ran"))
+    results = comparison.compare(
+        problem("convnet on cifar10 (original), batches of 128"),
+        convnet_comparison.contenders(str(WEIGHTS.parent)),
+        seeds=convnet_comparison.SEEDS,
+        steps=convnet_comparison.STEPS,
+        every=convnet_comparison.EVERY,
+        report=convnet_comparison.REPORT,
+        tuning_seeds=convnet_comparison.SEEDS[:1],
+        cache=folder / "runs.jsonl",
+    )
+    text = comparison.table(results, convnet_comparison.REPORT)
+    assert text.splitlines() == table_of(folder / "comparison.md")

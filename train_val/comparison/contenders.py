@@ -15,11 +15,13 @@ class Contender:
       name: For tables and pictures.
       make: From one of the settings to an optimizer with `init` and `step`.
       grid: The settings: learning rates, or tuples of numbers. A grid of one is not tuned.
+      identity: What else its runs depend on: of a meta-optimizer the `weights_digest`.
     """
 
     name: str
     make: Callable[[Any], Any]
     grid: Sequence[Any]
+    identity: str | None = None
 
 
 def setting_text(setting: Any) -> str:

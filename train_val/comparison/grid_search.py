@@ -62,7 +62,8 @@ def compare(
       report: Steps that are asked for, multiples of `every`.
       tuning_seeds: Of the runs over the grid; all seeds by default.
       on_run: Called after each run with the contender's name.
-      cache: A file of JSON lines, one a run; runs that stand in it are not run again.
+      cache: A file of JSON lines, one a run; runs that stand in it are not run again. They are kept
+        under the problem's name, and the contender's name and identity.
 
     Returns:
       A result for each contender.
@@ -70,8 +71,10 @@ def compare(
     known = RunCache(cache)
 
     def once(contender: Contender, setting: Any, seed: int) -> Curve:
-        key = {"name": contender.name, "setting": setting, "seed": seed, "steps": steps}
-        key["every"] = every
+        key: dict[str, Any] = {"problem": problem.task.name, "name": contender.name}
+        if contender.identity is not None:
+            key["identity"] = contender.identity
+        key.update(setting=setting, seed=seed, steps=steps, every=every)
         curve = known.curve(key)
         if curve is None:
             curve = run(problem, contender.make(setting), seed, steps, every)

@@ -178,7 +178,7 @@ def parse(text: str, meta_ckpt: str | None = None) -> Entrant:
         ):
             if settings[key] == default:
                 settings.pop(key)
-        identity = {**identity, **settings, **fixed, "weights": _digest(trained.weights)}
+        identity = {**identity, **settings, **fixed, "weights": weights_digest(trained.weights)}
         for key in axes:
             identity.pop(key, None)
     if title is None:
@@ -215,6 +215,14 @@ def setting_text(setting: Mapping[str, Any]) -> str:
     return ", ".join(f"{_short(key)} {_text(value)}" for key, value in setting.items()) or "none"
 
 
+def weights_digest(weights: Any) -> str:
+    """Returns a short name of a meta-optimizer's weights, which others have not."""
+    digest = hashlib.sha256()
+    for leaf in tf.nest.flatten(weights):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
+
+
 def _find(name: str) -> _Known:
     found = _KNOWN.get(name.lower())
     if found is not None:
@@ -248,13 +256,6 @@ def _ascending(key: str, values: Sequence[Any]) -> tuple:
     if len(set(values)) < len(values):
         raise ValueError(f"Expected every value of {key} once, got {list(values)}.")
     return tuple(sorted(float(v) if key in SETTABLE else v for v in values))
-
-
-def _digest(weights: Any) -> str:
-    digest = hashlib.sha256()
-    for leaf in tf.nest.flatten(weights):
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _short(key: str) -> str:
