@@ -60,6 +60,7 @@ class Problem:
       channels_first: Whether images come as [channels, height, width].
       train_sample: The training loss is that of so many images, evenly spread; None for all.
       test_sample: The same of the accuracy.
+      batch_size: Of training.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Problem:
     channels_first: bool = False
     train_sample: int | None = None
     test_sample: int | None = None
+    batch_size: int = 0
 
     def accuracy(self, parameters: Any, model_state: Any = None) -> float:
         """Returns the share of the test images that are classified right.
@@ -345,7 +347,7 @@ def of_network(
         name=f"{title or name} on {data} ({split}), batches of {batch_size}"
         + (f", weight decay {weight_decay}" if weight_decay else ""),
     )
-    return Problem(name, model, train, test, task, channels_first)
+    return Problem(name, model, train, test, task, channels_first, batch_size=batch_size)
 
 
 def _spread(data: ImageData, sample: int | None) -> ImageData:

@@ -16,7 +16,7 @@ from absl import flags
 import mlhf
 from mlhf.validation import check_number
 from replay import PrioritizedReplay
-from train_val import command_line, optimizers, task_families, training
+from train_val import command_line, optimizers, run_settings, task_families, training
 from train_val.problems import Problem
 
 FLAGS = flags.FLAGS
@@ -24,14 +24,31 @@ FLAGS = flags.FLAGS
 # Epochs of the images really seen at which the meta learning rate falls by 10.
 BOUNDARIES = (150, 190, 220)
 REPORTED = ("loss", "meta_loss", "hession_loss")
+# Flags of one estimator alone.
+OF_ESTIMATOR = {
+    "backprop": ("keep_prob", "experience", "jit_compile", "print_log_in_meta_optimizer"),
+    "pes": ("horizon", "pairs", "deviation", "layers"),
+}
+# What a folder can't be continued without, besides the problem and the estimator's flags.
+SHARED = (
+    *optimizers.RULE,
+    "estimator",
+    "meta_roll_back",
+    "meta_lr",
+    "seed",
+    "tasks",
+    "meta_ckpt",
+    "initial_damping",
+    "product_dtype",
+)
 
 
-def schedule(meta_lr: float, images_a_step: int, images: int) -> Callable[[int], float]:
+def schedule(meta_lr: float, images_a_step: float, images: int) -> Callable[[int], float]:
     """Returns the meta learning rate as a function of meta-steps done.
 
     Args:
       meta_lr: The rate at first; divided by 10 at each of the epochs `BOUNDARIES`.
-      images_a_step: Images that a meta-step sees.
+      images_a_step: Images that a meta-step sees, on average.
       images: Images in an epoch.
 
     Raises:
@@ -145,13 +162,17 @@ def make_optimizer() -> mlhf.MetaHessianFree:
 
 def main() -> None:
     """Reads the flags and meta-trains."""
+    check_flags()
     found = make_problems()
     optimizer = make_optimizer()
-    images_a_step = FLAGS.batch_size * FLAGS.meta_roll_back
+    # Of a mixture, a meta-step sees batches of one task, all in turns.
+    batch_size = sum(problem.batch_size for problem in found) / len(found)
+    images_a_step = batch_size * FLAGS.meta_roll_back
     # Of a mixture, an epoch is one of the largest data set for every task.
     images = len(found) * max(len(problem.train) for problem in found)
     steps = math.ceil(FLAGS.train_epochs * images / images_a_step)
     folder = FLAGS.model_dir or "./meta_optimizer"
+    run_settings.check(Path(folder), settings())
     steps = min(steps, FLAGS.max_steps or steps)
     arguments: dict[str, Any] = {
         "roll_back": FLAGS.meta_roll_back,
@@ -171,7 +192,7 @@ def main() -> None:
             pairs=FLAGS.pairs,
             deviation=FLAGS.deviation,
             layers=FLAGS.layers,
-            on_step=Report(*pace, reported=("loss", "log_loss", "rate")),
+            on_step=keeping(Report(*pace, reported=("loss", "log_loss", "rate")), folder),
             **arguments,
         )
     else:
@@ -182,11 +203,51 @@ def main() -> None:
             keep_prob=FLAGS.keep_prob,
             experience=open_experience(FLAGS.experience) if FLAGS.experience else None,
             jit_compile=FLAGS.jit_compile,
-            on_step=Report(*pace, own_numbers=FLAGS.print_log_in_meta_optimizer),
+            on_step=keeping(Report(*pace, own_numbers=FLAGS.print_log_in_meta_optimizer), folder),
             on_not_finite=command_line.name_once(),
             **arguments,
         )
     print(summary(result, folder))
+
+
+def check_flags() -> None:
+    """Refuses flags that the estimator, or a mixture of tasks, has no use for.
+
+    Raises:
+      ValueError: With the flag.
+    """
+    for estimator, names in OF_ESTIMATOR.items():
+        for name in names:
+            if estimator != FLAGS.estimator and FLAGS[name].present:
+                raise ValueError(
+                    f"Expected {name} with estimator={estimator} only, got it with "
+                    f"estimator={FLAGS.estimator}."
+                )
+    if FLAGS.tasks and FLAGS["problem"].present:
+        raise ValueError(f"Expected tasks or problem, got both: {FLAGS.tasks} and {FLAGS.problem}.")
+
+
+def keeping(report: Report, folder: str) -> Callable[[int, Mapping[str, Any]], None]:
+    """Returns a report that keeps the settings in the folder too, once it is this run's."""
+    kept = False
+
+    def on_step(step: int, metrics: Mapping[str, Any]) -> None:
+        nonlocal kept
+        if not kept:
+            run_settings.write(Path(folder), settings())
+            kept = True
+        report(step, metrics)
+
+    return on_step
+
+
+def settings() -> dict[str, Any]:
+    """Returns the flags that a folder has to share with the run that continues it."""
+    # How it is compiled and what is written of it may change.
+    free = ("jit_compile", "print_log_in_meta_optimizer")
+    names = (*SHARED, *(name for name in OF_ESTIMATOR[FLAGS.estimator] if name not in free))
+    shared = {name: FLAGS[name].value for name in names}
+    return {**shared, **command_line.problem_settings()}
 
 
 def summary(result: mlhf.MetaTraining, folder: str) -> str:

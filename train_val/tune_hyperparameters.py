@@ -5,7 +5,6 @@ from __future__ import annotations
 if not __package__:
     import _bootstrap  # noqa: F401
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,12 @@ import tensorflow as tf
 from absl import flags
 
 from mlhf import hypergrad
-from mlhf.checkpoints import Checkpoints, check_same_run
+from mlhf.checkpoints import Checkpoints
 from mlhf.hypergrad import linear_solvers, plots, projections
 from mlhf.hypergrad.hyper_optimizer import METHODS
 from mlhf.hypergrad.reverse import STORAGES
 from mlhf.hypergrad.sharing import SHARINGS
-from replay import replace_file
-from train_val import command_line, hyperparameters
+from train_val import command_line, hyperparameters, run_settings
 
 FLAGS = flags.FLAGS
 
@@ -41,7 +39,6 @@ SOLVERS: dict[str, Any] = {
 }
 # Forward mode carries a copy of the weights a number.
 MOST_COLUMNS = 2000
-SETTINGS = "settings.json"
 # What a run that continues another has to share with it.
 _SHARED = (
     *("method", "hyperparameters", "start", "dynamics", "problem", "data", "train_examples"),
@@ -111,9 +108,9 @@ def tune() -> hypergrad.HyperOptimizer:
 def _tune_in(
     folder: Path, tuning: hyperparameters.Tuning, arguments: dict[str, Any]
 ) -> hypergrad.HyperOptimizer:
-    _check_folder(folder)
+    run_settings.check(folder, _settings())
     outer = hypergrad.HyperOptimizer(tuning.problem, tuning.weights, tuning.start, **arguments)
-    _write_settings(folder)
+    run_settings.write(folder, _settings())
     if FLAGS.estimate:
         print(hypergrad.estimate(tuning.problem, tuning.weights(FLAGS.seed), tuning.start))
     outer.run(FLAGS.max_steps, progress=True)
@@ -404,20 +401,6 @@ def _process(tuning: hyperparameters.Tuning) -> Any:
 
 def _settings() -> dict[str, Any]:
     return {name: FLAGS[name].value for name in _SHARED}
-
-
-def _check_folder(folder: Path) -> None:
-    path = folder / SETTINGS
-    # A run that ended before its first checkpoint left nothing to continue.
-    if not path.exists() or not list(folder.glob("checkpoint-*.npz")):
-        return
-    found, wanted = json.loads(path.read_text()), json.loads(json.dumps(_settings()))
-    check_same_run(str(folder), found, wanted)
-
-
-def _write_settings(folder: Path) -> None:
-    with replace_file(folder / SETTINGS) as file:
-        file.write(json.dumps(_settings(), indent=1).encode())
 
 
 if __name__ == "__main__":

@@ -127,6 +127,28 @@ def test_the_rate_falls_at_the_epochs_really_seen():
         train_meta_optimizer.schedule(-1.0, 1, 1)
 
 
+def test_epochs_of_a_mixture_are_those_of_its_own_batches(monkeypatch):
+    seen = {}
+
+    def evolve(tasks, optimizer, steps, **arguments):
+        seen.update(arguments, steps=steps)
+        return mlhf.MetaTraining(optimizer, [], 0, 0.0)
+
+    monkeypatch.setattr(mlhf, "evolve", evolve)
+    run(
+        train_meta_optimizer,
+        "--tasks=mlp:width=4:batch_size=50,mlp:width=6:batch_size=150",
+        "--data=digits",
+        "--estimator=pes",
+        "--meta_roll_back=3",
+        "--train_epochs=200",
+        "--meta_lr=1",
+    )
+    # 750 images of two tasks, 100 on average in a batch.
+    assert seen["steps"] == 200 * 2 * 750 / (100 * 3)
+    assert [round(seen["meta_lr"](step), 3) for step in (749, 750, 949, 950)] == [1, 0.1, 0.1, 0.01]
+
+
 def test_a_report_has_means_of_its_epochs():
     lines = []
     report = train_meta_optimizer.Report(2.5, 2, write=lines.append)
@@ -152,8 +174,11 @@ def test_a_report_has_means_of_its_epochs():
         (["--experience={tmp}"], "Expected a recorded experience in {tmp}"),
         (["--data=cifar10", "--data_dir={tmp}"], "Expected CIFAR-10's binary files"),
         (["--data=cifar10", "--data_dir={tmp}/cut"], "Expected 10,000 records of 3,073 bytes"),
+        (["--horizon=5"], "Expected horizon with estimator=pes only, got it with .*=backprop"),
+        (["--estimator=pes", "--keep_prob=0.5"], "Expected keep_prob with estimator=backprop"),
+        (["--tasks=mlp:width=3"], "Expected tasks or problem, got both: mlp:width=3 and mlp"),
         (["--model_dir={tmp}/file"], "Expected a folder to write to, got {tmp}/file"),
-        (["--model_dir={meta}"], "batches of 32, found mlp|parameters: expected|learning_rate"),
+        (["--model_dir={meta}"], "batches of 32, found mlp|lr: expected 0.5, found 1.0"),
     ],
 )
 def test_trouble_ends_in_a_sentence(arguments, sentence, meta_folder, tmp_path):
@@ -222,6 +247,15 @@ def test_evolution_strategies_by_flags(tmp_path, capsys):
     # softplus of the bias, little moved
     assert np.log1p(np.exp(loaded.weights["d"].dense_bias)) == pytest.approx(0.2, abs=0.05)
     assert "3 meta-steps" in capsys.readouterr().out
+
+    # Other flags than the folder's do not go unnoticed, more steps and a faster way are welcome.
+    with pytest.raises(SystemExit) as end:
+        run(train_meta_optimizer, *flags, "--lr=3", "--pairs=1", f"--model_dir={folder}")
+    assert re.search(r"lr: expected 3\.0, found 1\.0; pairs: expected 1, found 2", end.value.code)
+    run(train_meta_optimizer, *flags, "--max_steps=4", f"--model_dir={folder}")
+    lines = read_lines(folder)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    loaded = mlhf.MetaHessianFree.from_pretrained(folder)
 
     # Going on from there: the rule is the file's where no flag says otherwise.
     flags = (*DIGITS, f"--meta_ckpt={folder}", "--max_steps=1", "--meta_roll_back=2")
