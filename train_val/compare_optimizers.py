@@ -5,6 +5,7 @@ from __future__ import annotations
 if not __package__:
     import _bootstrap  # noqa: F401
 
+import hashlib
 import os
 import platform
 import shlex
@@ -19,6 +20,7 @@ from absl import flags
 from mlhf.validation import check_count
 from replay import replace_file
 from train_val import command_line, comparison, problems, task_families
+from train_val.data import StoredImages
 
 FLAGS = flags.FLAGS
 DEFAULT = "hf:damping=0.1/1/10,kfac:damping=0.1/1,SGD,momentum,adam,RMSprop"
@@ -79,11 +81,6 @@ def main() -> None:
             arguments, entrant.text, setting, FLAGS.meta_ckpt, FLAGS.cost_rounds
         )
 
-    conditions: dict[str, Any] = {
-        name: arguments[name]
-        for name in ("part", "train_sample", "test_sample", "image_size", "num_classes")
-        if name in arguments
-    }
     scores = comparison.scoreboard(
         problem,
         entrants,
@@ -93,7 +90,7 @@ def main() -> None:
         tuning_steps=FLAGS.tuning_steps,
         largest=FLAGS.tuning_settings,
         cost=cost if FLAGS.cost_rounds else None,
-        conditions=conditions,
+        conditions=cache_conditions(arguments, problem),
         cache=folder / "runs.jsonl",
     )
     scores = comparison.at_measured_cost(scores)
@@ -114,6 +111,32 @@ def main() -> None:
     write(folder / "comparison.html", page)
     print(f"\n{title}\n\n{text}\n")
     print(f"Page: {folder / 'comparison.html'}; picture, table and numbers beside it.")
+
+
+def cache_conditions(arguments: Mapping[str, Any], problem: problems.Problem) -> dict[str, Any]:
+    """Returns what runs depend on besides the problem's name and the optimizer.
+
+    Args:
+      arguments: Those of `problem_arguments`.
+      problem: That they describe.
+
+    Returns:
+      A structure of JSON, under which runs are kept.
+    """
+    conditions = {
+        name: arguments[name]
+        for name in ("part", "train_sample", "test_sample", "image_size")
+        if name in arguments
+    }
+    if isinstance(problem.train, StoredImages):
+        # Two folders of photographs are one data set to the problem's name.
+        conditions["num_classes"] = problem.train.num_classes
+        conditions["train_images"] = len(problem.train)
+    if "task_file" in arguments:
+        # Its families keep their names while their code changes.
+        text = Path(arguments["task_file"]).read_bytes()
+        conditions["task_file"] = hashlib.sha256(text).hexdigest()[:16]
+    return conditions
 
 
 def explain(steps: int, every: int) -> list[str]:

@@ -1,5 +1,6 @@
 """docs/results.md: its commands are understood, and its tables are those of its folders."""
 
+import json
 import re
 import shlex
 import shutil
@@ -79,3 +80,19 @@ def test_the_kept_runs_of_the_convnet_are_found(monkeypatch):
     )
     text = comparison.table(results, convnet_comparison.REPORT)
     assert text.splitlines() == table_of(folder / "comparison.md")
+
+
+@pytest.mark.data
+def test_the_kept_runs_of_the_photographs_are_found(data_dir):
+    if not (data_dir / "imagenet-mini").is_dir():
+        pytest.skip(f"no imagenet-mini in {data_dir}")
+    arguments = {"name": "resnet", "data": "imagenet", "resnet_size": 18, "image_size": 64}
+    arguments.update(data_dir=str(data_dir / "imagenet-mini"), batch_size=64, part="train")
+    arguments.update(train_sample=1000, test_sample=1000)
+    problem = task_families.problem_of(arguments)
+    expected = {"problem": problem.task.name, "statistics": "population"}
+    expected.update(compare_optimizers.cache_conditions(arguments, problem))
+    lines = (ROOT / "docs" / "results" / "resnet18" / "runs.jsonl").read_text(encoding="utf-8")
+    for line in lines.splitlines():
+        key = json.loads(line)["key"]
+        assert {name: key.get(name) for name in expected} == expected

@@ -8,7 +8,9 @@ import pytest
 from absl import flags
 
 from tests.train_val.commands import run, start
-from train_val import compare_optimizers
+from tests.train_val.photographs import make_folders
+from train_val import compare_optimizers, problems, task_families
+from train_val.task_families import registry
 
 SMALL = (
     "--task=mlp:width=8:data=digits",
@@ -50,6 +52,48 @@ def test_it_compares_and_continues(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "runs.jsonl").read_bytes() == kept
     again = [json.loads(x) for x in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert again[1:] == rows
+
+
+FAMILY = """
+import keras
+from train_val import task_families
+
+@task_families.family
+def linear(shape, classes, seed=0):
+    kernel = keras.initializers.GlorotUniform(seed)
+    output = keras.layers.Dense(classes, {activation!r}, kernel_initializer=kernel, name="output")
+    return keras.Sequential([keras.Input(shape), keras.layers.Flatten(), output])
+"""
+
+
+def test_a_task_file_that_changes_is_run_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_FAMILIES", dict(registry._FAMILIES))
+    arguments = [*SMALL, "--task=linear", "--data=digits", f"--task_file={tmp_path / 'mine.py'}"]
+    arguments += ["--optimizers=adam:lr=0.01", "--cost_rounds=0", f"--model_dir={tmp_path}"]
+    losses, kept = [], []
+    for activation in (None, "tanh", None):
+        (tmp_path / "mine.py").write_text(FAMILY.format(activation=activation))
+        run(compare_optimizers, *arguments)
+        row = json.loads((tmp_path / "results.jsonl").read_text().splitlines()[1])
+        losses.append([curve["losses"] for curve in row["curves"]])
+        kept.append((tmp_path / "runs.jsonl").read_text().count("\n"))
+    assert losses[0] != losses[1] and losses[0] == losses[2]
+    assert kept == [2, 4, 4]
+
+
+def test_folders_of_photographs_are_told_apart_and_other_data_keep_their_keys(tmp_path):
+    problem = problems.make("mlp", "digits")
+    arguments = {"name": "mlp", "part": "train", "train_sample": 9, "batch_size": 4}
+    found = compare_optimizers.cache_conditions(arguments, problem)
+    assert found == {"part": "train", "train_sample": 9}
+    for images in (2, 3):
+        folder = make_folders(tmp_path / str(images), train=images)
+        arguments = {"name": "mlp", "data": "imagenet", "data_dir": str(folder), "part": "train"}
+        arguments.update(batch_size=2, image_size=16)
+        problem = task_families.problem_of(arguments)
+        found = compare_optimizers.cache_conditions(arguments, problem)
+        expected = {"num_classes": 3, "train_images": 3 * images}
+        assert found == {"part": "train", "image_size": 16, **expected}
 
 
 @pytest.mark.parametrize(
