@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 import mlhf
+from train_val.comparison.tuning import OPEN
 
 # Short names of settings.
 ALIASES = {
@@ -251,7 +252,14 @@ def _value(text: str) -> Any:
 
 
 def _ascending(key: str, values: Sequence[Any]) -> tuple:
-    if not all(isinstance(value, (int, float)) for value in values):
+    numbers = [isinstance(value, (int, float)) for value in values]
+    if key in OPEN and not all(numbers):
+        # Tuning goes on beyond the ends of such a grid, and what is no number has no beyond.
+        raise ValueError(
+            f"Expected numbers as the values of {key} to tune over, got {list(values)}: leave the "
+            "others out, or list the optimizer once more with each of them alone."
+        )
+    if not all(numbers):
         return tuple(values)
     if len(set(values)) < len(values):
         raise ValueError(f"Expected every value of {key} once, got {list(values)}.")

@@ -41,6 +41,13 @@ def test_what_is_not_settable_makes_another_optimizer():
     assert two is not four and (two._iterations, four._iterations) == (2, 4)
 
 
+def test_settings_without_an_outside_need_not_be_numbers():
+    entrant = parse("adam:lr=0.1:clipnorm=none/1")
+    assert entrant.axes == {"clipnorm": (None, 1)}
+    makes = [entrant.make({"clipnorm": value})._optimizer.clipnorm for value in (None, 1)]
+    assert makes == [None, 1]
+
+
 def test_the_names_stand_for_what_they_say():
     assert parse("hf_lm").make({"learning_rate": 1.0})._damping_type == "LM_heuristics"
     assert isinstance(parse("kfac").make({"learning_rate": 0.1}), mlhf.KFAC)
@@ -109,6 +116,11 @@ def test_a_list():
         ("adam:lr=", "Expected settings such as"),
         ("adam:lr=1:lr=2", "every setting once, got learning_rate twice"),
         ("adam:lr=1/1.0", "every value of learning_rate once"),
+        (
+            "kfac:lr=none/0.1",
+            r"Expected numbers as the values of learning_rate .*got \[None, 0.1\]: leave",
+        ),
+        ("hf:damping=0.1/big", r"Expected numbers as the values of damping .*got \[0.1, 'big'\]"),
         ("meta", "needs a meta_ckpt"),
         ("adam,ADAM", "which would both be called 'Adam'"),
         (" , ", "Expected optimizers among"),
