@@ -168,6 +168,8 @@ class _Run:
         self.log = RunLog(None)
         self._jit_compile, self._unrolled = jit_compile, unrolled
         self._open: list[PrioritizedReplay] = []
+        # The replays' states of the last checkpoint, if there is one.
+        self._kept_replays: list[list[dict[str, Any]]] = []
         self.checkpoints = Checkpoints(model_dir, alone=True) if model_dir is not None else None
         try:
             saved = None if self.checkpoints is None else self.checkpoints.read()
@@ -321,8 +323,10 @@ class _Run:
                 **{f"course-{number + 1}": other for number, other in enumerate(others)},
             },
         )
-        for course, replay in zip(self.courses, replays, strict=True):
-            course.replay.commit(replay)
+        # The checkpoint before this one is kept too, and with it what its replays need.
+        for number, (course, replay) in enumerate(zip(self.courses, replays, strict=True)):
+            course.replay.commit(replay, *(kept[number] for kept in self._kept_replays))
+        self._kept_replays = [replays]
         self._publish()
 
     def _restore(self, step, saved) -> None:
@@ -346,8 +350,10 @@ class _Run:
         _set_generator_state(self.generator, decisions["generator"])
         self.skipped = int(decisions["skipped"])
         self.skipped_in_a_row = int(decisions.get("skipped_in_a_row", 0))
-        for number, course in enumerate(self.courses):
-            course.restore(saved[f"course-{number}"] if number else saved)
+        own = [saved[f"course-{n}"] if n else saved for n in range(len(self.courses))]
+        for course, content in zip(self.courses, own, strict=True):
+            course.restore(content)
+        self._kept_replays = [[content["replay"] for content in own]]
 
     def _signature(self) -> dict[str, Any]:
         """What a checkpoint has to share with the run that continues it."""

@@ -204,6 +204,21 @@ def test_a_damaged_checkpoint_is_named(folder, tmp_path):
         run(task=stateful_task(), seed=5, model_dir=tmp_path)
 
 
+def test_the_checkpoint_before_a_damaged_one_can_be_continued(tmp_path, monkeypatch):
+    monkeypatch.setattr(meta_training, "REPLAY_CAPACITY", 2)
+    arguments = {"keep_prob": 0.0, "rule": optimizer(learning_rate=0.2), "seed": 2}
+    whole = run(9, model_dir=tmp_path, save_steps=3, **arguments)
+    # Snapshots were stored after the last checkpoint but one, for which others left.
+    _, before = Checkpoints(tmp_path).read(6)
+    _, last = Checkpoints(tmp_path).read(9)
+    assert before["replay"] != last["replay"]
+    (tmp_path / "checkpoint-000000009.npz").unlink()
+    arguments["rule"] = optimizer(learning_rate=0.2)
+    again = run(9, model_dir=tmp_path, save_steps=3, **arguments)
+    assert without_times(again.history) == without_times(whole.history)
+    assert_same_weights(again, whole)
+
+
 METRICS = {
     "hession_loss",
     "meta_loss",
