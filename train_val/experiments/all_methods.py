@@ -29,9 +29,10 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
 from mlhf import hypergrad
+from train_val import command_line
 from train_val.experiments import mnist_slices, reporting
 
 FLAGS = flags.FLAGS
@@ -293,23 +294,34 @@ def draw(runs: dict, path: Path) -> None:
     plt.close(figure)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Runs all seeds, prints and draws."""
-    del argv
     train, valid, test = mnist_slices.load_slices(FLAGS.data_dir, [10_000] * 3)
-    folder, runs = reporting.folder(FLAGS.output), {}
-    for seed in reporting.progress(map(int, FLAGS.seeds)):
-        runs[seed] = {
+    folder = reporting.folder(FLAGS.output)
+    runs = reporting.run_seeds(
+        "all_methods",
+        ["data_dir", "networks"],
+        lambda seed: {
             network: run(train, valid, test, NETWORKS[network], seed) for network in FLAGS.networks
-        }
-        reporting.save(folder / "all_methods.json", runs)
+        },
+    )
     text = as_markdown(runs)
     (folder / "all_methods.md").write_text(text + "\n")
     print(text)
     draw(runs, folder / "all_methods.png")
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags."""
     reporting.define_flags()
+    flags.adopt_module_key_flags(reporting)  # for --help
     flags.DEFINE_list("networks", list(NETWORKS), f"Some of {', '.join(NETWORKS)}.")
-    app.run(main)
+    flags.register_validator(
+        "networks",
+        lambda names: bool(names) and set(names) <= set(NETWORKS),
+        f"Expected some of {', '.join(NETWORKS)}, with commas between.",
+    )
+
+
+if __name__ == "__main__":
+    command_line.run(main, define_flags)

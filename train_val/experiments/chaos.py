@@ -24,10 +24,11 @@ import math
 
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 from tqdm import tqdm
 
 from mlhf import hypergrad
+from train_val import command_line
 from train_val.experiments import mnist_slices, reporting
 
 FLAGS = flags.FLAGS
@@ -222,21 +223,27 @@ def load(data_dir: str | None, count: int = 1000) -> mnist_slices.Examples:
     return train
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Runs all seeds, prints and draws."""
-    del argv
     train = load(FLAGS.data_dir)
-    folder, runs = reporting.folder(FLAGS.output), {}
-    for seed in reporting.progress(map(int, FLAGS.seeds)):
-        runs[seed] = run(train, seed, FLAGS.points)
-        reporting.save(folder / "chaos.json", runs)
+    folder = reporting.folder(FLAGS.output)
+    runs = reporting.run_seeds(
+        "chaos",
+        ["data_dir", "points"],
+        lambda seed: run(train, seed, FLAGS.points),
+    )
     text = as_markdown(runs)
     (folder / "chaos.md").write_text(text + "\n")
     print(text)
     draw(next(iter(runs.values())), folder / "chaos.png")
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags."""
     reporting.define_flags()
+    flags.adopt_module_key_flags(reporting)  # for --help
     flags.DEFINE_integer("points", 400, "Learning rates.", 10)
-    app.run(main)
+
+
+if __name__ == "__main__":
+    command_line.run(main, define_flags)

@@ -30,9 +30,10 @@ import warnings
 
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
 from mlhf import hypergrad
+from train_val import command_line
 from train_val.experiments import mnist_slices, reporting
 
 FLAGS = flags.FLAGS
@@ -236,25 +237,31 @@ def draw(runs: dict, path: Path) -> None:
     plt.close(figure)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Runs all seeds, prints and draws."""
-    del argv
     train, valid = mnist_slices.load_slices(FLAGS.data_dir, [15_000, 5_000])
-    folder, runs = reporting.folder(FLAGS.output), {}
-    for seed in reporting.progress(map(int, FLAGS.seeds)):
-        runs[seed] = {
+    folder = reporting.folder(FLAGS.output)
+    runs = reporting.run_seeds(
+        "drmad_fidelity",
+        ["data_dir", "steps", "momentum"],
+        lambda seed: {
             name: run(name, train, valid, seed, steps=FLAGS.steps, momentum=FLAGS.momentum)
             for name in PARAMETERISATIONS
-        }
-        reporting.save(folder / "drmad_fidelity.json", runs)
+        },
+    )
     text = as_markdown(runs)
     (folder / "drmad_fidelity.md").write_text(text + "\n")
     print(text)
     draw(runs, folder / "drmad_fidelity.png")
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags."""
     reporting.define_flags()
+    flags.adopt_module_key_flags(reporting)  # for --help
     flags.DEFINE_integer("steps", 2000, "Steps of training.", 10)
     flags.DEFINE_float("momentum", 0.95, "Of the authors' code; their paper has 0.1.")
-    app.run(main)
+
+
+if __name__ == "__main__":
+    command_line.run(main, define_flags)

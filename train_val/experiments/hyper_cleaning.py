@@ -28,9 +28,10 @@ import statistics
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
 from mlhf import hypergrad
+from train_val import command_line
 from train_val.experiments import mnist_slices, reporting
 
 FLAGS = flags.FLAGS
@@ -231,21 +232,28 @@ def draw(runs: dict, path: Path) -> None:
     plt.close(figure)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Runs all seeds, prints and draws."""
-    del argv
-    folder, runs = reporting.folder(FLAGS.output), {}
+    folder = reporting.folder(FLAGS.output)
     pool, test = mnist_slices.load_slices(FLAGS.data_dir, [20_000, 10_000], centred=False)
-    for seed in reporting.progress(map(int, FLAGS.seeds)):
-        kept = folder / f"hyper_cleaning_{seed}"
-        runs[seed] = run(pool, test, seed, FLAGS.iterations, folder=kept)
-    reporting.save(folder / "hyper_cleaning.json", runs)
+    runs = reporting.run_seeds(
+        "hyper_cleaning",
+        ["data_dir", "iterations"],
+        lambda seed: run(
+            pool, test, seed, FLAGS.iterations, folder=folder / f"hyper_cleaning_{seed}"
+        ),
+    )
     text = as_markdown(runs)
     (folder / "hyper_cleaning.md").write_text(text + "\n")
     print(text)
     draw(runs, folder / "hyper_cleaning.png")
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags."""
     reporting.define_flags(iterations=200)
-    app.run(main)
+    flags.adopt_module_key_flags(reporting)  # for --help
+
+
+if __name__ == "__main__":
+    command_line.run(main, define_flags)

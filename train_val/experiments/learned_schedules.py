@@ -22,10 +22,11 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 from tqdm import tqdm
 
 from mlhf import adam, hypergrad
+from train_val import command_line
 from train_val.experiments import hips_adam, mnist_slices, reporting
 
 FLAGS = flags.FLAGS
@@ -214,9 +215,8 @@ def average_as_markdown(found) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Runs all seeds, prints and draws."""
-    del argv
     train, valid, test = mnist_slices.load_slices(FLAGS.data_dir, [10_000] * 3)
     folder = reporting.folder(FLAGS.output)
     if FLAGS.average_seeds:
@@ -228,18 +228,24 @@ def main(argv: list[str]) -> None:
         (folder / "initial_hypergradient.md").write_text(text + "\n")
         print(text)
         return
-    runs = {}
-    for seed in reporting.progress(map(int, FLAGS.seeds)):
-        runs[seed] = run(train, valid, test, seed, FLAGS.iterations, outer_adam=FLAGS.outer_adam)
-        reporting.save(folder / "learned_schedules.json", runs)
+    runs = reporting.run_seeds(
+        "learned_schedules",
+        ["data_dir", "iterations", "outer_adam"],
+        lambda seed: run(train, valid, test, seed, FLAGS.iterations, outer_adam=FLAGS.outer_adam),
+    )
     text = reporting.table(runs, ["train_loss", "valid_loss", "test_loss", "test_error"])
     (folder / "learned_schedules.md").write_text(text + "\n")
     print(text)
     draw(next(iter(runs.values())), folder / "learned_schedules.png")
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags."""
     reporting.define_flags(iterations=50)
+    flags.adopt_module_key_flags(reporting)  # for --help
     flags.DEFINE_enum("outer_adam", "hips", list(OUTER_ADAMS), "The outer optimizer.")
     flags.DEFINE_integer("average_seeds", 0, "Average the first hypergradient over so many.")
-    app.run(main)
+
+
+if __name__ == "__main__":
+    command_line.run(main, define_flags)

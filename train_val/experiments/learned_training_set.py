@@ -18,9 +18,10 @@ import math
 
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
 from mlhf import hypergrad
+from train_val import command_line
 from train_val.experiments import mnist_slices, reporting
 
 FLAGS = flags.FLAGS
@@ -83,22 +84,26 @@ def draw(images, path: Path) -> None:
     plt.close(figure)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Runs all seeds, prints and draws."""
-    del argv
     _, valid, test = mnist_slices.load_slices(FLAGS.data_dir, [10_000] * 3)
-    runs = {
-        seed: run(valid, test, seed, FLAGS.iterations)
-        for seed in reporting.progress(map(int, FLAGS.seeds))
-    }
     folder = reporting.folder(FLAGS.output)
-    reporting.save(folder / "learned_training_set.json", runs)
+    runs = reporting.run_seeds(
+        "learned_training_set",
+        ["data_dir", "iterations"],
+        lambda seed: run(valid, test, seed, FLAGS.iterations),
+    )
     text = reporting.table(runs, ["valid_loss", "test_loss", "test_error"])
     (folder / "learned_training_set.md").write_text(text + "\n")
     print(text)
     draw(next(iter(runs.values()))["images"], folder / "learned_training_set.png")
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags."""
     reporting.define_flags(iterations=40)
-    app.run(main)
+    flags.adopt_module_key_flags(reporting)  # for --help
+
+
+if __name__ == "__main__":
+    command_line.run(main, define_flags)

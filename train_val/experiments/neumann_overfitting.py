@@ -30,11 +30,12 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 from tqdm import tqdm
 
 from mlhf import hypergrad
 from mlhf.hypergrad import linear_solvers
+from train_val import command_line
 from train_val.experiments import mnist_slices, reporting
 
 FLAGS = flags.FLAGS
@@ -303,21 +304,27 @@ def draw_examples(images: mnist_slices.Examples, seed: int) -> list[mnist_slices
     ]
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Runs all seeds, prints and draws."""
-    del argv
     images, test = mnist_slices.load_slices(FLAGS.data_dir, [60_000, 10_000])
-    folder, runs = reporting.folder(FLAGS.output), {}
-    for seed in reporting.progress(map(int, FLAGS.seeds)):
+    folder = reporting.folder(FLAGS.output)
+
+    def run_seed(seed: int) -> dict[str, Any]:
         train, valid = draw_examples(images, seed)
-        runs[seed] = run(train, valid, test, seed, iterations=FLAGS.iterations)
-        reporting.save(folder / "neumann_overfitting.json", runs)
+        return run(train, valid, test, seed, iterations=FLAGS.iterations)
+
+    runs = reporting.run_seeds("neumann_overfitting", ["data_dir", "iterations"], run_seed)
     text = as_markdown(runs)
     (folder / "neumann_overfitting.md").write_text(text + "\n")
     print(text)
     draw(runs, folder / "neumann_overfitting.png")
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags."""
     reporting.define_flags(iterations=300)
-    app.run(main)
+    flags.adopt_module_key_flags(reporting)  # for --help
+
+
+if __name__ == "__main__":
+    command_line.run(main, define_flags)

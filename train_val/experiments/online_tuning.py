@@ -23,9 +23,10 @@ if not __package__:
 
 import statistics
 
-from absl import app, flags
+from absl import flags
 
 from mlhf import hypergrad
+from train_val import command_line
 from train_val.experiments import mnist_slices, reporting
 from train_val.experiments.all_methods import METHODS, error_rate, first_weights, training, tune
 
@@ -130,20 +131,26 @@ def draw(runs: dict, path: Path) -> None:
     plt.close(figure)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Runs all seeds, prints and draws."""
-    del argv
     train, valid, test = mnist_slices.load_slices(FLAGS.data_dir, [10_000] * 3)
-    folder, runs = reporting.folder(FLAGS.output), {}
-    for seed in reporting.progress(map(int, FLAGS.seeds)):
-        runs[seed] = run(train, valid, test, seed, FLAGS.iterations)
-        reporting.save(folder / "online_tuning.json", runs)
+    folder = reporting.folder(FLAGS.output)
+    runs = reporting.run_seeds(
+        "online_tuning",
+        ["data_dir", "iterations"],
+        lambda seed: run(train, valid, test, seed, FLAGS.iterations),
+    )
     text = as_markdown(runs)
     (folder / "online_tuning.md").write_text(text + "\n")
     print(text)
     draw(runs, folder / "online_tuning.png")
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags."""
     reporting.define_flags(iterations=20)
-    app.run(main)
+    flags.adopt_module_key_flags(reporting)  # for --help
+
+
+if __name__ == "__main__":
+    command_line.run(main, define_flags)

@@ -23,10 +23,11 @@ import math
 
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 from tqdm import tqdm
 
 from mlhf import hypergrad
+from train_val import command_line
 from train_val.experiments import mnist_slices, reporting
 
 FLAGS = flags.FLAGS
@@ -197,20 +198,26 @@ def draw(runs, path: Path, stages=STAGES) -> None:
     plt.close(figure)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Runs all seeds, prints and draws."""
-    del argv
     examples, test = mnist_slices.load_slices(FLAGS.data_dir, [2_000, 10_000])
-    folder, runs = reporting.folder(FLAGS.output), {}
-    for seed in reporting.progress(map(int, FLAGS.seeds)):
-        runs[seed] = run(examples, test, seed)
-        reporting.save(folder / "penalty_granularity.json", runs)
+    folder = reporting.folder(FLAGS.output)
+    runs = reporting.run_seeds(
+        "penalty_granularity",
+        ["data_dir"],
+        lambda seed: run(examples, test, seed),
+    )
     text = as_markdown(runs)
     (folder / "penalty_granularity.md").write_text(text + "\n")
     print(text)
     draw(runs, folder / "penalty_granularity.png")
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags."""
     reporting.define_flags()
-    app.run(main)
+    flags.adopt_module_key_flags(reporting)  # for --help
+
+
+if __name__ == "__main__":
+    command_line.run(main, define_flags)

@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
+from replay import replace_file
 
-def define_flags(iterations: int | None = None) -> None:
-    """Defines the flags of an experiment: data_dir, seeds, output, and iterations if it has any."""
-    flags.DEFINE_string("data_dir", None, "Where MNIST is; downloaded if left out.")
+FLAGS = flags.FLAGS
+# Beside the runs in their file: what they were made with.
+_SETTINGS = "flags"
+
+
+def define_flags(iterations: int | None = None, data: bool = True) -> None:
+    """Defines the flags of an experiment: seeds and output, and what else it has.
+
+    Args:
+      iterations: The default of `--iterations`; None for an experiment without.
+      data: Whether it has a `--data_dir`.
+    """
+    if data:
+        flags.DEFINE_string("data_dir", None, "Where MNIST is; downloaded if left out.")
     flags.DEFINE_list("seeds", ["0"], "One run each.")
+    flags.register_validator(
+        "seeds",
+        lambda seeds: bool(seeds) and all(seed.isdecimal() for seed in seeds),
+        "Expected whole numbers from 0 on with commas between, such as 0,1,2.",
+    )
     if iterations is not None:
         flags.DEFINE_integer("iterations", iterations, "Steps on the hyperparameters.", 0)
     flags.DEFINE_string("output", "runs/experiments", "Where results go.")
@@ -27,16 +44,57 @@ def folder(path: str) -> Path:
     return made
 
 
-def save(path: Path, runs: Mapping[Any, Any]) -> None:
-    """Writes runs as JSON."""
-    path.write_text(json.dumps({str(seed): run for seed, run in runs.items()}))
+def save(path: Path, runs: Mapping[Any, Any], settings: Mapping[str, Any] | None = None) -> None:
+    """Writes runs as JSON, whole or not at all.
+
+    Args:
+      path: The file.
+      runs: By seed.
+      settings: What they were made with; it becomes the file's entry "flags".
+    """
+    content = {str(seed): run for seed, run in runs.items()}
+    if settings is not None:
+        content[_SETTINGS] = settings
+    with replace_file(path) as file:
+        file.write(json.dumps(content).encode())
 
 
-def progress(seeds: Iterable[int]) -> Iterable[int]:
-    """Yields seeds and says which one is running."""
+def load(path: Path, settings: Mapping[str, Any]) -> dict[int, Any]:
+    """Returns the runs that a file holds, by seed; none if they were made with other settings."""
+    try:
+        content = json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    if content.pop(_SETTINGS, None) != settings:
+        return {}
+    return {int(seed): run for seed, run in content.items()}
+
+
+def run_seeds(name: str, names: Sequence[str], run: Callable[[int], Any]) -> dict[int, Any]:
+    """Runs the seeds of `--seeds` and keeps each in NAME.json as soon as it is done.
+
+    What the file holds is not run again, whether an earlier command ended or was killed: to repeat
+    a run, remove the file.
+
+    Args:
+      name: The experiment's.
+      names: The flags that a run depends on, beside its seed; runs of other values are dropped.
+      run: From a seed to what JSON can hold.
+
+    Returns:
+      The runs, by seed.
+    """
+    path = folder(FLAGS.output) / f"{name}.json"
+    settings = {name: FLAGS[name].value for name in names}
+    seeds, done = [int(seed) for seed in FLAGS.seeds], load(path, settings)
     for seed in seeds:
+        if seed in done:
+            print(f"seed {seed}: kept from {path}", flush=True)
+            continue
         print(f"seed {seed}", flush=True)
-        yield seed
+        done[seed] = run(seed)
+        save(path, done, settings)
+    return {seed: done[seed] for seed in seeds}
 
 
 def table(runs: Mapping[Any, Mapping[str, Sequence[float]]], names: Sequence[str]) -> str:

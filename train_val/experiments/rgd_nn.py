@@ -32,9 +32,10 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
 from mlhf import hypergrad
+from train_val import command_line
 from train_val.experiments import mnist_slices, reporting
 
 FLAGS = flags.FLAGS
@@ -331,21 +332,25 @@ def draw(runs: dict, path: Path) -> None:
     plt.close(figure)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Runs all seeds, prints and draws."""
-    del argv
-    folder, runs = reporting.folder(FLAGS.output), {}
-    for seed in reporting.progress(map(int, FLAGS.seeds)):
-        runs[seed] = {name: run(name, seed, FLAGS.iterations) for name in EXAMPLES}
-        reporting.save(folder / "rgd_nn.json", runs)
+    folder = reporting.folder(FLAGS.output)
+    runs = reporting.run_seeds(
+        "rgd_nn",
+        ["iterations"],
+        lambda seed: {name: run(name, seed, FLAGS.iterations) for name in EXAMPLES},
+    )
     text = as_markdown(runs)
     (folder / "rgd_nn.md").write_text(text + "\n")
     print(text)
     draw(runs, folder / "rgd_nn.png")
 
 
+def define_flags() -> None:
+    """Defines the flags."""
+    reporting.define_flags(iterations=100, data=False)
+    flags.adopt_module_key_flags(reporting)  # for --help
+
+
 if __name__ == "__main__":
-    flags.DEFINE_list("seeds", ["0"], "One run each.")
-    flags.DEFINE_integer("iterations", 100, "Steps on the hyperparameters.", 0)
-    flags.DEFINE_string("output", "runs/experiments", "Where results go.")
-    app.run(main)
+    command_line.run(main, define_flags)

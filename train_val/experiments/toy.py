@@ -22,12 +22,13 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
 from mlhf import hypergrad
 from mlhf.hypergrad.factors import Factors
 from mlhf.hypergrad.fixed_point import to_float
 from mlhf.hypergrad.fixed_point_momentum import FixedPointMomentum
+from train_val import command_line
 from train_val.experiments import reporting
 
 FLAGS = flags.FLAGS
@@ -228,9 +229,8 @@ def draw(found, path: Path) -> None:
     plt.close(figure)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Runs, prints and draws."""
-    del argv
     found, folder = run(), reporting.folder(FLAGS.output)
     reporting.save(folder / "toy.json", {0: found})
     text = as_markdown(found)
@@ -239,6 +239,10 @@ def main(argv: list[str]) -> None:
     draw(found, folder / "toy.png")
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags."""
     flags.DEFINE_string("output", "runs/experiments", "Where results go.")
-    app.run(main)
+
+
+if __name__ == "__main__":
+    command_line.run(main, define_flags)

@@ -25,9 +25,10 @@ import statistics
 
 import keras
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
 from mlhf import hypergrad
+from train_val import command_line
 from train_val.experiments import mnist_slices, reporting
 from train_val.experiments.all_methods import cross_entropy, error_rate, first_weights, logits_of
 
@@ -156,20 +157,26 @@ def draw(runs: dict, path: Path) -> None:
     plt.close(figure)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Runs all seeds, prints and draws."""
-    del argv
     train, valid, test = mnist_slices.load_slices(FLAGS.data_dir, [7_000, 7_000, 10_000])
-    folder, runs = reporting.folder(FLAGS.output), {}
-    for seed in reporting.progress(map(int, FLAGS.seeds)):
-        runs[seed] = run(train, valid, test, seed, FLAGS.iterations)
-        reporting.save(folder / "weighted_error.json", runs)
+    folder = reporting.folder(FLAGS.output)
+    runs = reporting.run_seeds(
+        "weighted_error",
+        ["data_dir", "iterations"],
+        lambda seed: run(train, valid, test, seed, FLAGS.iterations),
+    )
     text = as_markdown(runs)
     (folder / "weighted_error.md").write_text(text + "\n")
     print(text)
     draw(runs, folder / "weighted_error.png")
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the flags."""
     reporting.define_flags(iterations=20)
-    app.run(main)
+    flags.adopt_module_key_flags(reporting)  # for --help
+
+
+if __name__ == "__main__":
+    command_line.run(main, define_flags)
