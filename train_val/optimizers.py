@@ -114,8 +114,10 @@ def make(
                 f"Expected product_dtype with optimizer=meta only, got it with {name}, which has "
                 "no products of the Gauss-Newton matrix in another dtype; leave it out."
             )
+        unused = _unused(name, meta_ckpt, set(given))
         if name in ("kfac", "martens"):
-            return _second_order(name, lr, momentum, rule, set(given), jit_compile)
+            chosen = _second_order(name, lr, momentum, rule, set(given), jit_compile)
+            return chosen._replace(notes=[*chosen.notes, *unused])
         builds = {
             "SGD": lambda: keras.optimizers.SGD(lr),
             "momentum": lambda: keras.optimizers.SGD(lr, momentum),
@@ -126,10 +128,25 @@ def make(
         if not lr > 0:
             raise ValueError(f"Expected lr to be above 0, got {lr}.")
         optimizer = mlhf.FirstOrder(build, jit_compile=jit_compile)
-        return Chosen(optimizer, {"rule": json.dumps(build().get_config(), default=str)}, [])
+        return Chosen(optimizer, {"rule": json.dumps(build().get_config(), default=str)}, unused)
     if rule.get("y_use") == "none" and rule.get("d_use") == "none":
         return _hessian_free(lr, rule, meta_ckpt, product_dtype, jit_compile)
     return _meta(lr, rule, meta_ckpt, set(given), product_dtype, jit_compile, detailed)
+
+
+def _unused(name: str, meta_ckpt: str | None, given: set[str]) -> list[str]:
+    """Sentences about what was given and this optimizer has no use for.
+
+    Notes and no errors: scripts give all optimizers the same flags.
+    """
+    left_out = [] if meta_ckpt is None else ["meta_ckpt"]
+    if name == "martens":
+        left_out += sorted(given & {"lr", "x_use", "y_use", "d_use"})
+    elif name == "kfac":
+        left_out += sorted(given & {"CG_iter", "x_use", "y_use", "d_use", "curvature_share"})
+    else:
+        left_out += sorted(given & set(RULE) - {"lr", "decay"})
+    return [f"{name} has no use for {', '.join(left_out)}."] if left_out else []
 
 
 def _second_order(name, lr, momentum, rule, given, jit_compile) -> Chosen:

@@ -56,6 +56,21 @@ def test_a_run_that_was_killed_goes_on(name, problem, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+def test_what_an_optimizer_has_no_use_for_is_said():
+    given = {"lr", "CG_iter", "decay"}
+    rule = {"CG_iter": 3, "decay": 0.5}
+
+    def notes(name, **settings):
+        return optimizers.make(name, lr=0.1, **settings).notes
+
+    assert notes("adam") == []
+    assert notes("adam", rule=rule, given=given, meta_ckpt="x") == [
+        "adam has no use for meta_ckpt, CG_iter."
+    ]
+    assert notes("martens", rule=rule, given=given)[1:] == ["martens has no use for lr."]
+    assert notes("kfac", rule=rule, given=given)[1:] == ["kfac has no use for CG_iter."]
+
+
 def test_what_is_given_holds_and_the_rest_is_the_classs():
     rule = {"damping": 0.5, "damping_type": "LM_heuristics", "decay": 0.8, "CG_iter": 7}
     chosen = optimizers.make("kfac", lr=0.2, momentum=0.5, rule=rule, given={"lr", "damping"})
