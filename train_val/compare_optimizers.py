@@ -5,12 +5,13 @@ from __future__ import annotations
 if not __package__:
     import _bootstrap  # noqa: F401
 
+import contextlib
 import hashlib
 import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import tensorflow as tf
 from absl import flags
 
 from mlhf.validation import check_count
-from replay import replace_file
+from replay import DirectoryLock, replace_file
 from train_val import command_line, comparison, problems, task_families
 from train_val.data import StoredImages
 
@@ -81,36 +82,59 @@ def main() -> None:
             arguments, entrant.text, setting, FLAGS.meta_ckpt, FLAGS.cost_rounds
         )
 
-    scores = comparison.scoreboard(
-        problem,
-        entrants,
-        seeds=range(1, FLAGS.seeds + 1),
-        steps=steps,
-        every=every,
-        tuning_steps=FLAGS.tuning_steps,
-        largest=FLAGS.tuning_settings,
-        cost=cost if FLAGS.cost_rounds else None,
-        conditions=cache_conditions(arguments, problem),
-        cache=folder / "runs.jsonl",
-    )
-    scores = comparison.at_measured_cost(scores)
-    rows, target = comparison.summarize(scores, report, FLAGS.target)
-    facts = conditions_of(problem, target)
-    explanation = explain(steps, every)
-    text = comparison.scoreboard_table(rows)
-    command = shlex.join(["python", *sys.argv])
-    title = FLAGS.title or problem.task.name
-    about = {"title": title, "command": command, "target": target, "report": report, **facts}
-    comparison.json_lines(folder / "results.jsonl", scores, rows, about)
-    comparison.scoreboard_picture(scores, folder / "comparison.png", title)
-    paragraphs = "\n\n".join(explanation)
-    write(folder / "comparison.md", f"# {title}\n\n{paragraphs}\n\n{text}\n\n    {command}\n")
-    page = comparison.page(
-        title, scores, rows, explanation=explanation, facts=facts, command=command
-    )
-    write(folder / "comparison.html", page)
-    print(f"\n{title}\n\n{text}\n")
-    print(f"Page: {folder / 'comparison.html'}; picture, table and numbers beside it.")
+    with alone_in(folder):
+        scores = comparison.scoreboard(
+            problem,
+            entrants,
+            seeds=range(1, FLAGS.seeds + 1),
+            steps=steps,
+            every=every,
+            tuning_steps=FLAGS.tuning_steps,
+            largest=FLAGS.tuning_settings,
+            cost=cost if FLAGS.cost_rounds else None,
+            conditions=cache_conditions(arguments, problem),
+            cache=folder / "runs.jsonl",
+        )
+        scores = comparison.at_measured_cost(scores)
+        rows, target = comparison.summarize(scores, report, FLAGS.target)
+        facts = conditions_of(problem, target)
+        explanation = explain(steps, every)
+        text = comparison.scoreboard_table(rows)
+        command = shlex.join(["python", *sys.argv])
+        title = FLAGS.title or problem.task.name
+        about = {"title": title, "command": command, "target": target, "report": report, **facts}
+        comparison.json_lines(folder / "results.jsonl", scores, rows, about)
+        comparison.scoreboard_picture(scores, folder / "comparison.png", title)
+        paragraphs = "\n\n".join(explanation)
+        write(folder / "comparison.md", f"# {title}\n\n{paragraphs}\n\n{text}\n\n    {command}\n")
+        page = comparison.page(
+            title, scores, rows, explanation=explanation, facts=facts, command=command
+        )
+        write(folder / "comparison.html", page)
+        print(f"\n{title}\n\n{text}\n")
+        print(f"Page: {folder / 'comparison.html'}; picture, table and numbers beside it.")
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keeps other comparisons out of a folder: two would write into each other's files.
+
+    Args:
+      folder: That is there.
+
+    Raises:
+      ValueError: If another comparison is in it.
+    """
+    try:
+        lock = DirectoryLock(folder, "comparison")
+    except RuntimeError as error:
+        raise ValueError(
+            f"Expected a --model_dir that no other command is using, but {error}"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def cache_conditions(arguments: Mapping[str, Any], problem: problems.Problem) -> dict[str, Any]:

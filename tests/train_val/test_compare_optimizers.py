@@ -7,6 +7,7 @@ import time
 import pytest
 from absl import flags
 
+from replay import DirectoryLock
 from tests.train_val.commands import run, start
 from tests.train_val.photographs import make_folders
 from train_val import compare_optimizers, problems, task_families
@@ -94,6 +95,24 @@ def test_folders_of_photographs_are_told_apart_and_other_data_keep_their_keys(tm
         found = compare_optimizers.cache_conditions(arguments, problem)
         expected = {"num_classes": 3, "train_images": 3 * images}
         assert found == {"part": "train", "image_size": 16, **expected}
+
+
+def test_a_folder_is_one_comparison_s_at_a_time(tmp_path):
+    arguments = [*SMALL, "--cost_rounds=0", f"--model_dir={tmp_path}"]
+    other = DirectoryLock(tmp_path, "comparison")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(SystemExit) as end:
+        run(compare_optimizers, *arguments, "--optimizers=sgd:lr=0.1")
+    assert isinstance(end.value.code, str) and "\n" not in end.value.code
+    sentence = "Expected a --model_dir that no other command is using, but another comparison uses "
+    assert end.value.code.startswith(f"{sentence}{tmp_path} (process ")
+    assert sorted(tmp_path.iterdir()) == before
+    other.release()
+    # It is given free whether a comparison ends well or not.
+    with pytest.raises(SystemExit, match="can't be made"):
+        run(compare_optimizers, *arguments, "--optimizers=hf:cg=0:lr=1")
+    run(compare_optimizers, *arguments, "--optimizers=sgd:lr=0.1")
+    DirectoryLock(tmp_path, "comparison").release()
 
 
 @pytest.mark.parametrize(
