@@ -73,6 +73,17 @@ def test_the_originals_1001_classes(folders):
         load_imagenet(folders, "train", image_size=0)
 
 
+@pytest.mark.parametrize("name", ["labels.txt", "label.labels.txt"])
+def test_names_of_classes_may_have_blanks(name, folders, tmp_path):
+    records = tmp_path / "records"
+    folders_to_tfrecords.convert(
+        folders, records, train_shards=2, validation_shards=1, progress=False
+    )
+    (records / "labels.txt").unlink()
+    (records / name).write_text("great white shark\ntench\n\nAmerican coot\n")
+    assert load_imagenet(records, "train").num_classes == 3
+
+
 def test_boxes_are_read(tmp_path):
     random = np.random.default_rng(0)
     corners = {"ymin": [0.1, 0.0], "xmin": [0.2, 0.5], "ymax": [0.6, 1.0], "xmax": [0.7, 1.0]}

@@ -144,7 +144,9 @@ def _classes_beside(folder: Path) -> int:
     for name in (LABELS_FILE, f"label.{LABELS_FILE}"):
         for place in (folder, folder.parent):
             if (place / name).is_file():
-                return len((place / name).read_text().split())
+                # A name a line, which may have blanks.
+                lines = (place / name).read_text(encoding="utf-8").splitlines()
+                return sum(bool(line.strip()) for line in lines)
     return CLASSES
 
 
