@@ -22,6 +22,7 @@ from typing import Any
 import tqdm
 
 from benchmarks.hypergradients import report
+from mlhf import run_log
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = (
@@ -34,7 +35,11 @@ OURS = (
     "implicit",
 )
 PEERS = ("autograd", "higher", "torchopt", "betty", "hypertorch")
-KEY = ("framework", "method", "steps", "hidden", "columns", "dtype")
+WORK = ("framework", "method", "steps", "hidden", "columns", "dtype")
+KEY = (*WORK, "threads", "rounds")
+# Lines of before these were told apart have none.
+DEFAULTS = {"threads": 1, "rounds": 3}
+NOT_INSTALLED = "No module named"
 COLUMNS_STEPS = 100  # T in the figure of forward against reverse
 
 
@@ -114,18 +119,18 @@ def main() -> None:
     parser.add_argument("--columns", type=int, nargs="*", default=[1, 2, 4, 8, 16])
     parser.add_argument("--hidden", type=int, nargs="*", default=[12, 50, 150, 260, 420])
     parser.add_argument("--methods", nargs="+", default=[*OURS, *PEERS])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=DEFAULTS["rounds"])
+    parser.add_argument("--threads", type=int, default=DEFAULTS["threads"])
     parser.add_argument("--gigabytes", type=float, default=6.0, help="a process may hold")
     parser.add_argument("--seconds", type=float, default=600.0, help="a process may take")
     parser.add_argument("--output", type=Path, default=Path("runs/hypergradients_benchmark"))
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "benchmarks.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = {tuple(row[name] for name in KEY): row for row in rows}
+    more = {"threads": options.threads, "rounds": options.rounds}
+    done = {tuple(row[name] for name in KEY): row for row in read(path)}
     wanted = [
-        request
+        {**request, **more}
         for request in requests(options.steps, options.columns, options.hidden)
         if request["method"] in options.methods
     ]
@@ -134,7 +139,6 @@ def main() -> None:
         key = tuple(request[name] for name in KEY)
         if key in done:
             continue
-        more = {"threads": options.threads, "rounds": options.rounds}
         shorter = [
             row
             for row in done.values()
@@ -146,12 +150,46 @@ def main() -> None:
         found = (
             {"failed": shorter[0]["failed"]}
             if shorter
-            else measure({**request, **more}, options.gigabytes, options.seconds)
+            else measure(request, options.gigabytes, options.seconds)
         )
-        done[key] = {**request, **more, **found}
-        with path.open("a") as file:
-            file.write(json.dumps(done[key]) + "\n")
-    report.write(list(done.values()), options.output)
+        done[key] = {**request, **found}
+        if is_kept(done[key]):
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(done[key]) + "\n")
+    report.write(shown(list(done.values()), **more), options.output)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Returns the measures that a file holds, and ends a last line that a kill cut short."""
+    if not path.exists():
+        return []
+    if not path.read_bytes().endswith(b"\n"):
+        with path.open("a", encoding="utf-8") as file:
+            file.write("\n")
+    return [{**DEFAULTS, **row} for row in run_log.read(path) if is_kept(row)]
+
+
+def is_kept(row: dict[str, Any]) -> bool:
+    """Returns whether a measure stays as it is; what is not installed may be tomorrow."""
+    return NOT_INSTALLED not in row.get("failed", "")
+
+
+def shown(rows: list[dict[str, Any]], threads: int, rounds: int) -> list[dict[str, Any]]:
+    """Returns what a page shows: one measure of each work.
+
+    Args:
+      rows: Measures.
+      threads: Others than of so many are left out.
+      rounds: Those of so many come before others.
+
+    Returns:
+      Some of the rows.
+    """
+    ordered = sorted(rows, key=lambda row: row["rounds"] == rounds)
+    of_work = {
+        tuple(row[name] for name in WORK): row for row in ordered if row["threads"] == threads
+    }
+    return list(of_work.values())
 
 
 if __name__ == "__main__":

@@ -77,6 +77,61 @@ def test_what_was_measured_stays_and_what_was_too_large_is_not_tried_longer(tmp_
     ]
 
 
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Starts the command without its work; returns what it measures and what its page shows."""
+
+    def start(*given, result):
+        asked, shown = [], []
+
+        def measure(request, gigabytes, seconds):
+            asked.append((request["method"], request["threads"], request["rounds"]))
+            return dict(result)
+
+        monkeypatch.setattr(command, "measure", measure)
+        monkeypatch.setattr(command.report, "write", lambda rows, folder: shown.extend(rows))
+        arguments = ["--steps", "5", "--methods", "higher", "betty", "--columns", "--hidden"]
+        monkeypatch.setattr(sys, "argv", ["benchmark", *arguments, f"--output={tmp_path}", *given])
+        command.main()
+        return asked, shown
+
+    return start
+
+
+def test_a_line_that_a_kill_cut_short_is_measured_again(start, tmp_path):
+    path = tmp_path / "benchmarks.jsonl"
+    start(result={"seconds": [1.0]})
+    path.write_text(path.read_text()[:-9])
+    asked, shown = start(result={"seconds": [2.0]})
+    assert asked == [("betty", 1, 3)]
+    assert [row["seconds"] for row in shown] == [[1.0], [2.0]]
+    assert start(result={})[0] == []
+    assert json.loads(path.read_text().splitlines()[-1])["seconds"] == [2.0]
+
+
+def test_what_was_not_installed_is_tried_again(start, tmp_path):
+    missing = {"failed": "ModuleNotFoundError: No module named 'torch'"}
+    asked, shown = start(result=missing)
+    # The page says why there is no figure.
+    assert len(asked) == 2 and [row["failed"] for row in shown] == [missing["failed"]] * 2
+    # So wrote earlier versions.
+    (tmp_path / "benchmarks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in shown))
+    asked, shown = start(result={"seconds": [1.0]})
+    assert len(asked) == 2 and not any("failed" in row for row in shown)
+    assert start(result={})[0] == []
+
+
+def test_other_threads_and_rounds_are_other_measures(start):
+    start(result={"seconds": [1.0]})
+    asked, shown = start("--threads=2", result={"seconds": [2.0]})
+    assert asked == [("higher", 2, 3), ("betty", 2, 3)]
+    assert [row["seconds"] for row in shown] == [[2.0]] * 2
+    asked, shown = start("--rounds=1", "--methods", "betty", result={"seconds": [3.0]})
+    assert asked == [("betty", 1, 1)]
+    # One figure of each, of as many threads.
+    assert {row["method"]: row["seconds"] for row in shown} == {"higher": [1.0], "betty": [3.0]}
+
+
 @pytest.mark.slow
 def test_all_frameworks_give_the_same_hypergradient():
     found = {}
