@@ -26,7 +26,7 @@ find_python() {
     local candidate
     # Not the Python of the .venv that is to be replaced, where that is activated.
     local own=":$root/.venv/bin:" PATH=":$PATH:"
-    PATH="${PATH//"$own"/:}"
+    PATH=${PATH//"$own"/:}
     PATH="${PATH#:}"
     PATH="${PATH%:}"
     if [ -n "${PYTHON:-}" ]; then

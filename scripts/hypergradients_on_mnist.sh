@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The experiments on hypergradients: all of them, or those that are named. All take about an hour
-# and a half of a core; tables and pictures go to $RUNS/hypergradients/NAME.
+# and a half of a core; tables and pictures go to $RUNS/hypergradients/NAME. What was killed goes on
+# with the seed that it was at, when the script is given again.
 #
 #   DATA=./mnist SEEDS=0,1,2 scripts/hypergradients_on_mnist.sh [NAME...]
 set -euo pipefail
