@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from train_val.comparison.contenders import setting_text
 from train_val.comparison.grid_search import Result
-from train_val.comparison.summary import Spread, Summary
+from train_val.comparison.summary import Spread, Summary, median_curve
 
 
 def scoreboard_table(rows: Sequence[Summary]) -> str:
@@ -105,13 +103,14 @@ def table(results: Sequence[Result], report: Sequence[int]) -> str:
     head += [f"seconds for {report[-1]} steps"]
     rows = [head, ["---"] * len(head)]
     for result in results:
-        seconds = [curve.seconds[curve.steps.index(report[-1])] for curve in result.curves]
+        middle = median_curve(result.curves)
+        seconds = middle.seconds[middle.steps.index(report[-1])]
         rows.append(
             [
                 result.name,
                 setting_text(result.setting) + ("" if result.inside else " (edge of the grid)"),
-                *[f"{result.best[step]:.3g}" for step in report],
-                f"{np.median(seconds):.2f}",
+                *[number(result.best[step]) for step in report],
+                f"{seconds:.2f}" if math.isfinite(seconds) else "diverged",
             ]
         )
     return _markdown(rows)

@@ -5,7 +5,7 @@ import pytest
 
 import mlhf
 from tests.train_val.comparison.problems import Halving, problem
-from train_val.comparison import Contender, compare, weights_digest
+from train_val.comparison import Contender, Curve, Result, compare, table, weights_digest
 
 
 class Counting(Halving):
@@ -61,3 +61,16 @@ def test_weights_have_names_of_their_own():
         return weights_digest(optimizer.weights)
 
     assert digest(1) == digest(1) != digest(2) and len(digest(1)) == 16
+
+
+def test_what_diverged_is_called_so_in_the_table():
+    nan = float("nan")
+    lived = Curve([0, 2, 4], [8.0, 4.0, 2.0], [0.0, 1.0, 2.0])
+    died = Curve([0, 2, 4], [8.0, 4.0, nan], [0.0, 1.0, nan], diverged_at=3)
+    best = {2: 4.0, 4: float("inf")}
+    # The seconds are those of the median run, of which one that diverged is the slowest.
+    results = [Result("Most", 0.1, [lived, died, lived], best, True)]
+    results += [Result("Few", 0.1, [died, died, lived], best, True)]
+    most, few = table(results, (2, 4)).splitlines()[2:]
+    assert most == "| Most | 0.1 | 4 | diverged | 2.00 |"
+    assert few == "| Few | 0.1 | 4 | diverged | diverged |"
