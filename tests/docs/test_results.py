@@ -4,12 +4,14 @@ import json
 import re
 import shlex
 import shutil
+import sys
 
 import pytest
 from absl import flags
 
 from benchmarks import convnet_comparison
 from tests.docs.pages import ROOT
+from tests.train_val.commands import run
 from tests.train_val.comparison.problems import problem
 from train_val import compare_optimizers, comparison, task_families
 from train_val.comparison import grid_search
@@ -63,6 +65,20 @@ def test_the_tables_are_those_that_were_printed():
 def table_of(page):
     lines = page.read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line.startswith("|")]
+
+
+def test_the_kept_runs_of_digits_are_found(tmp_path, monkeypatch):
+    (command,) = [c for c in COMMANDS if "--model_dir=docs/results/digits" in c]
+    folder = ROOT / "docs" / "results" / "digits"
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    shutil.copy(folder / "runs.jsonl", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    scoreboard = sys.modules["train_val.comparison.scoreboard"]
+    monkeypatch.setattr(scoreboard, "run", lambda *_, **__: pytest.fail("ran"))
+    monkeypatch.setattr(comparison, "measure_apart", lambda *_: pytest.fail("measured"))
+    run(compare_optimizers, *command[2:], f"--model_dir={tmp_path}")
+    assert table_of(tmp_path / "comparison.md") == table_of(folder / "comparison.md")
+    assert (tmp_path / "runs.jsonl").read_bytes() == (folder / "runs.jsonl").read_bytes()
 
 
 def test_the_kept_runs_of_the_convnet_are_found(monkeypatch):
