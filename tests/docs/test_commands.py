@@ -10,6 +10,7 @@ from absl import flags
 from tests.docs.pages import ROOT
 
 FLAGS = flags.FLAGS
+COMMAND = re.compile(r"^ {4,}(python (?:-u )?train_val/(?:experiments/)?\w+\.py.*)$", re.MULTILINE)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # The paper's own, as its users know them.
 ORIGINAL = (
@@ -25,7 +26,7 @@ ORIGINAL = (
 def commands():
     for page in PAGES:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-        for line in re.findall(r"^ {4,}(python (?:-u )?train_val/\w+\.py.*)$", text, re.MULTILINE):
+        for line in COMMAND.findall(text):
             yield pytest.param(line, id=f"{page.relative_to(ROOT)}-{line[:60].split()[1]}")
     yield from ORIGINAL
 
