@@ -48,6 +48,7 @@ def on_batch_or_data_set(
 
     Raises:
       ValueError: If there are both targets and data or neither, or what `build` raises.
+        Also if the data is a `tf.data.Dataset` without an end.
       TypeError: What `build` raises, or if the data can be iterated over only once.
     """
     found = losses.get(loss)
@@ -96,6 +97,7 @@ class DatasetOperator(CurvatureOperator):
         self._passes = _Passes(build, function, loss)
         self._extent: tuple[int, float] | None = None
         _check_again(data)
+        _check_ends(data)
         for batch in _batches(data):
             _parts(batch, 0)
             break
@@ -246,6 +248,15 @@ def _check_again(data: Any) -> None:
         )
 
 
+def _check_ends(data: Any) -> None:
+    if isinstance(data, tf.data.Dataset) and data.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ValueError(
+            "Expected data that comes to an end, got a tf.data.Dataset of infinite length, which "
+            "a sum over all examples would never leave; take its repeat() away, or a number of "
+            "batches by .take(n)."
+        )
+
+
 def _is_sequence(data: Any) -> bool:
     return hasattr(data, "__len__") and hasattr(data, "__getitem__")
 
@@ -261,7 +272,7 @@ def _length(data: Any) -> int | None:
     try:
         return len(data)
     except TypeError:
-        # A tf.data.Dataset of unknown or infinite length.
+        # A tf.data.Dataset of unknown length.
         return None
 
 

@@ -155,6 +155,9 @@ def test_bad_data_says_expected_and_got():
         make(batch for batch in _cut(N))
     with pytest.raises(TypeError, match="iterable of batches.*got int"):
         make(3)
+    with pytest.raises(ValueError, match="comes to an end.*infinite length"):
+        make(tf.data.Dataset.from_tensor_slices((X, Y)).batch(4).repeat())
+    make(tf.data.Dataset.from_tensor_slices((X, Y)).batch(4).repeat().take(3))
     with pytest.raises(ValueError, match="at least one batch.*got none"):
         make([])
     with pytest.raises(ValueError, match="got 1 parts"):
