@@ -40,7 +40,8 @@ def keras_losses(
       that returns (inputs, targets); and `valid_loss(weights, hyperparameters)`.
 
     Raises:
-      ValueError: If the model is not built, or the loss is not known.
+      ValueError: If the model is not built, or the loss is not known; when the losses are traced,
+        if the model has losses of its own, such as a layer's `kernel_regularizer`.
     """
     keras_models.get_parameters(model)  # checks it
     paths = [variable.path for variable in model.trainable_variables]
@@ -50,9 +51,16 @@ def keras_losses(
     def run(weights, inputs, state, mode):
         if set(weights) != set(paths):
             raise ValueError(f"Expected weights for {sorted(paths)}, got {sorted(weights)}.")
-        outputs, _ = model.stateless_call(
-            [weights[path] for path in paths], state, inputs, training=mode
+        outputs, _, own_losses = model.stateless_call(
+            [weights[path] for path in paths], state, inputs, training=mode, return_losses=True
         )
+        if own_losses:
+            raise ValueError(
+                f"Expected a Keras model without losses of its own, got {model.name!r} with "
+                f"{len(own_losses)} of them (a layer's kernel_regularizer, activity_regularizer or "
+                "add_loss), which would be left out. Make the model without them, and pass "
+                "keras_losses(regularizer=...), a function of weights and hyperparameters."
+            )
         return outputs
 
     def measure(targets, outputs):

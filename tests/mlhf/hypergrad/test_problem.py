@@ -531,6 +531,18 @@ def test_a_keras_model_with_dropout():
         hg.reverse(bad, normed, {"learning_rate": 0.1})
 
 
+def test_a_keras_model_with_losses_of_its_own_is_refused():
+    import keras
+
+    x, y = np.ones([4, 3], "float32"), np.zeros(4, np.int64)
+    for name in ("kernel_regularizer", "activity_regularizer"):
+        model = keras.Sequential([keras.Input([3]), keras.layers.Dense(2, **{name: "l2"})])
+        losses = hg.keras_losses(model, "softmax_cross_entropy", valid_data=(x, y))
+        problem = make(*losses, batches=hg.Minibatches((x, y), 4, 4))
+        with pytest.raises(ValueError, match=r"losses of its own.*keras_losses\(regularizer="):
+            problem.bind(model, {"learning_rate": 0.1})
+
+
 def test_costs_are_told_beforehand():
     problem = make(lambda w, h, step: h["l2"] * tf.reduce_sum(w["w"] ** 2), steps=100)
     hyper = {"l2": 0.1, "learning_rate": 0.1}
