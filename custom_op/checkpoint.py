@@ -10,8 +10,9 @@ import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 from tensorflow.python.ops import control_flow_util
 
-from custom_op import structures
+from custom_op import held_gradients, structures
 from custom_op.copying import BRANCHES, CALLS, LOOPS, Copies
+from custom_op.held_gradients import custom_gradient
 
 Structure = Any
 Run = Callable[[Sequence[tf.Tensor]], list[tf.Tensor]]
@@ -76,6 +77,7 @@ def _trace(
     specs = [tf.TensorSpec(value.shape, value.dtype) for value in given]
     concrete = tf.function(flat, autograph=False).get_concrete_function(*specs)
     graph = concrete.graph
+    held_gradients.hold_all(graph)
     _check_repeatable(graph.get_operations())
     captured = list(concrete.captured_inputs)
     floating = [i for i, value in enumerate(captured) if value.dtype.is_floating]
@@ -105,7 +107,7 @@ def _trace(
 
 
 def _recomputed(run: Run, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    @tf.custom_gradient
+    @custom_gradient
     def recomputed(*inputs):
         def pull(*cotangents):
             again, seeds = _later(inputs, cotangents)
@@ -137,7 +139,7 @@ def _later(
         return [tf.identity(value) for value in inputs], list(cotangents)
 
 
-@tf.custom_gradient
+@custom_gradient
 def _hold(*values):
     return gen_xla_ops.xla_optimization_barrier(values), lambda *cotangents: cotangents
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import control_flow_util_v2
 
-from custom_op import registry
+from custom_op import held_gradients, registry
 
 CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 LOOPS = ("While", "StatelessWhile")
@@ -102,6 +102,7 @@ class Copies:
 
         name = f"CopiedCustomGradient{next(_overrides)}"
         tf.RegisterGradient(name)(gradient)
+        held_gradients.hold(tf.compat.v1.get_default_graph(), name)
         return name
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from custom_op import control_flow, paired, precision, structures
+from custom_op import control_flow, held_gradients, paired, precision, structures
 from custom_op.fallback import NotDifferentiableError
 from custom_op.program import TangentProgram
 from custom_op.traced import Traced
@@ -223,6 +223,7 @@ class _EagerLinearization(Linearization):
         specs = [tf.TensorSpec(primal.shape, primal.dtype) for primal in flat_primals]
         # Not by a call, after which TensorFlow would warn of retracing.
         concrete = tf.function(forward, autograph=False).get_concrete_function(*specs)
+        held_gradients.hold_all(concrete.graph)
         self._flat_outputs, self._residuals = concrete(*flat_primals)
         self.outputs = tf.nest.pack_sequence_as(traced["outputs"], self._flat_outputs)
         self._push_function, self._push_order = traced["push"]

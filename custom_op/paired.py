@@ -14,6 +14,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from custom_op.held_gradients import custom_gradient
+
 COMPILED_FROM = 2**16  # entries of a tangent: where the time that XLA takes to compile pays
 
 _ONLY_STRUCTURE: contextvars.ContextVar[bool] = contextvars.ContextVar(
@@ -85,7 +87,7 @@ def paired(
         value = formula(*tangents, *fixed)
         return tf.gradients(value, fixed, cotangent, unconnected_gradients=zero)
 
-    @tf.custom_gradient
+    @custom_gradient
     def forward(*given):
         arguments = here(given)
         count = len(arguments) - len(constants)
@@ -98,7 +100,7 @@ def paired(
 
         return push(*arguments), vjp
 
-    @tf.custom_gradient
+    @custom_gradient
     def backward(*given):
         cotangent, *fixed = here(given)
 

@@ -9,6 +9,8 @@ import tensorflow as tf
 from tensorflow.python.eager import execute
 from tensorflow.python.ops import control_flow_util
 
+from custom_op import held_gradients
+
 LinearMap = Callable[..., Any]
 Rule = Callable[[tf.Operation], LinearMap]
 
@@ -103,6 +105,8 @@ def replay(
     if gradient is not None:
         override = type(op.node_def.attr["_gradient_op_type"])(s=gradient.encode())
         attributes["_gradient_op_type"] = override
+    elif has_custom_gradient(op):
+        held_gradients.share(graph, op.get_attr("_gradient_op_type").decode())
     dtypes = [output.dtype for output in op.outputs]
     if dtype is not None:
         dtypes = [dtype if each == tf.float32 else each for each in dtypes]

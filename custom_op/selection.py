@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from custom_op.held_gradients import custom_gradient
 from custom_op.paired import shaped, unwanted
 
 
@@ -51,19 +52,19 @@ def selection(
     """
     height, width = window
 
-    @tf.custom_gradient
+    @custom_gradient
     def take(tangent):
         if unwanted():
             return tf.zeros(chosen.shape, tangent.dtype), spread
         zero = tf.zeros(shape[3:], tangent.dtype)
         return shaped(_take(tangent, zero, chosen, height, width), chosen.shape), spread
 
-    @tf.custom_gradient
+    @custom_gradient
     def spread(cotangent):
         wide = _spread(cotangent, chosen, height, width, shape[1], shape[2])
         return shaped(wide, shape), take
 
-    @tf.custom_gradient
+    @custom_gradient
     def take_with_bias(tangent, bias):
         def vjp(cotangent):
             wide = spread(cotangent)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from custom_op.fallback import refusal
+from custom_op.held_gradients import custom_gradient
 from custom_op.registry import is_compiled, register_r_forward, replay
 
 Map = Callable[[tf.Tensor], tf.Tensor]
@@ -24,7 +25,7 @@ def linear_pair(forward: Map, transpose: Map) -> Map:
       transpose: Its transpose.
     """
 
-    @tf.custom_gradient
+    @custom_gradient
     def apply(values):
         return forward(values), lambda upstream: linear_pair(transpose, forward)(upstream)
 
