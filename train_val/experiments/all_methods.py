@@ -171,6 +171,8 @@ def tune(
         outer_optimizer={name: keras.optimizers.Adam(rates[name]) for name in hyper},
         options=options if online else {"per_step": False} if method == "reverse" else {},
         process=process,
+        # One order of the minibatches, that all methods are compared on.
+        new_seeds=False,
         most_skips=0,
     )
     outer.run(1 if online else iterations)

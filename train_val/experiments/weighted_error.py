@@ -116,6 +116,8 @@ def run(
             hyper,
             outer_optimizer={name: keras.optimizers.Adam(RATES[name]) for name in names},
             options={"per_step": False},
+            # What is measured after trains in this order of the minibatches too.
+            new_seeds=False,
         )
         hyper = outer.run(iterations, progress=True)
         found[course] = measured(problem, hyper)
