@@ -234,7 +234,8 @@ class MetaHessianFree(CompiledSteps):
         Args:
           parameters: A structure of floating tensors, or a built Keras model, whose layers then
             say the kinds of its variables.
-          kinds: As for the constructor.
+          kinds: As for the constructor; None for those of an earlier `init` of such parameters (a
+            meta-training's, say), or else the constructor's.
 
         Returns:
           The state: flat vectors and the LSTMs' states, all zero.
@@ -243,10 +244,11 @@ class MetaHessianFree(CompiledSteps):
           ValueError: If the kind of a variable is not known, or not among those that the weights
             were trained for.
         """
-        kinds = self._given_kinds if kinds is None else kinds
         if keras_models.is_model(parameters):
-            kinds = with_layers(parameters, kinds)
+            kinds = with_layers(parameters, self._given_kinds if kinds is None else kinds)
             parameters = keras_models.get_parameters(parameters)
+        elif kinds is None:
+            kinds = self._kinds_of.get(_structure_key(parameters), self._given_kinds)
         layout = Layout(parameters, kinds)
         self._kinds_of[_structure_key(parameters)] = kinds
         if self.weights is None:

@@ -183,6 +183,7 @@ def test_the_kinds_of_one_network_are_not_those_of_the_next():
         assert optimizer.layout(parameters).kinds == kinds
     # What init is told holds for those parameters alone.
     optimizer.init({"w": tf.zeros([5])}, kinds="mine")
+    optimizer.init({"w": tf.ones([5])})
     assert optimizer.layout({"w": tf.zeros([5])}).kinds == ["mine"]
     assert optimizer.layout(plain).kinds == ["conv_kernel", "dense_kernel"]
     with pytest.raises(ValueError, match="kind"):
