@@ -4,6 +4,7 @@
 
 DIR is ImageNet as folders (train/<wnid>/*.JPEG) or as TFRecords; the plain pipeline reads folders.
 Prints a line of JSON: medians over interleaved repetitions, the ratios, and the machine's load.
+--output keeps it in a file.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--steps", type=int, default=5, help="of the ResNet; 0 leaves it out")
+    parser.add_argument("--output", type=Path, help="a JSON file")
     arguments = parser.parse_args()
     size, batch_size = arguments.image_size, arguments.batch_size
 
@@ -121,6 +123,9 @@ def main() -> None:
         result["resnet18_images_per_second"] = round(needed, 1)
         result["ours_by_resnet18"] = round(ours / needed, 1)
     print(json.dumps(result))
+    if arguments.output is not None:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from tests.train_val import photographs as made
 from train_val import folders_to_tfrecords
 from train_val.data import DataError, StoredTestBatches, load
 from train_val.data.imagenet import load_imagenet
+from train_val.data.photographs import MEAN, STD
 from train_val.data.tfrecords import TFRecordImages, index_of
 
 
@@ -194,3 +196,40 @@ def test_real_images(data_dir):
     assert (len(train), train.num_classes, len(test)) == (3000, 100, 500)
     labels = np.concatenate([labels for _, labels in StoredTestBatches(test, 100)])
     np.testing.assert_array_equal(np.bincount(labels), np.full(100, 5))
+
+
+@pytest.mark.data
+def test_real_photographs_are_what_another_library_sees(data_dir, tmp_path):
+    photographs = data_dir / "imagenet-photos"
+    if not photographs.is_dir():
+        pytest.skip(f"no imagenet-photos in {data_dir}")
+    (tmp_path / "folders").mkdir()
+    for part in ("train", "val"):
+        (tmp_path / "folders" / part).symlink_to(photographs.resolve(), target_is_directory=True)
+    data = load_imagenet(tmp_path / "folders", "test", image_size=64)
+    folders_to_tfrecords.convert(
+        tmp_path / "folders",
+        tmp_path / "records",
+        train_shards=2,
+        validation_shards=2,
+        progress=False,
+    )
+    again = load_imagenet(tmp_path / "records", "test", image_size=64)
+    assert seen(data) == seen(again)
+    images, labels = next(iter(StoredTestBatches(data, len(data))))
+    np.testing.assert_array_equal(labels, np.arange(149))
+    pixels = images.numpy() * np.array(STD) + np.array(MEAN)
+    greyscale = 0
+    for square, path in zip(pixels, data.source.paths, strict=True):
+        with Image.open(path) as photograph:
+            side = round(0.875 * min(photograph.size))
+            left, top = ((extent - side) // 2 for extent in photograph.size)
+            expected = photograph.convert("RGB").resize(
+                (64, 64), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)
+            )
+            # The decoder scales down what is much larger; mirrored, they differ by 11 and more.
+            assert np.abs(square - np.asarray(expected, float)).mean() < 4, path
+            if photograph.mode == "L":
+                greyscale += 1
+                np.testing.assert_allclose(square, square[..., :1] * [1, 1, 1], atol=1e-3)
+    assert greyscale >= 5
