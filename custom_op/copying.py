@@ -98,7 +98,8 @@ class Copies:
                 traced = Traced(pull, seeds)
             copies = Copies([], [])
             copies._known = dict(known)
-            return traced.inline(seeds, copies.compute(traced.residuals))
+            residuals = [_inside(tensor, inner.graph) for tensor in traced.residuals]
+            return traced.inline(seeds, copies.compute(residuals))
 
         name = f"CopiedCustomGradient{next(_overrides)}"
         tf.RegisterGradient(name)(gradient)
@@ -297,6 +298,18 @@ def _branch_graphs(op: tf.Operation) -> list[Any]:
         getattr(op, attribute, None) or control_flow_util_v2.get_func_graph(op, shapes, f.name)
         for attribute, f in named
     ]
+
+
+def _inside(tensor: tf.Tensor, graph: Any) -> tf.Tensor:
+    """The tensor that stands in a graph for one of a graph around it, where it has been captured.
+
+    What a custom gradient reads of an outer graph is captured from there, past the graph of the
+    operation whose gradient it is.
+    """
+    for outer, inner in graph.captures:
+        if outer is tensor:
+            return inner
+    return tensor
 
 
 def _source(tensor: tf.Tensor) -> tf.Tensor:

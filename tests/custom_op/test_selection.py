@@ -183,3 +183,32 @@ def _shape_is_inferred(tensor):
     if op.type == "IdentityN":
         return _shape_is_inferred(op.inputs[op.outputs.index(tensor)])
     return op.type not in ("PartitionedCall", "StatefulPartitionedCall")
+
+
+def test_eager_products_of_a_network_are_differentiable_in_its_weights(kernels):
+    # The gradient of a selection reads where the maxima are, a tensor of the linearization.
+    images = tf.constant(_random.normal(size=(2, 6, 6, 2)))
+    direction = tf.constant(_random.normal(size=(3, 3, 2, 2)))
+
+    def network(kernel):
+        features = tf.tanh(tf.nn.conv2d(images, kernel, 1, "SAME"))
+        features = tf.nn.relu(tf.nn.conv2d(features, kernel, 1, "SAME") + 0.1)
+        return tf.tanh(tf.nn.max_pool2d(features, 2, 2, "SAME"))
+
+    def squared_jvp(kernel):
+        return tf.reduce_sum(custom_op.jvp(network, kernel, direction)[1] ** 2)
+
+    def squared_vjp(kernel):
+        linearized = custom_op.linearize(network, kernel)
+        return tf.reduce_sum(linearized.vjp(tf.ones_like(linearized.outputs)) ** 2)
+
+    kernel = tf.constant(_random.normal(size=(3, 3, 2, 2)))
+    for function in (squared_jvp, squared_vjp):
+        with tf.GradientTape() as tape:
+            tape.watch(kernel)
+            value = function(kernel)
+        slope = tf.reduce_sum(tape.gradient(value, kernel) * direction)
+        step = 1e-6
+        difference = function(kernel + step * direction) - function(kernel - step * direction)
+        np.testing.assert_allclose(slope, difference / (2 * step), rtol=1e-6)
+        assert abs(slope) > 1e-2
