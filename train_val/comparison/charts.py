@@ -136,6 +136,11 @@ def swatch(number: int) -> str:
     )
 
 
+def band_opacity(count: int) -> float:
+    """How opaque the bands of so many contenders are: fainter, the more may lie over each other."""
+    return min(0.18, 1 / count)
+
+
 def _label(value: float) -> str:
     """Returns a number in few letters: 0.001, but 1e-4."""
     return f"{value:.0e}".replace("e-0", "e-") if 0 < abs(value) < 1e-3 else f"{value:g}"

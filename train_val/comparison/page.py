@@ -6,7 +6,7 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 
-from train_val.comparison.charts import Series, chart, swatch
+from train_val.comparison.charts import Series, band_opacity, chart, swatch
 from train_val.comparison.runs import Curve
 from train_val.comparison.scoreboard import Score
 from train_val.comparison.specifications import setting_text
@@ -44,7 +44,7 @@ p { margin: 6px 0; max-width: 78ch; }
 .grid { stroke: var(--line); stroke-width: .6; fill: none; }
 .frame { stroke: var(--line); fill: none; }
 .line { fill: none; stroke: currentColor; stroke-width: 2; stroke-linejoin: round; }
-.band { fill: currentColor; stroke: none; opacity: .16; }
+.band { fill: currentColor; stroke: none; opacity: var(--band); }
 .c0 { color: var(--c0); } .c1 { color: var(--c1); } .c2 { color: var(--c2); }
 .c3 { color: var(--c3); } .c4 { color: var(--c4); } .c5 { color: var(--c5); }
 .c6 { color: var(--c6); } .c7 { color: var(--c7); }
@@ -127,7 +127,8 @@ def page(
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8"/>',
         '<meta name="viewport" content="width=device-width, initial-scale=1"/>',
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body><main>",
+        f"<title>{html.escape(title)}</title><style>{_STYLE}",
+        f":root {{ --band: {band_opacity(len(scores)):.2g}; }}</style></head><body><main>",
         f"<h1>{html.escape(title)}</h1>",
         *[f'<p class="faint">{html.escape(text)}</p>' for text in explanation],
         '<div class="legend">',

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from train_val.comparison.charts import band_opacity
 from train_val.comparison.contenders import setting_text
 from train_val.comparison.grid_search import Result
 from train_val.comparison.runs import Curve
@@ -52,7 +53,9 @@ def _draw(lines: Sequence[tuple[str, Sequence[Curve]]], path: str | Path, title:
         style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
         middle = median_curve(curves)
         bottom, top = _band(curves, middle)
-        axes[0].fill_between(middle.steps, bottom, top, color=style["color"], alpha=0.2, lw=0)
+        axes[0].fill_between(
+            middle.steps, bottom, top, color=style["color"], alpha=band_opacity(len(lines)), lw=0
+        )
         axes[0].plot(middle.steps, middle.losses, label=label, **style)
         axes[1].plot(middle.seconds, middle.losses, label=label, **style)
     axes[0].set(xlabel="steps", ylabel="training loss", yscale="log")

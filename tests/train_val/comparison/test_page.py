@@ -57,6 +57,8 @@ def test_it_is_well_formed_and_complete(text):
     keys = {(p.get("class"), p.get("stroke-dasharray")) for p in lines}
     assert len(keys) == 11
     assert len({c.get("id") for c in tree.iter("clipPath")}) == 4
+    # The more bands lie over each other, the fainter they are.
+    assert ":root { --band: 0.091; }" in tree.find("head/style").text
     assert "not <finite>" in [element.text for element in tree.iter("dd")]
     assert tree.find(".//pre").text == "python x.py --a='<b>'"
 
