@@ -151,10 +151,19 @@ def main() -> None:
     entrant = parse(arguments["optimizer"], arguments["meta_ckpt"])
     optimizer = entrant.make(arguments["setting"])
     cost = measure(problem_of(arguments["problem"]), optimizer, arguments["rounds"])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts in units of 1,024 bytes, macOS in bytes.
-    peak *= 1 if sys.platform == "darwin" else 1024
-    print(json.dumps(dataclasses.asdict(dataclasses.replace(cost, peak_bytes=peak))))
+    print(json.dumps(dataclasses.asdict(dataclasses.replace(cost, peak_bytes=_peak_bytes()))))
+
+
+def _peak_bytes() -> int:
+    """Returns the most memory that this process has held, and not the one that started it."""
+    try:
+        # Linux' ru_maxrss begins with what the parent held.
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    except (OSError, IndexError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        # Linux counts in units of 1,024 bytes, macOS in bytes.
+        return peak if sys.platform == "darwin" else 1024 * peak
 
 
 if __name__ == "__main__":

@@ -65,7 +65,8 @@ _KERAS = {
     for name, found in vars(keras.optimizers).items()
     if isinstance(found, type)
     and issubclass(found, keras.optimizers.Optimizer)
-    and name not in ("Optimizer", "LossScaleOptimizer")
+    # Made of other optimizers.
+    and name not in ("Optimizer", "LossScaleOptimizer", "MultiOptimizer", "OptimizerMap")
 }
 NAMES = (*_KNOWN, *sorted(set(_KERAS) - set(_KNOWN)))
 

@@ -1,10 +1,15 @@
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from tests.train_val.comparison.problems import Halving, problem
 from train_val.comparison import measure
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_the_mean_has_what_some_steps_do_more_and_the_median_has_not(monkeypatch):
@@ -32,3 +37,14 @@ def test_the_mean_has_what_some_steps_do_more_and_the_median_has_not(monkeypatch
     assert (found.median, found.step_seconds, found.gradient_seconds) == (2.0, 1.0, 0.5)
     assert found.peak_bytes is None
     assert len(order) == 28 and order[:4] == ["step", "gradient", "gradient", "step"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc on this system")
+def test_peak_memory_is_not_that_of_the_process_that_started_it():
+    ballast = np.ones(250_000_000)  # 2 GB, which Linux' ru_maxrss hands on
+    code = "from train_val.comparison.cost import _peak_bytes; print(_peak_bytes())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert ballast.nbytes == 2e9
+    assert 1e8 < int(done.stdout) < 1.5e9
