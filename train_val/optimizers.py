@@ -14,18 +14,18 @@ import tensorflow as tf
 import mlhf
 from mlhf import meta_file
 
-# Of Keras under the names of the original, and the other optimizers of Keras under Keras' names.
+# The optimizers of Keras, but those that are made of other optimizers.
+KERAS = {
+    name: kind
+    for name, kind in vars(keras.optimizers).items()
+    if isinstance(kind, type)
+    and issubclass(kind, keras.optimizers.Optimizer)
+    and name not in ("Optimizer", "LossScaleOptimizer", "MultiOptimizer", "OptimizerMap")
+}
+# Some have their names from the original, the others from Keras.
 _OF_THE_ORIGINAL = ("SGD", "momentum", "adam", "RMSprop")
-_OF_KERAS = tuple(
-    sorted(
-        name
-        for name, kind in vars(keras.optimizers).items()
-        if isinstance(kind, type)
-        and issubclass(kind, keras.optimizers.Optimizer)
-        and name.lower() not in {known.lower() for known in _OF_THE_ORIGINAL}
-        # Made of other optimizers.
-        and name not in ("Optimizer", "LossScaleOptimizer", "MultiOptimizer", "OptimizerMap")
-    )
+_OF_KERAS = sorted(
+    name for name in KERAS if name.lower() not in {known.lower() for known in _OF_THE_ORIGINAL}
 )
 NAMES = ("meta", "kfac", "martens", *_OF_THE_ORIGINAL, *_OF_KERAS)
 
@@ -124,7 +124,7 @@ def make(
             "adam": lambda: keras.optimizers.Adam(lr, beta1, beta2),
             "RMSprop": lambda: keras.optimizers.RMSprop(lr, decay),
         }
-        build = builds.get(name) or (lambda: getattr(keras.optimizers, name)(lr))
+        build = builds.get(name) or (lambda: KERAS[name](lr))
         if not lr > 0:
             raise ValueError(f"Expected lr to be above 0, got {lr}.")
         optimizer = mlhf.FirstOrder(build, jit_compile=jit_compile)

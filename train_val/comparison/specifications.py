@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 import mlhf
+from train_val import optimizers
 from train_val.comparison.tuning import OPEN
 
 # Short names of settings.
@@ -60,14 +61,7 @@ _KNOWN: dict[str, _Known] = {
     "adam": _keras("Adam", "Adam", RATES_OF_ADAM),
     "rmsprop": _keras("RMSprop", "RMSprop", (3e-4, 1e-3, 3e-3)),
 }
-_KERAS = {
-    name.lower(): name
-    for name, found in vars(keras.optimizers).items()
-    if isinstance(found, type)
-    and issubclass(found, keras.optimizers.Optimizer)
-    # Made of other optimizers.
-    and name not in ("Optimizer", "LossScaleOptimizer", "MultiOptimizer", "OptimizerMap")
-}
+_KERAS = {name.lower(): name for name in optimizers.KERAS}
 NAMES = (*_KNOWN, *sorted(set(_KERAS) - set(_KNOWN)))
 
 
