@@ -65,8 +65,8 @@ class FirstOrder(CompiledSteps):
           The state.
 
         Raises:
-          ValueError: If the parameters have no floating dtype in common, or the optimizer was made
-            for parameters of other shapes.
+          ValueError: If the parameters have no floating dtype in common, or the optimizer is in use
+            elsewhere or was made for parameters of other shapes.
         """
         import keras
 
@@ -74,6 +74,12 @@ class FirstOrder(CompiledSteps):
         check_parameters(parameters)
         leaves = tf.nest.flatten(parameters)
         if not self._variables:
+            if self._optimizer.built:
+                raise ValueError(
+                    f"Expected an optimizer that nothing uses yet, got a {self._optimizer.name!r} "
+                    "that was built for other variables; give a function that returns a new one, "
+                    "as in FirstOrder(lambda: keras.optimizers.Adam(1e-3))."
+                )
             # Some optimizers ask variables for their paths, which only Keras' own have.
             paths = structures.leaf_names(parameters)
             self._variables = [

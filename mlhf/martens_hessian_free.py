@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from mlhf.hessian_free import HessianFreeState, initial_state
 from mlhf.layout import Layout
+from mlhf.levenberg_marquardt import reduction_ratio
 from mlhf.objective import Objective
 from mlhf.proposal import linearize_shares
 from mlhf.step import CompiledSteps, Step
@@ -132,8 +133,7 @@ class MartensHessianFree(CompiledSteps):
 
         solution, iteration, loss = _backtrack(value, found)
         predicted = tf.gather(found.models, iteration)
-        change = loss - linearized.value
-        ratio = tf.where(predicted < 0, change / predicted, tf.zeros_like(change))
+        ratio = reduction_ratio(linearized.value, loss, predicted)
         rate = _line_search(
             value, solution, linearized.value, loss, tf.tensordot(gradient, solution, 1)
         )
@@ -156,7 +156,8 @@ class MartensHessianFree(CompiledSteps):
         # A step that is not taken must not be multiplied by zero: it may not be finite.
         moved = tf.where(rate > 0, here - rate * solution, here)
         # Nor is it where the next conjugate gradients start.
-        kept = tf.where(tf.math.is_finite(tf.norm(found.solution)), found.solution, 0 * gradient)
+        nothing = tf.zeros_like(gradient)
+        kept = tf.where(tf.math.is_finite(tf.norm(found.solution)), found.solution, nothing)
         new_state = HessianFreeState(kept, damping)
         return layout.unflatten(moved), new_state, linearized.model_state, metrics
 
@@ -181,7 +182,8 @@ def _share_of_last(last, product, gradient, warm_start) -> tf.Tensor:
     """Returns the s in [0, warm_start] that minimises φ(s x₋) = s²/2 ⟨x₋, A x₋⟩ - s ⟨x₋, g⟩."""
     curved = tf.tensordot(last, product, 1)
     best = tf.tensordot(last, gradient, 1) / tf.where(curved > 0, curved, tf.ones_like(curved))
-    return tf.where(curved > 0, tf.clip_by_value(best, 0, warm_start), tf.zeros_like(best))
+    sound = (curved > 0) & tf.math.is_finite(best)
+    return tf.where(sound, tf.clip_by_value(best, 0, warm_start), tf.zeros_like(best))
 
 
 def _solve(matvec, gradient, last, warm_start, iterations, tolerance) -> _Found:
@@ -261,9 +263,13 @@ def _backtrack(value, found: _Found) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
 def _line_search(value, solution, before, after, slope) -> tf.Tensor:
     """Returns the largest of 1, 0.8, 0.64 ... that lowers the loss enough; 0 if none does."""
 
-    def too_high(trial, rate, loss):
+    # Said so that nothing that is not a number is low enough.
+    def low_enough(rate, loss):
+        return loss <= before - _ARMIJO * rate * slope
+
+    def go_on(trial, rate, loss):
         del trial
-        return loss > before - _ARMIJO * rate * slope
+        return (slope > 0) & tf.math.is_finite(before) & ~low_enough(rate, loss)
 
     def shrink(trial, rate, loss):
         del loss
@@ -271,5 +277,5 @@ def _line_search(value, solution, before, after, slope) -> tf.Tensor:
         return trial + 1, rate, value(rate * solution)
 
     state = (0, tf.ones_like(before), after)
-    _, rate, loss = tf.while_loop(too_high, shrink, state, maximum_iterations=_LARGEST_TRIALS)
-    return tf.where(too_high(0, rate, loss) | (slope <= 0), tf.zeros_like(rate), rate)
+    _, rate, loss = tf.while_loop(go_on, shrink, state, maximum_iterations=_LARGEST_TRIALS)
+    return tf.where((slope > 0) & low_enough(rate, loss), rate, tf.zeros_like(rate))

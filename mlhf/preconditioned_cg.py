@@ -116,6 +116,13 @@ def conjugate_gradient(
     else:
         x = [tf.convert_to_tensor(leaf) / scale for leaf in tf.nest.flatten(x0)]
         r = [u - v for u, v in zip(right, apply(matvec, x), strict=True)]
+        if relative:
+            # In units of a tiny b a start may be too large for its residual's norm: none, then.
+            start = tf.nest.flatten(x0)
+            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(leaf)) for leaf in start])
+            too_large = finite & ~tf.math.is_finite(_dot(r, r))
+            x = [tf.where(too_large, tf.zeros_like(leaf), leaf) for leaf in x]
+            r = [tf.where(too_large, other, leaf) for leaf, other in zip(r, right, strict=True)]
     y = precondition(r)
 
     def keep_going(i, reason, x, r, p, rho):

@@ -10,12 +10,13 @@ from typing import Any
 import tensorflow as tf
 
 
-def check_count(name: str, value: Any, at_least: int = 1) -> int:
-    """Returns an integer of at least so much, or raises ValueError."""
+def check_count(name: str, value: Any, at_least: int = 1, at_most: int | None = None) -> int:
+    """Returns an integer of at least, and at most, so much, or raises ValueError."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or value < at_least:
+    if not whole or value < at_least or (at_most is not None and value > at_most):
+        limit = "" if at_most is None else f" and at most {at_most}"
         raise ValueError(
-            f"Expected {name} to be a whole number of at least {at_least}, got {value!r}."
+            f"Expected {name} to be a whole number of at least {at_least}{limit}, got {value!r}."
         )
     return int(value)
 

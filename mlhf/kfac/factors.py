@@ -22,52 +22,81 @@ Factors = dict[str, tuple[tf.Tensor, tf.Tensor]]
 
 
 def output_gradients(
-    loss: losses.Loss, outputs: tf.Tensor, fisher: str, seed: tf.Tensor
+    loss: losses.Loss, outputs: tf.Tensor, targets: tf.Tensor, fisher: str, seed: tf.Tensor
 ) -> list[tf.Tensor]:
-    """Returns tensors u at the outputs with Σ E[u uᵀ] = N H, N H being the Hessian of Σ losses.
+    """Returns tensors u at the outputs with Σ E[u uᵀ] = N H, the loss being a mean of N terms.
 
     Args:
-      loss: Softmax or sigmoid cross entropy, squared or mean squared error.
+      loss: Of terms whose distribution of targets it knows; H is its Hessian.
       outputs: z.
+      targets: The true ones; read where the Hessian depends on them.
       fisher: `"sampled"`: one, from targets drawn from the network's own distribution;
-        `"exact"`: as many as z has columns, nothing drawn.
+        `"exact"`: as many as z has columns, nothing drawn, for softmax and sigmoid cross entropy,
+        squared and mean squared error.
       seed: int32 [2].
 
     Raises:
-      ValueError: If the loss has no known distribution of targets.
+      ValueError: If the loss has no known distribution of targets, or one only to draw from.
     """
-    shape, dtype = tf.shape(outputs), outputs.dtype
-    examples = outputs.shape[0]
-    elements = outputs.shape.num_elements() / examples
-    if isinstance(loss, losses.SoftmaxCrossEntropy):
-        chances = tf.nn.softmax(outputs)
-        classes = outputs.shape[-1]
-        if fisher == "exact":
-            units = tf.eye(classes, dtype=dtype)
-            return [tf.sqrt(chances[..., k : k + 1]) * (chances - units[k]) for k in range(classes)]
-        rows = tf.reshape(outputs, [-1, classes])
-        drawn = tf.random.stateless_categorical(rows, 1, seed, tf.int32)[:, 0]
-        return [chances - tf.reshape(tf.one_hot(drawn, classes, dtype=dtype), shape)]
-    scale: float | tf.Tensor
-    if isinstance(loss, losses.SquaredError):
-        scale = 1.0
-    elif isinstance(loss, losses.MeanSquaredError):
-        scale = (2 / elements) ** 0.5
-    elif isinstance(loss, losses.SigmoidCrossEntropy):
-        chances = tf.sigmoid(outputs)
-        scale = tf.sqrt(chances * (1 - chances) / elements)
-    else:
-        raise ValueError(
-            "K-FAC draws targets for softmax and sigmoid cross entropy, squared and mean squared "
-            f"error; got {type(loss).__name__}, whose targets have no known distribution."
-        )
+    root = _root_of_hessian(loss, outputs)
     if fisher == "exact":
-        flat = outputs.shape.num_elements() // examples
-        units = tf.reshape(tf.eye(flat, dtype=dtype), [flat, 1, *outputs.shape[1:]])
-        return [scale * units[k] * tf.ones_like(outputs) for k in range(flat)]
-    # All that K-FAC needs of a distribution are its first two moments.
-    signs = 2 * tf.random.stateless_uniform(shape, seed, 0, 2, tf.int32) - 1
-    return [scale * tf.cast(signs, dtype)]
+        if type(loss) is losses.SoftmaxCrossEntropy:
+            return _softmax_columns(outputs, targets)
+        if root is None:
+            raise ValueError(
+                "K-FAC has the exact factors of softmax and sigmoid cross entropy, squared and "
+                f'mean squared error; got {type(loss).__name__} with fisher="exact": take '
+                'fisher="sampled".'
+            )
+        flat = outputs.shape.num_elements() // outputs.shape[0]
+        units = tf.reshape(tf.eye(flat, dtype=outputs.dtype), [flat, 1, *outputs.shape[1:]])
+        return [root * units[k] for k in range(flat)]
+    if root is not None:
+        # All that K-FAC needs of a distribution are its first two moments, and signs, whose
+        # squares are certain, have the least spread of all.
+        shape = tf.shape(outputs)
+        signs = 2 * tf.random.stateless_uniform(shape, seed, 0, 2, tf.int32) - 1
+        return [root * tf.cast(signs, outputs.dtype)]
+    if isinstance(loss, losses.MeanLoss):
+        try:
+            return [loss.sampled_gradients(outputs, targets, seed)]
+        except NotImplementedError as error:
+            raise ValueError(f"K-FAC draws targets: {error}") from None
+    raise ValueError(
+        "K-FAC draws targets of losses that are means of terms and say how (custom_op's losses); "
+        f"got {type(loss).__name__}, whose targets have no known distribution."
+    )
+
+
+def terms_of(loss: losses.Loss, outputs: tf.Tensor) -> int:
+    """Returns N, over how many terms a loss is a mean."""
+    axes = loss.term_axes(outputs) if isinstance(loss, losses.MeanLoss) else 1
+    return outputs.shape[:axes].num_elements()
+
+
+def _root_of_hessian(loss: losses.Loss, outputs: tf.Tensor) -> tf.Tensor | None:
+    """The square root of N H where it is diagonal, of the outputs' shape; None elsewhere.
+
+    Classes derived from these may have another Hessian, and are not meant.
+    """
+    if type(loss) is losses.SigmoidCrossEntropy:
+        chances = tf.sigmoid(outputs)
+        return tf.sqrt(chances * (1 - chances))
+    if type(loss) is losses.SquaredError:
+        return tf.ones_like(outputs)
+    if type(loss) is losses.MeanSquaredError:
+        return tf.ones_like(outputs) * 2**0.5
+    return None
+
+
+def _softmax_columns(outputs: tf.Tensor, targets: tf.Tensor) -> list[tf.Tensor]:
+    """√(m sₖ) (s - eₖ) for every class k; m is a target's mass."""
+    chances, classes = tf.nn.softmax(outputs), outputs.shape[-1]
+    units = tf.eye(classes, dtype=outputs.dtype)
+    weights = chances
+    if not targets.dtype.is_integer:
+        weights *= tf.reduce_sum(tf.cast(targets, outputs.dtype), -1, keepdims=True)
+    return [tf.sqrt(weights[..., k : k + 1]) * (chances - units[k]) for k in range(classes)]
 
 
 def of_batch(
@@ -75,7 +104,7 @@ def of_batch(
     blocks: list[Block],
     layers: list[Layer],
     gradients: list[tf.Tensor],
-    rows_of_loss: int,
+    terms: int,
 ) -> Factors:
     """Returns the factors of a batch.
 
@@ -84,27 +113,35 @@ def of_batch(
       blocks: Of its parameters.
       layers: One a block.
       gradients: From `output_gradients`.
-      rows_of_loss: Over so many terms the loss is a mean.
+      terms: N, over how many the loss is a mean.
 
     Returns:
       A and G by the blocks' names.
     """
     examples = network.outputs.shape[0]
-    weight = examples / rows_of_loss
+    weight = examples / terms
     pulled = [
-        tf.gradients(network.outputs, [layer.output for layer in layers], grad_ys=u)
+        tf.gradients(
+            network.outputs,
+            [layer.output for layer in layers],
+            grad_ys=u,
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
         for u in gradients
     ]
     found: Factors = {}
     for number, (block, layer) in enumerate(zip(blocks, layers, strict=True)):
+        # Layers may compute in another dtype than their parameters have.
         dtype = network.leaves[block.weight].dtype
+        inputs = tf.cast(layer.inputs, dtype)
+        rows = [tf.cast(row[number], dtype) for row in pulled]
         if block.is_kernel:
-            a = tf.matmul(layer.inputs, layer.inputs, transpose_a=True) / examples
-            each = [_rows(row[number], layer.axis) for row in pulled]
+            a = tf.matmul(inputs, inputs, transpose_a=True) / examples
+            each = [_rows(row, layer.axis) for row in rows]
         else:
             a = tf.ones([1, 1], dtype)
             axes = [i for i in range(1, layer.output.shape.rank) if i != layer.axis]
-            each = [tf.reduce_sum(layer.inputs * row[number], axes) for row in pulled]
+            each = [tf.reduce_sum(inputs * row, axes) for row in rows]
         g = tf.add_n([tf.matmul(m, m, transpose_a=True) for m in each])
         found[block.name] = a, g * (weight / each[0].shape[0])
     return found

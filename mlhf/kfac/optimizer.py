@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from custom_op import losses
 from mlhf import keras_models
 from mlhf.kfac import factors as factors_module
 from mlhf.kfac.blocks import Block, blocks_of
 from mlhf.kfac.factors import Factors
 from mlhf.kfac.tracing import TracedNetwork
+from mlhf.levenberg_marquardt import reduction_ratio
 from mlhf.objective import Objective
 from mlhf.step import CompiledSteps, Step
 from mlhf.validation import check_choice, check_count, check_number, check_parameters
@@ -20,6 +20,8 @@ from mlhf.validation import check_choice, check_count, check_number, check_param
 _FEWEST_EXAMPLES = 32
 # Of Levenberg and Marquardt's rule, a step; Martens and Grosse 2015, section 6.5.
 _OMEGA = 19 / 20
+# With a learning rate and no momentum given.
+_MOMENTUM = 0.9
 
 
 class KFACState(NamedTuple):
@@ -85,7 +87,7 @@ class KFAC(CompiledSteps):
           adapt_every: Steps between adaptations of λ.
           fisher: `"sampled"`: targets are drawn, one more backward pass; `"exact"`: as many
             backward passes as the outputs have columns, nothing drawn.
-          seed: Of what is drawn.
+          seed: Of what is drawn, from 0 to 2³¹ - 1.
           jit_compile: Whether a step is compiled with XLA.
 
         Raises:
@@ -94,7 +96,6 @@ class KFAC(CompiledSteps):
         super().__init__(jit_compile)
         if learning_rate is not None:
             learning_rate = check_number("learning_rate", learning_rate, above=0)
-            momentum = 0.9 if momentum is None else momentum
         elif momentum is not None:
             raise ValueError(
                 f"Expected momentum=None without a learning_rate, got {momentum!r}: the quadratic "
@@ -112,7 +113,7 @@ class KFAC(CompiledSteps):
         )
         self._adapt_every = check_count("adapt_every", adapt_every)
         self._fisher = check_choice("fisher", fisher, ("sampled", "exact"))
-        self._seed = check_count("seed", seed, 0)
+        self._seed = check_count("seed", seed, 0, 2**31 - 1)
 
     def init(self, parameters: Any) -> KFACState:
         """Returns the state before the first step.
@@ -157,12 +158,13 @@ class KFAC(CompiledSteps):
             targets have no known distribution.
         """
         dtype = state.damping.dtype
-        rates = [
-            tf.constant(0.0 if value is None else value, dtype)
-            for value in (self.learning_rate, self.momentum)
-        ]
         # One without a rate takes it from the quadratic model: another computation.
         key = self.learning_rate is None
+        momentum = _MOMENTUM if self.momentum is None else self.momentum
+        rates = [
+            tf.constant(value, dtype)
+            for value in ((0.0, 0.0) if key else (self.learning_rate, momentum))
+        ]
         return self._take(objective, parameters, state, *rates, key=key)
 
     def _step(self, static, tensors, parameters, state, rate, momentum):
@@ -204,7 +206,7 @@ class KFAC(CompiledSteps):
             predicted = _dot(gradient, update) + 0.5 * _dot(update, damped(update))
             damping = tf.cond(
                 (state.step + 1) % self._adapt_every == 0,
-                lambda: self._adapted(state.damping, _value(objective, moved) - value, predicted),
+                lambda: self._adapted(state.damping, value, _value(objective, moved), predicted),
                 lambda: state.damping,
             )
         new_state = KFACState(
@@ -233,13 +235,12 @@ class KFAC(CompiledSteps):
             objective, network = part, TracedNetwork(part.outputs, parameters)
         seed = tf.stack([tf.constant(self._seed), step])
         layers = [network.layer(block) for block in blocks]
+        loss, outputs = objective.loss, network.outputs
         gradients = factors_module.output_gradients(
-            objective.loss, network.outputs, self._fisher, seed
+            loss, outputs, objective.targets, self._fisher, seed
         )
-        rows = network.outputs.shape[0]
-        if isinstance(objective.loss, losses.SoftmaxCrossEntropy):
-            rows = network.outputs.shape[:-1].num_elements()
-        return factors_module.of_batch(network, blocks, layers, gradients, rows)
+        terms = factors_module.terms_of(loss, outputs)
+        return factors_module.of_batch(network, blocks, layers, gradients, terms)
 
     def _averaged(self, state: KFACState, batch: Factors) -> Factors:
         dtype = state.damping.dtype
@@ -249,12 +250,11 @@ class KFAC(CompiledSteps):
             lambda old, new: keep * old + (1 - keep) * new, state.factors, batch
         )
 
-    def _adapted(self, damping, change, predicted):
+    def _adapted(self, damping, before, after, predicted):
         """Levenberg and Marquardt's rule, ω = (19/20)^T for an adaptation every T steps."""
-        one = tf.ones_like(damping)
         factor = tf.constant(_OMEGA**self._adapt_every, damping.dtype)
-        # The model never predicts a rise; where it predicts nothing there is nothing to learn.
-        ratio = tf.where(predicted < 0, change / predicted, 0.5 * one)
+        one = tf.ones_like(damping)
+        ratio = reduction_ratio(before, after, predicted)
         return damping * tf.where(ratio > 0.75, factor, tf.where(ratio < 0.25, 1 / factor, one))
 
 

@@ -86,3 +86,7 @@ def test_bad_arguments():
     optimizer.init(start())
     with pytest.raises(ValueError, match=r"shapes .*3, 2.*got .*4"):
         optimizer.init({"w": tf.ones([4])})
+    shared = keras.optimizers.Adam(0.1)
+    mlhf.FirstOrder(shared).init(start())
+    with pytest.raises(ValueError, match="^Expected an optimizer that nothing uses yet, got"):
+        mlhf.FirstOrder(shared).init(start())

@@ -176,6 +176,26 @@ def test_where_no_step_lowers_the_loss_none_is_taken():
     assert float(step.state.damping) == pytest.approx(0.15)  # and trusts its model less
 
 
+def test_a_batch_with_what_is_not_a_number_takes_no_step_and_leaves_no_trace():
+    targets = np.eye(3)[Y]
+    broken = targets.copy()
+    broken[0, 0] = np.nan
+    optimizer = mlhf.MartensHessianFree(0.1, 5)
+    parameters, state = START, optimizer.init(START)
+    for batch in (targets, broken, targets):
+        before, solution = flat(parameters), state.solution.numpy()
+        objective = mlhf.Objective(network, "squared_error", X, batch)
+        parameters, state, _, metrics = optimizer.step(objective, parameters, state)
+        assert np.all(np.isfinite(state.solution))
+        if batch is broken:
+            np.testing.assert_array_equal(flat(parameters), before)
+            assert float(metrics["learning_rate"]) == 0
+        else:
+            assert float(metrics["learning_rate"]) > 0
+            assert np.any(flat(parameters) != before)
+            assert np.any(state.solution != solution)
+
+
 @pytest.mark.parametrize(
     "name, value",
     [

@@ -85,6 +85,13 @@ def test_right_hand_sides_of_any_size(size, dtype):
     assert reason(got) == "converged"
 
 
+def test_a_start_that_is_far_too_large_for_a_tiny_right_hand_side_is_left_out():
+    A, b = well_conditioned(), 1e-30 * np.arange(1.0, N + 1)
+    got = solve(A, b, tf.float32, x0=np.ones(N), max_iterations=20)
+    assert relative(got.x.numpy().astype(float), np.linalg.solve(A, b)) < 1e-5
+    assert reason(got) == "converged"
+
+
 def test_paper_mode_is_the_papers_and_wrong_where_the_relative_is_right():
     A, b, preconditioner, x = badly_scaled(1e-5)
     unit = np.sqrt(np.diag(A))

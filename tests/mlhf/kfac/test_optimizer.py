@@ -146,6 +146,29 @@ def test_inverses_are_as_old_as_they_may_be():
     assert changes == [1, 2, 5, 10]
 
 
+def test_layers_that_compute_in_another_dtype_and_such_as_get_no_gradient():
+    half = tf.bfloat16
+
+    def network(p, x):
+        h = tf.cast(x, half) @ tf.cast(p["one"]["kernel"], half) + tf.cast(p["one"]["bias"], half)
+        return tf.tanh(tf.cast(h, tf.float32)) @ p["two"] + tf.stop_gradient(x @ p["three"])
+
+    parameters = {
+        "one": {"kernel": tf.constant(RANDOM.normal(size=(3, 4)), tf.float32),
+                "bias": tf.zeros([4])},
+        "two": tf.constant(RANDOM.normal(size=(4, 2)), tf.float32),
+        "three": tf.ones([3, 2]),
+    }  # fmt: skip
+    optimizer = kfac.KFAC(0.1, fisher="exact")
+    batch = mlhf.Objective(network, "softmax_cross_entropy", tf.cast(X, tf.float32), Y)
+    step = optimizer.step(batch, parameters, optimizer.init(parameters))
+    np.testing.assert_array_equal(step.parameters["three"], parameters["three"])
+    np.testing.assert_array_equal(step.state.factors["three"][1], np.zeros([2, 2]))
+    rows = np.hstack([X, np.ones([6, 1])])
+    np.testing.assert_allclose(step.state.factors["one/kernel"][0], rows.T @ rows / 6, atol=0.02)
+    assert float(tf.reduce_max(tf.abs(step.state.update["one"]["bias"]))) > 1e-4
+
+
 @pytest.mark.parametrize("stock", [True, False])
 def test_a_keras_model_with_convolutions_and_normalisation(stock):
     from train_val.normalization import ExactBatchNormalization
@@ -195,6 +218,9 @@ def test_what_it_can_not_do_is_refused():
         {"v": tf.ones([2], tf.float64)},
         "'v' .* not a scale or a shift",
     )
+    with pytest.raises(ValueError, match="expects a network that returns one tensor, got tuple"):
+        pair = mlhf.Objective(lambda p, x: (x @ p["w"], x), "squared_error", X, X)
+        kfac.KFAC(0.1).step(pair, {"w": w}, kfac.KFAC(0.1).init({"w": w}))
     with pytest.raises(ValueError, match=r"got the parameter 'w' of shape \(1, 2, 3\)"):
         kfac.KFAC().init({"w": tf.ones([1, 2, 3])})
 
@@ -221,6 +247,7 @@ def test_what_it_can_not_do_is_refused():
         ("adapt_every", 0.5),
         ("fisher", "empirical"),
         ("momentum", 0.9),
+        ("seed", 2**31),
     ],
 )
 def test_bad_arguments_are_refused_at_construction(name, value):
@@ -234,6 +261,7 @@ def test_a_rate_that_is_set_later_holds():
     own = optimizer.step(objective(), START, state).metrics["learning_rate"]
     assert float(own) > 0.01
     optimizer.learning_rate = 1e-4
-    assert float(optimizer.step(objective(), START, state).metrics["learning_rate"]) == 1e-4
+    metrics = optimizer.step(objective(), START, state).metrics
+    assert (float(metrics["learning_rate"]), float(metrics["momentum"])) == (1e-4, 0.9)
     optimizer.learning_rate = None
     assert optimizer.step(objective(), START, state).metrics["learning_rate"] == own

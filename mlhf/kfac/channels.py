@@ -1,0 +1,112 @@
+"""Where a vector's entries go: which axis of a tensor has an entry scale or shift each channel."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+# Functions of each element alone.
+_UNARY = {
+    "Abs", "Cast", "CheckNumerics", "Cos", "Elu", "EnsureShape", "Erf", "Exp", "Expm1", "Identity",
+    "Inv", "LeakyRelu", "Log", "Log1p", "Neg", "Reciprocal", "Relu", "Relu6", "Rsqrt", "Selu",
+    "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Square", "StopGradient", "Tanh",
+}  # fmt: skip
+# Functions of elements at one place, broadcast.
+_BROADCAST = {
+    "Add", "AddN", "AddV2", "Div", "DivNoNan", "Maximum", "Minimum", "Mul", "MulNoNan", "Pow",
+    "RealDiv", "Select", "SelectV2", "SquaredDifference", "Sub", "Xdivy",
+}  # fmt: skip
+_RESHAPES = {"ExpandDims", "Reshape", "Squeeze"}
+_NORMALIZATIONS = {"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"}
+
+
+class Axes(NamedTuple):
+    """The axes from `start` to before `stop`, which together count the vector's entries."""
+
+    start: int
+    stop: int
+
+
+def follow(vector: tf.Tensor, operations: list[Any]) -> dict[Any, Axes | None]:
+    """Follows a vector [n] through operations.
+
+    Args:
+      vector: A tensor of the graph.
+      operations: Of that graph, in their order.
+
+    Returns:
+      For all that depends on the vector, by its `ref()`, the axes along which element c depends on
+      entry c of the vector alone; None where that is not so, or not known.
+    """
+    found: dict[Any, Axes | None] = {vector.ref(): Axes(0, 1)}
+    for op in operations:
+        if not any(value.ref() in found for value in op.inputs):
+            continue
+        if op.type == "IdentityN":
+            axes = [found.get(value.ref()) for value in op.inputs]
+        else:
+            axes = [_after(op, found), *[None] * (len(op.outputs) - 1)]
+        found.update(zip((value.ref() for value in op.outputs), axes, strict=True))
+    return found
+
+
+def _after(op: Any, found: dict[Any, Axes | None]) -> Axes | None:
+    """The axes in an operation's first output."""
+    reached = {place: found[v.ref()] for place, v in enumerate(op.inputs) if v.ref() in found}
+    output = op.outputs[0].shape
+    if None in reached.values() or not _known(
+        output, *(op.inputs[place].shape for place in reached)
+    ):
+        return None
+    if op.type in _UNARY and set(reached) == {0}:
+        return reached[0]
+    if op.type in _RESHAPES and set(reached) == {0}:
+        return _reshaped(op.inputs[0].shape.as_list(), reached[0], output.as_list())
+    if op.type == "Transpose" and set(reached) == {0}:
+        order = tf.get_static_value(op.inputs[1])
+        if order is None or reached[0].stop - reached[0].start != 1:
+            return None
+        axis = order.tolist().index(reached[0].start)
+        return Axes(axis, axis + 1)
+    if op.type in ("BiasAdd", *_NORMALIZATIONS):
+        # The channels of a bias, a scale or an offset; a vector that is among the images too must
+        # run along the same axis there.
+        axis = 1 if op.get_attr("data_format").startswith(b"NC") else output.rank - 1
+        there = {reached[0]} if op.type == "BiasAdd" and 0 in reached else set()
+        vectors = {1} if op.type == "BiasAdd" else {1, 2}
+        fits = set(reached) <= vectors | ({0} if there else set())
+        return Axes(axis, axis + 1) if fits and there <= {Axes(axis, axis + 1)} else None
+    if op.type in _BROADCAST or (op.type == "BroadcastTo" and set(reached) == {0}):
+        return _broadcast([(op.inputs[p].shape, axes) for p, axes in reached.items()], output)
+    return None
+
+
+def _broadcast(inputs: list[tuple[tf.TensorShape, Axes]], output: tf.TensorShape) -> Axes | None:
+    """Broadcasting aligns the last axes."""
+    places = set()
+    for shape, axes in inputs:
+        shift = output.rank - shape.rank
+        moved = Axes(axes.start + shift, axes.stop + shift)
+        if output[moved.start : moved.stop] != shape[axes.start : axes.stop]:
+            return None
+        places.add(moved)
+    return places.pop() if len(places) == 1 else None
+
+
+def _reshaped(before: list[int], axes: Axes, after: list[int]) -> Axes | None:
+    """The axes with as many elements in and before them; of several those without axes of 1."""
+    size = math.prod(before[axes.start : axes.stop])
+    outer = math.prod(before[: axes.start])
+    fitting = [
+        Axes(start, stop)
+        for start in range(len(after))
+        for stop in range(start + 1, len(after) + 1)
+        if math.prod(after[:start]) == outer and math.prod(after[start:stop]) == size
+    ]
+    return min(fitting, key=lambda found: (found.stop - found.start, -found.start), default=None)
+
+
+def _known(*shapes: tf.TensorShape) -> bool:
+    return all(shape.is_fully_defined() for shape in shapes)
