@@ -54,11 +54,15 @@ def follow(vector: tf.Tensor, operations: list[Any]) -> dict[Any, Axes | None]:
 
 def _after(op: Any, found: dict[Any, Axes | None]) -> Axes | None:
     """The axes in an operation's first output."""
-    reached = {place: found[v.ref()] for place, v in enumerate(op.inputs) if v.ref() in found}
+    reached: dict[int, Axes] = {}
+    for place, value in enumerate(op.inputs):
+        if value.ref() in found:
+            axes = found[value.ref()]
+            if axes is None:
+                return None
+            reached[place] = axes
     output = op.outputs[0].shape
-    if None in reached.values() or not _known(
-        output, *(op.inputs[place].shape for place in reached)
-    ):
+    if not _known(output, *(op.inputs[place].shape for place in reached)):
         return None
     if op.type in _UNARY and set(reached) == {0}:
         return reached[0]
