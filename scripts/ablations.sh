@@ -8,6 +8,8 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/experiments.sh"
 
 RESULTS="${RESULTS:-$RUNS/ablations}"
+# The folders become part of a list of optimizers and their settings.
+[[ "$RUNS" != *[:,]* ]] || die "Expected RUNS without colons and commas, got RUNS=$RUNS."
 small="convnet:width=16:depth=2:dense=128:shrink=2:batch_size=256"
 larger="convnet:width=24:depth=2:dense=256:shrink=2"
 entrants=""

@@ -7,7 +7,7 @@
 # either, the working directory is the project's root and $VENV_PYTHON the interpreter.
 # Set PYTHON to choose the Python that .venv is made with.
 
-root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV_PYTHON="$root/.venv/bin/python"
 export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}"
 

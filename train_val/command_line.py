@@ -153,14 +153,20 @@ def make_problem(part: str) -> problems.Problem:
     )
 
 
-def problem_settings() -> dict[str, str]:
-    """Returns the flags that a checkpoint has to share with the run that continues it."""
+def problem_settings(*found: problems.Problem) -> dict[str, str]:
+    """Returns what a checkpoint has to share with the run that continues it.
+
+    Args:
+      *found: The problems that the flags describe.
+    """
     names = ["problem", "data", "split", "batch_size", "weight_decay"]
     if FLAGS.problem == "resnet":
         names.append("resnet_size")
     if FLAGS.data == IMAGENET:
         names += ["num_classes", "image_size"]
-    return {name: str(FLAGS[name].value) for name in names}
+    settings = {name: str(FLAGS[name].value) for name in names}
+    images = [p.image_fingerprint for p in found if p.image_fingerprint]
+    return {**settings, **({"images": ", ".join(images)} if images else {})}
 
 
 def own_numbers(step: int, metrics: Mapping[str, Any]) -> str:

@@ -43,7 +43,7 @@ def problem_arguments() -> dict[str, Any]:
     arguments.update({name: FLAGS[name].value for name in same})
     if FLAGS.problem.lower() == "resnet":
         arguments["resnet_size"] = FLAGS.resnet_size
-    if FLAGS.data == "imagenet":
+    if command_line.IMAGENET in (FLAGS.data, *(FLAGS.task or "").replace("=", ":").split(":")):
         arguments.update(num_classes=FLAGS.num_classes, image_size=FLAGS.image_size)
     return {name: value for name, value in arguments.items() if value is not None}
 
@@ -104,13 +104,13 @@ def main() -> None:
         title = FLAGS.title or problem.task.name
         about = {"title": title, "command": command, "target": target, "report": report, **facts}
         comparison.json_lines(folder / "results.jsonl", scores, rows, about)
-        comparison.scoreboard_picture(scores, folder / "comparison.png", title)
         paragraphs = "\n\n".join(explanation)
         write(folder / "comparison.md", f"# {title}\n\n{paragraphs}\n\n{text}\n\n    {command}\n")
         page = comparison.page(
             title, scores, rows, explanation=explanation, facts=facts, command=command
         )
         write(folder / "comparison.html", page)
+        comparison.scoreboard_picture(scores, folder / "comparison.png", title)
         print(f"\n{title}\n\n{text}\n")
         print(f"Page: {folder / 'comparison.html'}; picture, table and numbers beside it.")
 
@@ -156,6 +156,7 @@ def cache_conditions(arguments: Mapping[str, Any], problem: problems.Problem) ->
         # Two folders of photographs are one data set to the problem's name.
         conditions["num_classes"] = problem.train.num_classes
         conditions["train_images"] = len(problem.train)
+        conditions["images"] = problem.image_fingerprint
     if "task_file" in arguments:
         # Its families keep their names while their code changes.
         text = Path(arguments["task_file"]).read_bytes()
@@ -186,7 +187,7 @@ def explain(steps: int, every: int) -> list[str]:
 
 def conditions_of(problem: Any, target: float | None) -> dict[str, str]:
     """Returns the conditions of the comparison in words, by name."""
-    measured = min(problem.train_sample or len(problem.train), len(problem.train))
+    measured = problem.measured_images
     tested = min(problem.test_sample or len(problem.test), len(problem.test))
     parameters = sum(int(tf.size(v)) for v in problem.model.trainable_variables)
     facts = {

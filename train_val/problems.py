@@ -114,8 +114,9 @@ class Problem:
           model_state: As for `accuracy`.
 
         Returns:
-          The state, statistics taken over the first 2,000 of the images that `training_loss`
-          measures; for a network without normalisation what came.
+          The state, statistics taken over 2,000 training images: the first that `training_loss`
+          measures, or of images that stay on the disk, which may lie there class by class, some
+          from everywhere in a mixed order. For a network without normalisation what came.
         """
         if not self.normalised:
             return model_state
@@ -124,7 +125,7 @@ class Problem:
 
         def enough():
             seen = 0
-            for inputs, _ in self._test_batches(self.train):
+            for inputs, _ in self._population():
                 yield inputs
                 seen += inputs.shape[0]
                 if seen >= POPULATION:
@@ -148,6 +149,28 @@ class Problem:
             seen += len(labels)
         return total / seen
 
+    @property
+    def measured_images(self) -> int:
+        """How many images `training_loss` is the loss of."""
+        whole = len(self.train)
+        largest = LARGEST_TRAINING_SAMPLE if isinstance(self.train, StoredImages) else whole
+        return min(self.train_sample or largest, whole)
+
+    @property
+    def image_fingerprint(self) -> str | None:
+        """What tells these images from others of as many; None for those of a data set's name."""
+        if not isinstance(self.train, StoredImages) or not isinstance(self.test, StoredImages):
+            return None
+        return f"{self.train.source.fingerprint()} {self.test.source.fingerprint()}"
+
+    def _population(self) -> Iterable:
+        if not isinstance(self.train, StoredImages):
+            return self._test_batches(self.train)
+        dtype = tf.as_dtype(self.model.compute_dtype)
+        size = min(STORED_TEST_BATCH, len(self.train))
+        first = self.channels_first
+        return StoredTestBatches(self.train, size, dtype, first, limit=POPULATION, mixed=True)
+
     def _test_batches(self, data: ImageData | StoredImages) -> Iterable:
         if id(data) not in self._kept:
             dtype = tf.as_dtype(self.model.compute_dtype)
@@ -159,7 +182,7 @@ class Problem:
                     min(STORED_TEST_BATCH, len(data)),
                     dtype,
                     self.channels_first,
-                    limit=sample or (LARGEST_TRAINING_SAMPLE if data is self.train else None),
+                    limit=self.measured_images if data is self.train else sample,
                 )
             else:
                 measured = _spread(data, sample)

@@ -133,7 +133,8 @@ def make_problems() -> list[Problem]:
         task_families.load_file(FLAGS.task_file)
     if not FLAGS.tasks:
         return [command_line.make_problem("meta_train")]
-    names = ("data", "data_dir", "split", "batch_size", "weight_decay", "seed")
+    of_imagenet = ("num_classes", "image_size")
+    names = ("data", "data_dir", "split", "batch_size", "weight_decay", "seed", *of_imagenet)
     return task_families.make_all(
         FLAGS.tasks, part="meta_train", **{name: FLAGS[name].value for name in names}
     )
@@ -172,7 +173,8 @@ def main() -> None:
     images = len(found) * max(len(problem.train) for problem in found)
     steps = math.ceil(FLAGS.train_epochs * images / images_a_step)
     folder = FLAGS.model_dir or "./meta_optimizer"
-    run_settings.check(Path(folder), settings())
+    shared = settings(found)
+    run_settings.check(Path(folder), shared)
     steps = min(steps, FLAGS.max_steps or steps)
     arguments: dict[str, Any] = {
         "roll_back": FLAGS.meta_roll_back,
@@ -192,7 +194,7 @@ def main() -> None:
             pairs=FLAGS.pairs,
             deviation=FLAGS.deviation,
             layers=FLAGS.layers,
-            on_step=keeping(Report(*pace, reported=("loss", "log_loss", "rate")), folder),
+            on_step=keeping(Report(*pace, reported=("loss", "log_loss", "rate")), folder, shared),
             **arguments,
         )
     else:
@@ -203,7 +205,9 @@ def main() -> None:
             keep_prob=FLAGS.keep_prob,
             experience=open_experience(FLAGS.experience) if FLAGS.experience else None,
             jit_compile=FLAGS.jit_compile,
-            on_step=keeping(Report(*pace, own_numbers=FLAGS.print_log_in_meta_optimizer), folder),
+            on_step=keeping(
+                Report(*pace, own_numbers=FLAGS.print_log_in_meta_optimizer), folder, shared
+            ),
             on_not_finite=command_line.name_once(),
             **arguments,
         )
@@ -227,27 +231,33 @@ def check_flags() -> None:
         raise ValueError(f"Expected tasks or problem, got both: {FLAGS.tasks} and {FLAGS.problem}.")
 
 
-def keeping(report: Report, folder: str) -> Callable[[int, Mapping[str, Any]], None]:
+def keeping(
+    report: Report, folder: str, shared: Mapping[str, Any]
+) -> Callable[[int, Mapping[str, Any]], None]:
     """Returns a report that keeps the settings in the folder too, once it is this run's."""
     kept = False
 
     def on_step(step: int, metrics: Mapping[str, Any]) -> None:
         nonlocal kept
         if not kept:
-            run_settings.write(Path(folder), settings())
+            run_settings.write(Path(folder), shared)
             kept = True
         report(step, metrics)
 
     return on_step
 
 
-def settings() -> dict[str, Any]:
-    """Returns the flags that a folder has to share with the run that continues it."""
+def settings(found: list[Problem]) -> dict[str, Any]:
+    """Returns what a folder has to share with the run that continues it, mostly flags.
+
+    Args:
+      found: The problems, from `make_problems`.
+    """
     # How it is compiled and what is written of it may change.
     free = ("jit_compile", "print_log_in_meta_optimizer")
     names = (*SHARED, *(name for name in OF_ESTIMATOR[FLAGS.estimator] if name not in free))
     shared = {name: FLAGS[name].value for name in names}
-    return {**shared, **command_line.problem_settings()}
+    return {**shared, **command_line.problem_settings(*found)}
 
 
 def summary(result: mlhf.MetaTraining, folder: str) -> str:

@@ -41,7 +41,7 @@ class TrainingResult:
       skipped: Steps that were not finite and were not taken.
       diverged: Whether training ended early because steps stayed not finite.
       accuracy: On the test images at the end.
-      training_loss: On all training images at the end, with the regularizer.
+      training_loss: That of `Problem.training_loss` at the end, with the regularizer.
     """
 
     parameters: dict[str, tf.Tensor]
@@ -88,7 +88,7 @@ def train(
       seed: Of the initial parameters.
       model_dir: Where checkpoints and metrics go; None keeps all in memory.
       save_steps: A checkpoint every so many steps, and at the end.
-      eval_steps: The test accuracy and the loss on all training images every so many steps, as
+      eval_steps: The test accuracy and `Problem.training_loss` every so many steps, as
         `test_accuracy` and `training_loss` in that step's metrics; None for the end only. The end
         has them in any case.
       record_experience: N, for N snapshots of the path at the steps 0, steps/N, 2 steps/N ... in

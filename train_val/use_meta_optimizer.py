@@ -64,11 +64,11 @@ def main() -> None:
         save_steps=FLAGS.save_steps,
         eval_steps=steps_of(FLAGS.epochs_per_eval, images, FLAGS.batch_size),
         record_experience=FLAGS.record_experience,
-        settings={**chosen.settings, **command_line.problem_settings()},
+        settings={**chosen.settings, **command_line.problem_settings(problem)},
         on_step=print_own_numbers if FLAGS.print_log_in_meta_optimizer else None,
         on_not_finite=command_line.name_once(),
     )
-    print(report(result))
+    print(report(result, problem.measured_images))
 
 
 def print_own_numbers(step: int, metrics: Mapping[str, Any]) -> None:
@@ -76,10 +76,15 @@ def print_own_numbers(step: int, metrics: Mapping[str, Any]) -> None:
     tqdm.tqdm.write(command_line.own_numbers(step, metrics))
 
 
-def report(result: training.TrainingResult) -> str:
-    """Returns the outcome in a sentence or two."""
+def report(result: training.TrainingResult, measured: int) -> str:
+    """Returns the outcome in a sentence or two.
+
+    Args:
+      result: Of training.
+      measured: How many training images its loss is of.
+    """
     text = (
-        f"{result.steps} steps: loss on all training images {result.training_loss:.4f}, "
+        f"{result.steps} steps: loss on {measured:,} training images {result.training_loss:.4f}, "
         f"test accuracy {result.accuracy:.2%}."
     )
     if result.skipped:

@@ -87,14 +87,43 @@ def test_folders_of_photographs_are_told_apart_and_other_data_keep_their_keys(tm
     arguments = {"name": "mlp", "part": "train", "train_sample": 9, "batch_size": 4}
     found = compare_optimizers.cache_conditions(arguments, problem)
     assert found == {"part": "train", "train_sample": 9}
-    for images in (2, 3):
-        folder = make_folders(tmp_path / str(images), train=images)
+    kept = []
+    for name, images in (("two", 2), ("three", 3), ("others", 3), ("moved", 3), ("tested", 3)):
+        folder = make_folders(tmp_path / name, train=images)
+        if name == "others":
+            for file in list((folder / "train").glob("*/0.JPEG")):
+                file.rename(file.with_name("another.JPEG"))
+        if name == "tested":
+            next((folder / "val").glob("*/0.JPEG")).unlink()
         arguments = {"name": "mlp", "data": "imagenet", "data_dir": str(folder), "part": "train"}
         arguments.update(batch_size=2, image_size=16)
         problem = task_families.problem_of(arguments)
         found = compare_optimizers.cache_conditions(arguments, problem)
+        kept.append(found.pop("images"))
         expected = {"num_classes": 3, "train_images": 3 * images}
         assert found == {"part": "train", "image_size": 16, **expected}
+    two, three, others, moved, tested = kept
+    assert len({two, three, others, tested}) == 4 and moved == three
+
+
+def test_image_size_is_that_of_a_task_s_photographs_too(tmp_path, monkeypatch):
+    folder = make_folders(tmp_path)
+    seen = []
+    monkeypatch.setattr(
+        compare_optimizers.comparison, "scoreboard", lambda p, *_, **__: seen.append(p)
+    )
+    for given in (["--task=mlp:data=imagenet:width=2"], ["--task=mlp:width=2", "--data=imagenet"]):
+        with pytest.raises(Exception):  # noqa: B017 - there are no scores
+            run(
+                compare_optimizers,
+                "--optimizers=sgd",
+                f"--data_dir={folder}",
+                "--batch_size=2",
+                "--image_size=16",
+                f"--model_dir={tmp_path / 'results'}",
+                *given,
+            )
+    assert [problem.train.image_size for problem in seen] == [16, 16]
 
 
 def test_a_folder_is_one_comparison_s_at_a_time(tmp_path):
@@ -129,6 +158,7 @@ def test_a_folder_is_one_comparison_s_at_a_time(tmp_path):
         (["--optimizers=adam", "--task=mlp:size=3"], "Expected settings among .*'width'"),
         (["--optimizers=adam", "--task=mlp:width=big"], "Expected width to be a int like 32"),
         (["--optimizers=adam", "--task_file={tmp}/none.py"], "Expected a Python file"),
+        (["--optimizers=adam:lr=0.1:beta_1=abc"], "Expected a number as beta_1, got 'abc'"),
         (["--optimizers=adam", "--batch_size=100000"], "Expected a batch size from 1 to"),
     ],
 )

@@ -77,6 +77,48 @@ def test_a_damaged_image_is_skipped_named_and_counted(folders, capsys):
     assert len(tested.left_out) == 1
 
 
+def test_of_a_file_cut_near_its_end_the_crops_above_the_cut_serve(folders, capsys):
+    path = folders / "train" / "n00000002" / "0.JPEG"
+    random = np.random.default_rng(3)
+    path.write_bytes(made.jpeg(random, 1, height=300, width=60))
+    data = load_imagenet(folders, "train", image_size=SIZE)
+    number = data.source.paths.index(str(path))
+    sound = collect(StoredBatches(data, 4, 1).dataset(steps=40))
+    path.write_bytes(path.read_bytes()[: -path.stat().st_size // 10])
+    batches = StoredBatches(data, 4, 1)
+    whole = collect(batches.dataset(steps=40))
+    assert batches.left_out.numbers == [number] and batches.left_out.cut_short == {number}
+    assert capsys.readouterr().out.count("Left out: ") == 1
+    shown = [k for k in range(40) if number in batches.indices(k).numpy()]
+    kept = [k for k in shown if np.array_equal(sound[k][0], whole[k][0])]
+    assert 0 < len(kept) < len(shown)
+    assert_same([sound[k] for k in range(40) if k not in shown],
+                [whole[k] for k in range(40) if k not in shown])  # fmt: skip
+    # The labels of the others are those of the next image.
+    for k in set(shown) - set(kept):
+        indices = batches.indices(k).numpy()
+        indices[indices == number] = number + 1
+        np.testing.assert_array_equal(whole[k][1], data.source.labels[indices])
+    # Wherever it begins, and whether or not the file is known by then.
+    for start in (shown[1], 17):
+        assert_same(collect(StoredBatches(data, 4, 1).dataset(start, steps=40 - start)),
+                    whole[start:])  # fmt: skip
+    assert_same(collect(batches.dataset(steps=40)), whole)
+
+
+def test_a_mixed_order_is_drawn_once_and_of_the_same_images(folders):
+    data = load_imagenet(folders, "train", image_size=SIZE)
+
+    def labels(**settings):
+        batches = StoredTestBatches(data, 4, **settings)
+        return np.concatenate([labels for _, labels in batches])
+
+    assert list(labels(limit=9)) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    mixed = labels(limit=9, mixed=True)
+    assert sorted(mixed) == [0, 0, 0, 1, 1, 1, 2, 2, 2] and list(mixed) != sorted(mixed)
+    np.testing.assert_array_equal(mixed, labels(limit=9, mixed=True))
+
+
 def test_too_many_damaged_images_are_an_error(folders):
     data = load_imagenet(folders, "train", image_size=SIZE)
     for path in data.source.paths[:11]:

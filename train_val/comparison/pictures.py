@@ -72,10 +72,12 @@ def _draw(lines: Sequence[tuple[str, Sequence[Curve]]], path: str | Path, title:
             axis.yaxis.set_minor_formatter("{x:g}")
             axis.yaxis.set_major_formatter("{x:g}")
     # Below both, where it covers no curve.
-    figure.legend(
+    legend = figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8
     )
-    figure.suptitle(title)
+    # Titles are text, dollars in them are dollars.
+    for text in (figure.suptitle(title), *legend.get_texts()):
+        text.set_parse_math(False)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

@@ -160,6 +160,8 @@ def parse(text: str, meta_ckpt: str | None = None) -> Entrant:
 
     grid = {**known.grid, **given}
     axes = {key: _ascending(key, values) for key, values in grid.items() if len(values) > 1}
+    if trained is None:
+        _check_kinds(known.make, given, text)
     single = {key: values[0] for key, values in grid.items() if len(values) == 1}
     fixed = {k: v for k, v in {**known.fixed, **single}.items() if k not in axes}
     identity: dict[str, Any] = {"optimizer": name.lower(), **fixed}
@@ -232,6 +234,19 @@ def _find(name: str) -> _Known:
 def _arguments(make: Callable[..., Any]) -> list[str]:
     left_out = {"self", "name", "kwargs", "loss_scale_factor", "kinds"}
     return [name for name in inspect.signature(make).parameters if name not in left_out]
+
+
+def _check_kinds(make: Callable[..., Any], given: Mapping[str, tuple], text: str) -> None:
+    """Raises ValueError where a default is a number or a truth value and what was given is not."""
+    for key, values in given.items():
+        default = inspect.signature(make).parameters[key].default
+        for value in values:
+            truth = isinstance(value, bool)
+            if isinstance(default, bool) and not truth:
+                raise ValueError(f"Expected {key}=true or {key}=false, got {value!r} in {text!r}.")
+            number = isinstance(default, (int, float)) and not isinstance(default, bool)
+            if number and (truth or isinstance(value, str)):
+                raise ValueError(f"Expected a number as {key}, got {value!r} in {text!r}.")
 
 
 def _value(text: str) -> Any:

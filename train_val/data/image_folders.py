@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -73,6 +74,11 @@ class FolderImages:
     def parse(self, path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Reads the file; see `Source`."""
         return tf.io.read_file(path), label, tf.zeros([1, 0, 4])
+
+    def fingerprint(self) -> str:
+        """Of the classes' and the files' names; see `Source`."""
+        names = ["/".join(path.split(os.sep)[-2:]) for path in self.paths]
+        return hashlib.sha256("\n".join([*self.classes, "", *names]).encode()).hexdigest()[:16]
 
     def describe(self, index: int) -> str:
         """The image's path."""

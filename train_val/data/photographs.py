@@ -62,6 +62,17 @@ def random_square(
     return _resized_part(encoded, choose, size, jpeg_only, scaled, exact=False)
 
 
+def begins_well(encoded: tf.Tensor) -> bool:
+    """Whether the first pixel of a JPEG file can be decoded: no crop of another one can be."""
+    if not bool(tf.io.is_jpeg(encoded)):
+        return False
+    try:
+        tf.image.decode_and_crop_jpeg(encoded, [0, 0, 1, 1], channels=3)
+    except tf.errors.OpError:
+        return False
+    return True
+
+
 def central_square(encoded: tf.Tensor, size: int) -> tf.Tensor:
     """The middle of an image, 87.5% of the shorter side in both directions.
 

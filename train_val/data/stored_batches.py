@@ -33,12 +33,14 @@ class LeftOut:
 
     Attributes:
         numbers: of the images, in the order found.
+        cut_short: those among them of which a crop near the top can be decoded.
         others: numbers of images that are no JPEG files, for which a pipeline takes more time.
     """
 
     def __init__(self, data: StoredImages):
         self._data = data
         self.numbers: list[int] = []
+        self.cut_short: set[int] = set()
         self.others: list[int] = []
 
     def __len__(self) -> int:
@@ -91,8 +93,12 @@ class LeftOut:
                 " the data set that has so many."
             )
         try:
+            # All of it: random crops come to every row.
+            tf.io.decode_image(encoded, channels=3, expand_animations=False)
             photographs.central_square(encoded, self._data.image_size)
         except (*_ABOUT_DATA, ValueError):
+            if photographs.begins_well(encoded):
+                self.cut_short.add(index)
             return False
         if not bool(tf.io.is_jpeg(encoded)):
             self.others.append(index)
@@ -105,7 +111,8 @@ class StoredBatches:
     Order and resuming are those of `Batches`: an endless row of epochs, each a permutation of its
     own; `dataset(start=k)` gives the very batches that `dataset()` gives after k. Each image is
     cropped at random and mirrored by chance, by the seed and its place in the row. In the place of
-    an image that can't be decoded stands the next one that can, wherever training begins.
+    an image that can't be decoded stands the next one that can, wherever training begins; of a file
+    that is cut short, in those batches whose crop reaches the cut.
 
     Attributes:
         data: what the batches are made of.
@@ -140,6 +147,8 @@ class StoredBatches:
             raise ValueError(f"Expected a seed that fits in 64 bits, got {seed}.")
         self.data, self.batch_size, self.seed = data, batch_size, seed
         self.left_out = LeftOut(data)
+        # The batches that a file cut short has stopped: what of it is whole serves in the others.
+        self._stopped: set[int] = set()
         self._finish = _finisher(dtype, channels_first)
         self._large = _are_large(data)
 
@@ -181,16 +190,26 @@ class StoredBatches:
             )
             return _pipeline(self.data, plans.unbatch(), self._random_square, self.batch_size)
 
-        return _stream(build, start, self._finish, self._used, self.left_out)
+        return _stream(build, start, self._finish, self._repair)
 
-    def _used(self, k: int) -> np.ndarray:
-        return self._stand_ins()[self.indices(k).numpy()]
+    def _repair(self, k: int) -> bool:
+        """Looks for what stopped batch k; returns whether it can be made now."""
+        used = self._stand_ins(k in self._stopped)[self.indices(k).numpy()]
+        found = self.left_out.find(used)
+        if k in self._stopped or not self.left_out.cut_short.intersection(used.tolist()):
+            return found > 0
+        self._stopped.add(k)
+        return True
 
-    def _stand_ins(self) -> np.ndarray:
-        """Which image stands for each: itself, or the next one that can be decoded."""
+    def _stand_ins(self, stopped: bool) -> np.ndarray:
+        """Which image stands for each: itself, or the next one that can be decoded.
+
+        Args:
+            stopped: whether that is for a batch that a file cut short has stopped.
+        """
         whole = np.arange(len(self.data))
         left_out = set(self.left_out.numbers)
-        for number in left_out:
+        for number in left_out if stopped else left_out - self.left_out.cut_short:
             other = number
             while other in left_out:
                 other = (other + 1) % len(self.data)
@@ -199,12 +218,17 @@ class StoredBatches:
 
     def _plan(self) -> Callable:
         with tf.device("CPU"):
-            stand_ins = tf.constant(self._stand_ins()) if len(self.left_out) else None
+            usual = tf.constant(self._stand_ins(False)) if len(self.left_out) else None
+            stopped = tf.constant(sorted(self._stopped), tf.int64)
+            strict = tf.constant(self._stand_ins(True)) if self._stopped else None
 
         def plan(k):
-            indices = self.indices(k)
-            if stand_ins is not None:
-                indices = tf.gather(stand_ins, indices)
+            indices = own = self.indices(k)
+            if usual is not None:
+                indices = tf.gather(usual, own)
+            if strict is not None:
+                anew = tf.reduce_any(stopped == k)
+                indices = tf.where(anew, tf.gather(strict, own), indices)
             places = k * self.batch_size + tf.range(self.batch_size, dtype=tf.int64)
             seeds = tf.stack([tf.fill([self.batch_size], tf.constant(self.seed, tf.int64)), places])
             flips = tf.random.stateless_uniform([self.batch_size], [self.seed, k], 0, 2, tf.int32)
@@ -226,7 +250,7 @@ class StoredBatches:
 
 
 class StoredTestBatches:
-    """Every image once, in order, its middle and nothing drawn: to measure a network on.
+    """Every image once, its middle and nothing drawn: to measure a network on.
 
     Images that can't be decoded are left out.
 
@@ -241,6 +265,7 @@ class StoredTestBatches:
         dtype: tf.DType = tf.float32,
         channels_first: bool = False,
         limit: int | None = None,
+        mixed: bool = False,
     ):
         """Sets the batches up; nothing is read yet.
 
@@ -250,6 +275,8 @@ class StoredTestBatches:
             dtype: of the inputs (default float32).
             channels_first: inputs as [B, channels, height, width] (default False).
             limit: at most so many images, evenly spread over the data set; None for all.
+            mixed: in an order that is drawn once, the same always, and not in the data set's,
+                which may be class by class (default False).
 
         Raises:
             ValueError: the batch size is out of range or the dtype is not floating.
@@ -260,13 +287,15 @@ class StoredTestBatches:
         self._finish = _finisher(dtype, channels_first)
         count = len(data) if limit is None else min(limit, len(data))
         self._chosen = np.arange(count) * len(data) // count
+        if mixed:
+            self._chosen = np.random.default_rng(0).permutation(self._chosen)
 
     def __iter__(self) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
         """Yields (inputs, labels), as `StoredBatches.dataset`."""
 
         def remaining(k):
-            good = np.setdiff1d(self._chosen, self.left_out.numbers)
-            return good[k * self.batch_size :]
+            good = ~np.isin(self._chosen, self.left_out.numbers)
+            return self._chosen[good][k * self.batch_size :]
 
         def build(k):
             plans = tf.data.Dataset.from_tensor_slices(remaining(k)).batch(self.batch_size)
@@ -276,9 +305,10 @@ class StoredTestBatches:
             ).unbatch()
             return _pipeline(self.data, fetched, self._central_square, self.batch_size, False)
 
-        return _stream(
-            build, 0, self._finish, lambda k: remaining(k)[: self.batch_size], self.left_out
-        )
+        def repair(k):
+            return self.left_out.find(remaining(k)[: self.batch_size]) > 0
+
+        return _stream(build, 0, self._finish, repair)
 
     def _central_square(self, encoded, boxes):
         del boxes
@@ -313,8 +343,8 @@ def _finisher(dtype: tf.DType, channels_first: bool) -> Callable:
     return finish
 
 
-def _stream(build, start, finish, used, left_out) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-    """Runs a pipeline; where an image stops it, that image is left out and it goes on there."""
+def _stream(build, start, finish, repair) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+    """Runs a pipeline; where an image stops batch k, `repair(k)` leaves it out and it goes on."""
     k = start
     while True:
         try:
@@ -323,7 +353,7 @@ def _stream(build, start, finish, used, left_out) -> Iterator[tuple[tf.Tensor, t
                 k += 1
             return
         except tf.errors.OpError as error:
-            if not left_out.find(used(k)):
+            if not repair(k):
                 raise DataError(
                     f"Expected to read batch {k} of the images, could not:"
                     f" {error.message.splitlines()[0]}; try it again or copy the data set anew."

@@ -32,6 +32,9 @@ class Source(Protocol):
     def describe(self, index: int) -> str:
         """What a message calls the image."""
 
+    def fingerprint(self) -> str:
+        """16 digits that another set of images has not, wherever the folder stands."""
+
 
 @dataclass(frozen=True, eq=False)
 class StoredImages:

@@ -112,6 +112,11 @@ class TFRecordImages:
             boxes = tf.stack(corners, axis=1)[tf.newaxis]
         return found[encoded], found[label] - self._first_label, boxes
 
+    def fingerprint(self) -> str:
+        """Of the files' names and sizes; see `Source`."""
+        files = "\n".join(f"{file.name} {file.stat().st_size}" for file in self.files)
+        return hashlib.sha256(files.encode()).hexdigest()[:16]
+
     def describe(self, index: int) -> str:
         """The file, and the record's number in it."""
         file = int(self._file_of[index])

@@ -44,6 +44,12 @@ def test_a_seed_that_diverges_does_not_end_the_line(drawn):
     assert math.isnan(figure.axes[0].lines[1].get_ydata()[2])
 
 
+def test_dollars_in_titles_are_dollars(drawn):
+    figure = drawn([score(r"costs $\foo$", [8.0, 4.0]), score("a_$x^$", [8.0, 5.0])])
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == [r"costs $\foo$", "a_$x^$"]
+
+
 def test_the_band_is_of_the_runs_that_are_left_and_ends_with_the_line(drawn):
     one = score("One lost", [8.0, 4.0, 0.2], [8.0, 5.0, 0.3], [8.0, 6.0, NAN])
     two = score("Two lost", [8.0, 4.0, 0.1], [8.0, 5.0, NAN], [8.0, 6.0, NAN])

@@ -124,6 +124,9 @@ def test_a_list():
         ("meta", "needs a meta_ckpt"),
         ("adam,ADAM", "which would both be called 'Adam'"),
         (" , ", "Expected optimizers among"),
+        ("adam:beta_1=high", "Expected a number as beta_1, got 'high' in 'adam:beta_1=high'"),
+        ("adam:epsilon=true", "Expected a number as epsilon, got True"),
+        ("sgd:nesterov=abc", "Expected nesterov=true or nesterov=false, got 'abc'"),
     ],
 )
 def test_what_is_not_understood(text, sentence):

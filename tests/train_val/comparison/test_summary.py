@@ -118,6 +118,12 @@ def test_a_diverged_optimizer_is_named(scores):
     assert "| diverged | diverged |" in scoreboard_table(rows)
 
 
+def test_a_bar_in_a_title_stays_in_its_cell():
+    lines = scoreboard_table(summarize([score("a|b", [2.0, 1.0])], [1])[0]).splitlines()
+    assert lines[2].startswith(r"| a\|b | ")
+    assert len({line.replace(r"\|", "").count("|") for line in lines}) == 1
+
+
 def test_json_lines_are_json_and_complete(scores, tmp_path):
     rows, target = summarize(scores, [1, 3])
     json_lines(tmp_path / "results.jsonl", scores, rows, {"title": "x", "target": target})
