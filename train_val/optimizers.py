@@ -128,7 +128,9 @@ def make(
         if not lr > 0:
             raise ValueError(f"Expected lr to be above 0, got {lr}.")
         optimizer = mlhf.FirstOrder(build, jit_compile=jit_compile)
-        return Chosen(optimizer, {"rule": json.dumps(build().get_config(), default=str)}, unused)
+        # But its name, which Keras counts on within a process.
+        config = {key: value for key, value in build().get_config().items() if key != "name"}
+        return Chosen(optimizer, {"rule": json.dumps(config, default=str)}, unused)
     if rule.get("y_use") == "none" and rule.get("d_use") == "none":
         return _hessian_free(lr, rule, meta_ckpt, product_dtype, jit_compile)
     return _meta(lr, rule, meta_ckpt, set(given), product_dtype, jit_compile, detailed)

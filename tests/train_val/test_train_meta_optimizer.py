@@ -8,6 +8,7 @@ import tensorflow as tf
 import mlhf
 from mlhf import debugging
 from replay import PrioritizedReplay, read_structure
+from tests.train_val import photographs as made
 from tests.train_val.commands import DIGITS, kill_at, run, start
 from train_val import problems, train_meta_optimizer
 from train_val.data import cifar10
@@ -147,6 +148,29 @@ def test_epochs_of_a_mixture_are_those_of_its_own_batches(monkeypatch):
     # 750 images of two tasks, 100 on average in a batch.
     assert seen["steps"] == 200 * 2 * 750 / (100 * 3)
     assert [round(seen["meta_lr"](step), 3) for step in (749, 750, 949, 950)] == [1, 0.1, 0.1, 0.01]
+
+
+def test_tasks_on_photographs_have_the_size_asked_for_and_are_kept_under_these(
+    monkeypatch, tmp_path
+):
+    found, kept = [], []
+    make = train_meta_optimizer.make_problems
+    monkeypatch.setattr(
+        train_meta_optimizer, "make_problems", lambda: found.extend(make()) or found
+    )
+    monkeypatch.setattr(
+        train_meta_optimizer.run_settings, "check", lambda _, settings: kept.append(settings)
+    )
+    monkeypatch.setattr(mlhf, "evolve", lambda _, optimizer, *__, **___: mlhf.MetaTraining(
+        optimizer, [], 0, 0.0))  # fmt: skip
+    folder = made.make_folders(tmp_path)
+    run(
+        train_meta_optimizer, "--tasks=mlp:width=4:batch_size=2", "--data=imagenet",
+        f"--data_dir={folder}", "--image_size=16", "--estimator=pes", f"--model_dir={tmp_path}",
+    )  # fmt: skip
+    (problem,), (settings,) = found, kept
+    assert problem.train.image_size == 16
+    assert settings["image_size"] == "16" and settings["images"] == problem.image_fingerprint
 
 
 def test_a_report_has_means_of_its_epochs():

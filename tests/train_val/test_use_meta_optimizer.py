@@ -8,6 +8,7 @@ import pytest
 from absl import flags
 
 from replay import read_structure
+from tests.train_val import photographs as made
 from tests.train_val.commands import DIGITS, kill_at, run, start
 from train_val import command_line, problems, train_meta_optimizer, use_meta_optimizer
 
@@ -67,6 +68,21 @@ def test_every_optimizer_lowers_the_loss(arguments, tmp_path):
     lines = read_lines(tmp_path)
     problem = problems.make("mlp", "digits")
     assert lines[-1]["training_loss"] < problem.training_loss(problem.task.initialize(1)) - 0.005
+
+
+def test_a_run_goes_on_with_the_photographs_that_it_began_with(tmp_path, capsys):
+    flags = ["--data=imagenet", "--problem=mlp", "--image_size=8", "--batch_size=2",
+             "--optimizer=SGD", f"--model_dir={tmp_path / 'run'}"]  # fmt: skip
+    folders = [made.make_folders(tmp_path / name, train=3) for name in ("one", "copy", "other")]
+    (folders[2] / "train" / made.CLASSES[0] / "2.JPEG").rename(
+        folders[2] / "train" / made.CLASSES[0] / "9.JPEG"
+    )
+    run(use_meta_optimizer, *flags, f"--data_dir={folders[0]}", "--max_steps=1")
+    assert "1 steps: loss on 9 training images" in capsys.readouterr().out
+    run(use_meta_optimizer, *flags, f"--data_dir={folders[1]}", "--max_steps=2")
+    assert "2 steps: loss on 9 training images" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="images"):
+        run(use_meta_optimizer, *flags, f"--data_dir={folders[2]}", "--max_steps=3")
 
 
 def test_settings_of_the_checkpoint_hold_unless_others_are_given(meta_folder, tmp_path, capsys):
