@@ -7,7 +7,7 @@ from PIL import Image
 
 from tests.train_val import photographs as made
 from train_val import folders_to_tfrecords
-from train_val.data import DataError, StoredTestBatches, load
+from train_val.data import DataError, StoredBatches, StoredTestBatches, load
 from train_val.data.imagenet import load_imagenet
 from train_val.data.photographs import MEAN, STD
 from train_val.data.tfrecords import TFRecordImages, index_of
@@ -102,6 +102,22 @@ def test_boxes_are_read(tmp_path):
     encoded, label, found = source.parse(records[1])
     assert (encoded.numpy(), int(label)) == (examples[0]["image/encoded"], 0)
     np.testing.assert_allclose(found[0], [[0.1, 0.2, 0.6, 0.7], [0, 0.5, 1, 1]], rtol=1e-6)
+
+
+def test_boxes_beyond_the_image_are_cut_to_it(tmp_path):
+    random = np.random.default_rng(0)
+    corners = {"ymin": [-0.1, 0.5], "xmin": [0.2, np.nan], "ymax": [1.5, 0.2], "xmax": [0.7, 1.0]}
+    boxes = {f"image/object/bbox/{side}": values for side, values in corners.items()}
+    example = {"image/encoded": made.jpeg(random, 0), "image/class/label": 1, **boxes}
+    made.write_records(tmp_path / "train-00000-of-00001", [example, example])
+    (tmp_path / "labels.txt").write_text("one\ntwo\n")
+    data = load_imagenet(tmp_path, "train", image_size=8)
+    (records,) = data.source.fetch(tf.constant([0], tf.int64))
+    found = data.source.parse(records[0])[2]
+    np.testing.assert_allclose(found[0], [[0, 0.2, 1, 0.7], [0.5, 0, 0.2, 1]], rtol=1e-6)
+    # TensorFlow draws crops with them.
+    ((inputs, _),) = StoredBatches(data, 2, 1).dataset(steps=1)
+    assert np.all(np.isfinite(inputs))
 
 
 def test_records_are_where_the_index_says(tmp_path, monkeypatch):

@@ -110,6 +110,8 @@ class TFRecordImages:
         if self._boxes is not None:
             corners = [tf.sparse.to_dense(found[corner]) for corner in self._corners]
             boxes = tf.stack(corners, axis=1)[tf.newaxis]
+            # What is outside of the image, or no number, would stop TensorFlow's random crops.
+            boxes = tf.clip_by_value(tf.where(tf.math.is_nan(boxes), 0.0, boxes), 0, 1)
         return found[encoded], found[label] - self._first_label, boxes
 
     def fingerprint(self) -> str:
