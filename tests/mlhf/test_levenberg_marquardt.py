@@ -33,10 +33,13 @@ def test_at_a_minimum_the_damping_stays_where_it_is_of_use(make):
     optimizer, parameters = make(), {"w": tf.ones([3, 2])}
     state = optimizer.init(parameters)
 
+    def linear(p, x):
+        return x @ p["w"]
+
     def go(steps, targets):
         nonlocal parameters, state
         for _ in range(steps):
-            batch = mlhf.Objective(lambda p, x: x @ p["w"], "squared_error", x, targets)
+            batch = mlhf.Objective(linear, "squared_error", x, targets)
             parameters, state, _, metrics = optimizer.step(batch, parameters, state)
         return float(metrics["loss"])
 

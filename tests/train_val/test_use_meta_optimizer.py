@@ -45,7 +45,7 @@ def test_killed_and_continued_ends_with_the_same_bits(meta_folder, tmp_path, cap
             np.testing.assert_array_equal(a["parameters"][path], value)
     printed = capsys.readouterr().out
     assert f"From {meta_folder}: CG_iter=3, x_use=x" in printed
-    assert re.search(r"40 steps: loss on all training images \d\.\d{4}, test accuracy", printed)
+    assert re.search(r"40 steps: loss on 750 training images \d\.\d{4}, test accuracy", printed)
 
 
 @pytest.mark.parametrize(
