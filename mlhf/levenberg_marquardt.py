@@ -24,4 +24,6 @@ def reduction_ratio(before: tf.Tensor, after: tf.Tensor, predicted: tf.Tensor) -
     half = tf.constant(0.5, predicted.dtype)
     known_to = _UNITS * float(np.finfo(predicted.dtype.as_numpy_dtype).eps)
     told = -predicted > known_to * tf.abs(before)
-    return tf.where(told, (after - before) / tf.where(told, predicted, -2 * half), half)
+    return tf.where(
+        told, (after - before) / tf.where(told, predicted, -tf.ones_like(predicted)), half
+    )

@@ -162,10 +162,10 @@ def problem_settings(*found: problems.Problem) -> dict[str, str]:
     names = ["problem", "data", "split", "batch_size", "weight_decay"]
     if FLAGS.problem == "resnet":
         names.append("resnet_size")
-    if FLAGS.data == IMAGENET:
+    images = [p.image_fingerprint for p in found if p.image_fingerprint]
+    if FLAGS.data == IMAGENET or images:
         names += ["num_classes", "image_size"]
     settings = {name: str(FLAGS[name].value) for name in names}
-    images = [p.image_fingerprint for p in found if p.image_fingerprint]
     return {**settings, **({"images": ", ".join(images)} if images else {})}
 
 

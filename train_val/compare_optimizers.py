@@ -21,7 +21,7 @@ from absl import flags
 from mlhf.validation import check_count
 from replay import DirectoryLock, replace_file
 from train_val import command_line, comparison, problems, task_families
-from train_val.data import StoredImages
+from train_val.data import IMAGENET, StoredImages
 
 FLAGS = flags.FLAGS
 DEFAULT = "hf:damping=0.1/1/10,kfac:damping=0.1/1,SGD,momentum,adam,RMSprop"
@@ -43,7 +43,8 @@ def problem_arguments() -> dict[str, Any]:
     arguments.update({name: FLAGS[name].value for name in same})
     if FLAGS.problem.lower() == "resnet":
         arguments["resnet_size"] = FLAGS.resnet_size
-    if command_line.IMAGENET in (FLAGS.data, *(FLAGS.task or "").replace("=", ":").split(":")):
+    data = FLAGS.data, *(FLAGS.task or "").split(":")
+    if IMAGENET in data or f"data={IMAGENET}" in data:
         arguments.update(num_classes=FLAGS.num_classes, image_size=FLAGS.image_size)
     return {name: value for name, value in arguments.items() if value is not None}
 

@@ -125,7 +125,7 @@ class Problem:
 
         def enough():
             seen = 0
-            for inputs, _ in self._population():
+            for inputs, _ in self._population:
                 yield inputs
                 seen += inputs.shape[0]
                 if seen >= POPULATION:
@@ -163,7 +163,9 @@ class Problem:
             return None
         return f"{self.train.source.fingerprint()} {self.test.source.fingerprint()}"
 
+    @functools.cached_property
     def _population(self) -> Iterable:
+        """Batches that `population_state` begins with; made once, so that damage is named once."""
         if not isinstance(self.train, StoredImages):
             return self._test_batches(self.train)
         dtype = tf.as_dtype(self.model.compute_dtype)

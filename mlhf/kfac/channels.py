@@ -75,13 +75,10 @@ def _after(op: Any, found: dict[Any, Axes | None]) -> Axes | None:
         axis = order.tolist().index(reached[0].start)
         return Axes(axis, axis + 1)
     if op.type in ("BiasAdd", *_NORMALIZATIONS):
-        # The channels of a bias, a scale or an offset; a vector that is among the images too must
-        # run along the same axis there.
         axis = 1 if op.get_attr("data_format").startswith(b"NC") else output.rank - 1
-        there = {reached[0]} if op.type == "BiasAdd" and 0 in reached else set()
-        vectors = {1} if op.type == "BiasAdd" else {1, 2}
-        fits = set(reached) <= vectors | ({0} if there else set())
-        return Axes(axis, axis + 1) if fits and there <= {Axes(axis, axis + 1)} else None
+        images, vector = Axes(axis, axis + 1), Axes(0, 1)
+        allowed = {0: images, 1: vector} if op.type == "BiasAdd" else {1: vector, 2: vector}
+        return images if all(allowed.get(place) == a for place, a in reached.items()) else None
     if op.type in _BROADCAST or (op.type == "BroadcastTo" and set(reached) == {0}):
         return _broadcast([(op.inputs[p].shape, axes) for p, axes in reached.items()], output)
     return None

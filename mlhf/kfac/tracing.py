@@ -124,11 +124,11 @@ class TracedNetwork:
         padding = op.get_attr("padding").decode()
         if x.op.type == "SpaceToBatchND":
             # A dilated one: as one of every so many pixels, put among the examples.
-            (last,) = users if len(users := self._users(output)) == 1 else (op,)
-            dilation = tf.get_static_value(x.op.inputs[1])
-            if last.type != "BatchToSpaceND" or dilation is None or dilation.shape != (2,):
+            users, dilation = self._users(output), tf.get_static_value(x.op.inputs[1])
+            back = [user.type for user in users] == ["BatchToSpaceND"]
+            if not back or dilation is None or dilation.shape != (2,):
                 raise _unknown(block, "a dilated convolution of a kind")
-            x, output, rates = x.op.inputs[0], last.outputs[0], [1, *dilation.tolist(), 1]
+            x, output, rates = x.op.inputs[0], users[0].outputs[0], [1, *dilation.tolist(), 1]
             reach = [(k - 1) * rate for k, rate in zip(sides, dilation.tolist(), strict=True)]
             lost = [x.shape[i] - output.shape[i] for i in (1, 2)]
             if lost not in (reach, [0, 0]):

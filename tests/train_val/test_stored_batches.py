@@ -2,12 +2,14 @@
 
 import io
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
 from tests.train_val import photographs as made
+from train_val import problems
 from train_val.data import DataError, StoredBatches, StoredTestBatches, photographs
 from train_val.data.imagenet import load_imagenet
 
@@ -117,6 +119,22 @@ def test_a_mixed_order_is_drawn_once_and_of_the_same_images(folders):
     mixed = labels(limit=9, mixed=True)
     assert sorted(mixed) == [0, 0, 0, 1, 1, 1, 2, 2, 2] and list(mixed) != sorted(mixed)
     np.testing.assert_array_equal(mixed, labels(limit=9, mixed=True))
+
+
+def test_a_damaged_image_is_named_once_for_all_measurements(folders, capsys):
+    made.damage(folders / "train" / "n00000002" / "4.JPEG")
+    layer = keras.layers.BatchNormalization()
+    problem = problems.of_network(
+        lambda shape, classes, seed=0: keras.Sequential(
+            [keras.Input(shape), layer, keras.layers.Flatten(), keras.layers.Dense(classes)]
+        ),
+        "normalised", data="imagenet", data_dir=str(folders), image_size=8, batch_size=2,
+    )  # fmt: skip
+    parameters = problem.task.initialize(0)
+    first, second = (problem.population_state(parameters) for _ in range(2))
+    assert capsys.readouterr().out.count("Left out: ") == 1
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
 
 
 def test_too_many_damaged_images_are_an_error(folders):
