@@ -128,9 +128,10 @@ def _direction(random: np.random.Generator, like: Structure) -> Structure:
 def _difference(
     function: Callable[[Structure], Leaves], x: Structure, direction: Structure, step: float
 ) -> Leaves:
-    """Central differences of a function along a direction."""
+    """Central differences of a function along a direction, of one trace of it for both sides."""
+    traced = tf.function(function, autograph=False)
     ahead, behind = (
-        function(tf.nest.map_structure(lambda a, d, s=s: a + s * d, x, direction))
+        traced(tf.nest.map_structure(lambda a, d, s=s: a + s * d, x, direction))
         for s in (step, -step)
     )
     return [(a - b) / (2 * step) for a, b in zip(ahead, behind, strict=True)]

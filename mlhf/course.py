@@ -68,8 +68,6 @@ class Course:
 
     def begin(self) -> None:
         """Starts at the initial parameters."""
-        if self.replay.directory is not None:
-            self.replay.clear()
         model_state = self.task.initial_model_state()
         self.carry = Carry(self.layout.flatten(self.parameters), model_state, self.initial_state)
         self._best_norm = float(tf.norm(self.carry.weights))
@@ -139,11 +137,12 @@ class Course:
         """
         self._meta_losses = []
         self._begun_from, snapshot = self._draw(done)
-        self.carry = Carry(
-            self._flat(snapshot),
-            tf.nest.map_structure(tf.constant, snapshot["model_state"]),
-            self.initial_state,
+        self._check_like(snapshot)
+        parameters, model_state = (
+            tf.nest.map_structure(tf.constant, snapshot[part])
+            for part in ("parameters", "model_state")
         )
+        self.carry = Carry(self.layout.flatten(parameters), model_state, self.initial_state)
 
     def state(self) -> dict[str, Any]:
         """Returns what a checkpoint keeps, but for the replay: `carry` and `decisions`."""
@@ -189,6 +188,11 @@ class Course:
                 if self._experience is None:
                     sample = self.replay.sample(step=done)
                     return int(sample.ids[0]), sample.snapshots[0]
+                if not len(self._experience):
+                    raise CheckpointError(
+                        "Expected an experience with snapshots, got an empty one: record it with "
+                        "--record_experience."
+                    )
                 # Drawn with this run's generator, which a checkpoint keeps.
                 ids, chances = self._experience.ids, self._experience.probabilities
                 chosen = int(self._generator.choice(ids, p=chances))
@@ -198,20 +202,20 @@ class Course:
                 tqdm.tqdm.write(f"Left out: {error}")
                 (self.replay if self._experience is None else self._experience).drop(error.id)
 
-    def _flat(self, snapshot) -> tf.Tensor:
+    def _check_like(self, snapshot) -> None:
         if not isinstance(snapshot, dict) or not {"parameters", "model_state"} <= set(snapshot):
             raise CheckpointError(
                 'Expected snapshots with "parameters" and "model_state", as --record_experience '
                 f"makes them, got {type(snapshot).__name__} {str(snapshot)[:60]}."
             )
-        parameters = snapshot["parameters"]
-        expected = self.shapes()
-        if _shapes(parameters) != expected:
-            raise CheckpointError(
-                f"Expected snapshots of parameters {expected}, got {_shapes(parameters)}; the "
-                "experience has to come from the same network."
-            )
-        return self.layout.flatten(tf.nest.map_structure(tf.constant, parameters))
+        own = {"parameters": self.parameters, "model_state": self.task.initial_model_state()}
+        for part, like in own.items():
+            expected, found = _described(like), _described(snapshot[part])
+            if found != expected:
+                raise CheckpointError(
+                    f"Expected snapshots with the {part} {expected}, got {found}; they have to "
+                    "come from the same network."
+                )
 
     def _snapshot(self) -> dict[str, Any]:
         return tf.nest.map_structure(
@@ -225,3 +229,10 @@ class Course:
 
 def _shapes(structure) -> list[tuple[int, ...]]:
     return [tuple(leaf.shape) for leaf in tf.nest.flatten(structure)]
+
+
+def _described(structure) -> list[str]:
+    """Returns dtypes and shapes. Names do not tell: Keras numbers layers anew in every process."""
+    return [
+        f"{tf.as_dtype(leaf.dtype).name}{list(leaf.shape)}" for leaf in tf.nest.flatten(structure)
+    ]

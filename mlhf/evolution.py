@@ -7,6 +7,7 @@ stretch of training, and nothing is differentiated.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -236,7 +237,10 @@ class _Evolution:
             desc="evolution",
             dynamic_ncols=True,
         )
-        with bar:
+        # Also when it is interrupted: what was learned is the caller's.
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(bar)
+            stack.callback(self._hand_over)
             while self.done < self.steps:
                 turn, number = divmod(self.done, len(self.fields))
                 started = time.perf_counter()
@@ -304,9 +308,13 @@ class _Evolution:
             "learning_rate": rate,
         }
 
-    def _publish(self) -> None:
+    def _hand_over(self) -> None:
         self.optimizer.set_weights(self.kinds, self.weights)
-        self.optimizer.learning_rate = math.exp(float(self.log_rate))
+        if self.learn_rate:
+            self.optimizer.learning_rate = math.exp(float(self.log_rate))
+
+    def _publish(self) -> None:
+        self._hand_over()
         if self.checkpoints is not None:
             self.optimizer.save(self.checkpoints.folder / meta_file.FILE_IN_FOLDER)
 
@@ -352,7 +360,10 @@ class _Evolution:
 
     def _signature(self) -> dict[str, Any]:
         """What a checkpoint has to share with the run that continues it."""
+        fixed_rate = {} if self.learn_rate else {"learning_rate": self.optimizer.learning_rate}
         return {
+            **fixed_rate,
+            "meta_lr": float(self.meta_lr(0)),
             "method": EVOLUTION,
             "task": "; ".join(field.task.name for field in self.fields),
             "rule": self.optimizer.rule.signature,

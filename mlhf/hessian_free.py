@@ -147,18 +147,22 @@ class HessianFree(CompiledSteps):
             tolerance=self._tolerance,
             guards=self._guards,
         )
-        moved = layout.unflatten(layout.flatten(parameters) - rate * solution.x)
+        # A batch that is not finite moves nothing, and is not where the next ones start.
+        sound = tf.math.is_finite(tf.norm(gradient)) & tf.math.is_finite(tf.norm(solution.x))
+        taken = tf.where(sound, solution.x, tf.zeros_like(solution.x))
+        kept = tf.where(sound, solution.x, state.solution)
+        moved = layout.unflatten(layout.flatten(parameters) - rate * taken)
         damping = state.damping
         if self._damping_type == "LM_heuristics":
             predicted = model_decrease(gradient, solution.x, solution.residual, rate)
-            change = objective.data_loss(moved) - linearized.data_loss
-            damping = adapt_damping(damping, change, predicted, self._decay)
+            after = objective.data_loss(moved)
+            damping = adapt_damping(damping, linearized.data_loss, after, predicted, self._decay)
         metrics = {
             "loss": linearized.value,
             "gradient_norm": tf.norm(gradient),
-            "step_norm": rate * tf.norm(solution.x),
+            "step_norm": rate * tf.norm(taken),
             "damping": state.damping,
             "cg_iterations": solution.iterations,
             "cg_reason": solution.reason,
         }
-        return moved, HessianFreeState(solution.x, damping), linearized.model_state, metrics
+        return moved, HessianFreeState(kept, damping), linearized.model_state, metrics

@@ -51,6 +51,13 @@ class Layout:
             a kind is not known.
         """
         self.dtype = check_parameters(structure)
+        if self.dtype not in (tf.float32, tf.float64):
+            raise ValueError(
+                f"Expected parameters in float32 or float64, got {self.dtype.name}: conjugate "
+                "gradients and sums over all of them need that precision. Keep them in float32 and "
+                'compute in less (product_dtype="bfloat16", or a Keras policy such as '
+                '"mixed_bfloat16").'
+            )
         leaves = tf.nest.flatten(structure)
         self._structure = tf.nest.map_structure(lambda _: None, structure)
         self._shapes = [tuple(leaf.shape) for leaf in leaves]

@@ -9,6 +9,11 @@ import tensorflow as tf
 _UNITS = 16
 
 
+def known_to(loss: tf.Tensor) -> tf.Tensor:
+    """Returns how far a loss, a scalar, is known: the rounding of its sum."""
+    return _UNITS * float(np.finfo(loss.dtype.as_numpy_dtype).eps) * tf.abs(loss)
+
+
 def reduction_ratio(before: tf.Tensor, after: tf.Tensor, predicted: tf.Tensor) -> tf.Tensor:
     """Returns ρ, the loss's change by a quadratic model's.
 
@@ -22,8 +27,7 @@ def reduction_ratio(before: tf.Tensor, after: tf.Tensor, predicted: tf.Tensor) -
       predicted: What the model says of `after - before`.
     """
     half = tf.constant(0.5, predicted.dtype)
-    known_to = _UNITS * float(np.finfo(predicted.dtype.as_numpy_dtype).eps)
-    told = -predicted > known_to * tf.abs(before)
+    told = -predicted > known_to(before)
     return tf.where(
         told, (after - before) / tf.where(told, predicted, -tf.ones_like(predicted)), half
     )

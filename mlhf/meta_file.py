@@ -63,7 +63,8 @@ def read(name_or_path: str | Path) -> Content:
     """Reads a file.
 
     Args:
-      name_or_path: A name of `names()`, a file, or a folder that holds `meta_optimizer.npz`.
+      name_or_path: A folder that holds `meta_optimizer.npz`, a file, with or without its `.npz`,
+        or a name of `names()`: the first of them that there is.
 
     Returns:
       Its content.
@@ -77,6 +78,8 @@ def read(name_or_path: str | Path) -> Content:
     path = Path(name_or_path)
     if path.is_dir():
         path = path / FILE_IN_FOLDER
+    if not path.exists() and path.with_name(path.name + ".npz").is_file():
+        path = path.with_name(path.name + ".npz")
     if not path.exists() and str(name_or_path) in names():
         path = PRETRAINED / f"{name_or_path}.npz"
     if not path.exists():
@@ -109,3 +112,5 @@ def _check_shapes(kinds: list[str], weights: dict[str, LSTMWeights]) -> None:
                     f"{role}/{name}: expected floating numbers of shape {b.shape} for "
                     f"{len(kinds)} kinds, got {a.dtype.name} of shape {a.shape}"
                 )
+            if not np.all(np.isfinite(a)):
+                raise ValueError(f"{role}/{name}: not all of its numbers are finite")

@@ -143,7 +143,7 @@ class MetaHessianFree(CompiledSteps):
         self._given_kinds = kinds
         # By the structures that `init` saw: a network's layers say more than the constructor knows.
         self._kinds_of: dict[Any, Any] = {}
-        self._seed = seed
+        self._seed = check_count("seed", seed, 0)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **overrides: Any) -> MetaHessianFree:
@@ -165,6 +165,12 @@ class MetaHessianFree(CompiledSteps):
         content = meta_file.read(name_or_path)
         # A file may be older than a setting, which then has its default.
         settings = {**cls().settings, **content.settings}
+        newer = sorted(set(content.settings) - set(cls().settings))
+        if newer:
+            raise ValueError(
+                f"{name_or_path} has the settings {newer}, which this version does not know: a "
+                "newer one saved it."
+            )
         unknown = set(overrides) - set(settings) - _NOT_SAVED
         if unknown:
             raise ValueError(f"Expected overrides among {sorted(settings)}, got {sorted(unknown)}.")
@@ -382,14 +388,20 @@ class MetaHessianFree(CompiledSteps):
             objective, parameters, layout, self.rule.curvature_share, self.rule.product_dtype
         )
         gradient = layout.flatten(linearized.gradient())
-        proposal, after = propose(self.rule, weights, layout, curvature, gradient, state)
+        proposal, after = propose(
+            self.rule, weights, layout, curvature, gradient, state, guarded=True
+        )
         moved = layout.unflatten(layout.flatten(parameters) - rate * proposal.solution)
         if self.rule.damping_type == "LM_heuristics":
             predicted = model_decrease(gradient, proposal.solution, after.residual, rate)
-            change = objective.data_loss(moved) - linearized.data_loss
-            after = after._replace(
-                damping=adapt_damping(state.damping, change, predicted, self.rule.decay)
+            damping = adapt_damping(
+                state.damping,
+                linearized.data_loss,
+                objective.data_loss(moved),
+                predicted,
+                self.rule.decay,
             )
+            after = after._replace(damping=damping)
         metrics = {
             "loss": linearized.value,
             "gradient_norm": tf.norm(gradient),

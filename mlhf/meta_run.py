@@ -46,8 +46,11 @@ def check_learnable(tasks: Sequence[Task], optimizer: MetaHessianFree) -> None:
       optimizer: To meta-train.
 
     Raises:
+      TypeError: If the optimizer is not a `MetaHessianFree`.
       ValueError: With what to give.
     """
+    if not isinstance(optimizer, MetaHessianFree):
+        raise TypeError(f"Expected a MetaHessianFree to meta-train, got {optimizer!r}.")
     if not optimizer.rule.roles:
         raise ValueError('There is nothing to learn: give x_use="rnn", y_use="rnn" or d_use="rnn".')
     if not tasks:

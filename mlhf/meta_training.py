@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -81,7 +82,8 @@ def meta_train(
       model_dir: Where checkpoints, metrics, the replay and the trained optimizer go; None keeps
         all in memory.
       save_steps: A checkpoint every so many meta-steps, and at the end.
-      replay: In place of a new one of 200 snapshots (without a `model_dir` only).
+      replay: In place of a new one of 200 snapshots (without a `model_dir` only). What it holds is
+        kept and drawn from, so it has to be of the same network.
       experience: A replay recorded elsewhere: rollouts begin from its snapshots.
       jit_compile: Whether the meta-step is compiled with XLA as a whole.
       unrolled: Whether loops over time are written out in the graph; slow to trace.
@@ -181,6 +183,9 @@ class _Run:
             if saved is not None:
                 self._restore(*saved)
             else:
+                # What a run that was killed before its first checkpoint has left.
+                for opened in self._open:
+                    opened.clear()
                 for course in self.courses:
                     course.begin()
             self.log = RunLog(model_dir, self.done)
@@ -220,7 +225,10 @@ class _Run:
             desc="meta-training",
             dynamic_ncols=True,
         )
-        with bar:
+        # Also when it is interrupted: what was learned is the caller's.
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(bar)
+            stack.callback(self._hand_over)
             while self.done < self.steps and not self.diverged:
                 turn, number = divmod(self.done, len(self.courses))
                 course = self.courses[number]
@@ -290,8 +298,11 @@ class _Run:
         fixed = (self.optimizer, layout, static, self.length, self._unrolled)
         return meta_step(*fixed, *arguments, rows_of_kinds=rows)
 
-    def _publish(self) -> None:
+    def _hand_over(self) -> None:
         self.optimizer.set_weights(self.kinds, self.weights)
+
+    def _publish(self) -> None:
+        self._hand_over()
         if self.checkpoints is not None:
             self.optimizer.save(self.checkpoints.folder / meta_file.FILE_IN_FOLDER)
 

@@ -166,8 +166,8 @@ class Objective:
         return self.network(parameters, self.model_state, self.inputs)
 
     def data_loss(self, parameters: Structure) -> tf.Tensor:
-        """Returns the mean loss without the regularizer."""
-        return self.loss.value(self.outputs(parameters)[0], self.targets)
+        """Returns the mean loss without the regularizer, in the parameters' dtype."""
+        return _in_dtype_of(parameters, self.loss.value(self.outputs(parameters)[0], self.targets))
 
     def first_examples(self, share: float) -> Objective:
         """Returns the objective on the first examples of the batch.
@@ -223,9 +223,10 @@ class LinearizedObjective:
 
     Attributes:
       parameters: The point.
-      data_loss: The mean loss without the regularizer, a scalar.
+      data_loss: The mean loss without the regularizer, a scalar in the parameters' dtype.
       value: The mean loss with it.
-      model_state: The network's state after its forward pass; `()` if it has none.
+      model_state: The network's state after its forward pass; `()` if it has none. That before,
+        if the loss is not finite: one bad batch would stay in moving statistics for good.
     """
 
     def __init__(
@@ -251,7 +252,11 @@ class LinearizedObjective:
         if tf.executing_eagerly():
             # What the traced function left aside are symbols of its trace.
             self.model_state = objective.outputs(parameters)[1]
-        self.data_loss = self._operator.loss()
+        self.data_loss = _in_dtype_of(parameters, self._operator.loss())
+        sound = tf.math.is_finite(self.data_loss)
+        self.model_state = tf.nest.map_structure(
+            lambda new, old: tf.where(sound, new, old), self.model_state, objective.model_state
+        )
         self.value = self.data_loss
         if self._regularizer is not None:
             self.value = self.data_loss + self._regularizer.value(parameters)
@@ -269,6 +274,11 @@ class LinearizedObjective:
         if self._regularizer is None:
             return product
         return _add(product, self._regularizer.hessian_product(self.parameters, vector))
+
+
+def _in_dtype_of(parameters: Structure, value: tf.Tensor) -> tf.Tensor:
+    """Casts a loss: a network may compute its outputs in another precision than its parameters'."""
+    return tf.cast(value, tf.nest.flatten(parameters)[0].dtype)
 
 
 def _add(a: Structure, b: Structure) -> Structure:

@@ -159,6 +159,7 @@ class Field:
             "first_loss": pair.first_loss if math.isfinite(pair.first_loss) else -1.0,
             "carries": [
                 {
+                    "lost": not np.all(np.isfinite(carry.weights)),
                     "weights": _finite(carry.weights),
                     "model_state": tf.nest.map_structure(_finite, carry.model_state),
                     **tf.nest.map_structure(_finite, to_portable(carry.state, self.layout)),
@@ -175,7 +176,7 @@ class Field:
             pair.first_loss = math.nan
         pair.carries = [
             Carry(
-                tf.constant(carry["weights"], self.layout.dtype),
+                self._weights(carry),
                 tf.nest.map_structure(
                     lambda like, value: tf.constant(value, like.dtype),
                     self._model_state,
@@ -186,9 +187,15 @@ class Field:
             for carry in saved["carries"]
         ]
 
+    def _weights(self, saved: dict[str, Any]) -> tf.Tensor:
+        weights = tf.constant(saved["weights"], self.layout.dtype)
+        # A training of weights that are not finite has lost until its pair begins again.
+        lost = tf.constant(math.nan, self.layout.dtype)
+        return tf.fill(weights.shape, lost) if saved.get("lost") else weights
+
 
 def _finite(value: Any) -> Any:
-    """What is not finite stays so until its pair begins again; a checkpoint holds zeros for it."""
+    """Returns zeros where a value is not finite: a checkpoint holds no such numbers."""
     value = tf.convert_to_tensor(value)
     if not value.dtype.is_floating:
         return value

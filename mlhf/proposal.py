@@ -15,6 +15,7 @@ from mlhf import coordinate_lstm
 from mlhf import preconditioned_cg as cg
 from mlhf.coordinate_lstm import LSTMWeights
 from mlhf.layout import Layout
+from mlhf.levenberg_marquardt import known_to
 from mlhf.objective import LinearizedObjective, Objective
 
 # The roles that a learned rule can have: the start of the conjugate gradients, their
@@ -163,6 +164,7 @@ def propose(
     gradient: tf.Tensor,
     state: MetaState,
     unrolled: bool = False,
+    guarded: bool = False,
 ) -> tuple[Proposal, MetaState]:
     """Solves (G + diag(δ)) x ≈ g with learned δ, start and preconditioner.
 
@@ -174,11 +176,18 @@ def propose(
       gradient: g, [size].
       state: Of the step before.
       unrolled: Whether conjugate gradients are written out instead of looped.
+      guarded: Whether a batch whose gradient or products are not finite is kept out of the state:
+        its solution is zero, the state's stay what they were, and the LSTMs see zeros. Once in the
+        state, what is not finite would stay there. (Meta-training leaves such rollouts out itself.)
 
     Returns:
       The proposal, and the state for the next step.
     """
     lstm = dict(state.lstm)
+    sound = tf.constant(True)
+    if guarded:
+        sound = tf.math.is_finite(tf.norm(gradient))
+        gradient = tf.where(sound, gradient, tf.zeros_like(gradient))
 
     def run(role, *inputs):
         blocks, _ = lstm_inputs(rule, layout, inputs)
@@ -204,6 +213,9 @@ def propose(
     else:
         start = run("x", gradient, state.residual, state.solution) * layout.mask()
     start_residual = gradient - damped(start)
+    if guarded:
+        sound &= tf.math.is_finite(tf.norm(start_residual))
+        start_residual = tf.where(sound, start_residual, tf.zeros_like(start_residual))
     diagonal = tf.ones_like(gradient)
     if rule.y_use == "rnn":
         diagonal_drive = run("y", gradient, start_residual, start)
@@ -211,6 +223,14 @@ def propose(
     solution, trajectory = cg.solve_recorded(
         damped, start_residual, start, diagonal, rule.cg_iterations, unrolled
     )
+    after = MetaState(solution, trajectory.residual, state.damping, lstm)
+    if guarded:
+        sound &= tf.math.is_finite(tf.norm(solution)) & tf.math.is_finite(tf.norm(after.residual))
+        after = after._replace(
+            solution=tf.where(sound, solution, state.solution),
+            residual=tf.where(sound, after.residual, state.residual),
+        )
+        solution = tf.where(sound, solution, tf.zeros_like(solution))
     proposal = Proposal(
         start,
         start_residual,
@@ -221,7 +241,7 @@ def propose(
         solution,
         trajectory,
     )
-    return proposal, MetaState(solution, trajectory.residual, state.damping, lstm)
+    return proposal, after
 
 
 def proposal_specs(rule: Rule, layout: Layout) -> Proposal:
@@ -268,13 +288,17 @@ def model_decrease(
 
 
 def adapt_damping(
-    damping: tf.Tensor, change: tf.Tensor, predicted: tf.Tensor, decay: float
+    damping: tf.Tensor, before: tf.Tensor, after: tf.Tensor, predicted: tf.Tensor, decay: float
 ) -> tf.Tensor:
     """Levenberg and Marquardt's heuristic, as the original sets it.
 
+    Where less change is predicted than the loss is known to, the damping stays: at a minimum it
+    would else grow by rounding alone.
+
     Args:
       damping: The scalar damping of the step.
-      change: The loss on the step's batch after the step, less that before; no weight decay.
+      before: The loss on the step's batch before the step, without weight decay.
+      after: The same after it.
       predicted: q of `model_decrease`.
       decay: Below 1. The damping is divided by it where the ratio of both is at most 1/4, and
         multiplied by it where it exceeds 3/4.
@@ -286,7 +310,8 @@ def adapt_damping(
     half, grow, shrink, keep = (
         tf.constant(value, damping.dtype) for value in (0.5, 1 / decay, decay, 1.0)
     )
-    ratio = tf.where(predicted == 0, half, change / predicted)
+    told = tf.abs(predicted) > known_to(before)
+    ratio = tf.where(told, (after - before) / tf.where(told, predicted, half), half)
     factor = tf.where(ratio <= 0.25, grow, tf.where(ratio > 0.75, shrink, keep))
     return tf.clip_by_value(damping * factor, 1e-3, 1.0)
 

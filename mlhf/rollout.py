@@ -127,8 +127,9 @@ def roll(
             # Of the step that is taken: a model of x is not to blame for what a shorter step,
             # scale · x, leaves undone. The noise is left out: its mean is zero.
             predicted = model_decrease(gradient, x, residual, learning_rate * scale)
-            change = moved.data_loss - linearized.data_loss
-            damping = adapt_damping(state.damping, change, predicted, rule.decay)
+            damping = adapt_damping(
+                state.damping, linearized.data_loss, moved.data_loss, predicted, rule.decay
+            )
             state = state._replace(damping=damping)
         descent = tf.tensordot(gradient, x, 1)
         row = Row(

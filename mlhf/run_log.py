@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from replay import replace_file
@@ -59,7 +60,8 @@ class RunLog:
         with self._writer.as_default(step):
             for name, value in line.items():
                 if name != "step" and isinstance(value, (int, float)):
-                    tf.summary.scalar(name, value)
+                    # Of float32, which a Python number beyond it could not become.
+                    tf.summary.scalar(name, np.float64(value))
 
     def close(self) -> None:
         """Closes the files."""

@@ -6,11 +6,17 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 import custom_op
 from mlhf import keras_models, kinds
 from mlhf.objective import Objective, Regularizer
+
+_SHAPES = (
+    "Expected batches of one static shape, got {} from the task {!r}: batch its data with "
+    "drop_remainder=True."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +76,16 @@ class Task:
         Yields:
           Inputs and targets as structures of tensors.
 
+        They end where fewer than `length` batches are left.
+
         Raises:
-          ValueError: If the batches end, or come without static shapes.
+          ValueError: If the batches are not all of one shape.
         """
         stream = self.batches(start)
         if isinstance(stream, tf.data.Dataset):
+            for spec in tf.nest.flatten(stream.element_spec):
+                if not spec.shape.is_fully_defined():
+                    raise ValueError(_SHAPES.format(f"one of shape {spec.shape}", self.name))
             yield from stream.batch(length, drop_remainder=True).prefetch(2)
             return
         iterator = iter(stream)
@@ -82,7 +93,15 @@ class Task:
             group = [batch for _, batch in zip(range(length), iterator, strict=False)]
             if len(group) < length:
                 return
+            for batch in group[1:]:
+                first, other = _shapes_of(group[0]), _shapes_of(batch)
+                if first != other:
+                    raise ValueError(_SHAPES.format(f"one of {first}, one of {other}", self.name))
             yield tf.nest.map_structure(lambda *values: tf.stack(values), *group)
+
+
+def _shapes_of(batch: Any) -> list[tuple[int, ...]]:
+    return [np.shape(part) for part in tf.nest.flatten(batch)]
 
 
 def draw_missing_weights(tasks: Sequence[Task], optimizer: Any, seed: int) -> None:

@@ -94,14 +94,27 @@ wait_for_all() {
     [ "$failed" -eq 0 ] || die "Some of the runs failed (see above); the same command continues them."
 }
 
+# What a command is, to know whether it ran before: its words, and the meta-optimizer that it uses.
+described() {
+    local word file
+    printf '%s' "$*"
+    for word in "$@"; do
+        file="${word#--meta_ckpt=}"
+        [ -d "$file" ] && file="$file/meta_optimizer.npz"
+        if [ "$word" != "$file" ] && [ -f "$file" ]; then
+            printf '\n%s' "$(cksum <"$file")"
+        fi
+    done
+}
+
 run_once() {
     local folder="$1" finished="$1/finished"
     shift
-    if [ -f "$finished" ] && [ "$(cat "$finished")" = "$*" ]; then
+    if [ -f "$finished" ] && [ "$(cat "$finished")" = "$(described "$@")" ]; then
         printf 'Finished before: %s\n' "$folder"
         return
     fi
     printf '\n%s %s=%s\n' "$*" "${FOLDER_FLAG:---model_dir}" "$folder"
     "$VENV_PYTHON" -u "$@" "${FOLDER_FLAG:---model_dir}=$folder"
-    printf '%s\n' "$*" >"$finished"
+    printf '%s\n' "$(described "$@")" >"$finished"
 }

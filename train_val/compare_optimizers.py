@@ -24,7 +24,7 @@ from train_val import command_line, comparison, problems, task_families
 from train_val.data import IMAGENET, StoredImages
 
 FLAGS = flags.FLAGS
-DEFAULT = "hf:damping=0.1/1/10,kfac:damping=0.1/1,SGD,momentum,adam,RMSprop"
+DEFAULT = "hf:damping=0.3/1/3,kfac:damping=0.3/1/3,SGD,momentum,adam,RMSprop"
 # The reported steps, if none are asked for: these shares of all.
 SHARES = (0.1, 0.25, 0.5, 1.0)
 
@@ -64,11 +64,20 @@ def reported_steps(steps: int, every: int) -> list[int]:
                 f"{wrong}."
             )
         return asked
-    return sorted({min(steps, max(1, round(share * steps / every)) * every) for share in SHARES})
+    shares = {min(steps, max(1, round(share * steps / every)) * every) for share in SHARES}
+    # Accuracy, seconds and target are those of the last step, whether or not a multiple of it.
+    return sorted({*shares, steps})
 
 
 def main() -> None:
     """Reads the flags, compares and writes the results."""
+    if FLAGS.task_file and not FLAGS.task:
+        raise ValueError(
+            f"Expected --task of a family of {FLAGS.task_file} beside --task_file, got none."
+        )
+    unused = [name for name in ("problem", "resnet_size") if FLAGS[name].present]
+    if FLAGS.task and unused:
+        raise ValueError(f"Expected --task without --{unused[0]}: it says what is trained.")
     entrants = comparison.parse_all(FLAGS.optimizers, FLAGS.meta_ckpt)
     arguments = problem_arguments()
     problem = task_families.problem_of(arguments)
@@ -93,6 +102,7 @@ def main() -> None:
             tuning_steps=FLAGS.tuning_steps,
             largest=FLAGS.tuning_settings,
             cost=cost if FLAGS.cost_rounds else None,
+            cost_rounds=FLAGS.cost_rounds,
             conditions=cache_conditions(arguments, problem),
             cache=folder / "runs.jsonl",
         )
@@ -171,9 +181,10 @@ def explain(steps: int, every: int) -> list[str]:
     text = (
         "All optimizers see the same objective, the same initial weights and the same batches in "
         f"the same order. Each was tuned on a seed of its own by the training loss after "
-        f"{FLAGS.tuning_steps} steps, its grid continued until the best lay inside it, and then "
-        f"run for {steps} steps on {seeds}: medians, with the extremes in brackets (bands in the "
-        f"charts), measured every {every} steps. Tried is how many settings tuning ran."
+        f"{FLAGS.tuning_steps} steps, its grid continued until the best lay inside it or "
+        f"{FLAGS.tuning_settings} settings were tried (edge), and then run for {steps} steps on "
+        f"{seeds}: medians, with the extremes in brackets (bands in the charts), measured every "
+        f"{every} steps. Tried is how many settings tuning ran."
     )
     if not FLAGS.cost_rounds:
         return [text, "Seconds are of training alone, without tracing and measuring."]
@@ -203,7 +214,8 @@ def conditions_of(problem: Any, target: float | None) -> dict[str, str]:
     }
     if problem.normalised:
         facts["statistics of normalisation"] = (
-            f"taken anew from {problems.POPULATION:,} training images before every measurement"
+            f"taken anew from {problem.population_images:,} training images before every "
+            "measurement"
         )
     if target is not None:
         facts["target loss"] = f"{target:.4g}" + ("" if FLAGS.target else ", Adam's at the end")

@@ -17,7 +17,7 @@ import tqdm
 from absl import flags
 
 from mlhf.validation import check_count
-from replay import remove_temporary_files, replace_file
+from replay import DirectoryLock, remove_temporary_files, replace_file
 from train_val import command_line
 from train_val.data import DataError
 from train_val.data.image_folders import FolderImages
@@ -93,6 +93,19 @@ def convert(
                 f" {shards} files: ask for fewer."
             )
     output_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = DirectoryLock(output_dir, "conversion")
+    except RuntimeError as error:
+        raise DataError(
+            f"Expected an output_dir that no other conversion writes to, but {error}"
+        ) from error
+    try:
+        return _convert(data_dir, output_dir, parts, seed, progress)
+    finally:
+        lock.release()
+
+
+def _convert(data_dir, output_dir, parts, seed, progress) -> Conversion:
     remove_temporary_files(output_dir)
     for path in output_dir.glob(f"*{_UNFINISHED}"):
         path.unlink()
@@ -149,20 +162,26 @@ def _check_plan(output_dir: Path, data_dir: Path, parts: list, seed: int) -> Non
 def _write_shard(path: Path, images: FolderImages, piece: np.ndarray) -> list[str]:
     damaged = []
     unfinished = path.with_name(path.name + _UNFINISHED)
-    with tf.io.TFRecordWriter(str(unfinished)) as writer:
-        for number in piece:
-            source = Path(images.paths[number])
-            content = source.read_bytes()
-            try:
-                image = tf.io.decode_image(content, channels=0, expand_animations=False)
-            except (tf.errors.OpError, ValueError):
-                damaged.append(str(source))
-                tqdm.tqdm.write(f"Left out: {source} can't be decoded.")
-                continue
-            label = int(images.labels[number])
-            example = _example(content, image.shape, label + 1, images.classes[label], source)
-            # The order of the features would differ from process to process.
-            writer.write(example.SerializeToString(deterministic=True))
+    try:
+        with tf.io.TFRecordWriter(str(unfinished)) as writer:
+            for number in piece:
+                source = Path(images.paths[number])
+                content = source.read_bytes()
+                try:
+                    image = tf.io.decode_image(content, channels=0, expand_animations=False)
+                except (tf.errors.OpError, ValueError):
+                    damaged.append(str(source))
+                    tqdm.tqdm.write(f"Left out: {source} can't be decoded.")
+                    continue
+                label = int(images.labels[number])
+                example = _example(content, image.shape, label + 1, images.classes[label], source)
+                # The order of the features would differ from process to process.
+                writer.write(example.SerializeToString(deterministic=True))
+    except tf.errors.OpError as error:
+        raise OSError(
+            f"Expected to write {unfinished}, could not ({error.message.splitlines()[0]}): make "
+            "room, and start again."
+        ) from error
     with open(unfinished, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(unfinished, path)

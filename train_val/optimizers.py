@@ -132,7 +132,7 @@ def make(
         config = {key: value for key, value in build().get_config().items() if key != "name"}
         return Chosen(optimizer, {"rule": json.dumps(config, default=str)}, unused)
     if rule.get("y_use") == "none" and rule.get("d_use") == "none":
-        return _hessian_free(lr, rule, meta_ckpt, product_dtype, jit_compile)
+        return _hessian_free(lr, rule, meta_ckpt, set(given), product_dtype, jit_compile)
     return _meta(lr, rule, meta_ckpt, set(given), product_dtype, jit_compile, detailed)
 
 
@@ -141,13 +141,13 @@ def _unused(name: str, meta_ckpt: str | None, given: set[str]) -> list[str]:
 
     Notes and no errors: scripts give all optimizers the same flags.
     """
+    used = {
+        "martens": {"damping", "damping_type", "decay", "CG_iter", "curvature_share"},
+        "kfac": {"damping", "damping_type", "decay", "lr"},
+        "RMSprop": {"lr", "decay"},
+    }.get(name, {"lr"})
     left_out = [] if meta_ckpt is None else ["meta_ckpt"]
-    if name == "martens":
-        left_out += sorted(given & {"lr", "x_use", "y_use", "d_use"})
-    elif name == "kfac":
-        left_out += sorted(given & {"CG_iter", "x_use", "y_use", "d_use", "curvature_share"})
-    else:
-        left_out += sorted(given & set(RULE) - {"lr", "decay"})
+    left_out += sorted(given & set(RULE) - used)
     return [f"{name} has no use for {', '.join(left_out)}."] if left_out else []
 
 
@@ -169,7 +169,7 @@ def _second_order(name, lr, momentum, rule, given, jit_compile) -> Chosen:
     return Chosen(optimizer, {"rule": json.dumps(arguments)}, [f"{note}."])
 
 
-def _hessian_free(lr, rule, meta_ckpt, product_dtype, jit_compile) -> Chosen:
+def _hessian_free(lr, rule, meta_ckpt, given, product_dtype, jit_compile) -> Chosen:
     if meta_ckpt is not None:
         raise ValueError(
             f"y_use=none with d_use=none is plain Hessian-free, which has nothing learned to take "
@@ -181,7 +181,9 @@ def _hessian_free(lr, rule, meta_ckpt, product_dtype, jit_compile) -> Chosen:
             "x_use=rnn with y_use=none and d_use=none is not an optimizer of the paper: expected "
             "x_use=x or x_use=d."
         )
-    for learned in ("y_use", "d_use", "input_scale", "inputs", "damping_scale"):
+    of_lstms = ("input_scale", "inputs", "damping_scale")
+    unused = [flag for flag in of_lstms if flag in given]
+    for learned in ("y_use", "d_use", *of_lstms):
         rule.pop(learned, None)
     arguments = {"learning_rate": lr, **{RULE[flag]: value for flag, value in rule.items()}}
     optimizer = mlhf.HessianFree(
@@ -189,8 +191,11 @@ def _hessian_free(lr, rule, meta_ckpt, product_dtype, jit_compile) -> Chosen:
         product_dtype=product_dtype,
         jit_compile=jit_compile,
     )
-    note = "Plain Hessian-free: " + _listed({"lr": lr, **rule})
-    return Chosen(optimizer, {"rule": json.dumps(arguments)}, [note])
+    notes = ["Plain Hessian-free: " + _listed({"lr": lr, **rule})]
+    if unused:
+        notes.append(f"Plain Hessian-free has no use for {', '.join(unused)}.")
+    settings = {"rule": json.dumps(arguments), **_precision(product_dtype)}
+    return Chosen(optimizer, settings, notes)
 
 
 def _meta(lr, rule, meta_ckpt, given, product_dtype, jit_compile, detailed) -> Chosen:
@@ -234,7 +239,12 @@ def _meta(lr, rule, meta_ckpt, given, product_dtype, jit_compile, detailed) -> C
     for leaf in tf.nest.flatten(optimizer.weights):
         digest.update(np.asarray(leaf).tobytes())
     settings = {"rule": json.dumps(optimizer.settings), "weights": digest.hexdigest()[:16]}
-    return Chosen(optimizer, settings, notes)
+    return Chosen(optimizer, {**settings, **_precision(product_dtype)}, notes)
+
+
+def _precision(product_dtype: str | None) -> dict[str, Any]:
+    """What of it identifies a run: older ones, without it, had none."""
+    return {} if product_dtype is None else {"product_dtype": product_dtype}
 
 
 def _listed(settings: Mapping[str, Any]) -> str:

@@ -157,6 +157,12 @@ class Problem:
         return min(self.train_sample or largest, whole)
 
     @property
+    def population_images(self) -> int:
+        """How many training images `population_state` takes statistics of."""
+        stored = isinstance(self.train, StoredImages)
+        return min(POPULATION, len(self.train) if stored else self.measured_images)
+
+    @property
     def image_fingerprint(self) -> str | None:
         """What tells these images from others of as many; None for those of a data set's name."""
         if not isinstance(self.train, StoredImages) or not isinstance(self.test, StoredImages):

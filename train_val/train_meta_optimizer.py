@@ -5,6 +5,7 @@ from __future__ import annotations
 if not __package__:
     import _bootstrap  # noqa: F401
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -135,9 +136,10 @@ def make_problems() -> list[Problem]:
         return [command_line.make_problem("meta_train")]
     of_imagenet = ("num_classes", "image_size")
     names = ("data", "data_dir", "split", "batch_size", "weight_decay", "seed", *of_imagenet)
-    return task_families.make_all(
-        FLAGS.tasks, part="meta_train", **{name: FLAGS[name].value for name in names}
-    )
+    given = {name: FLAGS[name].value for name in names}
+    if FLAGS.data_format != "auto":
+        given["data_format"] = FLAGS.data_format
+    return task_families.make_all(FLAGS.tasks, part="meta_train", **given)
 
 
 def make_optimizer() -> mlhf.MetaHessianFree:
@@ -220,6 +222,8 @@ def check_flags() -> None:
     Raises:
       ValueError: With the flag.
     """
+    if FLAGS.estimator == "pes" and FLAGS["debug_grad"].present:
+        raise ValueError("Expected debug_grad with estimator=backprop only: pes has no gradients.")
     for estimator, names in OF_ESTIMATOR.items():
         for name in names:
             if estimator != FLAGS.estimator and FLAGS[name].present:
@@ -229,6 +233,12 @@ def check_flags() -> None:
                 )
     if FLAGS.tasks and FLAGS["problem"].present:
         raise ValueError(f"Expected tasks or problem, got both: {FLAGS.tasks} and {FLAGS.problem}.")
+    if FLAGS.tasks and FLAGS["resnet_size"].present:
+        raise ValueError("Expected resnet_size with --problem=resnet, got it with tasks.")
+    if FLAGS.task_file and not FLAGS.tasks:
+        raise ValueError(
+            f"Expected tasks of the families that {FLAGS.task_file} defines beside it, got none."
+        )
 
 
 def keeping(
@@ -257,6 +267,10 @@ def settings(found: list[Problem]) -> dict[str, Any]:
     free = ("jit_compile", "print_log_in_meta_optimizer")
     names = (*SHARED, *(name for name in OF_ESTIMATOR[FLAGS.estimator] if name not in free))
     shared = {name: FLAGS[name].value for name in names}
+    if FLAGS.task_file:
+        # Its families keep their names while their code changes.
+        text = Path(FLAGS.task_file).read_bytes()
+        shared["task_file"] = hashlib.sha256(text).hexdigest()[:16]
     return {**shared, **command_line.problem_settings(*found)}
 
 

@@ -75,6 +75,7 @@ def _hessian(value):
 def _difference(function, direction):
     """Of fourth order."""
     step = 1e-3
+    function = tf.function(function, autograph=False)
 
     @tf.function(autograph=False)
     def run(x):

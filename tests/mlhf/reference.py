@@ -268,7 +268,8 @@ def roll(setup, theta, steps):
             step = setup.rate * limited(found["x"], w, setup.rate)
             damping = adapted(
                 damping,
-                data_loss(moved, batch) - data_loss(w, batch),
+                data_loss(w, batch),
+                data_loss(moved, batch),
                 g,
                 step,
                 G @ step + found["delta"] * step,
@@ -278,10 +279,11 @@ def roll(setup, theta, steps):
     return records, (w, r, x, states, damping)
 
 
-def adapted(damping, change, g, step, product, decay):
+def adapted(damping, before, after, g, step, product, decay):
     """The heuristic of Levenberg and Marquardt for a step s taken, and A s."""
     q = -dot(g, step) + dot(step, product) / 2
-    ratio = change / q if q != 0 else 0.5
+    rounding = 16 * np.finfo(float).eps * abs(before)
+    ratio = (after - before) / q if abs(q) > rounding else 0.5
     if ratio <= 0.25:
         damping = damping / decay
     elif ratio > 0.75:

@@ -211,14 +211,49 @@ def test_a_loss_below_zero_is_refused(tmp_path):
         evolve(1, task=task)
 
 
-def test_a_run_that_diverged_can_be_kept_and_continued(tmp_path):
-    def run(steps):
-        return evolve(
-            steps, optimizer(1e30), horizon=20, learn_rate=False, model_dir=tmp_path, save_steps=2
-        )
+@pytest.mark.parametrize("rate", [1e30, 1e307], ids=["large", "beyond the largest number"])
+def test_a_run_that_diverged_continues_as_if_it_had_not_been_killed(rate, tmp_path):
+    def run(steps, **settings):
+        return evolve(steps, optimizer(rate), horizon=20, learn_rate=False, **settings)
 
-    run(2)
-    assert len(run(4).history) == 4
+    whole = run(4)
+    run(2, model_dir=tmp_path)
+    again = run(4, model_dir=tmp_path)
+    for name in ("log_loss", "difference", "grad_length"):
+        assert [line[name] for line in again.history] == [line[name] for line in whole.history]
+    np.testing.assert_array_equal(weights_of(again), weights_of(whole))
+
+
+def test_a_rate_that_is_not_learned_is_kept_and_belongs_to_the_run(tmp_path):
+    result = evolve(1, optimizer(0.3), learn_rate=False, model_dir=tmp_path)
+    assert result.optimizer.learning_rate == 0.3
+    with pytest.raises(CheckpointError, match=r"learning_rate: expected 0\.1, found 0\.3"):
+        evolve(2, optimizer(0.1), learn_rate=False, model_dir=tmp_path)
+    with pytest.raises(CheckpointError, match=r"meta_lr: expected 1\.0, found 0\.0"):
+        evolve(2, optimizer(0.3), learn_rate=False, meta_lr=1.0, model_dir=tmp_path)
+
+
+def test_what_was_learned_is_there_after_an_interrupt():
+    def stop(step, metrics):
+        raise KeyboardInterrupt
+
+    for train in (mlhf.evolve, mlhf.meta_train):
+        rule = optimizer(d_use="rnn")
+        rule.init(initialize(0))
+        before = rule.weights["d"].dense_bias.numpy()
+        settings = {"horizon": 2, "pairs": 1} if train is mlhf.evolve else {}
+        with pytest.raises(KeyboardInterrupt):
+            train(
+                make_task(),
+                rule,
+                9,
+                roll_back=2,
+                progress=False,
+                meta_lr=0.1,
+                on_step=stop,
+                **settings,
+            )
+        assert np.any(rule.weights["d"].dense_bias.numpy() != before), train
 
 
 def test_a_mixture_leaves_the_kinds_that_a_task_lacks_alone():

@@ -87,8 +87,8 @@ def test_the_first_damping_may_be_chosen(damping):
 
 
 # The rate, the damping at first, and what the heuristic then does: the ratio of both decreases
-# is bad and good in turn and 1 the limit; good; middling and 1e-3 the limit.
-HEURISTIC = [(2.0, 0.9, [0.9, 1, 0.9, 1]), (0.3, 0.05, [0.05, 0.05, 0.05, 0.045])]
+# is bad and 1 the limit; good; middling and 1e-3 the limit.
+HEURISTIC = [(2.1, 0.9, [0.9, 1, 1, 1]), (0.3, 0.05, [0.05, 0.05, 0.05, 0.045])]
 HEURISTIC += [(0.3, 1e-3, [0.001, 0.001, 0.001, 0.001 / 0.9])]
 
 
@@ -122,7 +122,8 @@ def test_damping_heuristic_over_steps(optimizer, rate, damping, dampings, monkey
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
 def test_damping_heuristic_at_its_bounds(dtype):
     def adapt(damping, change, predicted):
-        values = [tf.constant(value, dtype) for value in (damping, change, predicted)]
+        losses = 1.0, 1.0 + change
+        values = [tf.constant(value, dtype) for value in (damping, *losses, predicted)]
         return float(adapt_damping(*values, 0.5))
 
     exact = float(np.dtype(dtype.as_numpy_dtype).type(0.1))
@@ -134,6 +135,9 @@ def test_damping_heuristic_at_its_bounds(dtype):
     assert adapt(0.1, 1.0, -1.0) == 2 * exact
     assert adapt(0.1, 1.0, 1.0) == exact / 2
     assert adapt(0.1, -1.0, 0.0) == exact
+    # Rounding of a loss of 1 says nothing, in either direction.
+    rounding = 8 * float(np.finfo(dtype.as_numpy_dtype).eps)
+    assert adapt(0.1, rounding, -rounding) == adapt(0.1, -rounding, -rounding) == exact
     assert adapt(0.9, 1.0, -1.0) == 1
     assert adapt(1.5e-3, -1.0, -1.0) == pytest.approx(1e-3)
     assert adapt(2e-5, 0.0, 0.0) == pytest.approx(1e-3)

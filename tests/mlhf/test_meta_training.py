@@ -393,8 +393,32 @@ def test_rollouts_begin_from_recorded_experience_and_do_not_rate_it(monkeypatch)
     assert len(experience) == 3
     wrong = PrioritizedReplay(1)
     wrong.add({"parameters": as_arrays(initialize(0, 9)), "model_state": ()})
-    with pytest.raises(CheckpointError, match=r"Expected snapshots of parameters .*\(9, 3\)"):
+    with pytest.raises(CheckpointError, match=r"with the parameters .*got \[.*float64\[9, 3\]"):
         run(steps, task=script.task(), roll_back=1, experience=wrong)
+    single = tf.nest.map_structure(np.float32, as_arrays(initialize(0)))
+    for snapshot, message in (
+        ({"parameters": single, "model_state": ()}, r"the parameters .*got \[.*float32"),
+        ({"parameters": as_arrays(initialize(0)), "model_state": {"a": 1.0}}, "the model_state"),
+    ):
+        wrong = PrioritizedReplay(1)
+        wrong.add(tf.nest.map_structure(np.asarray, snapshot))
+        with pytest.raises(CheckpointError, match=message):
+            run(steps, task=script.task(), roll_back=1, experience=wrong)
+    with pytest.raises(CheckpointError, match="an experience with snapshots, got an empty one"):
+        run(steps, task=script.task(), roll_back=1, experience=PrioritizedReplay(1))
+
+
+def test_a_replay_that_is_given_keeps_what_it_holds(monkeypatch, tmp_path):
+    script = Script(2)
+    monkeypatch.setattr(meta_training, "meta_step", script.meta_step)
+    with PrioritizedReplay(9, tmp_path) as replay:
+        kept = replay.add({"parameters": as_arrays(initialize(7)), "model_state": ()})
+        run(2, task=script.task(), roll_back=1, replay=replay)
+        assert len(replay) > 1
+        np.testing.assert_array_equal(
+            replay.snapshot(kept)["parameters"]["dense"]["kernel"],
+            initialize(7)["dense"]["kernel"],
+        )
 
 
 def test_ends_when_nothing_is_finite_any_more(monkeypatch):
@@ -435,6 +459,18 @@ def test_batches_of_a_rollout(dataset):
             np.testing.assert_array_equal(targets[t], y)
 
 
+@pytest.mark.parametrize("dataset", [False, True], ids=["generator", "dataset"])
+def test_batches_of_other_shapes_are_refused(dataset):
+    def stream(first):
+        x, y = np.zeros([20, FEATURES]), np.zeros(20, int)
+        if dataset:
+            return tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH)
+        return ((x[i : i + BATCH], y[i : i + BATCH]) for i in range(0, 20, BATCH))
+
+    with pytest.raises(ValueError, match="batches of one static shape.*drop_remainder=True"):
+        list(make_task(batches=stream).rollout_batches(0, 3))
+
+
 @pytest.mark.parametrize(
     ("named", "arguments"),
     [
@@ -456,6 +492,8 @@ def test_bad_arguments(named, arguments):
 def test_arguments_that_do_not_go_together(tmp_path):
     with pytest.raises(ValueError, match="nothing to learn"):
         run(rule=optimizer(y_use="none", d_use="none"))
+    with pytest.raises(TypeError, match="Expected a MetaHessianFree to meta-train, got <mlhf.hess"):
+        run(rule=mlhf.HessianFree())
     with pytest.raises(ValueError, match="replay= or model_dir="):
         run(replay=PrioritizedReplay(3), model_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()

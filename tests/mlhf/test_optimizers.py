@@ -197,6 +197,17 @@ def test_settings_may_be_overridden(saved):
         mlhf.MetaHessianFree.from_pretrained(path, learning_rate="fast")
 
 
+def test_the_suffix_may_be_left_out_and_newer_files_are_told(saved):
+    optimizer, path = saved
+    assert mlhf.MetaHessianFree.from_pretrained(path.with_suffix("")).settings == optimizer.settings
+    newer = {**optimizer.settings, "thrust": 1}
+    meta_file.write(path, newer, optimizer.kinds, optimizer.weights)
+    with pytest.raises(ValueError, match=r"has the settings \['thrust'\].*a newer one saved it"):
+        mlhf.MetaHessianFree.from_pretrained(path)
+    with pytest.raises(ValueError, match="Expected seed to be a whole number"):
+        mlhf.MetaHessianFree(seed=-1)
+
+
 def test_missing_role_or_kind(saved):
     _, path = saved
     with pytest.raises(ValueError, match=r"roles \['x', 'y'\], and \['d'\] are wanted"):
@@ -239,6 +250,7 @@ def test_damaged_and_wrong_files(saved, tmp_path):
         {**whole, "weights": {"x": {key: x[key] for key in list(x)[1:]}}},
         {**whole, "weights": {"x": {**x, "bias1": x["bias1"][:1]}}},
         {**whole, "weights": {"x": {**x, "bias1": x["bias1"].astype(int)}}},
+        {**whole, "weights": {"x": {**x, "bias1": x["bias1"] * np.nan}}},
     ]
     for structure in wrong:
         write_structure(path, structure)

@@ -224,6 +224,10 @@ def test_what_failed_continues_and_what_finished_is_not_repeated(place):
     # More steps than before are another request.
     process, calls = go(place, name, "--max_steps=7")
     assert len(calls) == 9 + 8
+    # So is the validation of an optimizer that was trained anew, under the same name.
+    (place / "runs" / "meta_convnet_x-x_y-rnn_cg-4" / "meta_optimizer.npz").write_text("new")
+    process, calls = go(place, name, "--max_steps=7")
+    assert process.returncode == 0 and len(calls) == 9 + 8 + 1
 
 
 def test_one_command_on_each_device_at_a_time(place):

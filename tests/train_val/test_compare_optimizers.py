@@ -164,6 +164,8 @@ def test_a_folder_is_one_comparison_s_at_a_time(tmp_path):
         (["--optimizers=adam", "--task=mlp:size=3"], "Expected settings among .*'width'"),
         (["--optimizers=adam", "--task=mlp:width=big"], "Expected width to be a int like 32"),
         (["--optimizers=adam", "--task_file={tmp}/none.py"], "Expected a Python file"),
+        (["--optimizers=adam", "--task_file=x", "--task="], "Expected --task of a family of x"),
+        (["--optimizers=adam", "--problem=resnet"], "Expected --task without --problem"),
         (["--optimizers=adam:lr=0.1:beta_1=abc"], "Expected a number as beta_1, got 'abc'"),
         (["--optimizers=adam", "--batch_size=100000"], "Expected a batch size from 1 to"),
     ],

@@ -161,6 +161,50 @@ def test_a_record_file_cut_short_is_named(cut, folders, tmp_path):
         load_imagenet(records, "train")
 
 
+def test_a_tail_of_zeros_is_no_record(folders, tmp_path):
+    """As an interrupted copy leaves it: lengths of 0 would be records without end."""
+    records = tmp_path / "records"
+    folders_to_tfrecords.convert(
+        folders, records, train_shards=1, validation_shards=1, progress=False
+    )
+    path = records / "train-00000-of-00001"
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes() + b"\0" * 160)
+    with pytest.raises(DataError, match=f"none at byte {size:,}, where record 15 would begin"):
+        load_imagenet(records, "train")
+
+
+def test_a_flipped_bit_in_a_label_leaves_the_image_out(tmp_path, capsys):
+    picture = made.jpeg(np.random.default_rng(0), 0)
+    example = {"image/encoded": picture, "image/class/label": 1}
+    path = tmp_path / "train-00000-of-00001"
+    made.write_records(path, [example] * 12)
+    content = bytearray(path.read_bytes())
+    # The label is a byte of 1; of the third record it becomes 3.
+    _, offsets, lengths = index_of([path])
+    label = content.rindex(b"\x01", int(offsets[2]), int(offsets[2] + lengths[2]))
+    content[label] ^= 2
+    path.write_bytes(content)
+    data = load_imagenet(tmp_path, "train", image_size=16)
+    labels = np.concatenate([labels for _, labels in StoredTestBatches(data, 4)])
+    np.testing.assert_array_equal(labels, np.zeros(11))
+    assert f"record 2 of {path} can't be decoded" in capsys.readouterr().out
+
+
+def test_names_of_classes_are_those_of_the_data_set(folders, tmp_path):
+    records = tmp_path / "records"
+    folders_to_tfrecords.convert(
+        folders, records, train_shards=1, validation_shards=1, progress=False
+    )
+    names = [f"{n}:{name}" for n, name in enumerate(["background", *sorted(made.CLASSES)])]
+    (records / "labels.txt").write_text("\n".join(names))
+    assert load_imagenet(records, "train").num_classes == len(made.CLASSES)
+    # Of the folder above it are those of something else.
+    (records / "labels.txt").unlink()
+    (tmp_path / "labels.txt").write_text("a\n" * 2000)
+    assert load_imagenet(records, "train").num_classes == 1000
+
+
 def test_other_records(tmp_path):
     made.write_records(tmp_path / "train-00000-of-00001", [{"image": b"x", "label": 1}])
     with pytest.raises(DataError, match=r"Expected the features \['image/class/label', 'image/enc"):

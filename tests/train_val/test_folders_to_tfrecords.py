@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from replay import DirectoryLock
 from tests.train_val import photographs as made
 from tests.train_val.commands import kill_at, run, start
 from train_val import folders_to_tfrecords
@@ -13,7 +14,7 @@ SHARDS = {"train_shards": 3, "validation_shards": 2, "progress": False}
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "lock"}
 
 
 def test_the_layout_is_that_of_tensorflows_models(tmp_path, capsys):
@@ -55,6 +56,31 @@ def test_a_conversion_goes_on_where_it_was(tmp_path):
     assert contents(tmp_path / "part") == whole
     with pytest.raises(DataError, match="an unfinished conversion of the same images"):
         folders_to_tfrecords.convert(folders, tmp_path / "part", **{**SHARDS, "seed": 1})
+
+
+def test_a_folder_is_one_conversion_s_at_a_time(tmp_path):
+    """Two would write into each other's unfinished files."""
+    folders = made.make_folders(tmp_path / "folders")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "train-00000-of-00003.unfinished").write_bytes(b"the other's")
+    before = contents(tmp_path / "out")
+    other = DirectoryLock(tmp_path / "out", "conversion")
+    with pytest.raises(DataError, match="no other conversion writes to, but another conversion"):
+        folders_to_tfrecords.convert(folders, tmp_path / "out", **SHARDS)
+    assert contents(tmp_path / "out") == before
+    other.release()
+    assert folders_to_tfrecords.convert(folders, tmp_path / "out", **SHARDS).written == 21
+
+
+def test_a_full_disk_is_an_error_of_the_system(tmp_path, monkeypatch):
+    class Full:
+        def __init__(self, path):
+            raise tf.errors.ResourceExhaustedError(None, None, f"{path}; No space left on device")
+
+    monkeypatch.setattr(tf.io, "TFRecordWriter", Full)
+    folders = made.make_folders(tmp_path / "folders")
+    with pytest.raises(OSError, match="Expected to write .*No space left on device.*make room"):
+        folders_to_tfrecords.convert(folders, tmp_path / "out", **SHARDS)
 
 
 def test_what_makes_no_sense(tmp_path):

@@ -65,10 +65,25 @@ def test_what_an_optimizer_has_no_use_for_is_said():
 
     assert notes("adam") == []
     assert notes("adam", rule=rule, given=given, meta_ckpt="x") == [
-        "adam has no use for meta_ckpt, CG_iter."
+        "adam has no use for meta_ckpt, CG_iter, decay."
     ]
     assert notes("martens", rule=rule, given=given)[1:] == ["martens has no use for lr."]
     assert notes("kfac", rule=rule, given=given)[1:] == ["kfac has no use for CG_iter."]
+    assert notes("RMSprop", rule=rule, given=given) == ["RMSprop has no use for CG_iter."]
+    of_lstms = {"inputs": "g", "input_scale": "rms", "y_use": "none", "d_use": "none"}
+    assert notes("meta", rule=of_lstms, given=set(of_lstms))[1:] == [
+        "Plain Hessian-free has no use for input_scale, inputs."
+    ]
+
+
+def test_the_precision_of_products_identifies_a_run():
+    for settings in ({"meta_ckpt": "convnet"}, {"rule": {"y_use": "none", "d_use": "none"}}):
+        exact, rough = (
+            optimizers.make("meta", **settings, product_dtype=dtype).settings
+            for dtype in (None, "bfloat16")
+        )
+        assert "product_dtype" not in exact  # as runs of before have it
+        assert rough == {**exact, "product_dtype": "bfloat16"}
 
 
 def test_what_is_given_holds_and_the_rest_is_the_classs():

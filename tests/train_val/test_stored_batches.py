@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.train_val import photographs as made
 from train_val import problems
-from train_val.data import DataError, StoredBatches, StoredTestBatches, photographs
+from train_val.data import DataError, StoredBatches, StoredImages, StoredTestBatches, photographs
 from train_val.data.imagenet import load_imagenet
 
 SIZE = 16
@@ -135,6 +135,35 @@ def test_a_damaged_image_is_named_once_for_all_measurements(folders, capsys):
     assert capsys.readouterr().out.count("Left out: ") == 1
     for name in first:
         np.testing.assert_array_equal(first[name], second[name])
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_nothing_but_damaged_images_is_an_error(part, folders):
+    """Fewer than what is borne in a larger data set."""
+    data = load_imagenet(folders, part, image_size=SIZE)
+    for path in data.source.paths:
+        with open(path, "wb") as file:
+            file.write(b"no image")
+    data = StoredImages(Few(data.source, 5), data.num_classes, SIZE, "five images")
+    with pytest.raises(DataError, match="found 5 that can't be decoded"):
+        collect(
+            StoredBatches(data, 5, 1).dataset(steps=1)
+            if part == "train"
+            else StoredTestBatches(data, 5)
+        )
+
+
+class Few:
+    """The first images of a source."""
+
+    def __init__(self, source, count):
+        self._source, self._count = source, count
+
+    def __len__(self):
+        return self._count
+
+    def __getattr__(self, name):
+        return getattr(self._source, name)
 
 
 def test_too_many_damaged_images_are_an_error(folders):

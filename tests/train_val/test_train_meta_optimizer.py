@@ -201,6 +201,8 @@ def test_a_report_has_means_of_its_epochs():
         (["--horizon=5"], "Expected horizon with estimator=pes only, got it with .*=backprop"),
         (["--estimator=pes", "--keep_prob=0.5"], "Expected keep_prob with estimator=backprop"),
         (["--tasks=mlp:width=3"], "Expected tasks or problem, got both: mlp:width=3 and mlp"),
+        (["--task_file=x"], "Expected tasks of the families that x defines"),
+        (["--estimator=pes", "--debug_grad"], "Expected debug_grad with estimator=backprop only"),
         (["--model_dir={tmp}/file"], "Expected a folder to write to, got {tmp}/file"),
         (["--model_dir={meta}"], "batches of 32, found mlp|lr: expected 0.5, found 1.0"),
     ],

@@ -143,7 +143,10 @@ def band_opacity(count: int) -> float:
 
 def _label(value: float) -> str:
     """Returns a number in few letters: 0.001, but 1e-4."""
-    return f"{value:.0e}".replace("e-0", "e-") if 0 < abs(value) < 1e-3 else f"{value:g}"
+    if not 0 < abs(value) < 1e-3:
+        return f"{value:g}"
+    digits, exponent = f"{value:.3e}".split("e")
+    return f"{float(digits):g}e{int(exponent)}"
 
 
 def _line(points, place_x, place_y) -> str:

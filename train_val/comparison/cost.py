@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import platform
 import resource
 import statistics
 import subprocess
@@ -34,6 +35,8 @@ class Cost:
       step_seconds: The median time of a step.
       gradient_seconds: That of a gradient.
       peak_bytes: The most memory that the process held; only of a process of its own.
+      rounds: How many it was measured in; None where that was not kept.
+      machine: Where, as `machine()` says it; likewise.
     """
 
     gradients: float
@@ -41,6 +44,18 @@ class Cost:
     step_seconds: float
     gradient_seconds: float
     peak_bytes: int | None = None
+    rounds: int | None = None
+    machine: str | None = None
+
+    def serves(self, rounds: int) -> bool:
+        """Whether it is of this machine and so many rounds, or it is not known of what."""
+        return (self.rounds is None or self.rounds >= rounds) and self.machine in (None, machine())
+
+
+def machine() -> str:
+    """Returns what the time of a step depends on."""
+    gpu = ", GPU" if tf.config.list_physical_devices("GPU") else ""
+    return f"{os.cpu_count()} cores, {platform.machine()}{gpu}, TensorFlow {tf.__version__}"
 
 
 def measure(problem: Problem, optimizer: Any, rounds: int = 20) -> Cost:
@@ -86,6 +101,8 @@ def measure(problem: Problem, optimizer: Any, rounds: int = 20) -> Cost:
         statistics.median(s / g for s, g in zip(steps, gradients, strict=True)),
         statistics.median(steps),
         statistics.median(gradients),
+        rounds=rounds,
+        machine=machine(),
     )
 
 

@@ -24,7 +24,7 @@ class Result:
       setting: The best of its grid, by the mean loss at the last step.
       curves: One a seed, at the best settings.
       best: For each step asked for, the least mean loss over the grid; each may be at another
-        setting.
+        setting. With `tuning_seeds` that of the best settings: the others have not run the seeds.
       inside: Whether the best settings are not at the edge of the grid.
     """
 
@@ -99,7 +99,8 @@ def compare(
             if len(contender.grid) > 1 and seed not in tuning:
                 setting = contender.grid[chosen]
                 curves[chosen].append(once(contender, setting, seed))
-        best = {step: min(mean(place, step) for place in curves) for step in report}
+        places = curves if set(tuning) == set(seeds) else [chosen]
+        best = {step: min(mean(place, step) for place in places) for step in report}
         winners = {min(curves, key=functools.partial(mean, step=step)) for step in report}
         results.append(
             Result(

@@ -47,6 +47,7 @@ def scoreboard(
     tuning_steps: int = 50,
     largest: int = 16,
     cost: Callable[[Entrant, Mapping[str, Any]], Cost] | None = None,
+    cost_rounds: int = 0,
     conditions: Mapping[str, Any] | None = None,
     cache: str | Path | None = None,
     progress: bool = True,
@@ -66,6 +67,8 @@ def scoreboard(
       largest: As for `tune`: the most settings of one optimizer, but for a larger grid.
       cost: Measures a step of an optimizer at its settings; where it raises RuntimeError the score
         is without.
+      cost_rounds: What `cost` measures: a kept cost of fewer rounds, or of another machine, is
+        measured again.
       conditions: What else a run depends on: results are kept under it.
       cache: A file of JSON lines; what stands in it is not done again, so that the same call
         continues one that was killed.
@@ -113,7 +116,7 @@ def scoreboard(
             return None
         key = {**about, **entrant.identity, "setting": setting, "measured": "cost"}
         found = known.get(key)
-        if found is None:
+        if found is None or not Cost(**found).serves(cost_rounds):
             bar.set_description(f"{entrant.title}: the cost of a step")
             try:
                 found = dataclasses.asdict(cost(entrant, setting))

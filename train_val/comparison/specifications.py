@@ -27,6 +27,9 @@ ALIASES = {
 # Settings that are set on one optimizer, which is then traced once for the whole grid.
 SETTABLE = {"learning_rate", "damping"}
 
+# Settings of which "none" is a value, not the lack of one.
+_WORDS = ("input_scale", "y_use", "d_use")
+
 RATES_OF_SGD = (0.01, 0.03, 0.1, 0.3)
 RATES_OF_ADAM = (1e-3, 3e-3, 1e-2)
 RATES_OF_CURVATURE = (0.3, 1.0, 3.0)
@@ -53,9 +56,9 @@ _KNOWN: dict[str, _Known] = {
     "untrained": _Known("MLHF, not trained", mlhf.MetaHessianFree, {"cg_iterations": 4}, _HF),
     "hf": _Known("HF", mlhf.HessianFree, {"damping": 1.0}, _HF),
     "hf_lm": _Known("HF, LM heuristic", mlhf.HessianFree, {"damping_type": "LM_heuristics"}, _HF),
-    # It searches the length of its steps itself.
+    # It searches the length of its steps and adapts its damping itself.
     "martens": _Known("Martens' HF", mlhf.MartensHessianFree, {}, {"damping": (0.1, 1.0, 10.0)}),
-    "kfac": _Known("K-FAC", mlhf.KFAC, {"damping": 1.0}, {"learning_rate": (0.01, 0.1, 1.0)}),
+    "kfac": _Known("K-FAC", mlhf.KFAC, {"damping": 1.0}, {"learning_rate": (0.03, 0.1, 0.3)}),
     "sgd": _keras("SGD", "SGD", RATES_OF_SGD),
     "momentum": _keras("SGD", "momentum", RATES_OF_SGD, momentum=0.9),
     "adam": _keras("Adam", "Adam", RATES_OF_ADAM),
@@ -140,7 +143,7 @@ def parse(text: str, meta_ckpt: str | None = None) -> Entrant:
         if key in given:
             raise ValueError(f"Expected every setting once, got {key} twice in {text!r}.")
         texts = [values] if key in ("title", "path") else values.split("/")
-        given[key] = tuple(_value(value) for value in texts)
+        given[key] = tuple(_value(key, value) for value in texts)
     title = given.pop("title", (None,))[0]
     if name.lower() == "meta":
         path = given.pop("path", (meta_ckpt,))[0]
@@ -249,11 +252,12 @@ def _check_kinds(make: Callable[..., Any], given: Mapping[str, tuple], text: str
                 raise ValueError(f"Expected a number as {key}, got {value!r} in {text!r}.")
 
 
-def _value(text: str) -> Any:
+def _value(key: str, text: str) -> Any:
     words = {"none": None, "true": True, "false": False}
-    if text.lower() in words:
+    if text.lower() in words and key not in _WORDS:
         return words[text.lower()]
-    for kind in (int, float):
+    # Keras takes no whole number as a learning rate.
+    for kind in (float,) if key in SETTABLE else (int, float):
         try:
             return kind(text)
         except ValueError:

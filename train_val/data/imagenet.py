@@ -103,7 +103,7 @@ def _tfrecords(folder: Path, training: bool) -> tuple[Source, int] | None:
                 first_label=1,
                 boxes="image/object/bbox",
             )
-            return images, _classes_beside(place)
+            return images, _classes_beside(place, folder)
     return None
 
 
@@ -118,7 +118,7 @@ def _from_tfds(folder: Path, training: bool) -> tuple[Source, int] | None:
         if files:
             _check_shards(files)
             images = TFRecordImages(files, encoded="image", label="label", first_label=0)
-            return images, _classes_beside(place)
+            return images, _classes_beside(place, folder)
     return None
 
 
@@ -139,14 +139,17 @@ def _check_shards(files: list[Path]) -> None:
         )
 
 
-def _classes_beside(folder: Path) -> int:
+def _classes_beside(place: Path, folder: Path) -> int:
+    """The classes of the names beside files in `place`, or in `folder` that it is a part of."""
     # tensorflow-datasets calls the file so, too, with the feature's name before it.
     for name in (LABELS_FILE, f"label.{LABELS_FILE}"):
-        for place in (folder, folder.parent):
-            if (place / name).is_file():
-                # A name a line, which may have blanks.
-                lines = (place / name).read_text(encoding="utf-8").splitlines()
-                return sum(bool(line.strip()) for line in lines)
+        for file in (place / name, folder / name):
+            if file.is_file():
+                # A name a line, which may have blanks, or a number and a name; some have a class
+                # of the background, which no image is of.
+                lines = file.read_text(encoding="utf-8").splitlines()
+                names = [re.sub(r"^\d+:", "", line).strip() for line in lines]
+                return sum(name not in ("", "background") for name in names)
     return CLASSES
 
 

@@ -66,7 +66,8 @@ class LeftOut:
                     f"Left out: {self._data.source.describe(index)} can't be decoded"
                     f" ({len(self)} left out so far)."
                 )
-        if len(self) > max(_ALWAYS_BORNE, _LARGEST_DAMAGE * len(self._data)):
+        borne = max(_ALWAYS_BORNE, _LARGEST_DAMAGE * len(self._data))
+        if len(self) > borne or len(self) == len(self._data):
             raise DataError(
                 f"Expected {self._data.name} with a few damaged images at most, found {len(self)}"
                 " that can't be decoded: copy the data set anew."

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import tensorflow as tf
 
@@ -17,7 +18,7 @@ from replay import replace_file
 from train_val.data.image_data import DataError
 
 # A record is its length (8 bytes), a checksum of that (4), the data, and a checksum of it (4).
-_HEADER, _FOOTER = 12, 4
+_LENGTH, _HEADER, _FOOTER = 8, 12, 4
 # Indexing waits for the disk, not for the processor.
 _THREADS = 16
 # More files are opened for each record: a process may not keep many open (often 1,024).
@@ -95,7 +96,7 @@ class TFRecordImages:
         return (records,)
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """The records of these numbers, an array of bytes objects."""
+        """The records of these numbers, an array of bytes objects; empty where one is damaged."""
         records = [self._record(int(index)) for index in indices]
         # Not np.array(records), which cuts off zeros at the ends of strings.
         found = np.empty(len(records), object)
@@ -126,14 +127,19 @@ class TFRecordImages:
         return f"record {index - first} of {self.files[file]}"
 
     def _record(self, index: int) -> bytes:
-        file, length, offset = self._file_of[index], self._lengths[index], self._offsets[index]
+        file, offset = int(self._file_of[index]), int(self._offsets[index])
+        length = int(self._lengths[index])
         if len(self.files) > _OPEN_FILES:
             with open(self.files[file], "rb", buffering=0) as opened:
-                return os.pread(opened.fileno(), int(length), int(offset))
-        with self._lock:
-            if file not in self._descriptors:
-                self._descriptors[file] = os.open(self.files[file], os.O_RDONLY)
-        return os.pread(self._descriptors[file], int(length), int(offset))
+                found = os.pread(opened.fileno(), length + _FOOTER, offset)
+        else:
+            with self._lock:
+                if file not in self._descriptors:
+                    self._descriptors[file] = os.open(self.files[file], os.O_RDONLY)
+            found = os.pread(self._descriptors[file], length + _FOOTER, offset)
+        record, footer = found[:length], found[length:]
+        # An empty record has no features, so that it is left out as what can't be decoded is.
+        return record if footer == _checksum(record) else b""
 
     def _check_features(self) -> None:
         first = int(self._file_of[0])
@@ -164,7 +170,8 @@ def index_of(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
         int32, int64 and int64 [N].
 
     Raises:
-        DataError: a file can't be read, ends within a record, or is no TFRecord file.
+        DataError: a file can't be read, ends within a record, or is no TFRecord file. What records
+            hold is not looked at.
     """
     kept = _kept_index(files)
     if kept is not None and kept.is_file():
@@ -195,6 +202,12 @@ def _records(path: Path) -> tuple[np.ndarray, np.ndarray]:
             size, place = os.fstat(descriptor).st_size, 0
             while place < size:
                 header = os.pread(descriptor, _HEADER, place)
+                if len(header) == _HEADER and header[_LENGTH:] != _checksum(header[:_LENGTH]):
+                    raise DataError(
+                        f"Expected TFRecords in {path}, found none at byte {place:,}, where record"
+                        f" {len(offsets)} would begin (wrong checksum): it is damaged or something"
+                        " else, copy or make it anew."
+                    )
                 length = struct.unpack("<Q", header[:8])[0] if len(header) == _HEADER else size
                 end = place + _HEADER + length + _FOOTER
                 if end > size:
@@ -213,6 +226,12 @@ def _records(path: Path) -> tuple[np.ndarray, np.ndarray]:
             f"Expected to read {path}, could not ({error.strerror}): copy or make it anew."
         ) from error
     return np.array(offsets, np.int64), np.array(lengths, np.int64)
+
+
+def _checksum(data: bytes) -> bytes:
+    """What stands behind data in a TFRecord file: its CRC-32C, turned and shifted."""
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def _kept_index(files: Sequence[Path]) -> Path | None:

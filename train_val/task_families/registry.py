@@ -43,6 +43,12 @@ def family(build: Build) -> Build:
             f"Expected {name}(shape, classes, seed=0, ...) with a default for every other "
             f"argument, got {name}{inspect.signature(build)}."
         )
+    untold = [a.name for a in arguments[3:] if not isinstance(a.default, (bool, int, float, str))]
+    if untold:
+        raise ValueError(
+            f"Expected settings of {name} whose defaults are numbers, words, True or False, as a "
+            f"line of text gives them; got others: {untold}."
+        )
     taken = {argument.name for argument in arguments} & set(COMMON)
     if taken:
         raise ValueError(f"Expected settings other than {list(COMMON)}, got {sorted(taken)}.")

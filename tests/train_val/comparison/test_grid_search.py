@@ -38,6 +38,9 @@ def test_the_best_of_a_grid_on_all_seeds(run):
     # The grid is run on seeds of its own, and the best on those that are left.
     (result,), runs = run(Contender("Another", Counting, (0.25, 0.5, 0.9)), tuning_seeds=(1,))
     assert runs == 4 and len(result.curves) == 2
+    # Means over other seeds do not compare: the best are those of the setting that ran them all.
+    assert result.best == {step: result.mean(step) for step in (2, 4)}
+    assert result.best[4] == pytest.approx(101.5 / 256)
 
 
 def test_kept_runs_are_of_the_same_problem_and_the_same_weights(run):

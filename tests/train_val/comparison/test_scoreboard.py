@@ -5,6 +5,7 @@ import pytest
 
 from tests.train_val.comparison.problems import Halving, entrant, problem
 from train_val.comparison import Cost, at_measured_cost, scoreboard
+from train_val.comparison.cost import machine
 
 SETTINGS = {"steps": 6, "every": 2, "tuning_steps": 2, "progress": False}
 
@@ -95,6 +96,23 @@ def test_a_cost_that_cannot_be_measured_leaves_the_rest(tmp_path):
     growing, halving = at_measured_cost(scores)
     assert all(math.isnan(seconds) for curve in growing.curves for seconds in curve.seconds)
     assert halving.curves[0].seconds == [0.2 * step for step in halving.curves[0].steps]
+
+
+def test_a_kept_cost_of_fewer_rounds_or_another_machine_is_measured_again(tmp_path):
+    measured = []
+
+    def board(rounds, where=None):
+        def cost(who, setting):
+            measured.append(rounds)
+            return Cost(2.0, 1.9, 0.2, 0.1, rounds=rounds, machine=where or machine())
+
+        settings = {**SETTINGS, "cache": tmp_path / "runs.jsonl", "cost": cost}
+        scoreboard(problem(), [entrant("Halving", (0.5,))], cost_rounds=rounds, **settings)
+
+    board(1, "another")
+    for rounds in (1, 20, 20, 5):
+        board(rounds)
+    assert measured == [1, 1, 20]
 
 
 def test_the_cost_is_measured_once_at_the_best(tmp_path):

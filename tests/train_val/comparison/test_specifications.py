@@ -48,6 +48,15 @@ def test_settings_without_an_outside_need_not_be_numbers():
     assert makes == [None, 1]
 
 
+def test_whole_numbers_and_none_are_what_a_setting_takes(tmp_path):
+    for text in ("SGD:lr=1", "adam:lr=1"):
+        assert float(parse(text).make({})._optimizer.learning_rate) == 1
+    assert (
+        parse("untrained:input_scale=none").make({"learning_rate": 1.0}).rule.input_scale == "none"
+    )
+    assert parse("untrained:y_use=none").make({"learning_rate": 1.0}).rule.y_use == "none"
+
+
 def test_the_names_stand_for_what_they_say():
     assert parse("hf_lm").make({"learning_rate": 1.0})._damping_type == "LM_heuristics"
     assert isinstance(parse("kfac").make({"learning_rate": 0.1}), mlhf.KFAC)
