@@ -44,6 +44,6 @@ variant not_scaled "inputs as they are" "" --input_scale=none
 
 "$VENV_PYTHON" -u train_val/compare_optimizers.py --task="$larger" --data=cifar10 \
     --data_dir="$DATA" --batch_size=256 --steps=100 --seeds=3 --every=25 --report=25,50,100 \
-    --loss_images=2000 --test_images=2000 --tuning_settings=9 --cost_rounds=20 \
+    --loss_images=2000 --test_images=2000 --tuning_settings=16 --cost_rounds=20 \
     --model_dir="$RESULTS" --title="Ablations: a convnet on CIFAR-10, batches of 256" \
     --optimizers="${entrants}hf:cg=4:share=0.25:lr=0.3/1:damping=0.1/0.3/1:title=without LSTMs (HF),adam"
