@@ -173,8 +173,13 @@ class KFAC(CompiledSteps):
         blocks = blocks_of(parameters)
         network = TracedNetwork(objective.outputs, parameters)
         value, gradient = _value_and_gradient(objective, parameters, network)
-        factors = self._averaged(
-            state, self._factors(objective, parameters, network, blocks, state.step)
+        batch_factors = self._factors(objective, parameters, network, blocks, state.step)
+        # A batch that is not finite moves nothing: once in an average, it would stay there.
+        sound = _all_finite(
+            [value, tf.linalg.global_norm(gradient), *tf.nest.flatten(batch_factors)]
+        )
+        factors = tf.cond(
+            sound, lambda: self._averaged(state, batch_factors), lambda: state.factors
         )
         fresh = (state.step % self._inverse_every == 0) | (state.step < 3)
         inverses = tf.cond(
@@ -197,6 +202,8 @@ class KFAC(CompiledSteps):
         if self.learning_rate is None:
             rate, momentum = _minimize(gradient, proposal, last, damped)
         update = [rate * p + momentum * d for p, d in zip(proposal, last, strict=True)]
+        sound &= _all_finite([tf.linalg.global_norm(update)])
+        update = [tf.where(sound, d, tf.zeros_like(d)) for d in update]
         moved = tf.nest.pack_sequence_as(
             parameters,
             [w + d for w, d in zip(tf.nest.flatten(parameters), update, strict=True)],
@@ -209,10 +216,11 @@ class KFAC(CompiledSteps):
                 lambda: self._adapted(state.damping, value, _value(objective, moved), predicted),
                 lambda: state.damping,
             )
+        kept = [tf.where(sound, d, before) for d, before in zip(update, last, strict=True)]
         new_state = KFACState(
-            state.step + 1,
+            state.step + tf.cast(sound, state.step.dtype),
             damping,
-            tf.nest.pack_sequence_as(state.update, update),
+            tf.nest.pack_sequence_as(state.update, kept),
             factors,
             inverses,
         )
@@ -224,7 +232,10 @@ class KFAC(CompiledSteps):
             "learning_rate": rate,
             "momentum": momentum,
         }
-        return moved, new_state, network.model_state, metrics
+        model_state = tf.nest.map_structure(
+            lambda new, old: tf.where(sound, new, old), network.model_state, objective.model_state
+        )
+        return moved, new_state, model_state, metrics
 
     def _factors(
         self, objective, parameters, network: TracedNetwork, blocks: list[Block], step
@@ -281,7 +292,8 @@ def _value(objective: Objective, parameters: Any) -> tf.Tensor:
 
 def _value_and_gradient(objective, parameters, network) -> tuple[tf.Tensor, list[tf.Tensor]]:
     objective.loss.check(network.outputs, objective.targets)
-    value = objective.loss.value(network.outputs, objective.targets)
+    dtype = network.leaves[0].dtype
+    value = tf.cast(objective.loss.value(network.outputs, objective.targets), dtype)
     gradient = tf.gradients(
         network.outputs,
         network.leaves,
@@ -293,6 +305,12 @@ def _value_and_gradient(objective, parameters, network) -> tuple[tf.Tensor, list
         more = tf.nest.flatten(objective.regularizer.gradient(parameters))
         gradient = [g + m for g, m in zip(gradient, more, strict=True)]
     return value, gradient
+
+
+def _all_finite(values: list[tf.Tensor]) -> tf.Tensor:
+    """Whether all are; a sum is not where an entry is not."""
+    sums = tf.stack([tf.reduce_sum(value) for value in values])
+    return tf.reduce_all(tf.math.is_finite(sums))
 
 
 def _dot(u: list[tf.Tensor], v: list[tf.Tensor]) -> tf.Tensor:
