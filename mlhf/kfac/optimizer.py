@@ -202,7 +202,8 @@ class KFAC(CompiledSteps):
         if self.learning_rate is None:
             rate, momentum = _minimize(gradient, proposal, last, damped)
         update = [rate * p + momentum * d for p, d in zip(proposal, last, strict=True)]
-        sound &= _all_finite([tf.linalg.global_norm(update)])
+        # Not their norm, which overflows sooner: a rate that is far too large has to show.
+        sound &= tf.reduce_all([tf.reduce_all(tf.math.is_finite(d)) for d in update])
         update = [tf.where(sound, d, tf.zeros_like(d)) for d in update]
         moved = tf.nest.pack_sequence_as(
             parameters,

@@ -194,7 +194,11 @@ def parse(text: str, meta_ckpt: str | None = None) -> Entrant:
             for key, value in setting.items():
                 setattr(one[0], key, value)
             return one[0]
-        arguments = {**fixed, **setting}
+        # Keras takes no whole number as a learning rate.
+        arguments = {
+            key: float(value) if key in SETTABLE and isinstance(value, int) else value
+            for key, value in {**fixed, **setting}.items()
+        }
         try:
             optimizer: Any
             if trained is not None:
@@ -256,8 +260,7 @@ def _value(key: str, text: str) -> Any:
     words = {"none": None, "true": True, "false": False}
     if text.lower() in words and key not in _WORDS:
         return words[text.lower()]
-    # Keras takes no whole number as a learning rate.
-    for kind in (float,) if key in SETTABLE else (int, float):
+    for kind in (int, float):
         try:
             return kind(text)
         except ValueError:
