@@ -85,7 +85,14 @@ def _difference(function, direction):
     return run(X)
 
 
-@pytest.mark.parametrize("name", NORMALIZATIONS)
+# Keras' layer normalisation takes its moments as its group normalisation does.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name == "layer" else name
+        for name in NORMALIZATIONS
+    ],
+)
 def test_second_and_third_derivatives(name):
     normalization = NORMALIZATIONS[name]()
 

@@ -140,7 +140,19 @@ def _one_by_one(name):
     return _derivatives(NORMALIZATIONS[name], POINT, TANGENTS, COTANGENT)
 
 
-@pytest.mark.parametrize("name", NORMALIZATIONS)
+# Compiled kernels see a group alone, whose forms these are; the others differ in what is around it.
+_COMPILED = ("_by_hand", "_stock", "_channels_first", "_with_relu")
+
+
+@pytest.mark.parametrize(
+    ("kernels", "name"),
+    [
+        pytest.param(kind, name, marks=() if name in often else pytest.mark.slow)
+        for kind, often in (("plain", NORMALIZATIONS), ("compiled", _COMPILED))
+        for name in NORMALIZATIONS
+    ],
+    indirect=["kernels"],
+)
 def test_as_the_operations_one_by_one(name, kernels, found, monkeypatch):
     got = _derivatives(NORMALIZATIONS[name], POINT, TANGENTS, COTANGENT)
     assert found

@@ -107,8 +107,8 @@ def as_array(gradient):
     return np.concatenate([np.ravel(leaf) for leaf in tf.nest.flatten(gradient)])
 
 
-# The other two forms of Nesterov share their lines with these.
-SLOW = ("M1 nesterov", "M4 nesterov")
+# The other forms of Nesterov share their lines with M2's.
+SLOW = ("M1 nesterov", "M3 nesterov", "M4 nesterov")
 
 
 @pytest.mark.parametrize(
