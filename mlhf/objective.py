@@ -165,6 +165,12 @@ class Objective:
             return self.network(parameters, self.inputs), ()
         return self.network(parameters, self.model_state, self.inputs)
 
+    def model_state_after(self, sound: tf.Tensor, new: Structure) -> Structure:
+        """Returns the new model state where a batch was sound, a bool, and else the old one."""
+        return tf.nest.map_structure(
+            lambda after, before: tf.where(sound, after, before), new, self.model_state
+        )
+
     def data_loss(self, parameters: Structure) -> tf.Tensor:
         """Returns the mean loss without the regularizer, in the parameters' dtype."""
         return _in_dtype_of(parameters, self.loss.value(self.outputs(parameters)[0], self.targets))
@@ -254,9 +260,7 @@ class LinearizedObjective:
             self.model_state = objective.outputs(parameters)[1]
         self.data_loss = _in_dtype_of(parameters, self._operator.loss())
         sound = tf.math.is_finite(self.data_loss)
-        self.model_state = tf.nest.map_structure(
-            lambda new, old: tf.where(sound, new, old), self.model_state, objective.model_state
-        )
+        self.model_state = objective.model_state_after(sound, self.model_state)
         self.value = self.data_loss
         if self._regularizer is not None:
             self.value = self.data_loss + self._regularizer.value(parameters)

@@ -6,7 +6,6 @@ if not __package__:
     import _bootstrap  # noqa: F401
 
 import contextlib
-import hashlib
 import os
 import platform
 import shlex
@@ -169,9 +168,7 @@ def cache_conditions(arguments: Mapping[str, Any], problem: problems.Problem) ->
         conditions["train_images"] = len(problem.train)
         conditions["images"] = problem.image_fingerprint
     if "task_file" in arguments:
-        # Its families keep their names while their code changes.
-        text = Path(arguments["task_file"]).read_bytes()
-        conditions["task_file"] = hashlib.sha256(text).hexdigest()[:16]
+        conditions["task_file"] = task_families.file_digest(arguments["task_file"])
     return conditions
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 if not __package__:
     import _bootstrap  # noqa: F401
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +26,13 @@ BOUNDARIES = (150, 190, 220)
 REPORTED = ("loss", "meta_loss", "hession_loss")
 # Flags of one estimator alone.
 OF_ESTIMATOR = {
-    "backprop": ("keep_prob", "experience", "jit_compile", "print_log_in_meta_optimizer"),
+    "backprop": (
+        "keep_prob",
+        "experience",
+        "jit_compile",
+        "print_log_in_meta_optimizer",
+        "debug_grad",
+    ),
     "pes": ("horizon", "pairs", "deviation", "layers"),
 }
 # What a folder can't be continued without, besides the problem and the estimator's flags.
@@ -222,8 +227,6 @@ def check_flags() -> None:
     Raises:
       ValueError: With the flag.
     """
-    if FLAGS.estimator == "pes" and FLAGS["debug_grad"].present:
-        raise ValueError("Expected debug_grad with estimator=backprop only: pes has no gradients.")
     for estimator, names in OF_ESTIMATOR.items():
         for name in names:
             if estimator != FLAGS.estimator and FLAGS[name].present:
@@ -264,13 +267,11 @@ def settings(found: list[Problem]) -> dict[str, Any]:
       found: The problems, from `make_problems`.
     """
     # How it is compiled and what is written of it may change.
-    free = ("jit_compile", "print_log_in_meta_optimizer")
+    free = ("jit_compile", "print_log_in_meta_optimizer", "debug_grad")
     names = (*SHARED, *(name for name in OF_ESTIMATOR[FLAGS.estimator] if name not in free))
     shared = {name: FLAGS[name].value for name in names}
     if FLAGS.task_file:
-        # Its families keep their names while their code changes.
-        text = Path(FLAGS.task_file).read_bytes()
-        shared["task_file"] = hashlib.sha256(text).hexdigest()[:16]
+        shared["task_file"] = task_families.file_digest(FLAGS.task_file)
     return {**shared, **command_line.problem_settings(*found)}
 
 

@@ -233,9 +233,7 @@ class KFAC(CompiledSteps):
             "learning_rate": rate,
             "momentum": momentum,
         }
-        model_state = tf.nest.map_structure(
-            lambda new, old: tf.where(sound, new, old), network.model_state, objective.model_state
-        )
+        model_state = objective.model_state_after(sound, network.model_state)
         return moved, new_state, model_state, metrics
 
     def _factors(

@@ -1,12 +1,21 @@
 """Families of tasks, to meta-train on and to see how a meta-optimizer generalises."""
 
 from train_val.task_families import families
-from train_val.task_families.registry import family, load_file, make, make_all, names, problem_of
+from train_val.task_families.registry import (
+    family,
+    file_digest,
+    load_file,
+    make,
+    make_all,
+    names,
+    problem_of,
+)
 from train_val.task_families.smoke import smoke_test
 
 __all__ = [
     "families",
     "family",
+    "file_digest",
     "load_file",
     "make",
     "make_all",
