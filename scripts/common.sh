@@ -145,13 +145,12 @@ install_package() {
         touch "$unfinished" "$root/.venv/.made-by-scripts"
         : >"$root/.venv/install.log"
         printf 'Installing the pinned versions into .venv (once; about 3 GB on disk)\n'
-        run_pip --requirement requirements/build.txt
-        # The pinned setuptools that was just installed builds, not the newest one.
-        if [ "$kind" = test ]; then
-            run_pip --no-build-isolation --constraint requirements/constraints.txt --editable '.[test]'
-        else
-            run_pip --no-build-isolation --constraint requirements/constraints.txt --editable .
-        fi
+        # Nothing is taken whose hash is not in the lists. The pinned setuptools that is installed
+        # first builds what has no wheel, and not one that pip would fetch for it.
+        run_pip --require-hashes --requirement requirements/build.txt
+        run_pip --require-hashes --no-build-isolation --requirement "requirements/$kind.txt"
+        # The lists hold all that the package needs: pip refuses to hash what is editable.
+        run_pip --no-deps --no-build-isolation --editable .
         rm -f "$root"/.venv/.installed-*
         describe_install "$kind" >"$stamp"
         rm -f "$unfinished"

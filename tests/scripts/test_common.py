@@ -21,7 +21,7 @@ case "$*" in
     ;;
 esac
 """
-PIPS = 2  # of an install
+PIPS = 3  # of an install
 
 
 @pytest.fixture
