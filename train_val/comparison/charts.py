@@ -1,4 +1,4 @@
-"""Line charts as SVG elements, coloured by the style sheet of the page that they stand in."""
+"""Line charts as SVG elements, colored by the style sheet of the page that they stand in."""
 
 from __future__ import annotations
 
@@ -7,11 +7,30 @@ import html
 import math
 from collections.abc import Callable, Sequence
 
+from train_val.comparison.styles import COLORS, Style
+
 WIDTH, HEIGHT = 560, 340
-LEFT, RIGHT, TOP, BOTTOM = 68, 14, 30, 44
-# So many colours the style sheet knows; then dashes tell lines apart.
-COLORS = 8
-_DASHES = ("", "7 4", "2 3")
+LEFT, RIGHT, TOP, BOTTOM = 68, 22, 30, 44
+# Markers along a line, at most.
+_MARKERS = 9
+# Matplotlib's markers as corners around 0, 0.
+_OUTLINES = {
+    "o": "M-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0Z",
+    "s": "M-3-3H3V3H-3Z",
+    "D": "M0-4L4 0L0 4L-4 0Z",
+    "d": "M0-4.5L2.6 0L0 4.5L-2.6 0Z",
+    "^": "M0-4L4 3.5H-4Z",
+    "v": "M0 4L-4-3.5H4Z",
+    "<": "M-4 0L3.5-4V4Z",
+    ">": "M4 0L-3.5-4V4Z",
+    "P": "M-1.3-4H1.3V-1.3H4V1.3H1.3V4H-1.3V1.3H-4V-1.3H-1.3Z",
+    "X": "M-2.8-4L0-1.5L2.8-4L4-2.8L1.5 0L4 2.8L2.8 4L0 1.5L-2.8 4L-4 2.8L-1.5 0L-4-2.8Z",
+    "*": "M0-4.6L1.2-1.5L4.5-1.4L1.9 .7L2.8 4L0 2.1L-2.8 4L-1.9 .7L-4.5-1.4L-1.2-1.5Z",
+    "p": "M0-4L3.8-1.2L2.4 3.3H-2.4L-3.8-1.2Z",
+    "h": "M0-4L3.5-2V2L0 4L-3.5 2V-2Z",
+    "H": "M-4 0L-2-3.5H2L4 0L2 3.5H-2Z",
+    "8": "M-1.6-3.8H1.6L3.8-1.6V1.6L1.6 3.8H-1.6L-3.8 1.6V-1.6Z",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +39,8 @@ class Series:
 
     Attributes:
       label: What it is.
-      number: Its place in the legend, from 0: of the colour and the dashes.
+      number: Its place in the legend, from 0.
+      style: Its color, marker and dashes.
       x: Where.
       y: The values there; what is not finite is left out.
       low: The lower edge of a band around it; empty for none.
@@ -29,6 +49,7 @@ class Series:
 
     label: str
     number: int
+    style: Style
     x: Sequence[float]
     y: Sequence[float]
     low: Sequence[float] = ()
@@ -107,37 +128,50 @@ def chart(
         f"{html.escape(x_label)}</text>"
     )
     parts.append(
-        f'<text class="axis" transform="translate(13 {middle_y}) rotate(-90)" '
+        f'<text class="axis beside" transform="translate(13 {middle_y}) rotate(-90)" '
         f'text-anchor="middle">{html.escape(y_label)}</text>'
     )
     parts.append(f'<g clip-path="url(#{clip})">')
     for one in series:
-        dash = _DASHES[one.number // COLORS % len(_DASHES)]
-        style = f' stroke-dasharray="{dash}"' if dash else ""
-        kind = f'data-series="{one.number}" class="c{one.number % COLORS}'
+        key = f'data-series="{one.number}" class="{_color_class(one.style)}'
         band = _band(one, place_x, place_y)
         if band:
-            parts.append(f'<path {kind} band" d="{band}"/>')
+            parts.append(f'<path {key} band" d="{band}"/>')
         line = _line(list(zip(one.x, one.y, strict=True)), place_x, place_y)
         parts.append(
-            f'<path {kind} line"{style} d="{line}"><title>{html.escape(one.label)}</title></path>'
+            f'<path {key} line"{_dashes(one.style)} d="{line}">'
+            f"<title>{html.escape(one.label)}</title></path>"
         )
+        for x, y in list(zip(one.x, one.y, strict=True))[:: max(1, len(one.x) // (_MARKERS - 1))]:
+            if math.isfinite(x) and math.isfinite(y) and y <= highest:
+                at = f"translate({place_x(x):.1f} {place_y(y):.1f})"
+                shape = _OUTLINES[one.style.marker]
+                parts.append(f'<path {key} dot" transform="{at}" d="{shape}"/>')
     parts.append(f'</g><rect class="frame" {box}/></svg>')
     return "".join(parts)
 
 
-def swatch(number: int) -> str:
-    """Returns a short piece of a line, for legends."""
-    dash = _DASHES[number // COLORS % len(_DASHES)]
-    style = f' stroke-dasharray="{dash}"' if dash else ""
+def swatch(style: Style) -> str:
+    """Returns a short piece of a line with its marker, for legends."""
+    name = _color_class(style)
     return (
-        f'<svg class="swatch" viewBox="0 0 28 10" aria-hidden="true"><path '
-        f'class="c{number % COLORS} line"{style} d="M1 5H27"/></svg>'
+        f'<svg class="swatch" viewBox="0 0 36 10" aria-hidden="true"><path class="{name} line"'
+        f'{_dashes(style)} d="M1 5H35"/><path class="{name} dot" transform="translate(18 5)" '
+        f'd="{_OUTLINES[style.marker]}"/></svg>'
     )
 
 
+def _color_class(style: Style) -> str:
+    return f"c{COLORS.index(style.color)}"
+
+
+def _dashes(style: Style) -> str:
+    lengths = " ".join(f"{length:g}" for length in style.dashes)
+    return f' stroke-dasharray="{lengths}"' if lengths else ""
+
+
 def band_opacity(count: int) -> float:
-    """How opaque the bands of so many contenders are: fainter, the more may lie over each other."""
+    """Returns how opaque bands are: the more may lie over each other, the fainter."""
     return min(0.18, 1 / count)
 
 

@@ -10,18 +10,17 @@ from train_val.comparison.charts import Series, band_opacity, chart, swatch
 from train_val.comparison.runs import Curve
 from train_val.comparison.scoreboard import Score
 from train_val.comparison.specifications import setting_text
+from train_val.comparison.styles import COLORS, ON_DARK, Style, styles
 from train_val.comparison.summary import Summary, median_curve
 from train_val.comparison.tables import cells
 
 _STYLE = """
 :root { color-scheme: light dark;
   --back: #ffffff; --card: #f6f7f9; --text: #1b1f24; --faint: #5c6672; --line: #d5dae0;
-  --c0: #0b62c4; --c1: #c8400a; --c2: #0d7f57; --c3: #a3238e;
-  --c4: #946200; --c5: #0a7d92; --c6: #c01f3c; --c7: #5b5f66; }
+  %(light)s }
 @media (prefers-color-scheme: dark) { :root {
   --back: #14171b; --card: #1d2126; --text: #e6e9ed; --faint: #9aa4b0; --line: #363d46;
-  --c0: #64adff; --c1: #ff9057; --c2: #43cf97; --c3: #ee86dc;
-  --c4: #e8b93c; --c5: #4fd0e4; --c6: #ff7d90; --c7: #b4bac2; } }
+  %(dark)s } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--back); color: var(--text);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
@@ -34,7 +33,7 @@ p { margin: 6px 0; max-width: 78ch; }
 .legend button { font: inherit; color: inherit; background: var(--card); cursor: pointer;
   border: 1px solid var(--line); border-radius: 14px; padding: 2px 11px 2px 9px; }
 .legend button[aria-pressed="false"] { opacity: .4; text-decoration: line-through; }
-.swatch { width: 28px; height: 10px; margin-right: 7px; }
+.swatch { width: 36px; height: 10px; margin-right: 7px; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr));
   gap: 14px; }
 .chart { width: 100%; height: auto; display: block; background: var(--card);
@@ -45,10 +44,14 @@ p { margin: 6px 0; max-width: 78ch; }
 .frame { stroke: var(--line); fill: none; }
 .line { fill: none; stroke: currentColor; stroke-width: 2; stroke-linejoin: round; }
 .band { fill: currentColor; stroke: none; opacity: var(--band); }
-.c0 { color: var(--c0); } .c1 { color: var(--c1); } .c2 { color: var(--c2); }
-.c3 { color: var(--c3); } .c4 { color: var(--c4); } .c5 { color: var(--c5); }
-.c6 { color: var(--c6); } .c7 { color: var(--c7); }
+.dot { fill: currentColor; stroke: none; }
+%(classes)s
 .hidden { display: none; }
+/* Charts shrink with the screen; their text must not. */
+@media (max-width: 520px) { main { padding: 18px 10px 32px; }
+  .chart text { font-size: 19px; } .chart .name { font-size: 21px; }
+  .chart .beside { display: none; }
+  .line { stroke-width: 3; } dl { grid-template-columns: 1fr; } dd { margin-bottom: 6px; } }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px;
   font-variant-numeric: tabular-nums; }
@@ -104,6 +107,20 @@ document.querySelectorAll('table.sortable thead th').forEach(function (head, col
 """
 
 
+def _style_sheet(bands: float) -> str:
+    """Returns the style sheet, with the colors of `styles` on white and on dark."""
+    places = range(len(COLORS))
+    named = {
+        "light": " ".join(f"--c{k}: {COLORS[k]};" for k in places),
+        "dark": " ".join(f"--c{k}: {ON_DARK[COLORS[k]]};" for k in places),
+        "classes": " ".join(f".c{k} {{ color: var(--c{k}); }}" for k in places),
+    }
+    text = _STYLE
+    for name, value in named.items():
+        text = text.replace(f"%({name})s", value)
+    return f"{text}:root {{ --band: {bands:.2g}; }}"
+
+
 def page(
     title: str,
     scores: Sequence[Score],
@@ -116,28 +133,29 @@ def page(
     """Returns the page.
 
     Args:
-      title: Of the page.
-      scores: Of `scoreboard`.
-      rows: Of `summarize`.
+      title: The heading of the page.
+      scores: What `scoreboard` returned.
+      rows: What `summarize` returned.
       explanation: Paragraphs under the title.
       facts: Names and values under the table.
-      command: That made it.
+      command: The command that made it.
     """
+    looks = styles([score.entrant.text for score in scores])
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8"/>',
         '<meta name="viewport" content="width=device-width, initial-scale=1"/>',
-        f"<title>{html.escape(title)}</title><style>{_STYLE}",
-        f":root {{ --band: {band_opacity(len(scores)):.2g}; }}</style></head><body><main>",
+        f"<title>{html.escape(title)}</title>",
+        f"<style>{_style_sheet(band_opacity(len(scores)))}</style></head><body><main>",
         f"<h1>{html.escape(title)}</h1>",
         *[f'<p class="faint">{html.escape(text)}</p>' for text in explanation],
         '<div class="legend">',
         *[
-            f'<button type="button" value="{number}" aria-pressed="true">{swatch(number)}'
+            f'<button type="button" value="{number}" aria-pressed="true">{swatch(look)}'
             f"{html.escape(score.entrant.title)}</button>"
-            for number, score in enumerate(scores)
+            for number, (score, look) in enumerate(zip(scores, looks, strict=True))
         ],
-        f'</div><div class="charts">{"".join(_charts(scores))}</div>',
+        f'</div><div class="charts">{"".join(_charts(scores, looks))}</div>',
         f"<h2>Numbers</h2>{_table(rows)}",
     ]
     notes = [(row.title, note) for row in rows for note in row.notes]
@@ -159,11 +177,12 @@ def page(
     return "\n".join(parts) + "\n"
 
 
-def _charts(scores: Sequence[Score]) -> list[str]:
+def _charts(scores: Sequence[Score], looks: Sequence[Style]) -> list[str]:
     highest = 3 * max(curve.losses[0] for score in scores for curve in score.curves)
     loss_label = "training loss"
-    losses = [_series(n, s, "losses") for n, s in enumerate(scores)]
-    accuracies = [_series(n, s, "accuracies") for n, s in enumerate(scores)]
+    both = list(enumerate(zip(scores, looks, strict=True)))
+    losses = [_series(number, *one, "losses") for number, one in both]
+    accuracies = [_series(number, *one, "accuracies") for number, one in both]
     loss_seconds = [_by_seconds(one, s.curves) for one, s in zip(losses, scores, strict=True)]
     accuracy_seconds = [_by_seconds(o, s.curves) for o, s in zip(accuracies, scores, strict=True)]
     return [
@@ -187,13 +206,14 @@ def _charts(scores: Sequence[Score]) -> list[str]:
     ]
 
 
-def _series(number: int, score: Score, name: str) -> Series:
+def _series(number: int, score: Score, style: Style, name: str) -> Series:
     columns = list(zip(*[getattr(curve, name) for curve in score.curves], strict=True))
     # A band stands where all runs are finite.
     bands = [(min(c), max(c)) if all(map(math.isfinite, c)) else (math.nan,) * 2 for c in columns]
     return Series(
         score.entrant.title,
         number,
+        style,
         score.curves[0].steps,
         getattr(median_curve(score.curves), name),
         [low for low, _ in bands],
@@ -202,7 +222,7 @@ def _series(number: int, score: Score, name: str) -> Series:
 
 
 def _by_seconds(series: Series, curves: Sequence[Curve]) -> Series:
-    return Series(series.label, series.number, median_curve(curves).seconds, series.y)
+    return Series(series.label, series.number, series.style, median_curve(curves).seconds, series.y)
 
 
 def _table(rows: Sequence[Summary]) -> str:

@@ -1,92 +1,218 @@
-"""Results as pictures: loss against steps and against seconds."""
+"""Results as pictures: loss against steps and against seconds, as PNG and as PDF."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from train_val.comparison.charts import band_opacity
 from train_val.comparison.contenders import setting_text
 from train_val.comparison.grid_search import Result
 from train_val.comparison.runs import Curve
 from train_val.comparison.scoreboard import Score
+from train_val.comparison.styles import Style, styles
 from train_val.comparison.summary import median_curve
+
+# More lines than this cannot be told apart in one plot: each gets a plot of its own.
+MOST_IN_ONE_PLOT = 8
+_COLUMNS = 4
+# What is drawn in the background of a small plot.
+_PALE = "#C8C8C8"
+
+
+class _Line(NamedTuple):
+    """One optimizer: its runs, their median, and how it looks."""
+
+    label: str
+    curves: Sequence[Curve]
+    middle: Curve
+    style: Style
 
 
 def picture(results: Sequence[Result], path: str | Path, title: str) -> None:
-    """Draws training loss against steps and against seconds.
+    """Draws the medians of a grid search; see `scoreboard_picture`.
 
     Args:
-      results: Of `compare`.
-      path: A PNG file.
-      title: Above both.
+      results: What `compare` returned.
+      path: A PNG file; a PDF file of the same name is written beside it.
+      title: A line above the plots.
     """
-    _draw(
-        [(f"{one.name} ({setting_text(one.setting)})", one.curves) for one in results], path, title
-    )
+    labels = [f"{one.name} ({setting_text(one.setting)})" for one in results]
+    _draw(labels, [one.name for one in results], [one.curves for one in results], path, title)
 
 
 def scoreboard_picture(scores: Sequence[Score], path: str | Path, title: str) -> None:
-    """Draws training loss against steps and against seconds.
+    """Draws the median training loss against steps and seconds, with the extremes as bands.
+
+    With more than `MOST_IN_ONE_PLOT` optimizers, each gets a plot against steps of its own, with
+    the others pale behind it, above a plot of all last losses and one of all durations.
 
     Args:
-      scores: Of `scoreboard`.
-      path: A PNG file.
-      title: Above both.
+      scores: What `scoreboard` returned.
+      path: A PNG file; a PDF file of the same name is written beside it.
+      title: A line above the plots.
     """
-    _draw([(score.entrant.title, score.curves) for score in scores], path, title)
+    labels = [score.entrant.title for score in scores]
+    names = [score.entrant.text for score in scores]
+    _draw(labels, names, [score.curves for score in scores], path, title)
 
 
-def _draw(lines: Sequence[tuple[str, Sequence[Curve]]], path: str | Path, title: str) -> None:
-    import matplotlib
+def _draw(
+    labels: Sequence[str],
+    names: Sequence[str],
+    runs: Sequence[Sequence[Curve]],
+    path: str | Path,
+    title: str,
+) -> None:
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    lines = [
+        _Line(label, curves, median_curve(curves), style)
+        for label, curves, style in zip(labels, runs, styles(names), strict=True)
+    ]
+    figure = Figure(layout="constrained")
+    if len(lines) > MOST_IN_ONE_PLOT:
+        texts = _draw_apart(figure, lines)
+    else:
+        texts = _draw_together(figure, lines)
+    # Titles are text, dollars in them are dollars.
+    for text in (figure.suptitle(title), *texts):
+        text.set_parse_math(False)
+    path = Path(path)
+    figure.savefig(path, dpi=110)
+    # Without the date, so that the same results make the same file.
+    figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
 
+
+def _draw_together(figure: Any, lines: Sequence[_Line]) -> list[Any]:
     rows = math.ceil(len(lines) / 4)
-    figure, axes = plt.subplots(
-        1, 2, figsize=(11, 4.2 + 0.2 * rows), sharey=True, layout="constrained"
-    )
-    highest = 3 * max(curve.losses[0] for _, curves in lines for curve in curves)
-    for number, (label, curves) in enumerate(lines):
-        style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
-        middle = median_curve(curves)
-        bottom, top = _band(curves, middle)
-        axes[0].fill_between(
-            middle.steps, bottom, top, color=style["color"], alpha=band_opacity(len(lines)), lw=0
-        )
-        axes[0].plot(middle.steps, middle.losses, label=label, **style)
-        axes[1].plot(middle.seconds, middle.losses, label=label, **style)
-    axes[0].set(xlabel="steps", ylabel="training loss", yscale="log")
-    axes[1].set(xlabel="seconds of training", yscale="log")
-    low, high = axes[0].get_ylim()
-    if high > highest:
-        # What explodes leaves the picture; the rest stays readable.
-        high = highest
-        axes[0].set_ylim(low, high)
-    for axis in axes:
-        axis.grid(alpha=0.3, which="both" if high < 10 * low else "major")
-        if high < 10 * low:
-            # Within one power of ten its multiples are the only labels, or stand beside it.
-            axis.yaxis.set_minor_formatter("{x:g}")
-            axis.yaxis.set_major_formatter("{x:g}")
+    figure.set_size_inches(11, 4.2 + 0.22 * rows)
+    by_step, by_second = figure.subplots(1, 2, sharey=True)
+    for line in lines:
+        _band(by_step, line, min(0.18, 1 / len(lines)))
+        _plot(by_step, line, line.middle.steps)
+        _plot(by_second, line, line.middle.seconds)
+    by_step.set(xlabel="steps", ylabel="training loss (median)", yscale="log")
+    by_second.set(xlabel="seconds of training", yscale="log")
+    _limit(by_step, lines)
+    for axis in (by_step, by_second):
+        _grid(axis)
     # Below both, where it covers no curve.
     legend = figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8
+        *by_step.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=4,
+        fontsize=8,
+        handlelength=3.5,
     )
-    # Titles are text, dollars in them are dollars.
-    for text in (figure.suptitle(title), *legend.get_texts()):
-        text.set_parse_math(False)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    return legend.get_texts()
 
 
-def _band(curves: Sequence[Curve], middle: Curve) -> tuple[list[float], list[float]]:
-    """Returns the extremes of the runs that have not diverged, as far as there is a median."""
-    columns = zip(*[curve.losses for curve in curves], strict=True)
+def _draw_apart(figure: Any, lines: Sequence[_Line]) -> list[Any]:
+    rows = math.ceil(len(lines) / _COLUMNS)
+    height = 0.9 + 0.24 * len(lines)
+    figure.set_size_inches(11, 2.1 * rows + height)
+    upper, lower = figure.subfigures(2, 1, height_ratios=[2.1 * rows, height])
+    panels = list(upper.subplots(rows, _COLUMNS, sharex=True, sharey=True, squeeze=False).flat)
+    for panel in panels[len(lines) :]:
+        panel.remove()
+    texts = []
+    for number, (panel, line) in enumerate(zip(panels, lines, strict=False)):
+        for other in lines:
+            panel.plot(other.middle.steps, other.middle.losses, color=_PALE, lw=0.8)
+        _band(panel, line, 0.25)
+        _plot(panel, line, line.middle.steps)
+        panel.set(yscale="log")
+        texts.append(panel.set_title(line.label, fontsize=9))
+        if number % _COLUMNS == 0:
+            panel.set_ylabel("training loss", fontsize=9)
+        if number + _COLUMNS >= len(lines):
+            panel.set_xlabel("steps", fontsize=9)
+            panel.tick_params(labelbottom=True)
+        panel.tick_params(labelsize=8)
+    _limit(panels[0], lines)
+    for panel in panels[: len(lines)]:
+        _grid(panel)
+    last, seconds = lower.subplots(1, 2, sharey=True)
+    texts += _draw_ends(last, seconds, lines)
+    return texts
+
+
+def _draw_ends(last: Any, seconds: Any, lines: Sequence[_Line]) -> list[Any]:
+    """Draws the loss at the last step, lowest on top, and the seconds of a run."""
+
+    def end(line: _Line) -> float:
+        return line.middle.losses[-1] if math.isfinite(line.middle.losses[-1]) else math.inf
+
+    ordered = sorted(lines, key=end)
+    for row, line in enumerate(ordered):
+        values = [curve.losses[-1] for curve in line.curves if math.isfinite(curve.losses[-1])]
+        look = {"color": line.style.color, "marker": line.style.marker, "ms": 6}
+        if math.isfinite(end(line)):
+            last.plot([min(values), max(values)], [row, row], color=line.style.color, lw=1.5)
+            last.plot(end(line), row, **look)
+        seconds.plot(line.middle.seconds[-1], row, **look)
+    last.set(xscale="log", xlabel="loss at the last step (median, extremes)")
+    ends = [end(line) for line in ordered if math.isfinite(end(line))]
+    if ends:
+        # One seed that exploded would push all others into one column.
+        low, high = last.get_xlim()
+        last.set_xlim(low, min(high, 3 * max(ends)))
+    seconds.set(xlabel="seconds of training", xlim=(0, None))
+    labels = [line.label for line in ordered]
+    last.set_yticks(range(len(ordered)), labels, fontsize=8)
+    last.invert_yaxis()
+    _grid(last, vertical=False)
+    seconds.grid(alpha=0.3)
+    for axis in (last, seconds):
+        axis.tick_params(axis="x", which="both", labelsize=8)
+        axis.xaxis.label.set_size(9)
+    return list(last.get_yticklabels())
+
+
+def _plot(axis: Any, line: _Line, x: Sequence[float]) -> None:
+    (drawn,) = axis.plot(
+        x,
+        line.middle.losses,
+        label=line.label,
+        color=line.style.color,
+        marker=line.style.marker,
+        ms=4.5,
+        lw=1.5,
+        markevery=max(1, len(x) // 8),
+    )
+    if line.style.dashes:
+        drawn.set_dashes(line.style.dashes)
+
+
+def _band(axis: Any, line: _Line, opacity: float) -> None:
+    """Fills between the extremes of the runs that have not diverged, as far as a median goes."""
+    columns = zip(*[curve.losses for curve in line.curves], strict=True)
     ends = [
         [value for value in column if math.isfinite(value) and math.isfinite(median)]
-        for column, median in zip(columns, middle.losses, strict=True)
+        for column, median in zip(columns, line.middle.losses, strict=True)
     ]
-    return [min(e, default=math.nan) for e in ends], [max(e, default=math.nan) for e in ends]
+    low = [min(values, default=math.nan) for values in ends]
+    high = [max(values, default=math.nan) for values in ends]
+    axis.fill_between(line.middle.steps, low, high, color=line.style.color, alpha=opacity, lw=0)
+
+
+def _limit(axis: Any, lines: Sequence[_Line]) -> None:
+    """Lets what explodes leave the picture, so that the rest stays readable."""
+    highest = 1.5 * max(line.middle.losses[0] for line in lines)
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, min(high, highest))
+
+
+def _grid(axis: Any, vertical: bool = True) -> None:
+    """Draws a grid; within one power of ten its multiples are labelled too."""
+    low, high = axis.get_ylim() if vertical else axis.get_xlim()
+    along = axis.yaxis if vertical else axis.xaxis
+    narrow = high < 10 * low
+    axis.grid(alpha=0.3, which="both" if narrow else "major")
+    if narrow:
+        # They are the only labels then, or stand beside the power.
+        along.set_minor_formatter("{x:g}")
+        along.set_major_formatter("{x:g}")
+        along.set_tick_params(which="both", labelsize=8)

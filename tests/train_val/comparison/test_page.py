@@ -11,6 +11,7 @@ import pytest
 from tests.train_val.comparison.problems import score
 from train_val.comparison import Cost, page, summarize
 from train_val.comparison.charts import Series, _log_ticks, _ticks, chart
+from train_val.comparison.styles import styles
 
 HTML = "{http://www.w3.org/1999/xhtml}"
 
@@ -21,7 +22,8 @@ def text():
     scores = [
         score('Adam <&> "co"', [8.0, 4.0, 2.0, 1.0], [8.0, 4.5, 2.1, 1.2], optimizer="adam"),
         score("Dead", [8.0, 1e9, nan, nan], [8.0, nan, nan, nan], diverged_at=2),
-        *[score(f"Rival {k}", [8.0, 7.0 - k / 2, 3.0, 2.0 + k]) for k in range(9)],
+        *[score(f"hf:cg={k}", [8.0, 7.0 - k / 2, 3.0, 2.0 + k]) for k in range(4)],
+        *[score(name, [8.0, 7.0, 3.0, 2.0]) for name in ("sgd", "RMSprop", "meta", "kfac", "x")],
     ]
     scores[2] = dataclasses.replace(scores[2], cost=Cost(3.5, 3.0, 0.3, 0.1, 10**9))
     scores[1] = dataclasses.replace(
@@ -53,9 +55,15 @@ def test_it_is_well_formed_and_complete(text):
         for line in lines:
             numbers = [float(x) for x in re.findall(r"-?[\d.]+", line.get("d"))]
             assert all(math.isfinite(x) for x in numbers)
-    # Eight colours; then dashes tell lines apart.
-    keys = {(p.get("class"), p.get("stroke-dasharray")) for p in lines}
+    # Colors and markers differ by family; dashes tell its members apart.
+    dots = {p.get("data-series"): p for p in svg.iter("path") if " dot" in p.get("class", "")}
+    keys = {
+        (p.get("class"), dots[p.get("data-series")].get("d"), p.get("stroke-dasharray"))
+        for p in lines
+    }
     assert len(keys) == 11
+    members = [line for line in lines if line.find("title").text.startswith("hf")]
+    assert len({line.get("class") for line in members}) == 1
     assert len({c.get("id") for c in tree.iter("clipPath")}) == 4
     # The more bands lie over each other, the fainter they are.
     assert ":root { --band: 0.091; }" in tree.find("head/style").text
@@ -70,7 +78,7 @@ def test_nothing_is_fetched(text):
 def test_the_curve_stands_where_it_should(text):
     tree = ElementTree.fromstring(text.partition("\n")[2])
     chart = next(svg for svg in tree.iter("svg") if svg.get("class") == "chart")
-    adam = next(p for p in chart.iter("path") if p.get("class") == "c0 line")
+    adam = next(p for p in chart.iter("path") if " line" in p.get("class", ""))
     points = [tuple(map(float, pair.split())) for pair in re.split("[ML]", adam.get("d"))[1:]]
     xs, ys = zip(*points, strict=True)
     steps = [xs[k + 1] - xs[k] for k in range(3)]
@@ -104,13 +112,13 @@ def test_logarithmic_ticks_are_few_and_round(low, high):
 
 
 def test_ticks_of_a_narrow_logarithmic_axis_stand_at_their_values():
-    line = Series("Adam", 0, [0, 1, 2], [2.29, 2.25, 2.21])
+    line = Series("Adam", 0, styles(["adam"])[0], [0, 1, 2], [2.29, 2.25, 2.21])
     tree = ElementTree.fromstring(chart("Loss", [line], "steps", "loss", log=True))
     labels = [t for t in tree.iter("text") if t.get("text-anchor") == "end"]
     values = [float(label.text) for label in labels]
     heights = [float(label.get("y")) for label in labels]
     assert len(values) >= 4
-    drawn = next(p for p in tree.iter("path") if p.get("class") == "c0 line").get("d")
+    drawn = next(p for p in tree.iter("path") if " line" in p.get("class", "")).get("d")
     (_, top), *_, (_, bottom) = [tuple(map(float, p.split())) for p in re.split("[ML]", drawn)[1:]]
     for value, height in zip(values, heights, strict=True):
         share = math.log(2.29 / value) / math.log(2.29 / 2.21)
@@ -139,8 +147,8 @@ def test_a_browser_shows_it(text, tmp_path):
     dom = subprocess.run(
         [*command, "--dump-dom", page_url], capture_output=True, text=True, timeout=120
     ).stdout
-    # One band and one line in each of four charts, less the bands by second.
-    assert '<title>Adam &lt;&amp;&gt; "co":6</title>' in dom
+    # One band, one line and four markers in each of four charts, less the bands by second.
+    assert '<title>Adam &lt;&amp;&gt; "co":22</title>' in dom
     subprocess.run(
         [*command, "--window-size=1280,900", f"--screenshot={shot}", page_url],
         capture_output=True,

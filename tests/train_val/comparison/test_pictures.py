@@ -25,6 +25,7 @@ def drawn(monkeypatch, tmp_path):
         )
         scoreboard_picture(scores, tmp_path / "picture.png", "Title")
         assert (tmp_path / "picture.png").stat().st_size > 1000
+        assert (tmp_path / "picture.pdf").read_bytes().startswith(b"%PDF")
         return figures[0]
 
     return draw
@@ -60,3 +61,19 @@ def test_the_band_is_of_the_runs_that_are_left_and_ends_with_the_line(drawn):
     ]
     assert {(1.0, 4.0), (1.0, 6.0), (2.0, 0.2), (2.0, 0.3)} <= first
     assert {(1.0, 4.0), (1.0, 6.0)} <= second and max(x for x, _ in second) == 1.0
+
+
+def test_many_lines_get_a_plot_each_and_nothing_that_explodes_hides_them(drawn):
+    entries = [score(f"hf:cg={k}", [8.0, 4.0, 0.1 + k], [8.0, 1e6, 0.2 + k]) for k in range(9)]
+    figure = drawn(entries)
+    panels, (last, seconds) = figure.axes[:-2], figure.axes[-2:]
+    assert [panel.get_title() for panel in panels] == [f"hf:cg={k}" for k in range(9)]
+    for panel, entry in zip(panels, entries, strict=True):
+        # The others in the background, its own in front.
+        assert len(panel.lines) == 10 and panel.get_ylim()[1] <= 12
+        median = median_curve(entry.curves)
+        np.testing.assert_array_equal(panel.lines[-1].get_ydata(), median.losses)
+    # Sorted by the loss at the last step, the lowest on top.
+    labels = [label.get_text() for label in last.get_yticklabels()]
+    assert labels == [f"hf:cg={k}" for k in range(9)] and last.yaxis_inverted()
+    assert len(seconds.lines) == 9
