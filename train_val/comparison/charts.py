@@ -144,9 +144,9 @@ def chart(
         )
         for x, y in list(zip(one.x, one.y, strict=True))[:: max(1, len(one.x) // (_MARKERS - 1))]:
             if math.isfinite(x) and math.isfinite(y) and y <= highest:
-                at = f"translate({place_x(x):.1f} {place_y(y):.1f})"
+                where = f"translate({place_x(x):.1f} {place_y(y):.1f})"
                 shape = _OUTLINES[one.style.marker]
-                parts.append(f'<path {key} dot" transform="{at}" d="{shape}"/>')
+                parts.append(f'<path {key} dot" transform="{where}" d="{shape}"/>')
     parts.append(f'</g><rect class="frame" {box}/></svg>')
     return "".join(parts)
 
