@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from custom_op import control_flow, held_gradients, paired, precision, structures
+from custom_op.captured_variables import Sources, variables_read
 from custom_op.fallback import NotDifferentiableError
 from custom_op.program import TangentProgram
 from custom_op.traced import Traced
@@ -46,19 +47,25 @@ def linearize(
       A `Linearization` with `.outputs`, `.jvp(tangents)` and `.vjp(cotangents)`.
 
     Raises:
-      ValueError: If a leaf is unconnected and `unconnected` is `"error"`, or the product's dtype is
-        none of those.
+      ValueError: If a leaf is unconnected and `unconnected` is `"error"`, the function reads the
+        variable that a leaf was read from (where that can be known: see
+        `custom_op.captured_variables.Sources`), or the product's dtype is none of those.
       TypeError: If a leaf of primals or outputs is not floating.
       NotDifferentiableError: When an operation has no derivative; inside a `tf.function` the first
         product may raise it instead.
     """
     if unconnected not in ("error", "zero"):
         raise ValueError(f'Expected unconnected="error" or "zero", got {unconnected!r}.')
-    narrow = precision.check(product_dtype)
+    return _linearize(function, primals, unconnected, precision.check(product_dtype))
+
+
+def _linearize(function, primals, unconnected, product_dtype=None) -> Linearization:
+    """Linearizes; with unconnected=None, zeros are for leaves whose variable is not read either."""
     flat = structures.flatten_floating(primals, "primals")
+    sources = Sources(primals, flat)
     if tf.executing_eagerly():
-        return _EagerLinearization(function, primals, flat, unconnected, narrow)
-    return _GraphLinearization(function, primals, flat, unconnected, narrow)
+        return _EagerLinearization(function, primals, flat, sources, unconnected, product_dtype)
+    return _GraphLinearization(function, primals, flat, sources, unconnected, product_dtype)
 
 
 @tf.autograph.experimental.do_not_convert
@@ -78,11 +85,12 @@ def jvp(
       The outputs, and their tangents in the same structure.
 
     Raises:
-      ValueError: If the tangents have another structure or other shapes than the primals.
+      ValueError: If the tangents have another structure or other shapes than the primals, or the
+        function reads the variable that a primal was read from.
       TypeError: If a dtype differs or is not floating.
       NotDifferentiableError: If no tangent passes an operation.
     """
-    linearization = linearize(function, primals, unconnected="zero")
+    linearization = _linearize(function, primals, unconnected=None)
     return linearization.outputs, linearization.jvp(tangents)
 
 
@@ -144,7 +152,7 @@ class Linearization:
 class _GraphLinearization(Linearization):
     """Records the operations that lead from primals to outputs in the graph being traced."""
 
-    def __init__(self, function, primals, flat_primals, unconnected, product_dtype):
+    def __init__(self, function, primals, flat_primals, sources, unconnected, product_dtype):
         # An operation per primal that nothing else consumes: the derivative with respect to it
         # counts what the function does, and not other uses of the caller's tensor.
         flat_primals = [tf.identity(primal) for primal in flat_primals]
@@ -154,12 +162,15 @@ class _GraphLinearization(Linearization):
         self.outputs = function(tf.nest.pack_sequence_as(primals, flat_primals))
         self._flat_outputs = structures.flatten_floating(self.outputs, "outputs")
         self.outputs = tf.nest.pack_sequence_as(self.outputs, self._flat_outputs)
+        operations = graph.get_operations()[first:]
         with tf.name_scope("linearize"), precision.products_in(product_dtype):
-            self._program = TangentProgram(
-                flat_primals, self._flat_outputs, graph.get_operations()[first:]
-            )
+            self._program = TangentProgram(flat_primals, self._flat_outputs, operations)
+        names, connected = structures.leaf_names(primals), self._program.connected
         if unconnected == "error":
-            _check_connected(primals, self._program.connected)
+            _check_connected(names, connected)
+        # A zero that the caller asked for by name is no mistake.
+        chosen = [n for n, there in zip(names, connected, strict=True) if there or not unconnected]
+        sources.check(variables_read(self._flat_outputs, operations), chosen)
         self._transposed: dict[int, tuple[Any, list[tf.Tensor], list[tf.Tensor | None]]] = {}
 
     def _push(self, tangents):
@@ -205,12 +216,14 @@ class _GraphLinearization(Linearization):
 class _EagerLinearization(Linearization):
     """One trace, cut into three functions that hand each other the residuals."""
 
-    def __init__(self, function, primals, flat_primals, unconnected, product_dtype):
+    def __init__(self, function, primals, flat_primals, sources, unconnected, product_dtype):
         super().__init__(primals, flat_primals)
         traced: dict[str, Any] = {}
 
         def forward(*leaves):
-            inner = _GraphLinearization(function, primals, list(leaves), unconnected, product_dtype)
+            inner = _GraphLinearization(
+                function, primals, list(leaves), sources, unconnected, product_dtype
+            )
             traced["outputs"] = tf.nest.map_structure(lambda _: None, inner.outputs)
             push = Traced(inner._push, inner._flat_primals)
             pull = Traced(inner._pull, inner._flat_outputs)
@@ -236,8 +249,7 @@ class _EagerLinearization(Linearization):
         return self._pull_function(cotangents, [self._residuals[i] for i in self._pull_order])
 
 
-def _check_connected(primals: Structure, connected: list[bool]) -> None:
-    names = structures.leaf_names(primals)
+def _check_connected(names: list[str], connected: list[bool]) -> None:
     loose = [name for name, there in zip(names, connected, strict=True) if not there]
     if loose:
         raise ValueError(

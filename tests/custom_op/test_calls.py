@@ -7,7 +7,7 @@ import tensorflow as tf
 import custom_op
 
 X = tf.constant(np.random.default_rng(7).normal(size=(3, 4)))
-VARIABLE = tf.Variable(X)
+VARIABLE = tf.Variable(2.0 - X)
 
 
 @tf.function
