@@ -86,7 +86,12 @@ class Sources:
     def also_read(self, reads: Sequence[Read]) -> list[tuple[str, str]]:
         """Returns the leaves whose variable is among those read: (leaf, variable)."""
         found = zip(self._names, self._leaves, self._handles, strict=True)
-        return [(name, read.name) for name, *leaf in found for read in reads if _is_of(*leaf, read)]
+        return [
+            (name, read.name)
+            for name, leaf, handle in found
+            for read in reads
+            if _is_of(leaf, handle, read)
+        ]
 
     def check(self, reads: Sequence[Read], leaves: Collection[str] | None = None) -> None:
         """Checks that no variable is read that a leaf is the value of.
