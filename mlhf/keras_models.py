@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+import custom_op
+from mlhf import keras_call, keras_contracts, natural_outputs
+
+_ADVICE = (
+    "Take them out of the layers, and give Objective(regularizer=mlhf.L2(...)) for weight decay."
+)
 _NETWORKS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
@@ -92,68 +98,130 @@ def set_model_state(model: Any, model_state: dict[str, tf.Tensor] | None) -> Non
         variable.assign(model_state[name])
 
 
-def as_network(model: Any) -> Callable:
+def as_network(
+    model: Any,
+    loss: custom_op.losses.Loss | None = None,
+    activated: bool = False,
+    ignore_overrides: bool = False,
+) -> Callable:
     """Returns a model as a function; the same one at every call, so that nothing retraces.
+
+    The model is called as `fit` calls it. A softmax, sigmoid or exponential at its end that the
+    loss applies itself is taken off: the function returns what goes into it.
 
     Args:
       model: A built `keras.Model`.
+      loss: The loss that compares its outputs; None for outputs as they are.
+      activated: Whether the loss, as the user gave it, compares outputs that passed its activation.
+      ignore_overrides: Whether the model may override `train_step` and `compute_loss`.
 
     Returns:
       `(parameters, inputs) -> outputs` for a model without non-trainable variables, otherwise
-      `(parameters, model_state, inputs) -> (outputs, new model_state)`, in training mode.
+      `(parameters, model_state, inputs) -> (outputs, new model_state)`, in training mode. Its
+      attribute `constraints` has the constraints of variables, by path.
 
     Raises:
-      ValueError: If the model is not built; at its first call, if it has losses of its own.
+      ValueError: If the model is not built or asks for something that would be left out; at its
+        first call, if it has losses of its own, a mask on its outputs, or outputs that the loss
+        can't compare.
     """
     _check_built(model)
+    keras_contracts.check(model, ignore_overrides)
     paths = [variable.path for variable in model.trainable_variables]
     # Freezing a layer makes it another function.
     frozen = [variable.path for variable in model.non_trainable_variables]
     # A normalisation without weights is another function too, and moves none between the lists.
-    trainable = [layer.trainable for layer in model._flatten_layers()]
-    made_for, network = _NETWORKS.get(model, (None, None))
-    if made_for != (paths, frozen, trainable):
-        # The closure must not keep the model alive through the dictionary's value.
-        reference = weakref.ref(model)
+    trainable = [layer.trainable for layer in keras_call.layers_of(model)]
+    constraints = keras_contracts.constraints_of(model)
+    made_for = paths, frozen, trainable, constraints
+    activation = None if loss is None else natural_outputs.activation_of(loss)
+    known, networks = _NETWORKS.get(model, (None, {}))
+    if known != made_for:
+        networks = {}
+        _NETWORKS[model] = made_for, networks
+    variant = activation, activated
+    if variant not in networks:
+        networks[variant] = _network(model, paths, bool(frozen), activation, activated)
+        networks[variant].constraints = constraints
+    return networks[variant]
 
-        def call(parameters, state, inputs):
-            if set(parameters) != set(paths):
-                raise ValueError(
-                    f"Expected parameters for {sorted(paths)}, got {sorted(parameters)}. Two "
-                    "models of one architecture have the same paths once they and their layers "
-                    "are given names."
-                )
-            model = reference()
-            if model is None:
-                raise ValueError("The Keras model is gone; keep a reference to it while it trains.")
-            outputs, new, own_losses = model.stateless_call(
-                [parameters[path] for path in paths],
-                state,
-                inputs,
-                training=True,
-                return_losses=True,
+
+def outputs_of(
+    model: Any,
+    values: Sequence[tf.Tensor],
+    state: Sequence[tf.Tensor],
+    inputs: Any,
+    loss: custom_op.losses.Loss | None = None,
+    *,
+    training: bool = False,
+) -> tf.Tensor:
+    """Returns a model's outputs, by default in inference mode, as a loss compares them.
+
+    Args:
+      model: A built `keras.Model`.
+      values: The values of its trainable variables, in their order.
+      state: The values of the others, in theirs.
+      inputs: A batch.
+      loss: The loss; an activation that it applies itself is taken off, inside a `tf.function`.
+      training: Whether in training mode.
+
+    Raises:
+      ValueError: As the functions of `as_network`.
+    """
+    called = keras_call.call(model, values, state, inputs, training=training, advice=_ADVICE)
+    activation = None if loss is None else natural_outputs.activation_of(loss)
+    if activation is None or tf.executing_eagerly():
+        return called.outputs
+    return natural_outputs.undone(called.outputs, activation, False, repr(model.name))
+
+
+def _network(
+    model: Any, paths: list[str], stateful: bool, activation: str | None, activated: bool
+) -> Callable:
+    """The function that stands for a model."""
+    # The closure must not keep the model alive through the dictionary's value.
+    reference = weakref.ref(model)
+
+    def call(values, state, inputs):
+        model = reference()
+        if model is None:
+            raise ValueError("The Keras model is gone; keep a reference to it while it trains.")
+        called = keras_call.call(model, values, state, inputs, training=True, advice=_ADVICE)
+        if called.mask is not None:
+            raise ValueError(
+                f"Expected a model whose outputs carry no mask, got {model.name!r}: fit leaves the "
+                "terms out of the loss that a mask of Embedding(mask_zero=True) or Masking hides. "
+                "Reduce the sequence before the last layer, or mask inside a loss derived from "
+                "custom_op.losses.MeanLoss, with outputs that carry none."
             )
-            if own_losses:
-                raise ValueError(
-                    f"Expected a model without losses of its own, got {model.name!r} with "
-                    f"{len(own_losses)} of them (a layer's kernel_regularizer, "
-                    "activity_regularizer or add_loss), which would stand neither in the gradient "
-                    "nor in the curvature. Take them out of the layers, and give "
-                    "Objective(regularizer=mlhf.L2(...)) for weight decay."
-                )
-            return outputs, new
+        outputs = called.outputs
+        if activation is not None:
+            outputs = natural_outputs.undone(outputs, activation, activated, repr(model.name))
+        return outputs, called.state
 
-        def stateless(parameters, inputs):
-            return call(parameters, [], inputs)[0]
+    # Where an output comes from is seen in a graph only.
+    traced = tf.function(call, autograph=False)
 
-        def stateful(parameters, model_state, inputs):
-            names = sorted(model_state)
-            outputs, new = call(parameters, [model_state[name] for name in names], inputs)
-            return outputs, dict(zip(names, new, strict=True))
+    def run(parameters, state, inputs):
+        if set(parameters) != set(paths):
+            raise ValueError(
+                f"Expected parameters for {sorted(paths)}, got {sorted(parameters)}. Two "
+                "models of one architecture have the same paths once they and their layers "
+                "are given names."
+            )
+        values = [parameters[path] for path in paths]
+        eager = activation is not None and tf.executing_eagerly()
+        return (traced if eager else call)(values, state, inputs)
 
-        network = stateful if frozen else stateless
-        _NETWORKS[model] = ((paths, frozen, trainable), network)
-    return network
+    def stateless_network(parameters, inputs):
+        return run(parameters, [], inputs)[0]
+
+    def stateful_network(parameters, model_state, inputs):
+        names = sorted(model_state)
+        outputs, new = run(parameters, [model_state[name] for name in names], inputs)
+        return outputs, dict(zip(names, new, strict=True))
+
+    return stateful_network if stateful else stateless_network
 
 
 def _check_built(model: Any) -> None:

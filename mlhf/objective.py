@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import custom_op
 from custom_op import structures
-from mlhf import keras_models
+from mlhf import keras_models, natural_outputs
 from mlhf.validation import check_number
 
 Structure = Any
@@ -104,35 +104,47 @@ class Objective:
         targets: Any,
         model_state: Structure = None,
         regularizer: Regularizer | None = None,
+        ignore_overrides: bool = False,
     ):
         """Describes an objective.
 
         Args:
           network: A function `(parameters, inputs) -> outputs`; with a `model_state`, a function
             `(parameters, model_state, inputs) -> (outputs, new model_state)`; or a built Keras
-            model, whose parameters are those of `mlhf.get_parameters`.
-          loss: A loss of `custom_op.losses` or its name.
+            model, whose parameters are those of `mlhf.get_parameters`. A model is called as `fit`
+            calls it, in training mode; a softmax, sigmoid or exponential at its end that the loss
+            applies itself is taken off.
+          loss: A loss of `custom_op.losses` or its name; also a name, function or object of
+            `keras.losses`, such as `"sparse_categorical_crossentropy"` for a model that ends in a
+            softmax. (`"poisson"` is this package's, of log rates.)
           inputs: A structure of tensors, the first axis counting examples.
           targets: What the loss compares the outputs with.
           model_state: What the network carries besides parameters (moving statistics, seeds). For
             a Keras model it defaults to its non-trainable variables' values.
           regularizer: For example `mlhf.L2(2e-4)`. It stands in the value, the gradient and the
             curvature.
+          ignore_overrides: Whether a Keras model may override `train_step` or `compute_loss`, which
+            an objective does not run; for use inside such a `train_step`.
 
         Raises:
-          ValueError: If the loss is not known or the Keras model is not built.
+          ValueError: If the loss is not known, or the Keras model is not built or asks for
+            something that would be left out (float16, quantization, a `train_step` of its own).
           TypeError: If the network is not callable.
         """
         if not callable(network):
             raise TypeError(f"Expected a network to call, got {network!r}.")
         if keras_models.is_model(network):
+            self.loss, activation = natural_outputs.resolve(loss)
             if model_state is None:
                 model_state = keras_models.get_model_state(network)
             # The function that stands for the model does not keep it alive.
             self._model = network
-            network = keras_models.as_network(network)
+            network = keras_models.as_network(
+                network, self.loss, activation is not None, ignore_overrides
+            )
+        else:
+            self.loss = custom_op.losses.get(loss)
         self.network: Callable = network
-        self.loss = custom_op.losses.get(loss)
         self.regularizer = regularizer
         self.inputs = tf.nest.map_structure(tf.convert_to_tensor, inputs)
         self.targets = tf.convert_to_tensor(targets)
@@ -160,10 +172,20 @@ class Objective:
         return cls(network, loss, inputs, targets, model_state, regularizer)
 
     def outputs(self, parameters: Structure) -> tuple[tf.Tensor, Structure]:
-        """Returns the network's outputs and the new model state."""
+        """Returns the network's outputs and the new model state.
+
+        Those that the loss compares: without the softmax that a Keras model ends in, where the loss
+        takes it itself.
+
+        Raises:
+          ValueError: If the outputs are probabilities and the loss is one from logits.
+        """
         if not tf.nest.flatten(self.model_state):
-            return self.network(parameters, self.inputs), ()
-        return self.network(parameters, self.model_state, self.inputs)
+            outputs, model_state = self.network(parameters, self.inputs), ()
+        else:
+            outputs, model_state = self.network(parameters, self.model_state, self.inputs)
+        natural_outputs.check_natural(outputs, self.loss)
+        return outputs, model_state
 
     def model_state_after(self, sound: tf.Tensor, new: Structure) -> Structure:
         """Returns the new model state where a batch was sound, a bool, and else the old one."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from mlhf.keras_contracts import projected
 from mlhf.objective import Objective
 
 _FAILED = ("decomposition was not successful", "not invertible")
@@ -61,9 +62,14 @@ class CompiledSteps:
         key = static, tuple(type(part) for part in static), key
         if key not in self._compiled:
             self._compiled[key] = tf.function(
-                lambda *inside: self._step(static, *inside),
+                lambda *inside: self._constrained(static, *inside),
                 jit_compile=self.jit_compile,
                 autograph=False,
             )
         parameters, state, model_state, metrics = self._compiled[key](objective.tensors, *arguments)
         return Step(parameters, state, public_model_state(model_state), metrics)
+
+    def _constrained(self, static: tuple, *inside: Any) -> tuple:
+        """A step, and what constraints of a Keras model's variables make of where it ends."""
+        parameters, *rest = self._step(static, *inside)
+        return projected(static[0], parameters), *rest

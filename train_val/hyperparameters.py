@@ -11,7 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mlhf import hypergrad
+import custom_op
+from mlhf import hypergrad, keras_models
 from mlhf.validation import check_choice
 from train_val import networks, problems
 from train_val.data import ImageData, test_batches
@@ -289,7 +290,8 @@ class Tuning:
 
     def _logits(self, weights, inputs):
         leaves = [weights[path] for path in self._paths]
-        return self.network.model.stateless_call(leaves, self._state, inputs, training=False)[0]
+        loss = custom_op.losses.get("softmax_cross_entropy")
+        return keras_models.outputs_of(self.network.model, leaves, self._state, inputs, loss)
 
     def _batch(self, rows, step, seed):
         if self._batch_size == len(self.train):

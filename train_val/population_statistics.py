@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from mlhf import keras_call
+
 Pair = tuple[int, int]
 
 
@@ -89,7 +91,7 @@ class PopulationStatistics:
         try:
             for layer in self._layers:
                 layer.momentum = 0.0
-            _, new = self._model.stateless_call(values, state, inputs, training=True)
+            new = keras_call.call(self._model, values, state, inputs, training=True).state
         finally:
             for layer, momentum in zip(self._layers, kept, strict=True):
                 layer.momentum = momentum

@@ -11,7 +11,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import custom_op
 import mlhf
+from mlhf import keras_models
 from train_val import networks, resnet
 from train_val.data import (
     IMAGENET,
@@ -219,9 +221,9 @@ class Problem:
     def _infer(self) -> Callable:
         """A compiled call of the model in inference mode."""
         return tf.function(
-            lambda values, state, inputs: self.model.stateless_call(
-                values, state, inputs, training=False
-            )[0],
+            lambda values, state, inputs: keras_models.outputs_of(
+                self.model, values, state, inputs, custom_op.losses.get("softmax_cross_entropy")
+            ),
             autograph=False,
             reduce_retracing=True,
         )

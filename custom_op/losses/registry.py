@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from custom_op.losses.base import Loss
+from custom_op.losses.keras_names import Meaning, meaning
+from custom_op.losses.smoothing import smoothed
 
 _LOSSES: dict[str, Loss] = {}
 
@@ -34,19 +36,37 @@ def get(loss: str | Loss) -> Loss:
     """Returns a loss by its name, or the loss itself.
 
     Args:
-      loss: A name, such as `"softmax_cross_entropy"`, or a `Loss`.
+      loss: A name, such as `"softmax_cross_entropy"`, or a `Loss`; also a name, function or object
+        of `keras.losses` that compares targets with outputs as a loss here does: `"mse"`, or a
+        cross entropy with `from_logits=True`.
 
     Returns:
       The loss.
 
     Raises:
-      ValueError: If nothing has that name.
+      ValueError: If nothing has that name, or a loss of Keras' means something else.
     """
     if isinstance(loss, Loss):
         return loss
-    if not isinstance(loss, str) or loss not in _LOSSES:
+    if isinstance(loss, str) and loss in _LOSSES:
+        return _LOSSES[loss]
+    of_keras = meaning(loss)
+    if of_keras is None:
         raise ValueError(
             f"Expected a loss, one of {names()} or a custom_op.losses.Loss, got {loss!r}; "
             "register another with custom_op.losses.register_loss."
         )
-    return _LOSSES[loss]
+    if of_keras.activation is not None:
+        raise ValueError(
+            f"Expected a loss from logits, got {of_keras.title}, which compares probabilities: "
+            f"give {of_keras.name!r} and outputs from before their {of_keras.activation}, or "
+            "the Keras model itself to mlhf.Objective, which takes them there."
+        )
+    return of_meaning(of_keras)
+
+
+def of_meaning(of_keras: Meaning) -> Loss:
+    """Returns the loss from logits that a loss of Keras' is, whatever its outputs have passed."""
+    if of_keras.smoothing:
+        return smoothed(of_keras.name, of_keras.smoothing)
+    return _LOSSES[of_keras.name]

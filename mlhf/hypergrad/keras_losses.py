@@ -8,7 +8,12 @@ from typing import Any
 import tensorflow as tf
 
 import custom_op
-from mlhf import keras_models
+from mlhf import keras_call, keras_contracts, keras_models, natural_outputs
+
+_ADVICE = (
+    "Make the model without them, and pass keras_losses(regularizer=...), a function of weights "
+    "and hyperparameters."
+)
 
 
 def keras_losses(
@@ -18,6 +23,7 @@ def keras_losses(
     valid_data: tuple[Any, Any],
     regularizer: Callable[[Any, Any], tf.Tensor] | None = None,
     training: bool = True,
+    ignore_overrides: bool = False,
 ) -> tuple[Callable[..., tf.Tensor], Callable[..., tf.Tensor]]:
     """Returns the training loss and the validation loss of a model, for `Problem`.
 
@@ -27,55 +33,68 @@ def keras_losses(
 
     Args:
       model: A built `keras.Model`.
-      loss: A name or an object of `custom_op.losses`, or a function of (targets, outputs) such as a
-        Keras loss (which computes in `keras.config.floatx()`), whose mean is taken.
+      loss: A name or an object of `custom_op.losses`; a name of Keras' (`"mse"`,
+        `"sparse_categorical_crossentropy"` for a model that ends in a softmax); or a function of
+        (targets, outputs) such as a Keras loss object (which computes in `keras.config.floatx()`),
+        whose mean is taken. A softmax or sigmoid at the model's end that a named cross entropy
+        takes itself is taken off.
       valid_data: (inputs, targets).
       regularizer: From weights and hyperparameters to what is added to the training loss.
       training: Whether the training loss runs the model in training mode. Normalisation layers
         with batch statistics have no second derivative in TensorFlow and are refused by `Problem`;
         with False they use their moving statistics (and dropout is off).
+      ignore_overrides: Whether the model may override `train_step` and `compute_loss`, which are
+        not run.
 
     Returns:
       `train_loss(weights, hyperparameters, step, batch, seed)`, which needs `Problem(batches=...)`
       that returns (inputs, targets); and `valid_loss(weights, hyperparameters)`.
 
     Raises:
-      ValueError: If the model is not built, or the loss is not known; when the losses are traced,
-        if the model has losses of its own, such as a layer's `kernel_regularizer`.
+      ValueError: If the model is not built, has constraints or asks for something else that would
+        be left out, or the loss is not known; when the losses are traced, if the model has losses
+        of its own, such as a layer's `kernel_regularizer`, or outputs that the loss can't compare.
     """
     keras_models.get_parameters(model)  # checks it
+    keras_contracts.check(model, ignore_overrides)
+    keras_contracts.check_unconstrained(model, "the dynamics of hypergradients")
     paths = [variable.path for variable in model.trainable_variables]
     is_own = isinstance(loss, (str, custom_op.losses.Loss))
-    own = custom_op.losses.get(loss) if is_own else None
+    own, required = natural_outputs.resolve(loss) if is_own else (None, None)
+    activation = None if own is None else natural_outputs.activation_of(own)
 
-    def run(weights, inputs, state, mode):
+    def compare(values, state, inputs, targets, mode):
+        called = keras_call.call(model, values, state, inputs, training=mode, advice=_ADVICE)
+        if own is None:
+            return tf.reduce_mean(loss(targets, called.outputs))
+        outputs = called.outputs
+        if activation is not None:
+            outputs = natural_outputs.undone(
+                outputs, activation, required is not None, repr(model.name)
+            )
+        masked = {} if called.mask is None else {"mask": called.mask}
+        return own.value(outputs, targets, **masked)
+
+    # What an output comes from is seen in a graph only.
+    traced = tf.function(compare, autograph=False)
+
+    def measure(weights, inputs, targets, state, mode):
         if set(weights) != set(paths):
             raise ValueError(f"Expected weights for {sorted(paths)}, got {sorted(weights)}.")
-        outputs, _, own_losses = model.stateless_call(
-            [weights[path] for path in paths], state, inputs, training=mode, return_losses=True
-        )
-        if own_losses:
-            raise ValueError(
-                f"Expected a Keras model without losses of its own, got {model.name!r} with "
-                f"{len(own_losses)} of them (a layer's kernel_regularizer, activity_regularizer or "
-                "add_loss), which would be left out. Make the model without them, and pass "
-                "keras_losses(regularizer=...), a function of weights and hyperparameters."
-            )
-        return outputs
-
-    def measure(targets, outputs):
-        return own.value(outputs, targets) if own else tf.reduce_mean(loss(targets, outputs))
+        eager = activation is not None and tf.executing_eagerly()
+        values = [weights[path] for path in paths]
+        return (traced if eager else compare)(values, state, inputs, targets, mode)
 
     def train_loss(weights, hyperparameters, step, batch, seed):
         inputs, targets = tf.nest.map_structure(tf.convert_to_tensor, tuple(batch))
         state = _state(model, seed, step)
-        value = measure(targets, run(weights, inputs, state, training))
+        value = measure(weights, inputs, targets, state, training)
         return value if regularizer is None else value + regularizer(weights, hyperparameters)
 
     def valid_loss(weights, hyperparameters):
         inputs, targets = tf.nest.map_structure(tf.convert_to_tensor, tuple(valid_data))
         state = [tf.convert_to_tensor(variable) for variable in model.non_trainable_variables]
-        return measure(targets, run(weights, inputs, state, False))
+        return measure(weights, inputs, targets, state, False)
 
     return train_loss, valid_loss
 

@@ -1,0 +1,107 @@
+"""Calls a Keras model as `fit` does, as a pure function of its variables' values.
+
+What stands around `Model.call` in Keras, and which `Model.stateless_call` goes past (it calls
+`call` itself): the call context, through which layers inside a subclassed model learn that they
+train; the casting of inputs; masks; the choice of the arguments that `call` takes. Everything of
+Keras that is not its public interface stands here.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+
+class Called(NamedTuple):
+    """What a call of a model returned."""
+
+    outputs: tf.Tensor
+    state: list[tf.Tensor]  # of the non-trainable variables, after the call
+    mask: tf.Tensor | None  # the outputs' mask, by which `fit` leaves terms out of the loss
+
+
+def call(
+    model: Any,
+    values: Sequence[tf.Tensor],
+    state: Sequence[tf.Tensor],
+    inputs: Any,
+    *,
+    training: bool,
+    advice: str = "",
+) -> Called:
+    """Calls a model at given values of its variables, which stay what they are.
+
+    Args:
+      model: A built `keras.Model` with one output.
+      values: The values of `model.trainable_variables`, in their order.
+      state: The values of `model.non_trainable_variables`, in theirs.
+      inputs: What `fit` would hand on for a batch: a tensor or a structure of tensors.
+      training: Whether in training mode. As in `fit`, a model whose `call` takes no `training` is
+        not told: what is inside then does what it does by default.
+      advice: What to do about losses of the model's own; the last sentence of the error.
+
+    Returns:
+      The outputs, the new state and the outputs' mask.
+
+    Raises:
+      ValueError: If the model has losses of its own, several outputs, or writes into trainable
+        variables when it is called.
+    """
+    import keras
+
+    trainable, others = model.trainable_variables, model.non_trainable_variables
+    pairs = [*zip(trainable, values, strict=True), *zip(others, state, strict=True)]
+    arguments = {"training": training} if _takes_training(model) else {}
+    with keras.StatelessScope(state_mapping=pairs, collect_losses=True) as scope:
+        given = [scope.get_current_value(variable) for variable in trainable]
+        outputs = model(inputs, **arguments)
+        own_losses = model.losses
+        after = [scope.get_current_value(variable) for variable in trainable]
+    if own_losses:
+        raise ValueError(
+            f"Expected a model without losses of its own, got {model.name!r} with "
+            f"{len(own_losses)} of them (a layer's kernel_regularizer, activity_regularizer or "
+            f"add_loss), which would stand neither in the gradient nor in the curvature. {advice}"
+        )
+    written = [
+        variable.path
+        for variable, before, new in zip(trainable, given, after, strict=True)
+        if new is not before
+    ]
+    if written and training:
+        raise ValueError(
+            "Expected a model whose call leaves its trainable variables alone, got "
+            f"{model.name!r}, which writes into {written} (as SpectralNormalization does): a step "
+            "would take the gradient at other weights than Keras does. Use a layer that computes "
+            "what it needs from its weights without assigning them."
+        )
+    outputs = _single(model, outputs)
+    mask = getattr(outputs, "_keras_mask", None)
+    return Called(outputs, [scope.get_current_value(variable) for variable in others], mask)
+
+
+def layers_of(model: Any) -> list[Any]:
+    """Returns a model and all layers inside it."""
+    return model._flatten_layers()
+
+
+def _takes_training(model: Any) -> bool:
+    """Whether `fit` tells the model that it trains."""
+    known = getattr(model, "_call_has_training_arg", None)
+    if known is None:
+        return "training" in inspect.signature(model.call).parameters
+    return bool(known)
+
+
+def _single(model: Any, outputs: Any) -> tf.Tensor:
+    flat = tf.nest.flatten(outputs)
+    if len(flat) != 1 or not tf.is_tensor(flat[0]):
+        raise ValueError(
+            f"Expected a model with one output tensor, got {model.name!r} with "
+            f"{tf.nest.map_structure(lambda part: getattr(part, 'shape', part), outputs)}: give a "
+            "model of one of them, as in keras.Model(model.inputs, model.outputs[0])."
+        )
+    return flat[0]

@@ -1,0 +1,118 @@
+"""Outputs as a loss wants them: logits for a cross entropy, log rates for Poisson's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+import custom_op
+from custom_op import activations
+from custom_op.losses import keras_names, registry
+
+_RATES = ("Softplus", "Relu")
+
+
+def resolve(loss: Any) -> tuple[custom_op.losses.Loss, str | None]:
+    """Returns a loss, and the activation that outputs must have passed as the user gave it.
+
+    Args:
+      loss: A `custom_op.losses.Loss`, its name, or a name, function or object of `keras.losses`.
+
+    Returns:
+      The loss from logits; `"softmax"` or `"sigmoid"` if what was given compares probabilities
+      (`"sparse_categorical_crossentropy"`), otherwise None.
+
+    Raises:
+      ValueError: If the loss is not known.
+    """
+    known = isinstance(loss, custom_op.losses.Loss) or (
+        isinstance(loss, str) and loss in custom_op.losses.names()
+    )
+    meaning = None if known else keras_names.meaning(loss)
+    if meaning is None:
+        return custom_op.losses.get(loss), None
+    return registry.of_meaning(meaning), meaning.activation
+
+
+def activation_of(loss: custom_op.losses.Loss) -> str | None:
+    """Returns the activation that a loss applies to outputs itself, None for none."""
+    if isinstance(loss, custom_op.losses.SoftmaxCrossEntropy):
+        return "softmax"
+    if isinstance(loss, custom_op.losses.SigmoidCrossEntropy):
+        return "sigmoid"
+    return "exponential" if isinstance(loss, custom_op.losses.Poisson) else None
+
+
+def undone(outputs: tf.Tensor, activation: str, required: bool, title: str) -> tf.Tensor:
+    """Returns outputs from before an activation, or themselves where there is none.
+
+    Args:
+      outputs: A model's outputs, symbolic.
+      activation: What the loss applies itself.
+      required: Whether the loss as it was given compares activated outputs.
+      title: Of the model, for the errors.
+
+    Returns:
+      z: a softmax, sigmoid or exponential at the end of the model is taken off, exactly.
+
+    Raises:
+      ValueError: If the outputs are probabilities whose logits can't be had, or are required to be
+        and are not known to be.
+    """
+    before = activations.before(outputs, activation)
+    if before is not None:
+        return before
+    wrong = _wrong(outputs, activation)
+    if wrong:
+        raise ValueError(
+            f"Expected outputs from before their {activation}, got {title}, whose outputs are "
+            f"{wrong}: the loss takes the {activation} itself. End the model in the layer before "
+            "it (activation=None), or in the activation alone, which is then taken off."
+        )
+    if required:
+        raise ValueError(
+            f"Expected outputs that end in a {activation}, got {title}, whose outputs do not: the "
+            "loss as it was given compares probabilities. Give keras.losses' with "
+            'from_logits=True, or "softmax_cross_entropy" or "sigmoid_cross_entropy", if they '
+            "are logits."
+        )
+    return outputs
+
+
+def check_natural(outputs: Any, loss: custom_op.losses.Loss) -> None:
+    """Checks that a function's outputs have not passed the activation of a cross entropy.
+
+    Args:
+      outputs: What the function returned; looked at where it is a symbolic tensor.
+      loss: The loss.
+
+    Raises:
+      ValueError: If they have.
+    """
+    activation = activation_of(loss)
+    if activation in (None, "exponential") or not tf.is_tensor(outputs) or _is_eager(outputs):
+        return
+    wrong = _wrong(outputs, activation)
+    if wrong:
+        raise ValueError(
+            f"Expected a network that returns outputs from before their {activation}, which "
+            f"{type(loss).__name__} takes itself, got one that returns {wrong}; return what goes "
+            "into it."
+        )
+
+
+def _is_eager(tensor: tf.Tensor) -> bool:
+    return isinstance(tensor, tf.__internal__.EagerTensor)
+
+
+def _wrong(outputs: tf.Tensor, activation: str) -> str | None:
+    """Returns what outputs are where a loss from logits would take them for logits."""
+    found = activations.ends_in(outputs)
+    if activation == "exponential":
+        if found == "exponential" or outputs.op.type in _RATES:
+            return f"rates ({outputs.op.type})"
+        return None
+    if found in ("softmax", "sigmoid"):
+        return f"probabilities (of a {found})"
+    return None
