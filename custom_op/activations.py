@@ -114,13 +114,14 @@ def _mass_of(op: tf.Operation, index: int, known: dict) -> tuple[str, float] | N
             return name, 1.0
     if op.type == "IdentityN":
         return _mass(op.inputs[index], known)
-    if _passes(op, rows=True) or op.type in ("ConcatV2", "Pack"):
-        count = len(op.inputs) - (op.type == "ConcatV2")
-        parts = [op.inputs[i] for i in range(count if op.type in ("ConcatV2", "Pack") else 1)]
-        if op.type in ("ConcatV2", "Pack") and _joins_last(op):
+    if _passes(op, rows=True):
+        return _mass(op.inputs[0], known)
+    if op.type in ("ConcatV2", "Pack"):
+        parts = list(op.inputs)[: -1 if op.type == "ConcatV2" else None]
+        if _joins_last(op):
             return None
-        found = {_mass(part, known) for part in parts}
-        return found.pop() if len(found) == 1 else None
+        masses = {_mass(part, known) for part in parts}
+        return masses.pop() if len(masses) == 1 else None
     if op.type in ("PartitionedCall", "StatefulPartitionedCall"):
         return _mass(called_graph(op).outputs[index], known)
     if op.type in ("Maximum", "Minimum"):
