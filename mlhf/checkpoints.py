@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import tensorflow as tf
 from replay import (
     DamagedFileError,
     DirectoryLock,
+    UnreadableFileError,
     read_structure,
     remove_temporary_files,
     write_structure,
@@ -24,6 +26,10 @@ _NAME = re.compile(r"checkpoint-(\d{9})\.npz$")
 
 class CheckpointError(ValueError):
     """A checkpoint can't be used; the message says why and what to do."""
+
+
+class DamagedCheckpointError(CheckpointError, UnreadableFileError):
+    """A checkpoint's file is damaged, something else, or of a later version."""
 
 
 class Checkpoints:
@@ -91,7 +97,8 @@ class Checkpoints:
                     )
         write_structure(self._path(step), content)
         for old in self.steps()[:-KEEP]:
-            self._path(old).unlink()
+            if self._path(old).is_file():
+                self._path(old).unlink()
 
     def read(self, step: int | None = None) -> tuple[int, Any] | None:
         """Reads a checkpoint.
@@ -103,19 +110,32 @@ class Checkpoints:
           Its step and content, or None where there is none.
 
         Raises:
-          CheckpointError: If it is damaged.
+          DamagedCheckpointError: If it is damaged, something else, or of a later version.
         """
         steps = self.steps()
         if not steps:
             return None
         step = steps[-1] if step is None else step
+        path = self._path(step)
         try:
-            return step, read_structure(self._path(step))
+            content = read_structure(path)
         except DamagedFileError as error:
-            raise CheckpointError(
-                f"{error} Remove that file to continue from the checkpoint before it, or the "
-                "folder to begin again."
+            # Only of a file of this package's own the error says that it may be deleted.
+            verb = "Remove" if "Delete" in str(error) else "Move"
+            raise DamagedCheckpointError(
+                f"{error} {verb} that file{'' if verb == 'Remove' else ' away'} to continue from "
+                "the checkpoint before it, or choose another folder to begin again.",
+                str(path),
             ) from error
+        except UnreadableFileError as error:
+            raise DamagedCheckpointError(str(error), str(path)) from error
+        if not isinstance(content, dict):
+            raise DamagedCheckpointError(
+                f"Expected the state of a run in {path}, found a {type(content).__name__}: choose "
+                "another folder.",
+                str(path),
+            )
+        return step, content
 
     def _path(self, step: int) -> Path:
         return self.folder / f"checkpoint-{step:09d}.npz"
@@ -134,14 +154,81 @@ def check_same_run(place: str, found: Mapping[str, Any], expected: Mapping[str, 
     """
     differing = [
         f"{name}: expected {expected.get(name)}, found {found.get(name)}"
-        for name in sorted(set(found) | set(expected))
-        if found.get(name) != expected.get(name)
+        for name in sorted(set(found) | set(expected), key=str)
+        if not _equal(found.get(name), expected.get(name))
     ]
     if differing:
         raise CheckpointError(
             f"{place} is of another run ({'; '.join(differing)}). Give the flags that it was made "
             "with, or another folder."
         )
+
+
+@contextlib.contextmanager
+def restoring(folder: Path, step: int) -> Iterator[None]:
+    """Turns what goes wrong while a checkpoint's content is taken over into one error.
+
+    Args:
+      folder: Where the checkpoint is.
+      step: The steps that it names.
+
+    Raises:
+      CheckpointError: If the content lacks something, or something in it is not what it should be.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        reason = f"it has no entry {error}" if isinstance(error, KeyError) else str(error)
+        raise DamagedCheckpointError(
+            f"The checkpoint of step {step} in {folder} can't be continued ({reason}): another "
+            "version or another run wrote it, or it was changed since. Use the version and the "
+            "settings that it was made with, or choose another folder.",
+            str(folder),
+        ) from error
+
+
+def load_like(like: Any, saved: Any, name: str) -> Any:
+    """Returns saved arrays as tensors, if they are what a run would have saved.
+
+    Args:
+      like: A structure of tensors of the shapes and dtypes that are expected.
+      saved: The structure that was read; a namedtuple may have become a tuple.
+      name: What the structure is, for messages.
+
+    Returns:
+      The tensors in the structure of `like`.
+
+    Raises:
+      ValueError: If structure, shapes or dtypes differ, or a number is not finite.
+    """
+    try:
+        tf.nest.assert_same_structure(like, saved, check_types=False)
+    except (TypeError, ValueError) as error:
+        counts = len(tf.nest.flatten(like)), len(tf.nest.flatten(saved))
+        raise ValueError(
+            f"{name}: expected {counts[0]} arrays in another structure than the {counts[1]} found"
+        ) from error
+    values = []
+    for expected, value in zip(tf.nest.flatten(like), tf.nest.flatten(saved), strict=True):
+        found, dtype = np.asarray(value), tf.as_dtype(expected.dtype)
+        if found.shape != tuple(expected.shape) or found.dtype != dtype.as_numpy_dtype:
+            raise ValueError(
+                f"{name}: expected {dtype.name} of shape {tuple(expected.shape)}, found "
+                f"{found.dtype.name} of shape {found.shape}"
+            )
+        if np.issubdtype(found.dtype, np.floating) and not np.all(np.isfinite(found)):
+            raise ValueError(f"{name}: not all of its numbers are finite")
+        values.append(tf.constant(found))
+    return tf.nest.pack_sequence_as(like, values)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    try:
+        return bool(a == b)
+    except (TypeError, ValueError):  # arrays, which no setting is
+        return False
 
 
 def _to_array(value: Any) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from mlhf.checkpoints import CheckpointError
+from mlhf.checkpoints import CheckpointError, load_like
 from mlhf.layout import Layout
 from mlhf.meta_hessian_free import MetaHessianFree
 from mlhf.portable_state import from_portable, to_portable
@@ -65,6 +65,8 @@ class Course:
         self._best_loss, self._best_norm = math.inf, math.inf
         self._begun_from: int | None = None
         self._meta_losses: list[float] = []
+        # Damaged snapshots of the experience, whose own files do not tell them.
+        self._left_out: list[int] = []
 
     def begin(self) -> None:
         """Starts at the initial parameters."""
@@ -157,24 +159,28 @@ class Course:
                 "best_norm": self._best_norm.hex(),
                 "begun_from": -1 if self._begun_from is None else self._begun_from,
                 "meta_losses": np.array(self._meta_losses),
+                "left_out": np.array(self._left_out, np.int64),
             },
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Goes on from what `state` returned, and `replay` with the replay's state."""
         carry, decisions = saved["carry"], saved["decisions"]
-        parameters = tf.nest.map_structure(
-            lambda a, b: tf.constant(b, a.dtype), self.parameters, carry["parameters"]
+        parameters = load_like(self.parameters, carry["parameters"], "parameters")
+        model_state = load_like(
+            self.task.initial_model_state(), carry["model_state"], "model_state"
         )
         self.carry = Carry(
             self.layout.flatten(parameters),
-            tf.nest.map_structure(tf.constant, carry["model_state"]),
+            model_state,
             from_portable(carry, self.initial_state, self.layout),
         )
         self._best_loss = float.fromhex(decisions["best_loss"])
         self._best_norm = float.fromhex(decisions["best_norm"])
         self._begun_from = None if decisions["begun_from"] < 0 else int(decisions["begun_from"])
         self._meta_losses = [float(value) for value in decisions["meta_losses"]]
+        for number in decisions.get("left_out", ()):
+            self._leave_out(int(number))
         self.replay.restore(saved["replay"])
 
     def shapes(self) -> list[tuple[int, ...]]:
@@ -200,7 +206,16 @@ class Course:
             except DamagedSnapshotError as error:
                 # The rest of the replay is whole: go on without the damaged snapshot.
                 tqdm.tqdm.write(f"Left out: {error}")
-                (self.replay if self._experience is None else self._experience).drop(error.id)
+                if self._experience is None:
+                    self.replay.drop(error.id)
+                else:
+                    self._leave_out(error.id)
+
+    def _leave_out(self, number: int) -> None:
+        """Drops a damaged snapshot of the experience; what is drawn later depends on that."""
+        self._left_out.append(number)
+        if self._experience is not None:
+            self._experience.drop(number)
 
     def _check_like(self, snapshot) -> None:
         if not isinstance(snapshot, dict) or not {"parameters", "model_state"} <= set(snapshot):

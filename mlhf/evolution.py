@@ -19,8 +19,8 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from mlhf import adam, meta_file
-from mlhf.checkpoints import Checkpoints
+from mlhf import adam, meta_file, run_log
+from mlhf.checkpoints import Checkpoints, load_like, restoring
 from mlhf.coordinate_lstm import LSTMWeights
 from mlhf.meta_hessian_free import MetaHessianFree
 from mlhf.meta_run import EVOLUTION, MetaTraining, check_learnable, check_signature, common_dtype
@@ -171,6 +171,8 @@ class _Evolution:
         self.size = self.mask.size
         self.generator = np.random.default_rng(seed)
         self.done, self.begun = 0, 0
+        # The lengths of the last gradients, before they were clipped.
+        self.lengths: list[float] = []
         for field in self.fields:
             for number in range(pairs):
                 # Ages are spread: the first training of each pair ends at another one.
@@ -182,8 +184,11 @@ class _Evolution:
             saved = None if self.checkpoints is None else self.checkpoints.read()
             if self.checkpoints is not None and saved is not None:
                 check_signature(self.checkpoints.folder, *saved, self._signature())
-                self._restore(*saved)
+                with restoring(self.checkpoints.folder, saved[0]):
+                    self._restore(*saved)
             self.log = RunLog(model_dir, self.done)
+            if saved is not None and "lengths" not in saved[1]:
+                self._take_lengths_from_the_log()
         except BaseException:
             self.close()
             raise
@@ -260,7 +265,7 @@ class _Evolution:
                 if self.done % self.save_steps == 0 or self.done == self.steps:
                     self._save()
         self._publish()
-        return MetaTraining(self.optimizer, self.log.lines, 0, first)
+        return MetaTraining(self.optimizer, self.log.lines, 0, first, steps=self.done)
 
     def _update(self, field: Field, turn: int) -> dict[str, Any]:
         batches = field.batches(turn, self.length)
@@ -287,10 +292,11 @@ class _Evolution:
                 field.pairs[place] = self._begin(field, self.horizon)
         gradient /= len(field.pairs)
         length = float(np.linalg.norm(gradient))
-        usual = [line["grad_length"] for line in self.log.lines[-REMEMBERED:]]
-        if usual:
+        if self.lengths:
             # One training that diverges would else outweigh hundreds of updates.
-            gradient *= min(1.0, LARGEST_LENGTH * float(np.median(usual)) / max(length, 1e-30))
+            usual = float(np.median(self.lengths))
+            gradient *= min(1.0, LARGEST_LENGTH * usual / max(length, 1e-30))
+        self.lengths = [*self.lengths, length][-REMEMBERED:]
         rate = self.meta_lr(self.done)
         moved, self.moments = adam.update(
             here, self._unflat(gradient), self.moments, tf.constant(rate, self.dtype)
@@ -332,6 +338,7 @@ class _Evolution:
             },
             "generator": json.dumps(self.generator.bit_generator.state),
             "begun": self.begun,
+            "lengths": np.array(self.lengths),
         }
         for i, field in enumerate(self.fields):
             for j, pair in enumerate(field.pairs):
@@ -341,22 +348,36 @@ class _Evolution:
 
     def _restore(self, step: int, saved: dict[str, Any]) -> None:
         self.done, self.begun = step, int(saved["begun"])
-        self.weights = {
-            role: LSTMWeights(
-                **{name: tf.constant(v, self.dtype) for name, v in saved["weights"][role].items()}
-            )
-            for role in self.weights
-        }
-        self.log_rate = tf.constant(saved["log_rate"], self.dtype)
+        found = {role: LSTMWeights(**saved["weights"][role]) for role in self.weights}
+        self.weights = load_like(self.weights, found, "weights")
+        self.log_rate = load_like(self.log_rate, saved["log_rate"], "log_rate")
+        kept = saved["adam"]
+        flat = tf.constant(_flat(self.moments.first))
+        first, second = (load_like(flat, kept[name], name) for name in ("first", "second"))
         self.moments = adam.AdamState(
-            tf.constant(saved["adam"]["step"], tf.int64),
-            self._unflat(np.asarray(saved["adam"]["first"])),
-            self._unflat(np.asarray(saved["adam"]["second"])),
+            tf.constant(kept["step"], tf.int64),
+            self._unflat(first.numpy()),
+            self._unflat(second.numpy()),
         )
         self.generator.bit_generator.state = json.loads(saved["generator"])
+        self.lengths = [float(length) for length in saved.get("lengths", ())]
         for i, field in enumerate(self.fields):
             for j, pair in enumerate(field.pairs):
                 field.restore(pair, saved[f"pair-{i}-{j}"])
+
+    def _take_lengths_from_the_log(self) -> None:
+        """For checkpoints of before they held them: exact where the log is whole."""
+        lines = {line["step"]: line.get("grad_length") for line in self.log.lines}
+        wanted = range(max(1, self.done - REMEMBERED + 1), self.done + 1)
+        found = [lines.get(step) for step in wanted]
+        self.lengths = [float(value) for value in found if isinstance(value, float)]
+        if len(self.lengths) < len(wanted):
+            tqdm.tqdm.write(
+                f"The checkpoint of step {self.done} is of before checkpoints held the lengths of "
+                f"the last gradients, and {run_log.FILE} has {len(self.lengths)} of "
+                f"{len(wanted)}: gradients are clipped by those, and the run may end with other "
+                "numbers than one that was not interrupted."
+            )
 
     def _signature(self) -> dict[str, Any]:
         """What a checkpoint has to share with the run that continues it."""

@@ -71,9 +71,10 @@ def read(name_or_path: str | Path) -> Content:
 
     Raises:
       FileNotFoundError: If there is no such name or file.
-      ValueError: If it is not such a file.
+      DamagedFileError: If it is not such a file.
+      LaterVersionError: If a later version of this package wrote it.
     """
-    from replay import read_structure
+    from replay import DamagedFileError, read_structure
 
     path = Path(name_or_path)
     if path.is_dir():
@@ -89,18 +90,27 @@ def read(name_or_path: str | Path) -> Content:
         )
     content = read_structure(path)
     try:
-        about = json.loads(bytes(content["about"]).decode())
+        about = json.loads(np.asarray(content["about"], np.uint8).tobytes().decode())
+        _check_kinds(about["kinds"])
         weights = {
             role: LSTMWeights(**{field: tf.constant(v) for field, v in fields.items()})
             for role, fields in content.get("weights", {}).items()
         }
         _check_shapes(about["kinds"], weights)
         return Content(dict(about["settings"]), list(about["kinds"]), weights)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not the file of a meta-optimizer ({error}). Expected one that "
-            "MetaHessianFree.save or a meta-training wrote."
+    except Exception as error:  # whatever NumPy and TensorFlow may raise
+        reason = f"it has no entry {error}" if isinstance(error, KeyError) else error
+        raise DamagedFileError(
+            f"{path} is not the file of a meta-optimizer ({reason}). Expected one that "
+            "MetaHessianFree.save or a meta-training wrote.",
+            str(path),
         ) from error
+
+
+def _check_kinds(kinds: Any) -> None:
+    strings = isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds)
+    if not strings or sorted(set(kinds)) != kinds:
+        raise ValueError(f"expected kinds of variables, sorted, got {str(kinds)[:60]}")
 
 
 def _check_shapes(kinds: list[str], weights: dict[str, LSTMWeights]) -> None:

@@ -25,10 +25,11 @@ class MetaTraining:
 
     Attributes:
       optimizer: With the trained weights.
-      history: The metrics, a dictionary a meta-step.
+      history: The metrics, a dictionary for each meta-step whose record there is.
       skipped: Meta-steps that were not finite and left no trace in the weights.
       seconds_to_first_step: From the call to the end of the first meta-step, tracing included.
       diverged: Whether meta-training ended early because meta-steps stayed not finite.
+      steps: Meta-steps done, those of a continued run included.
     """
 
     optimizer: MetaHessianFree
@@ -36,6 +37,7 @@ class MetaTraining:
     skipped: int
     seconds_to_first_step: float
     diverged: bool = False
+    steps: int = 0
 
 
 def check_learnable(tasks: Sequence[Task], optimizer: MetaHessianFree) -> None:

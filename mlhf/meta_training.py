@@ -15,7 +15,7 @@ import tensorflow as tf
 import tqdm
 
 from mlhf import adam, meta_file
-from mlhf.checkpoints import CheckpointError, Checkpoints
+from mlhf.checkpoints import CheckpointError, Checkpoints, load_like, restoring
 from mlhf.coordinate_lstm import LSTMWeights
 from mlhf.course import Course
 from mlhf.meta_hessian_free import MetaHessianFree
@@ -180,8 +180,9 @@ class _Run:
             for number, course in enumerate(self.courses):
                 # An empty replay is false.
                 course.replay = self._open_replay(number) if replay is None else replay
-            if saved is not None:
-                self._restore(*saved)
+            if self.checkpoints is not None and saved is not None:
+                with restoring(self.checkpoints.folder, saved[0]):
+                    self._restore(*saved)
             else:
                 # What a run that was killed before its first checkpoint has left.
                 for opened in self._open:
@@ -255,7 +256,8 @@ class _Run:
                 if self.done % self.save_steps == 0 or self.done == self.steps or self.diverged:
                     self._save()
         self._publish()
-        return MetaTraining(self.optimizer, self.log.lines, self.skipped, first, self.diverged)
+        history = self.log.lines
+        return MetaTraining(self.optimizer, history, self.skipped, first, self.diverged, self.done)
 
     def _advance(self, course: Course, batch, on_not_finite) -> dict[str, Any]:
         """One meta-step, and the decision where the task's next one begins."""
@@ -341,21 +343,17 @@ class _Run:
         self._publish()
 
     def _restore(self, step, saved) -> None:
-        def load(like, values):
-            return tf.nest.map_structure(lambda a, b: tf.constant(b, a.dtype), like, values)
-
-        def load_weights(values):
-            return {role: LSTMWeights(**values[role]) for role in self.weights}
+        def load(name, like, values):
+            found = {role: LSTMWeights(**values[role]) for role in self.weights}
+            return load_like(like, found, name)
 
         self.done = step
-        self.weights = load(self.weights, load_weights(saved["weights"]))
-        self.moments = load(
-            self.moments,
-            adam.AdamState(
-                saved["adam"]["step"],
-                load_weights(saved["adam"]["first"]),
-                load_weights(saved["adam"]["second"]),
-            ),
+        kept = saved["adam"]
+        self.weights = load("weights", self.weights, saved["weights"])
+        self.moments = adam.AdamState(
+            load_like(self.moments.step, kept["step"], "Adam's step"),
+            load("Adam's first moments", self.moments.first, kept["first"]),
+            load("Adam's second moments", self.moments.second, kept["second"]),
         )
         decisions = saved["decisions"]
         _set_generator_state(self.generator, decisions["generator"])

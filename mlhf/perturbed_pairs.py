@@ -157,15 +157,21 @@ class Field:
             "age": pair.age,
             "horizon": pair.horizon,
             "first_loss": pair.first_loss if math.isfinite(pair.first_loss) else -1.0,
-            "carries": [
-                {
-                    "lost": not np.all(np.isfinite(carry.weights)),
-                    "weights": _finite(carry.weights),
-                    "model_state": tf.nest.map_structure(_finite, carry.model_state),
-                    **tf.nest.map_structure(_finite, to_portable(carry.state, self.layout)),
-                }
-                for carry in pair.carries
-            ],
+            "carries": [self._carry_state(carry) for carry in pair.carries],
+        }
+
+    def _carry_state(self, carry: Carry) -> dict[str, Any]:
+        """Returns a carry as a checkpoint may hold it: what is not finite stands apart, as bits."""
+        whole = {
+            "weights": carry.weights,
+            "model_state": carry.model_state,
+            **to_portable(carry.state, self.layout),
+        }
+        lost = not np.all(np.isfinite(carry.weights))
+        return {
+            "lost": lost,
+            **tf.nest.map_structure(_finite, whole),
+            "not_finite": [_not_finite(leaf) for leaf in tf.nest.flatten(whole)],
         }
 
     def restore(self, pair: Pair, saved: dict[str, Any]) -> None:
@@ -174,24 +180,42 @@ class Field:
         pair.horizon, pair.first_loss = int(saved["horizon"]), float(saved["first_loss"])
         if pair.first_loss < 0:
             pair.first_loss = math.nan
-        pair.carries = [
-            Carry(
-                self._weights(carry),
-                tf.nest.map_structure(
-                    lambda like, value: tf.constant(value, like.dtype),
-                    self._model_state,
-                    carry["model_state"],
-                ),
-                from_portable(carry, self._initial_state, self.layout),
-            )
-            for carry in saved["carries"]
-        ]
+        pair.carries = [self._carry(carry) for carry in saved["carries"]]
 
-    def _weights(self, saved: dict[str, Any]) -> tf.Tensor:
-        weights = tf.constant(saved["weights"], self.layout.dtype)
-        # A training of weights that are not finite has lost until its pair begins again.
-        lost = tf.constant(math.nan, self.layout.dtype)
-        return tf.fill(weights.shape, lost) if saved.get("lost") else weights
+    def _carry(self, saved: dict[str, Any]) -> Carry:
+        whole = {name: value for name, value in saved.items() if name not in ("lost", "not_finite")}
+        if "not_finite" in saved:
+            leaves = tf.nest.flatten(whole)
+            filled = [_fill(*pair) for pair in zip(leaves, saved["not_finite"], strict=True)]
+            whole = tf.nest.pack_sequence_as(whole, filled)
+        elif saved["lost"]:
+            # Of before it was known which of them were not finite.
+            whole["weights"] = np.full_like(whole["weights"], math.nan)
+        return Carry(
+            tf.constant(whole["weights"], self.layout.dtype),
+            tf.nest.map_structure(
+                lambda like, value: tf.constant(value, like.dtype),
+                self._model_state,
+                whole["model_state"],
+            ),
+            from_portable(whole, self._initial_state, self.layout),
+        )
+
+
+def _not_finite(value: Any) -> dict[str, np.ndarray]:
+    """Returns where a value is not finite, and the bytes that stand there."""
+    value = np.asarray(value)
+    floating = np.issubdtype(value.dtype, np.floating)
+    flat = value.reshape(-1)
+    places = np.flatnonzero(~np.isfinite(flat)) if floating else np.zeros(0, np.int64)
+    return {"places": places, "bytes": np.frombuffer(flat[places].tobytes(), np.uint8)}
+
+
+def _fill(value: Any, saved: dict[str, np.ndarray]) -> np.ndarray:
+    """Returns the value that `_finite` and `_not_finite` took apart."""
+    filled = np.array(value)
+    filled.reshape(-1)[saved["places"]] = np.frombuffer(saved["bytes"].tobytes(), filled.dtype)
+    return filled
 
 
 def _finite(value: Any) -> Any:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import tqdm
 
-from replay import replace_file
+from replay import JsonLines, read_json_lines, replace_file
 
 FILE = "metrics.jsonl"
+# What a record is copied to, as it was, where lines of it are left out.
+DAMAGED = ".damaged"
 
 
 class RunLog:
@@ -25,7 +29,12 @@ class RunLog:
         Args:
           folder: Where; None keeps the lines in memory only.
           step: The step that the run continues from: later lines of an earlier attempt are
-            dropped.
+            dropped, and lines that are damaged or of something else; of the latter the file as it
+            was is kept beside it, as metrics.jsonl.damaged.
+
+        Raises:
+          DamagedFileError: If a directory stands in the place of the file.
+          OSError: If it can't be read or written.
         """
         self.lines: list[dict[str, Any]] = []
         self._file = None
@@ -34,7 +43,14 @@ class RunLog:
             return
         path = Path(folder) / FILE
         if path.exists():
-            self.lines = [line for line in read(path) if line["step"] <= step]
+            read_before = read_lines(path)
+            steps = [line for line in read_before.lines if _is_step(line.get("step"))]
+            if read_before.damaged or len(steps) < len(read_before.lines):
+                # Not all of it is this class's own, and the file is about to be replaced.
+                shutil.copyfile(path, path.with_name(path.name + DAMAGED))
+            # Of two lines of one step the later counts: nothing was continued from the other.
+            found = {line["step"]: line for line in steps if line["step"] <= step}
+            self.lines = list(found.values())
             with replace_file(path) as file:
                 file.write("".join(json.dumps(line) + "\n" for line in self.lines).encode())
         self._file = path.open("a", encoding="utf-8")
@@ -74,15 +90,31 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     """Reads a record.
 
     Args:
-      path: The file; a last line that a kill cut short is left out.
+      path: The file.
 
     Returns:
-      A dictionary a line.
+      A dictionary a line. Lines that hold none are left out: a last one that a kill cut short, and
+      those that were damaged since, of which a sentence is written.
+
+    Raises:
+      DamagedFileError: If a directory stands in the place of the file.
+      OSError: If it can't be read.
     """
-    lines = []
-    for text in Path(path).read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
-    return lines
+    return read_lines(path).lines
+
+
+def read_lines(path: str | Path) -> JsonLines:
+    """Reads a record as `read`; its `torn` says whether the last line lacks its end."""
+    found = read_json_lines(path)
+    if found.damaged:
+        first = f"number {found.damaged[0]}"
+        which = "line" if len(found.damaged) == 1 else "lines"
+        tqdm.tqdm.write(
+            f"Left out: {len(found.damaged)} damaged {which} of {path} ({first}"
+            f"{'' if len(found.damaged) == 1 else ' the first'})."
+        )
+    return found
+
+
+def _is_step(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -2,22 +2,30 @@
 
 `PrioritizedReplay` draws snapshots by rank-based or proportional priority, with importance weights
 (Schaul et al. 2016, arXiv 1511.05952), and survives a kill at any moment. What it stores snapshots
-with serves checkpoints too: `write_structure`, `read_structure`, `replace_file`, `DirectoryLock`.
+with serves checkpoints too: `write_structure`, `read_structure`, `replace_file`, `DirectoryLock`;
+`read_json` and `read_json_lines` read what others may have damaged.
 """
 
 from replay.atomic import remove_temporary_files, replace_file
 from replay.directory_lock import DirectoryLock
 from replay.directory_store import DamagedSnapshotError
+from replay.json_files import JsonLines, read_json, read_json_lines
 from replay.prioritized_replay import PrioritizedReplay
 from replay.sampling import Sample
-from replay.storage import DamagedFileError, read_structure, write_structure
+from replay.storage import read_structure, write_structure
+from replay.unreadable import DamagedFileError, LaterVersionError, UnreadableFileError
 
 __all__ = [
     "DamagedFileError",
     "DamagedSnapshotError",
     "DirectoryLock",
+    "JsonLines",
+    "LaterVersionError",
     "PrioritizedReplay",
     "Sample",
+    "UnreadableFileError",
+    "read_json",
+    "read_json_lines",
     "read_structure",
     "remove_temporary_files",
     "replace_file",

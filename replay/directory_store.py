@@ -13,8 +13,10 @@ from typing import Any
 
 from replay.atomic import remove_temporary_files, replace_file
 from replay.directory_lock import DirectoryLock
-from replay.storage import DamagedFileError, read_structure, write_structure
+from replay.json_files import read_json
+from replay.storage import read_structure, write_structure
 from replay.structure import Structure
+from replay.unreadable import DamagedFileError, UnreadableFileError
 
 INDEX_NAME = "index.json"
 _SNAPSHOT_NAME = re.compile(r"snapshot-(\d{8,})\.npz")
@@ -117,12 +119,13 @@ class DirectoryStore:
           The structure.
 
         Raises:
-          DamagedSnapshotError: If the file is missing, damaged, or has another checksum.
+          DamagedSnapshotError: If the file is missing, damaged, of a later version, or has another
+            checksum.
         """
         path = self.path(snapshot_id)
         try:
             return read_structure(path, checksum)
-        except (FileNotFoundError, DamagedFileError) as error:
+        except (FileNotFoundError, UnreadableFileError) as error:
             missing = isinstance(error, FileNotFoundError)
             problem = f"{path} is missing." if missing else str(error)
             raise DamagedSnapshotError(
@@ -239,22 +242,20 @@ def read_index(directory: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(directory) / INDEX_NAME
     try:
-        index = json.loads(path.read_bytes())
-        state = index["state"]
-        if index["crc32"] != zlib.crc32(json.dumps(state, sort_keys=True).encode()):
-            raise ValueError("its CRC-32 does not match")
+        index = read_json(path, "the state of a replay")
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{path} does not exist: no replay was saved in this directory with save(). A replay "
             "whose state is in a checkpoint is opened with PrioritizedReplay(..., directory=...) "
             "and restore(state)."
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    state = index.get("state")
+    text = json.dumps(state, sort_keys=True)
+    if not isinstance(state, dict) or index.get("crc32") != zlib.crc32(text.encode()):
         raise DamagedFileError(
-            f"{path} is damaged ({error}). Go back to an intact copy, or open the directory with "
-            "PrioritizedReplay(..., directory=...) and start over with clear().",
+            f"{path} is damaged (its CRC-32 does not match its state). Put an intact copy in its "
+            "place, or open the directory with PrioritizedReplay(..., directory=...) and start "
+            "over with clear().",
             str(path),
-        ) from error
-    if not isinstance(state, dict):
-        raise DamagedFileError(f"{path} is damaged: expected a state, got {state!r}.", str(path))
+        )
     return state

@@ -13,15 +13,16 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from replay.directory_store import DirectoryStore, read_index
+from replay.directory_store import INDEX_NAME, DirectoryStore, read_index
 from replay.memory_store import MemoryStore
 from replay.priority_index import PriorityIndex
 from replay.sampling import Sample, annealed, importance_weights, stratified_points
 from replay.state import ReplayState
-from replay.storage import DamagedFileError
 from replay.structure import Structure
+from replay.unreadable import DamagedFileError
 
 Priority: TypeAlias = Literal["rank", "proportional"]
+_SETTINGS = {"capacity", "priority", "alpha", "beta", "beta_steps", "eps"}
 
 
 class PrioritizedReplay:
@@ -445,11 +446,11 @@ class PrioritizedReplay:
 
         Raises:
           FileNotFoundError: If nothing was saved there.
-          DamagedFileError: If the index is damaged.
+          DamagedFileError: If the index is damaged, or holds what this version does not know.
           ValueError: If snapshots are missing, or a setting is out of its range.
           RuntimeError: If another replay uses the directory.
         """
-        saved = ReplayState.from_json(read_index(directory)).settings
+        saved = _saved_settings(directory)
         replay = cls(directory=directory, **{**saved, **settings})
         try:
             # Read again, now that nobody else can write.
@@ -494,6 +495,26 @@ class PrioritizedReplay:
                 "checkpoint with that state is safely on the disk",
                 stacklevel=3,
             )
+
+
+def _saved_settings(directory: str | os.PathLike[str]) -> dict[str, Any]:
+    """The constructor's arguments that an index names."""
+    try:
+        saved = ReplayState.from_json(read_index(directory)).settings
+        if set(saved) != _SETTINGS:
+            raise ValueError(f"expected the settings {sorted(_SETTINGS)}, found {sorted(saved)}")
+        _check_settings(**{name: value for name, value in saved.items() if name != "eps"})
+        PriorityIndex(saved)
+    except DamagedFileError:
+        raise
+    except (ValueError, TypeError) as error:
+        path = os.path.join(os.fspath(directory), INDEX_NAME)
+        raise DamagedFileError(
+            f"{path} can't be used ({error}). Open the directory with the version of the package "
+            "that wrote it, or put an intact copy in its place.",
+            path,
+        ) from error
+    return saved
 
 
 def _check_settings(

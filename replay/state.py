@@ -103,7 +103,7 @@ class ReplayState:
                 generator=_checked_generator(state["generator"]),
                 entries=_checked_entries(state),
             )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise ValueError(
                 f"the replay state contradicts itself ({error}): it was changed after "
                 "PrioritizedReplay.state() returned it. Restore an unchanged one."

@@ -18,27 +18,12 @@ from numpy.typing import NDArray
 
 from replay.atomic import replace_file
 from replay.structure import Structure, flatten, unflatten
+from replay.unreadable import DamagedFileError, LaterVersionError
 
 _DESCRIPTION = "structure.json"
 _VERSION = 1
-
-
-class DamagedFileError(ValueError):
-    """A file was cut short or changed after it was written, or something else wrote it.
-
-    Attributes:
-      path: the file, or None where it is unknown.
-    """
-
-    def __init__(self, message: str, path: str | None = None) -> None:
-        """Says what is wrong with which file.
-
-        Args:
-          message: the sentence that the user reads.
-          path: the file.
-        """
-        super().__init__(message)
-        self.path = path
+# What a file begins with, whatever became of the rest: a member of this name, not compressed.
+_BEGINNING, _NAME_AT = b"PK\x03\x04", 30
 
 
 def write_structure(path: str | os.PathLike[str], structure: Structure) -> int:
@@ -88,11 +73,18 @@ def read_structure(path: str | os.PathLike[str], checksum: int | None = None) ->
 
     Raises:
       FileNotFoundError: If there is no such file.
-      DamagedFileError: If the file is cut short, changed, of another origin, or intact with
-        another checksum than the one asked for. The message names the file and says what to do.
-      ValueError: If a later version of this package wrote the file.
+      DamagedFileError: If the file is cut short, changed, of another origin, a directory, or
+        intact with another checksum than the one asked for. The message names the file and says
+        what to do; only of a file that `write_structure` began it says that it may be deleted.
+      LaterVersionError: If a later version of this package wrote the file.
     """
     name = os.fspath(path)
+    if os.path.isdir(path):
+        raise DamagedFileError(
+            f"Expected a file of arrays in {name}, found a directory: move it away, or give "
+            "another path.",
+            name,
+        )
     with open(path, "rb") as file:
         # Damage makes the readers below raise nearly anything, NotImplementedError included.
         try:
@@ -105,15 +97,23 @@ def read_structure(path: str | os.PathLike[str], checksum: int | None = None) ->
         except MemoryError:
             raise
         except Exception as error:
-            raise DamagedFileError(
-                f"{name} is damaged ({error}). It was cut short or changed after it was written, "
-                "or something else wrote it. Delete it and go back to an intact copy.",
-                name,
-            ) from error
+            problem = f"{name} is damaged ({error or type(error).__name__})"
+            if _is_own(name):
+                advice = (
+                    ". It was cut short or changed after it was written. Delete it and go back to "
+                    "an intact copy."
+                )
+            else:
+                advice = (
+                    " or something else wrote it: expected a file of arrays that begins with "
+                    f"{_DESCRIPTION}. Give the right file, or an intact copy of it."
+                )
+            raise DamagedFileError(problem + advice, name) from error
     if header["version"] != _VERSION:
-        raise ValueError(
+        raise LaterVersionError(
             f"{name} has version {header['version']} of the format, and this package reads "
-            f"version {_VERSION}. Read it with the version of the package that wrote it."
+            f"version {_VERSION}. Read it with the version of the package that wrote it.",
+            name,
         )
     if checksum is not None and checksum != found:
         raise DamagedFileError(
@@ -123,6 +123,13 @@ def read_structure(path: str | os.PathLike[str], checksum: int | None = None) ->
             name,
         )
     return structure
+
+
+def _is_own(name: str) -> bool:
+    """Whether `write_structure` began the file: nobody is told to delete another one."""
+    with open(name, "rb") as file:
+        start = file.read(_NAME_AT + len(_DESCRIPTION))
+    return start.startswith(_BEGINNING) and start[_NAME_AT:] == _DESCRIPTION.encode()
 
 
 def _member(name: str) -> zipfile.ZipInfo:
@@ -138,6 +145,9 @@ def _checksum(archive: zipfile.ZipFile) -> int:
 
 
 def _read_header(archive: zipfile.ZipFile) -> dict[str, Any]:
+    # Written without compression: what is small here could be of any size otherwise.
+    if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+        raise ValueError("its members are compressed")
     # This reads every member to its end, where zipfile compares the CRC-32. Interpreting damaged
     # bytes first could ask for an array of any size.
     broken = archive.testzip()
@@ -146,6 +156,8 @@ def _read_header(archive: zipfile.ZipFile) -> dict[str, Any]:
     header = json.loads(archive.read(_DESCRIPTION))
     if not isinstance(header, dict):
         raise ValueError(f"its member {_DESCRIPTION} is not a JSON object")
+    if not isinstance(header["version"], int):
+        raise ValueError(f"its version is {header['version']!r}")
     return header
 
 

@@ -17,7 +17,13 @@ import tqdm
 from absl import flags
 
 from mlhf.validation import check_count
-from replay import DirectoryLock, remove_temporary_files, replace_file
+from replay import (
+    DamagedFileError,
+    DirectoryLock,
+    read_json,
+    remove_temporary_files,
+    replace_file,
+)
 from train_val import command_line
 from train_val.data import DataError
 from train_val.data.image_folders import FolderImages
@@ -140,13 +146,15 @@ def _check_plan(output_dir: Path, data_dir: Path, parts: list, seed: int) -> Non
         "names": digest.hexdigest()[:32],
     }
     note = output_dir / "conversion.json"
-    if note.is_file():
-        found = json.loads(note.read_text())
+    if note.exists():
+        try:
+            found = read_json(note, "what an earlier conversion has noted")
+        except DamagedFileError as error:
+            raise DataError(f"{error} Or give another output_dir.") from error
         if found != plan:
             raise DataError(
                 f"Expected in {output_dir} nothing or an unfinished conversion of the same images"
-                f" into the same files ({plan}), found {found}: give another output_dir, or"
-                " remove it."
+                f" into the same files ({plan}), found {found}: give another output_dir."
             )
     elif any(output_dir.glob("*-?????-of-?????")):
         raise DataError(

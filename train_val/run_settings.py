@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlhf.checkpoints import check_same_run
-from replay import replace_file
+from replay import read_json, replace_file
 
 FILE = "settings.json"
 
@@ -22,12 +22,14 @@ def check(folder: Path, settings: Mapping[str, Any]) -> None:
 
     Raises:
       CheckpointError: If they differ; the message names what.
+      DamagedFileError: If what stands in the place of the settings is something else.
     """
     path = folder / FILE
     # A run that ended before its first checkpoint left nothing to continue.
     if not path.exists() or not list(folder.glob("checkpoint-*.npz")):
         return
-    check_same_run(str(folder), json.loads(path.read_text()), json.loads(json.dumps(settings)))
+    found = read_json(path, "the flags that the folder's checkpoints were made with")
+    check_same_run(str(folder), found, json.loads(json.dumps(settings)))
 
 
 def write(folder: Path, settings: Mapping[str, Any]) -> None:

@@ -277,8 +277,8 @@ def settings(found: list[Problem]) -> dict[str, Any]:
 
 def summary(result: mlhf.MetaTraining, folder: str) -> str:
     """Returns the outcome in a sentence or two."""
-    steps = result.history[-1]["step"] if result.history else 0
-    text = f"{steps} meta-steps; the optimizer is in {folder} (give it as --meta_ckpt={folder})."
+    text = f"{result.steps} meta-steps; the optimizer is in {folder} "
+    text += f"(give it as --meta_ckpt={folder})."
     if result.skipped:
         text += f" {result.skipped} meta-steps were not finite and were left out."
     if result.diverged:

@@ -15,7 +15,13 @@ import tensorflow as tf
 import tqdm
 
 import mlhf
-from mlhf.checkpoints import CheckpointError, Checkpoints, check_same_run
+from mlhf.checkpoints import (
+    CheckpointError,
+    Checkpoints,
+    check_same_run,
+    load_like,
+    restoring,
+)
 from mlhf.portable_state import from_portable, to_portable
 from mlhf.run_log import RunLog
 from mlhf.step import is_failed_factorization
@@ -164,7 +170,8 @@ class _Run:
             if snapshots:
                 self.experience = _open_experience(self.folder / EXPERIENCE, snapshots, seed)
             if saved is not None:
-                self._restore(*saved)
+                with restoring(self.folder, saved[0]):
+                    self._restore(*saved)
             elif self.experience is not None:
                 self.experience.clear()
             self.log = RunLog(model_dir, self.done)
@@ -275,7 +282,8 @@ class _Run:
 
     def _final(self) -> dict[str, float]:
         line = self.log.lines[-1] if self.log.lines else {}
-        if line.get("step") == self.done and line.get("training_loss") is not None:
+        names = ("test_accuracy", "training_loss")
+        if line.get("step") == self.done and all(isinstance(line.get(n), float) for n in names):
             return line
         return self._evaluate()
 
@@ -304,7 +312,7 @@ class _Run:
 
     def _check(self, step: int, saved: dict[str, Any]) -> None:
         found = saved.get("settings")
-        if found is None:
+        if not isinstance(found, Mapping):
             raise CheckpointError(
                 f"Expected the checkpoints of a training in {self.folder}, found those "
                 "of something else (a meta-training?); give another folder."
@@ -313,9 +321,6 @@ class _Run:
         check_same_run(place, found, self.settings)
 
     def _restore(self, step: int, saved: dict[str, Any]) -> None:
-        def load(values, like):
-            return {path: tf.constant(values[path], like[path].dtype) for path in like}
-
         try:
             state = from_portable(saved["optimizer_state"], self.state, self._layout())
         except (KeyError, ValueError) as error:
@@ -324,10 +329,10 @@ class _Run:
                 f"optimizer ({error}) Give the flags that it was made with, or another folder."
             ) from error
         self.done, self.state = step, state
-        self.parameters = load(saved["parameters"], self.parameters)
+        self.parameters = load_like(self.parameters, saved["parameters"], "parameters")
         if self.model_state is not None:
-            self.model_state = load(saved["model_state"], self.model_state)
-        self.skipped, self.skipped_in_a_row = saved["skipped"]
+            self.model_state = load_like(self.model_state, saved["model_state"], "model_state")
+        self.skipped, self.skipped_in_a_row = (int(number) for number in saved["skipped"])
         if self.experience is not None:
             self.experience.restore(saved["experience"])
 

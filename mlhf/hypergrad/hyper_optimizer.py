@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,14 +13,20 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from mlhf.checkpoints import CheckpointError, Checkpoints, check_same_run
+from mlhf.checkpoints import CheckpointError, Checkpoints, check_same_run, restoring
 from mlhf.hypergrad import projections as projections_module
 from mlhf.hypergrad.guards import DivergedError
 from mlhf.hypergrad.movers import movers
 from mlhf.hypergrad.result import Result
 from mlhf.run_log import RunLog
-from replay import read_structure, remove_temporary_files, write_structure
+from replay import (
+    UnreadableFileError,
+    read_structure,
+    remove_temporary_files,
+    write_structure,
+)
 
+_RECORD = re.compile(r"record-(\d{6,})\.npz")
 METHODS = ("reverse", "reversible", "drmad", "truncated", "forward", "rtho", "implicit")
 ONLINE = ("rtho",)
 # Where a dynamics' own hyperparameters stay unless the user says otherwise.
@@ -135,6 +142,7 @@ class HyperOptimizer:
             raise ValueError(f"Expected projections for {names}, got {sorted(unknown)}.")
         self._movers = movers(outer_optimizer, self.hyperparameters)
         self.step, self._skips, self._smallest = 0, 0, float("inf")
+        self._moved = False  # whether an outer step was not skipped
         self.records: list[dict[str, Any]] = []
         self._later_records: list[Path] = []
         self.result: Result | None = None
@@ -198,7 +206,7 @@ class HyperOptimizer:
             self._log.write(self.step, {"skipped": 1, "reason": str(error)})
             self._keep({"hyperparameters": before, "skipped": True})
             return float("nan")
-        self._skips = 0
+        self._skips, self._moved = 0, True
         self.result = result
         gradient = result.hypergradient
         self.hyperparameters = (
@@ -271,7 +279,7 @@ class HyperOptimizer:
             return
         # Before the first step that counts nothing is learned: there is nothing to continue, and
         # another start can be tried in the same folder.
-        if all(record["skipped"] for record in self.records):
+        if not self._moved:
             return
         self._checkpoints.write(
             self.step,
@@ -307,12 +315,13 @@ class HyperOptimizer:
             return
         found = self._checkpoints.read()
         step, content = (0, None) if found is None else found
-        paths = sorted(self._folder.glob("record-*.npz"))
-        self._later_records = [path for path in paths if int(path.stem.split("-")[1]) > step]
+        paths = _record_files(self._folder)
+        self._later_records = [path for number, path in paths.items() if number > step]
         if content is None:
             return
+        self._moved = True
         # Those of older versions have none.
-        if "signature" in content:
+        if isinstance(content.get("signature"), Mapping):
             place = f"The checkpoint of step {step} in {self._folder}"
             check_same_run(place, content["signature"], self._signature)
         try:
@@ -329,10 +338,11 @@ class HyperOptimizer:
                 f"{sorted(self.hyperparameters)} and their optimizer, found another: {error} "
                 "Choose another folder to begin again."
             ) from error
-        self.step, self._skips = step, int(content["skips"])
-        smallest = float(content["smallest"])
+        with restoring(self._folder, step):
+            self.step, self._skips = step, int(content["skips"])
+            smallest = float(content["smallest"])
         self._smallest = smallest if smallest < 1e300 else float("inf")
-        self.records = [record for record in read_records(self._folder) if record["step"] <= step]
+        self.records = _sound_records([path for n, path in paths.items() if n <= step])
 
 
 def _text(value: Any) -> str:
@@ -346,6 +356,29 @@ def read_records(folder: str | Path) -> list[dict[str, Any]]:
       folder: The run's.
 
     Returns:
-      A dictionary of arrays an outer step, in order.
+      A dictionary of arrays for each outer step, in order.
+
+    Raises:
+      DamagedFileError: If one is damaged or something else.
     """
-    return [read_structure(path) for path in sorted(Path(folder).glob("record-*.npz"))]
+    return [read_structure(path) for path in _record_files(Path(folder)).values()]
+
+
+def _record_files(folder: Path) -> dict[int, Path]:
+    """Returns the files of records by outer step, ascending."""
+    found = ((_RECORD.fullmatch(path.name), path) for path in folder.glob("record-*.npz"))
+    return dict(sorted((int(match[1]), path) for match, path in found if match))
+
+
+def _sound_records(paths: list[Path]) -> list[dict[str, Any]]:
+    """Reads records; nothing that is to come depends on them, so that a damaged one is left out."""
+    records = []
+    for path in paths:
+        try:
+            record = read_structure(path)
+            if not isinstance(record, dict) or not {"step", "skipped"} <= set(record):
+                raise UnreadableFileError(f"{path} is not the record of an outer step.", str(path))
+            records.append(record)
+        except UnreadableFileError as error:
+            tqdm.write(f"Left out: {error}")
+    return records

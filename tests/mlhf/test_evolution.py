@@ -8,9 +8,10 @@ import pytest
 import tensorflow as tf
 
 import mlhf
-from mlhf import evolution
+from mlhf import evolution, perturbed_pairs
 from mlhf.checkpoints import CheckpointError, Checkpoints
 from mlhf.coordinate_lstm import LSTMWeights
+from replay import read_structure, write_structure
 from tests.mlhf.test_meta_training import initialize, make_task
 
 SETTINGS = {"roll_back": 2, "horizon": 4, "pairs": 2, "deviation": 0.1, "progress": False}
@@ -149,8 +150,11 @@ def test_a_training_that_diverges_counts_as_twice_its_first_loss():
     assert all(math.isfinite(line["grad_length"]) for line in result.history)
 
 
-def test_a_killed_run_ends_as_an_uninterrupted_one(tmp_path):
-    whole = evolve(7)
+@pytest.fixture
+def killed(tmp_path, monkeypatch):
+    """An uninterrupted run, and another one that was killed after its checkpoint of step 3."""
+    # Every gradient is clipped, to what those before it tell.
+    monkeypatch.setattr(evolution, "LARGEST_LENGTH", 0.5)
 
     def kill(step, metrics):
         if step == 5:
@@ -158,14 +162,46 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         evolve(7, model_dir=tmp_path, save_steps=3, on_step=kill)
+    return evolve(7)
+
+
+def test_a_killed_run_ends_as_an_uninterrupted_one(killed, tmp_path):
     again = evolve(7, model_dir=tmp_path, save_steps=3)
-    np.testing.assert_array_equal(weights_of(whole), weights_of(again))
-    assert [line["loss"] for line in again.history] == [line["loss"] for line in whole.history]
-    assert again.optimizer.learning_rate == whole.optimizer.learning_rate
+    np.testing.assert_array_equal(weights_of(killed), weights_of(again))
+    assert [line["loss"] for line in again.history] == [line["loss"] for line in killed.history]
+    assert again.optimizer.learning_rate == killed.optimizer.learning_rate
     loaded = mlhf.MetaHessianFree.from_pretrained(tmp_path)
-    assert loaded.learning_rate == whole.optimizer.learning_rate
+    assert loaded.learning_rate == killed.optimizer.learning_rate
     with pytest.raises(CheckpointError, match=r"deviation: expected 0\.3, found 0\.1"):
         evolve(8, model_dir=tmp_path, deviation=0.3)
+
+
+def test_the_checkpoint_alone_continues_a_run(killed, tmp_path, capsys):
+    """Whatever became of the record of metrics, which nothing else is taken from."""
+    path = tmp_path / "checkpoint-000000003.npz"
+    content = read_structure(path)
+    others = [other for other in tmp_path.iterdir() if other != path]
+    for other in others:
+        other.unlink()
+    again = evolve(7, model_dir=tmp_path)
+    np.testing.assert_array_equal(weights_of(again), weights_of(killed))
+    assert (again.optimizer.learning_rate, again.steps) == (killed.optimizer.learning_rate, 7)
+    assert [line["step"] for line in again.history] == [4, 5, 6, 7]
+    # Of before checkpoints held the lengths: exact with the record, told without.
+    old = {name: value for name, value in content.items() if name != "lengths"}
+    for number in (7, 3):
+        (tmp_path / f"checkpoint-{number:09d}.npz").unlink(missing_ok=True)
+    write_structure(path, old)
+    lines = [f'{{"step": {line["step"]}, "grad_length": {line["grad_length"]!r}}}\n'
+             for line in killed.history[:3]]  # fmt: skip
+    (tmp_path / "metrics.jsonl").write_text("".join(lines))
+    again = evolve(7, model_dir=tmp_path)
+    np.testing.assert_array_equal(weights_of(again), weights_of(killed))
+    assert "clipped by those" not in capsys.readouterr().out
+    (tmp_path / "checkpoint-000000007.npz").unlink()
+    (tmp_path / "metrics.jsonl").write_text("".join(lines[:2]))
+    assert evolve(4, model_dir=tmp_path).steps == 4
+    assert "metrics.jsonl has 2 of 3: gradients are clipped by those" in capsys.readouterr().out
 
 
 def test_checkpoints_of_the_other_way_are_refused(tmp_path):
@@ -218,10 +254,34 @@ def test_a_run_that_diverged_continues_as_if_it_had_not_been_killed(rate, tmp_pa
 
     whole = run(4)
     run(2, model_dir=tmp_path)
+    (tmp_path / "metrics.jsonl").unlink()
     again = run(4, model_dir=tmp_path)
     for name in ("log_loss", "difference", "grad_length"):
-        assert [line[name] for line in again.history] == [line[name] for line in whole.history]
+        assert [line[name] for line in again.history] == [old[name] for old in whole.history[2:]]
     np.testing.assert_array_equal(weights_of(again), weights_of(whole))
+
+
+def test_what_is_not_finite_in_a_pair_comes_back_bit_for_bit():
+    field = perturbed_pairs.Field(make_task(), optimizer(), 0)
+    carry = field.begin(0)[0]
+    flat = carry.weights.numpy()
+    flat[[1, 4]] = math.nan, -math.inf
+    damped = carry.state._replace(
+        residual=tf.fill(carry.state.residual.shape, tf.constant(math.inf, "float64"))
+    )
+    pair = perturbed_pairs.Pair(
+        [carry._replace(weights=tf.constant(flat), state=damped)] * 2, np.ones(3), 4
+    )
+    saved = field.state(pair)
+    for leaf in tf.nest.flatten(saved):
+        assert np.all(np.isfinite(leaf)) if np.asarray(leaf).dtype.kind == "f" else True
+    field.restore(other := perturbed_pairs.Pair([], np.zeros(3), 0), saved)
+    for a, b in zip(pair.carries, other.carries, strict=True):
+        np.testing.assert_array_equal(a.weights, b.weights)
+        parameters = field.layout.unflatten(a.state.residual)
+        tf.nest.map_structure(
+            np.testing.assert_array_equal, parameters, field.layout.unflatten(b.state.residual)
+        )
 
 
 def test_a_rate_that_is_not_learned_is_kept_and_belongs_to_the_run(tmp_path):

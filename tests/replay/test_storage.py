@@ -110,7 +110,9 @@ def test_every_truncation_is_noticed(tmp_path):
     whole = path.read_bytes()
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        with pytest.raises(DamagedFileError, match=r"file\.npz is damaged.*Delete it") as caught:
+        # Only of what begins like a file of this package it is said that it may be deleted.
+        advice = "Delete it" if length >= 44 else "Give the right file"
+        with pytest.raises(DamagedFileError, match=rf"file\.npz is damaged.*{advice}") as caught:
             read_structure(path)
     assert caught.value.path == str(path)
 
@@ -144,8 +146,15 @@ def test_a_foreign_file_is_a_damaged_one(tmp_path_factory, content):
 
 def test_a_foreign_npz_is_a_damaged_one(tmp_path):
     np.savez(tmp_path / "file.npz", a=np.zeros(2))
-    with pytest.raises(DamagedFileError, match=r"structure\.json"):
+    with pytest.raises(DamagedFileError, match=r"structure\.json") as caught:
         read_structure(tmp_path / "file.npz")
+    assert "elete" not in str(caught.value)
+    with pytest.raises(DamagedFileError, match="found a directory"):
+        read_structure(tmp_path)
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("structure.json", b"0" * 10_000_000)
+    with pytest.raises(DamagedFileError, match="its members are compressed"):
+        read_structure(tmp_path / "bomb.npz")
 
 
 def test_a_later_version_says_so(tmp_path):

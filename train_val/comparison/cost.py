@@ -47,6 +47,22 @@ class Cost:
     rounds: int | None = None
     machine: str | None = None
 
+    @classmethod
+    def read(cls, found: Any) -> Cost | None:
+        """Returns the cost that a structure of JSON describes; None if it describes none."""
+        try:
+            cost = cls(**found)
+        except TypeError:
+            return None
+        numbers = (cost.gradients, cost.median, cost.step_seconds, cost.gradient_seconds)
+        counts = (cost.peak_bytes, cost.rounds)
+        fits = (
+            all(isinstance(number, float) and number > 0 for number in numbers)
+            and all(count is None or isinstance(count, int) for count in counts)
+            and (cost.machine is None or isinstance(cost.machine, str))
+        )
+        return cost if fits else None
+
     def serves(self, rounds: int) -> bool:
         """Whether it is of this machine and so many rounds, or it is not known of what."""
         return (self.rounds is None or self.rounds >= rounds) and self.machine in (None, machine())

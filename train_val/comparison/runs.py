@@ -131,22 +131,30 @@ def _ended(curve: Curve, at: int, steps: int, every: int, accuracy: bool, note=N
 
 
 class RunCache:
-    """Results that are done, in a file of JSON lines that a kill can't damage but for the last."""
+    """Results that are done, in a file of JSON lines of which a kill can only cut the last short.
+
+    A line that is damaged, or that another version wrote, counts as not there: it is done again.
+    """
 
     def __init__(self, path: str | Path | None):
         """Reads what there is.
 
         Args:
           path: The file; None keeps all in memory.
+
+        Raises:
+          DamagedFileError: If a directory stands in its place.
         """
         self._path = None if path is None else Path(path)
         self._known: dict[str, Any] = {}
         self._torn = False
         if self._path is not None and self._path.exists():
-            for line in run_log.read(self._path):
-                self._known[_key(line["key"])] = line.get("curve", line.get("value"))
-            content = self._path.read_bytes()
-            self._torn = bool(content) and not content.endswith(b"\n")
+            found = run_log.read_lines(self._path)
+            self._torn = found.torn
+            for line in found.lines:
+                # What something else or another version wrote is done again, not refused.
+                if isinstance(line.get("key"), dict):
+                    self._known[_key(line["key"])] = line.get("curve", line.get("value"))
 
     def get(self, key: dict[str, Any]) -> Any:
         """Returns what was kept under a key, or None."""
@@ -165,19 +173,35 @@ class RunCache:
         self._torn = False
 
     def curve(self, key: dict[str, Any]) -> Curve | None:
-        """Returns the curve that was kept under a key, or None."""
+        """Returns the curve that was kept under a key, or None where that is none or damaged."""
         known = self.get(key)
-        if known is None or isinstance(known, Curve):
-            return known
-        lists = {
-            name: [math.nan if value is None else value for value in known.get(name, [])]
-            for name in ("losses", "seconds", "accuracies")
-        }
-        return Curve(**{**known, **lists})
+        return known if known is None or isinstance(known, Curve) else _curve(known)
 
     def add_curve(self, key: dict[str, Any], curve: Curve) -> None:
         """Keeps a curve."""
         self.add(key, dataclasses.asdict(curve))
+
+
+def _curve(known: Any) -> Curve | None:
+    """Returns the curve that a structure of JSON describes; None if it describes none."""
+    try:
+        lists = {
+            name: [math.nan if value is None else float(value) for value in known.get(name, [])]
+            for name in ("losses", "seconds", "accuracies")
+        }
+        curve = Curve(**{**known, **lists})
+        measured = len(curve.steps)
+        at, note = curve.diverged_at, curve.note
+        fits = (
+            all(isinstance(step, int) for step in curve.steps)
+            and len(curve.losses) == len(curve.seconds) == measured
+            and len(curve.accuracies) in (0, measured)
+            and (at is None or isinstance(at, int))
+            and (note is None or isinstance(note, str))
+        )
+    except (TypeError, ValueError, AttributeError):
+        return None
+    return curve if fits else None
 
 
 def without_nan(value: Any) -> Any:

@@ -91,6 +91,11 @@ def scoreboard(
         what = f"seed {seed}" if reported else "tuning"
         bar.set_description(f"{entrant.title} ({setting_text(setting)}), {what}")
         curve = known.curve(key)
+        measured = {0, *range(between, length, between), length}
+        if curve is not None and (
+            set(curve.steps) != measured or (reported and not curve.accuracies)
+        ):
+            curve = None  # damaged, or of something else
         before = bar.n
         if curve is None:
             optimizer = entrant.make(setting)
@@ -116,16 +121,17 @@ def scoreboard(
             return None
         key = {**about, **entrant.identity, "setting": setting, "measured": "cost"}
         found = known.get(key)
-        if found is None or not Cost(**found).serves(cost_rounds):
+        kept = None if found is None else Cost.read(found)
+        if kept is None or not kept.serves(cost_rounds):
             bar.set_description(f"{entrant.title}: the cost of a step")
             try:
-                found = dataclasses.asdict(cost(entrant, setting))
+                kept = cost(entrant, setting)
             except RuntimeError as error:
                 # An optimizer that diverges at its best has none.
                 bar.write(str(error))
                 return None
-            known.add(key, found)
-        return Cost(**found)
+            known.add(key, dataclasses.asdict(kept))
+        return kept
 
     scores = []
     with bar:

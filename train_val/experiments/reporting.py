@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from absl import flags
 
-from replay import replace_file
+from replay import DamagedFileError, read_json, replace_file
 
 FLAGS = flags.FLAGS
 # Beside the runs in their file: what they were made with.
@@ -60,14 +61,24 @@ def save(path: Path, runs: Mapping[Any, Any], settings: Mapping[str, Any] | None
 
 
 def load(path: Path, settings: Mapping[str, Any]) -> dict[int, Any]:
-    """Returns the runs that a file holds, by seed; none if they were made with other settings."""
+    """Returns the runs that a file holds, by seed; none if they were made with other settings.
+
+    Args:
+      path: The file. One that is damaged or something else is put aside, as NAME.json.damaged.
+      settings: What the runs were made with.
+    """
     try:
-        content = json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        content = read_json(path, "the runs of an experiment")
+    except FileNotFoundError:
+        return {}
+    except DamagedFileError as error:
+        aside = path.with_name(path.name + ".damaged")
+        os.replace(path, aside)
+        print(f"{error} It is {aside} now, and its runs are done again.", flush=True)
         return {}
     if content.pop(_SETTINGS, None) != settings:
         return {}
-    return {int(seed): run for seed, run in content.items()}
+    return {int(seed): run for seed, run in content.items() if seed.isdecimal()}
 
 
 def run_seeds(name: str, names: Sequence[str], run: Callable[[int], Any]) -> dict[int, Any]:

@@ -1,0 +1,113 @@
+"""JSON that a kill, a disk or another program may have damaged.
+
+The one place where the project reads JSON from files: a file that holds one object, of which all is
+needed, and a file of lines, of which each stands for itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from replay.unreadable import DamagedFileError
+
+
+class JsonLines(NamedTuple):
+    """What a file of lines holds.
+
+    Attributes:
+      lines: the objects, in order.
+      damaged: the numbers, from 1, of the lines that hold none; a last one that a kill cut short
+        does not count.
+      torn: whether the last line lacks its end: what is appended has to begin a new one.
+    """
+
+    lines: list[dict[str, Any]]
+    damaged: list[int]
+    torn: bool
+
+
+def read_json(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
+    """Reads a file that holds one JSON object.
+
+    Args:
+      path: the file.
+      what: what it should hold, for messages: "the settings of a run".
+
+    Returns:
+      The object. Numbers that are not finite are None.
+
+    Raises:
+      FileNotFoundError: If there is no such file.
+      DamagedFileError: If it holds something else. The message names it.
+    """
+    try:
+        return _object(_content(path, what))
+    except ValueError as error:
+        if isinstance(error, DamagedFileError):
+            raise
+        raise DamagedFileError(
+            f"{os.fspath(path)} is damaged or something else: expected {what}, a JSON object, "
+            f"found none ({error}). Put an intact copy in its place, or move it away.",
+            os.fspath(path),
+        ) from error
+
+
+def read_json_lines(path: str | os.PathLike[str]) -> JsonLines:
+    """Reads a file of JSON objects, one a line, and leaves out what is none.
+
+    Args:
+      path: the file.
+
+    Returns:
+      The objects, and what was left out. Numbers that are not finite are None.
+
+    Raises:
+      FileNotFoundError: If there is no such file.
+      DamagedFileError: If it is no file but a directory.
+    """
+    content = _content(path, "a file of JSON objects, one a line")
+    texts = content.split(b"\n")
+    lines, damaged = [], []
+    for number, text in enumerate(texts, 1):
+        if not text.strip():
+            continue
+        try:
+            lines.append(_object(text))
+        except ValueError:
+            if number < len(texts):
+                damaged.append(number)
+    return JsonLines(lines, damaged, bool(texts[-1]))
+
+
+def _content(path: str | os.PathLike[str], what: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except IsADirectoryError as error:
+        raise DamagedFileError(
+            f"Expected {what} in {os.fspath(path)}, found a directory: move it away.",
+            os.fspath(path),
+        ) from error
+
+
+def _object(content: bytes) -> dict[str, Any]:
+    try:
+        # json.loads would guess an encoding from NUL bytes.
+        found = json.loads(
+            content.decode("utf-8"), parse_constant=lambda name: None, parse_float=_finite
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start:,} is no UTF-8") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"it holds a {type(found).__name__}")
+    return found
+
+
+def _finite(text: str) -> float | None:
+    value = float(text)
+    return value if math.isfinite(value) else None
