@@ -91,11 +91,10 @@ def scoreboard(
         what = f"seed {seed}" if reported else "tuning"
         bar.set_description(f"{entrant.title} ({setting_text(setting)}), {what}")
         curve = known.curve(key)
-        measured = {0, *range(between, length, between), length}
-        if curve is not None and (
-            set(curve.steps) != measured or (reported and not curve.accuracies)
-        ):
+        if curve is not None and not {0, length} <= set(curve.steps):
             curve = None  # damaged, or of something else
+        if curve is not None and reported and not curve.accuracies:
+            curve = None
         before = bar.n
         if curve is None:
             optimizer = entrant.make(setting)
