@@ -16,6 +16,7 @@ from mlhf.meta_file import names as pretrained_names
 from mlhf.meta_hessian_free import MetaHessianFree
 from mlhf.meta_run import MetaTraining
 from mlhf.meta_training import meta_train
+from mlhf.moving_statistics import population_statistics
 from mlhf.objective import L2, Objective
 from mlhf.preconditioned_cg import REASONS as CG_REASONS
 from mlhf.preconditioned_cg import Solution, conjugate_gradient
@@ -46,6 +47,7 @@ __all__ = [
     "get_parameters",
     "kinds_of_model",
     "meta_train",
+    "population_statistics",
     "pretrained_names",
     "resolve_kinds",
     "set_model_state",

@@ -31,6 +31,7 @@ def call(
     *,
     training: bool,
     advice: str = "",
+    written: dict[int, list[tf.Tensor]] | None = None,
 ) -> Called:
     """Calls a model at given values of its variables, which stay what they are.
 
@@ -42,6 +43,7 @@ def call(
       training: Whether in training mode. As in `fit`, a model whose `call` takes no `training` is
         not told: what is inside then does what it does by default.
       advice: What to do about losses of the model's own; the last sentence of the error.
+      written: Where to note all that the call assigns to variables, by their `id`.
 
     Returns:
       The outputs, the new state and the outputs' mask.
@@ -56,6 +58,8 @@ def call(
     pairs = [*zip(trainable, values, strict=True), *zip(others, state, strict=True)]
     arguments = {"training": training} if _takes_training(model) else {}
     with keras.StatelessScope(state_mapping=pairs, collect_losses=True) as scope:
+        if written is not None:
+            _note(scope, written)
         given = [scope.get_current_value(variable) for variable in trainable]
         outputs = model(inputs, **arguments)
         own_losses = model.losses
@@ -66,21 +70,33 @@ def call(
             f"{len(own_losses)} of them (a layer's kernel_regularizer, activity_regularizer or "
             f"add_loss), which would stand neither in the gradient nor in the curvature. {advice}"
         )
-    written = [
+    moved = [
         variable.path
         for variable, before, new in zip(trainable, given, after, strict=True)
         if new is not before
     ]
-    if written and training:
+    if moved and training:
         raise ValueError(
             "Expected a model whose call leaves its trainable variables alone, got "
-            f"{model.name!r}, which writes into {written} (as SpectralNormalization does): a step "
+            f"{model.name!r}, which writes into {moved} (as SpectralNormalization does): a step "
             "would take the gradient at other weights than Keras does. Use a layer that computes "
             "what it needs from its weights without assigning them."
         )
     outputs = _single(model, outputs)
     mask = getattr(outputs, "_keras_mask", None)
     return Called(outputs, [scope.get_current_value(variable) for variable in others], mask)
+
+
+def _note(scope: Any, written: dict[int, list[tf.Tensor]]) -> None:
+    """Lets a scope note every assignment, not just the last of a variable."""
+    add_update = scope.add_update
+
+    def noting(update):
+        variable, value = update
+        written.setdefault(id(variable), []).append(tf.convert_to_tensor(value))
+        add_update(update)
+
+    scope.add_update = noting
 
 
 def layers_of(model: Any) -> list[Any]:

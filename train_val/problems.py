@@ -14,6 +14,7 @@ import tensorflow as tf
 import custom_op
 import mlhf
 from mlhf import keras_models
+from mlhf.moving_statistics import PopulationStatistics
 from train_val import networks, resnet
 from train_val.data import (
     IMAGENET,
@@ -25,7 +26,6 @@ from train_val.data import (
     load,
     test_batches,
 )
-from train_val.population_statistics import PopulationStatistics
 
 # Upper and lower case are one name, as the original's scripts use both.
 NETWORKS: dict[str, Callable[..., keras.Model]] = {
@@ -109,7 +109,7 @@ class Problem:
 
         Moving statistics lag behind: with the original's 0.997 they are mostly their initial
         values for the first hundred steps, whatever an optimizer does
-        (`train_val.population_statistics`).
+        (`mlhf.population_statistics`).
 
         Args:
           parameters: As for `accuracy`.
