@@ -158,9 +158,7 @@ class PopulationStatistics:
         try:
             for layer in self._layers:
                 layer.momentum = 0.0
-            keras_call.call(
-                self._model(), values, state, inputs, training=True, written=written
-            )
+            keras_call.call(self._model(), values, state, inputs, training=True, written=written)
         finally:
             for layer, momentum in zip(self._layers, kept, strict=True):
                 layer.momentum = momentum

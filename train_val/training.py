@@ -25,13 +25,15 @@ from mlhf.checkpoints import (
 from mlhf.portable_state import from_portable, to_portable
 from mlhf.run_log import RunLog
 from mlhf.step import is_failed_factorization
-from mlhf.validation import check_count
+from mlhf.validation import check_choice, check_count
 from replay import PrioritizedReplay
 from train_val.problems import Problem
 
 EXPERIENCE = "experience"
 # After so many steps in a row that are not finite, the next ones will not be either.
 LARGEST_SKIPS_IN_A_ROW = 20
+# What normalisation has when a network is evaluated.
+STATISTICS = ("population", "moving")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +77,7 @@ def train(
     progress: bool = True,
     on_step: Callable[[int, dict[str, Any]], None] | None = None,
     on_not_finite: Callable[[Callable[[], Any]], None] | None = None,
+    statistics: str = "population",
 ) -> TrainingResult:
     """Trains a problem's network.
 
@@ -104,6 +107,10 @@ def train(
       on_step: Called with the steps done and the metrics, after each.
       on_not_finite: Called after a step that was not taken, with a function that repeats it (for
         `mlhf.debugging.name_not_finite`).
+      statistics: What a network with batch normalisation is evaluated with: `"population"`, taken
+        anew over training images at the weights as they are (`Problem.population_state`), or
+        `"moving"`, the averages that training leaves, as the paper does. Training itself, the
+        result's `model_state` and checkpoints have the moving ones in either case.
 
     Returns:
       Parameters, state and metrics. Each line of metrics has the optimizer's own, `loss` (on the
@@ -122,6 +129,7 @@ def train(
         model_dir,
         check_count("record_experience", record_experience, 0),
         dict(settings or {}),
+        check_choice("statistics", statistics, STATISTICS),
     )
     try:
         return run.go(
@@ -138,7 +146,7 @@ def train(
 class _Run:
     """The edges of training: where it stands, its files and its clock."""
 
-    def __init__(self, problem, optimizer, steps, seed, model_dir, snapshots, settings):
+    def __init__(self, problem, optimizer, steps, seed, model_dir, snapshots, settings, statistics):
         if snapshots > steps:
             raise ValueError(
                 f"Expected record_experience of at most the {steps} steps, got {snapshots}."
@@ -146,6 +154,7 @@ class _Run:
         if snapshots and model_dir is None:
             raise ValueError("Expected a model_dir= to record the experience in, got None.")
         self.problem, self.optimizer, self.steps = problem, optimizer, steps
+        self.statistics, self.evaluated = statistics, (-1, {"": 0.0})
         self.parameters = problem.task.initialize(seed)
         self.model_state = problem.task.initial_model_state() or None
         self.state = self._initial_state()
@@ -275,17 +284,20 @@ class _Run:
         return {**metrics, "skipped": self.skipped, "seconds": time.perf_counter() - started}
 
     def _evaluate(self) -> dict[str, float]:
-        return {
-            "test_accuracy": self.problem.accuracy(self.parameters, self.model_state),
-            "training_loss": self.problem.training_loss(self.parameters, self.model_state),
+        state = self.model_state
+        if self.statistics == "population":
+            state = self.problem.population_state(self.parameters, state)
+        found = {
+            "test_accuracy": self.problem.accuracy(self.parameters, state),
+            "training_loss": self.problem.training_loss(self.parameters, state),
         }
+        self.evaluated = self.done, found
+        return found
 
     def _final(self) -> dict[str, float]:
-        line = self.log.lines[-1] if self.log.lines else {}
-        names = ("test_accuracy", "training_loss")
-        if line.get("step") == self.done and all(isinstance(line.get(n), float) for n in names):
-            return line
-        return self._evaluate()
+        # A line of an earlier process may have been measured with other statistics.
+        step, found = self.evaluated
+        return found if step == self.done else self._evaluate()
 
     def _record(self) -> None:
         if self.experience is not None and self.done in self.recorded_at:

@@ -12,7 +12,7 @@ from typing import Any
 import tqdm
 from absl import flags
 
-from train_val import command_line, optimizers, training
+from train_val import command_line, optimizers, problems, training
 
 FLAGS = flags.FLAGS
 
@@ -67,8 +67,9 @@ def main() -> None:
         settings={**chosen.settings, **command_line.problem_settings(problem)},
         on_step=print_own_numbers if FLAGS.print_log_in_meta_optimizer else None,
         on_not_finite=command_line.name_once(),
+        statistics=FLAGS.statistics,
     )
-    print(report(result, problem.measured_images))
+    print(report(result, problem.measured_images, statistics_of(problem)))
 
 
 def print_own_numbers(step: int, metrics: Mapping[str, Any]) -> None:
@@ -76,17 +77,35 @@ def print_own_numbers(step: int, metrics: Mapping[str, Any]) -> None:
     tqdm.tqdm.write(command_line.own_numbers(step, metrics))
 
 
-def report(result: training.TrainingResult, measured: int) -> str:
+def statistics_of(problem: problems.Problem) -> str:
+    """Returns in words what normalisation had in evaluations; empty for a network without."""
+    if not problem.normalised:
+        return ""
+    if FLAGS.statistics == "moving":
+        return (
+            "Evaluated with the moving averages that training leaves, as in the paper; "
+            "--statistics=population takes them anew at the weights as they are."
+        )
+    return (
+        f"Evaluated with statistics of normalisation taken anew from {problem.population_images:,} "
+        "training images; --statistics=moving has the paper's moving averages."
+    )
+
+
+def report(result: training.TrainingResult, measured: int, statistics: str = "") -> str:
     """Returns the outcome in a sentence or two.
 
     Args:
-      result: Of training.
-      measured: How many training images its loss is of.
+      result: The result of training.
+      measured: How many training images its loss is the loss of.
+      statistics: What normalisation had, a sentence.
     """
     text = (
         f"{result.steps} steps: loss on {measured:,} training images {result.training_loss:.4f}, "
         f"test accuracy {result.accuracy:.2%}."
     )
+    if statistics:
+        text += f" {statistics}"
     if result.skipped:
         text += f" {result.skipped} steps were not finite and were not taken."
     if result.diverged:
@@ -109,6 +128,13 @@ def define_flags() -> None:
     flags.DEFINE_float("momentum", 0.9, "Of optimizer=momentum, and of kfac with lr.", 0.0, 1.0)
     flags.DEFINE_float("beta1", 0.9, "Of optimizer=adam.", 0.0, 1.0)
     flags.DEFINE_float("beta2", 0.999, "Of optimizer=adam.", 0.0, 1.0)
+    flags.DEFINE_enum(
+        "statistics",
+        "population",
+        training.STATISTICS,
+        "What batch normalisation has in evaluations: statistics taken anew from training images "
+        "at the weights as they are, or the moving averages, as in the paper.",
+    )
     flags.DEFINE_integer(
         "record_experience",
         0,

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 import mlhf
 from train_val import normalization, problems
-from train_val.population_statistics import PopulationStatistics
+from mlhf.moving_statistics import PopulationStatistics
 
 
 def normalised(kind):
