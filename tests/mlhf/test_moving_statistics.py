@@ -1,5 +1,7 @@
 """Statistics of normalisation taken anew, of models of all forms."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -73,7 +75,15 @@ def test_every_normalisation_has_the_statistics_of_its_inputs():
     np.testing.assert_array_equal(state[seed], before[seed])
 
 
-def test_a_network_that_looks_ruined_is_not():
+@pytest.mark.parametrize(
+    ("make", "steps"),
+    [
+        (lambda: mlhf.FirstOrder(keras.optimizers.SGD(0.5)), 15),
+        pytest.param(lambda: mlhf.KFAC(0.3, damping=0.1), 100, marks=pytest.mark.slow),
+    ],
+    ids=["SGD", "K-FAC"],
+)
+def test_a_network_that_looks_ruined_is_not(make, steps):
     """The stand-in for 61% against 97%: after a few steps, evaluation is that of training mode."""
     random = np.random.default_rng(0)
     centres = random.normal(size=(4, 6))
@@ -82,10 +92,10 @@ def test_a_network_that_looks_ruined_is_not():
     keras.utils.set_random_seed(0)
     layers = [L.Dense(12), L.BatchNormalization(), L.ReLU(), L.Dense(4)]
     model = keras.Sequential([keras.Input([6]), *layers])
-    optimizer = mlhf.KFAC(0.3, damping=0.1)
+    optimizer = make()
     parameters, state = mlhf.get_parameters(model), optimizer.init(model)
     model_state = mlhf.get_model_state(model)
-    for k in range(15):
+    for k in range(steps):
         rows = np.random.default_rng(k).choice(400, 100, replace=False)
         objective = mlhf.Objective(
             model, "softmax_cross_entropy", x[rows], labels[rows], model_state
@@ -102,7 +112,8 @@ def test_a_network_that_looks_ruined_is_not():
     anew = accuracy(mlhf.population_statistics(model, [x[:200], x[200:]], parameters, model_state))
     assert in_training > 0.9
     assert abs(anew - in_training) < 0.02
-    assert left < anew - 0.1
+    # After a hundred steps the averages have come some of the way.
+    assert left < anew - (0.1 if steps < 100 else 0)
 
 
 def test_what_has_no_statistics_and_what_is_refused():
@@ -121,8 +132,7 @@ def test_what_has_no_statistics_and_what_is_refused():
     with pytest.raises(TypeError, match="Expected a Keras model.*momentum of 0"):
         mlhf.population_statistics(lambda p, x: x, [X])
     # An endless stream ends where enough was seen.
-    endless = iter(lambda: X, None)
-    found = mlhf.population_statistics(normed, endless, examples=100)
+    found = mlhf.population_statistics(normed, itertools.repeat(X), examples=100)
     np.testing.assert_allclose(found[sorted(found)[0]], X.mean(0), rtol=1e-6)
     # The means are a hundred times the deviations: no digits are lost between batches.
     parts = mlhf.population_statistics(normed, [X[:7], X[7:]])

@@ -1,5 +1,6 @@
 import json
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -241,3 +242,24 @@ def test_a_folder_of_another_run_is_refused(problem, tmp_path):
 def test_arguments_that_make_no_sense_are_refused(problem, arguments, message):
     with pytest.raises(ValueError, match=message):
         training.train(problem, adam(), **{"steps": 4, "progress": False, **arguments})
+
+
+def test_a_normalised_network_is_evaluated_with_statistics_taken_anew():
+    def build(shape, classes, seed=0):
+        keras.utils.set_random_seed(seed)
+        layers = [keras.layers.Flatten(), keras.layers.Dense(8), keras.layers.BatchNormalization()]
+        return keras.Sequential([keras.Input(shape), *layers, keras.layers.Dense(classes)])
+
+    problem = problems.of_network(build, "normed", "digits", batch_size=64)
+    found = {}
+    for statistics in training.STATISTICS:
+        result = training.train(problem, adam(), 20, statistics=statistics, **QUIET)
+        found[statistics] = result.training_loss
+    anew = problem.population_state(result.parameters, result.model_state)
+    assert found["population"] == pytest.approx(problem.training_loss(result.parameters, anew))
+    assert found["moving"] == pytest.approx(
+        problem.training_loss(result.parameters, result.model_state)
+    )
+    assert found["population"] < found["moving"]
+    with pytest.raises(ValueError, match="Expected statistics to be one of"):
+        training.train(problem, adam(), 1, statistics="old")
