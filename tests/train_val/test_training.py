@@ -253,7 +253,7 @@ def test_a_normalised_network_is_evaluated_with_statistics_taken_anew():
     problem = problems.of_network(build, "normed", "digits", batch_size=64)
     found = {}
     for statistics in training.STATISTICS:
-        result = training.train(problem, adam(), 20, statistics=statistics, **QUIET)
+        result = training.train(problem, adam(), 8, statistics=statistics, progress=False)
         found[statistics] = result.training_loss
     anew = problem.population_state(result.parameters, result.model_state)
     assert found["population"] == pytest.approx(problem.training_loss(result.parameters, anew))
