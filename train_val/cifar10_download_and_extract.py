@@ -31,6 +31,8 @@ FILE_MD5S = {
     "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
 }
 _TIMEOUT_SECONDS = 30
+# More than the archive and a file of it have: what is larger is something else.
+_LARGEST_ARCHIVE, _LARGEST_FILE = 400_000_000, 64_000_000
 _CHUNK = 1 << 18
 
 
@@ -115,7 +117,9 @@ def _write(response: Any, part: Path, have: int, url: str) -> None:
     if getattr(response, "status", None) != http.client.PARTIAL_CONTENT:
         have = 0
     length = response.headers.get("Content-Length")
-    total = have + int(length) if length else None
+    total = have + int(length) if length and length.isdecimal() else None
+    if total is not None and total > _LARGEST_ARCHIVE:
+        raise _too_large(url, total)
     part.parent.mkdir(parents=True, exist_ok=True)
     bar = tqdm(
         desc="CIFAR-10", initial=have, total=total, unit="B", unit_scale=True, unit_divisor=1024
@@ -128,6 +132,9 @@ def _write(response: Any, part: Path, have: int, url: str) -> None:
                 raise _cannot_download(url, error) from error
             if not chunk:
                 break
+            if file.tell() + len(chunk) > _LARGEST_ARCHIVE:
+                file.truncate(0)  # nothing that a later call should continue
+                raise _too_large(url, file.tell() + len(chunk))
             file.write(chunk)
             bar.update(len(chunk))
     size = part.stat().st_size
@@ -136,6 +143,13 @@ def _write(response: Any, part: Path, have: int, url: str) -> None:
             f"Expected {total:,} bytes from {url}, the connection ended after {size:,}: run this"
             " again, it continues there."
         )
+
+
+def _too_large(url: str, size: int) -> DownloadError:
+    return DownloadError(
+        f"Expected at most {_LARGEST_ARCHIVE:,} bytes from {url}, found {size:,} or more: it is"
+        " something else, give the source of the binary version with --url."
+    )
 
 
 def _cannot_download(url: str, error: Exception) -> DownloadError:
@@ -174,6 +188,8 @@ def _extract_file(content: IO[bytes], path: Path, md5: str) -> None:
     with open(part, "wb") as file:
         while chunk := content.read(_CHUNK):
             file.write(chunk)
+            if file.tell() > _LARGEST_FILE:
+                break  # which its md5 sum then tells
     found = _md5(part)
     if found != md5:
         part.unlink()

@@ -6,6 +6,7 @@ if not __package__:
     import _bootstrap  # noqa: F401
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -26,13 +27,19 @@ from replay import (
 )
 from train_val import command_line
 from train_val.data import DataError
-from train_val.data.image_folders import FolderImages
-from train_val.data.imagenet import LABELS_FILE
+from train_val.data.image_folders import FolderImages, shown
+from train_val.data.imagenet import CONVERSION_FILE, LABELS_FILE
+from train_val.data.stored_batches import too_many_damaged
+from train_val.data.tfrecords import index_of
 
 FLAGS = flags.FLAGS
 
 # What a kill leaves behind.
 _UNFINISHED = ".unfinished"
+# What files of images begin with.
+_FORMATS = {b"\xff\xd8": b"JPEG", b"GI": b"GIF", b"BM": b"BMP"}
+# What is wrong with a file and not with the disk.
+_OF_ONE_FILE = (errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENOENT, errno.EPERM)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +49,14 @@ class Conversion:
     Attributes:
       written: Images in the files written now.
       found: Files that were there from an earlier run.
-      left_out: Paths of images that can't be decoded, in the files written now.
+      left_out: Paths of images that can't be read or decoded, in the files written now.
+      left_out_before: How many images are left out of the files that were there.
     """
 
     written: int
     found: int
     left_out: list[str]
+    left_out_before: int = 0
 
 
 def convert(
@@ -65,7 +74,8 @@ def convert(
     `validation-00000-of-00128` with the features image/encoded, image/class/label (from 1, in the
     order of the classes' names), image/class/synset, image/filename, image/height, image/width,
     image/format, image/colorspace and image/channels; and `labels.txt` with the classes' names.
-    Images are shuffled and bytes copied as they are. An image that can't be decoded is left out.
+    Images are shuffled and bytes copied as they are. An image that can't be read or decoded is left
+    out, unless they are many: more than 10 and more than a 20th of a part, or all of it.
 
     Each file appears whole or not at all: a conversion that was killed goes on where it was when
     it is started again with the same arguments.
@@ -82,8 +92,8 @@ def convert(
       What was written and left out.
 
     Raises:
-      DataError: If there are no images, fewer than files, or `output_dir` holds another
-        conversion.
+      DataError: If there are no images, fewer than files, too many that can't be decoded, a class
+        whose name has a line break, or `output_dir` holds another conversion.
       OSError: If a file can't be written.
     """
     data_dir, output_dir = Path(data_dir), Path(output_dir)
@@ -97,6 +107,12 @@ def convert(
             raise DataError(
                 f"Expected at least as many {name} images as files, found {len(images)} images for"
                 f" {shards} files: ask for fewer."
+            )
+    for name in train.classes:
+        if "\n" in name or "\r" in name:
+            raise DataError(
+                f"Expected names of class folders on one line, found {name!r} in"
+                f" {data_dir / 'train'}: rename it."
             )
     output_dir.mkdir(parents=True, exist_ok=True)
     try:
@@ -112,25 +128,47 @@ def convert(
 
 
 def _convert(data_dir, output_dir, parts, seed, progress) -> Conversion:
-    remove_temporary_files(output_dir)
-    for path in output_dir.glob(f"*{_UNFINISHED}"):
-        path.unlink()
     _check_plan(output_dir, data_dir, parts, seed)
-    written, found, left_out = 0, 0, []
+    remove_temporary_files(output_dir)
+    for path in output_dir.glob(f"*-?????-of-?????{_UNFINISHED}"):
+        path.unlink()
+    result = Conversion(0, 0, [])
     for name, images, shards in parts:
         order = np.random.RandomState(seed).permutation(len(images))
         pieces = np.array_split(order, shards)
+        damaged_here = 0
         with tqdm.tqdm(total=len(images), unit="image", desc=name, disable=not progress) as bar:
             for shard, piece in enumerate(pieces):
                 path = output_dir / f"{name}-{shard:05d}-of-{shards:05d}"
                 if path.exists():
-                    found += 1
+                    missing = len(piece) - len(index_of([path])[0])
+                    damaged_here += missing
+                    result = dataclasses.replace(
+                        result,
+                        found=result.found + 1,
+                        left_out_before=result.left_out_before + missing,
+                    )
                 else:
-                    damaged = _write_shard(path, images, piece)
-                    written += len(piece) - len(damaged)
-                    left_out += damaged
+                    damaged = _write_shard(path, images, piece, damaged_here)
+                    damaged_here += len(damaged)
+                    result = dataclasses.replace(
+                        result,
+                        written=result.written + len(piece) - len(damaged),
+                        left_out=result.left_out + damaged,
+                    )
                 bar.update(len(piece))
-    return Conversion(written, found, left_out)
+        _check_damage(damaged_here, len(images), name)
+    return result
+
+
+def _check_damage(damaged: int, images: int, name: str) -> None:
+    """Refuses a set of images of which too many can't be decoded: it would train on the rest."""
+    if too_many_damaged(damaged, images):
+        raise DataError(
+            f"Expected {name} images with a few damaged ones at most, found {damaged:,} of"
+            f" {images:,} that can't be read or decoded: copy the images anew, and convert them"
+            " into another output_dir."
+        )
 
 
 def _check_plan(output_dir: Path, data_dir: Path, parts: list, seed: int) -> None:
@@ -138,14 +176,14 @@ def _check_plan(output_dir: Path, data_dir: Path, parts: list, seed: int) -> Non
     digest = hashlib.sha256()
     for _, images, _ in parts:
         for path in images.paths:
-            digest.update(f"{Path(path).relative_to(data_dir)}\n".encode())
+            digest.update(os.fsencode(f"{Path(path).relative_to(data_dir)}\n"))
     plan = {
         "images": {name: len(images) for name, images, _ in parts},
         "files": {name: shards for name, _, shards in parts},
         "seed": seed,
         "names": digest.hexdigest()[:32],
     }
-    note = output_dir / "conversion.json"
+    note = output_dir / CONVERSION_FILE
     if note.exists():
         try:
             found = read_json(note, "what an earlier conversion has noted")
@@ -161,28 +199,44 @@ def _check_plan(output_dir: Path, data_dir: Path, parts: list, seed: int) -> Non
             f"Expected no TFRecords in {output_dir} that this conversion has not made, found some:"
             " give another output_dir."
         )
-    with replace_file(output_dir / LABELS_FILE) as file:
-        file.write("".join(f"{name}\n" for name in parts[0][1].classes).encode())
+    labels = os.fsencode("".join(f"{name}\n" for name in parts[0][1].classes))
+    path = output_dir / LABELS_FILE
+    if not note.exists() and path.exists() and path.read_bytes() != labels:
+        raise DataError(
+            f"Expected no {path} that this conversion has not made, found one: give another"
+            " output_dir."
+        )
+    with replace_file(path) as file:
+        file.write(labels)
     with replace_file(note) as file:
         file.write(json.dumps(plan).encode())
 
 
-def _write_shard(path: Path, images: FolderImages, piece: np.ndarray) -> list[str]:
-    damaged = []
+def _write_shard(
+    path: Path, images: FolderImages, piece: np.ndarray, damaged_before: int
+) -> list[str]:
+    damaged: list[str] = []
     unfinished = path.with_name(path.name + _UNFINISHED)
     try:
         with tf.io.TFRecordWriter(str(unfinished)) as writer:
             for number in piece:
                 source = Path(images.paths[number])
-                content = source.read_bytes()
-                try:
-                    image = tf.io.decode_image(content, channels=0, expand_animations=False)
-                except (tf.errors.OpError, ValueError):
+                content, problem = _content(source)
+                if problem is None:
+                    try:
+                        image = tf.io.decode_image(content, channels=0, expand_animations=False)
+                    except (tf.errors.OpError, ValueError):
+                        problem = "can't be decoded"
+                if problem is not None:
                     damaged.append(str(source))
-                    tqdm.tqdm.write(f"Left out: {source} can't be decoded.")
+                    tqdm.tqdm.write(f"Left out: {shown(source)} {problem}.")
+                    # Before the file counts as done: another run would go on behind it.
+                    known = damaged_before + len(damaged)
+                    _check_damage(known, len(images), path.name.partition("-")[0])
                     continue
                 label = int(images.labels[number])
-                example = _example(content, image.shape, label + 1, images.classes[label], source)
+                name = images.classes[label]
+                example = _example(content, image.shape, label + 1, name, source)
                 # The order of the features would differ from process to process.
                 writer.write(example.SerializeToString(deterministic=True))
     except tf.errors.OpError as error:
@@ -196,6 +250,16 @@ def _write_shard(path: Path, images: FolderImages, piece: np.ndarray) -> list[st
     return damaged
 
 
+def _content(path: Path) -> tuple[bytes, str | None]:
+    """Returns a file's bytes, and why there are none if it can't be read."""
+    try:
+        return path.read_bytes(), None
+    except OSError as error:
+        if error.errno not in _OF_ONE_FILE:
+            raise
+        return b"", f"can't be read ({error.strerror})"
+
+
 def _example(content, shape, label, synset, path) -> tf.train.Example:
     def feature(value):
         if isinstance(value, int):
@@ -206,12 +270,12 @@ def _example(content, shape, label, synset, path) -> tf.train.Example:
     values = {
         "image/encoded": content,
         "image/class/label": label,
-        "image/class/synset": synset.encode(),
-        "image/filename": path.name.encode(),
+        "image/class/synset": os.fsencode(synset),
+        "image/filename": os.fsencode(path.name),
         "image/height": height,
         "image/width": width,
         "image/channels": channels,
-        "image/format": b"JPEG" if content[:2] == b"\xff\xd8" else b"PNG",
+        "image/format": _FORMATS.get(content[:2], b"PNG"),
         # As it decodes: TensorFlow makes RGB of CMYK.
         "image/colorspace": b"Grey" if channels == 1 else b"RGB",
     }
@@ -238,6 +302,8 @@ def summary(result: Conversion, folder: str) -> str:
     text += f", {result.found} files were there already." if result.found else "."
     if result.left_out:
         text += f" {len(result.left_out)} images can't be decoded and were left out."
+    if result.left_out_before:
+        text += f" {result.left_out_before} are left out of the files that were there."
     return text
 
 

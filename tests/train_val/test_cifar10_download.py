@@ -148,6 +148,20 @@ def test_wrong_archive(tmp_path, serve):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
+def test_what_is_too_large_is_not_the_archive(tmp_path, serve, monkeypatch, told):
+    _, url = serve()
+    monkeypatch.setattr(download, "_LARGEST_ARCHIVE", 120_000)
+    if not told:
+        response = io.BytesIO(ARCHIVE)
+        response.headers = {}
+        monkeypatch.setattr(download, "_open", lambda url, have: response)
+    with pytest.raises(DownloadError) as error:
+        fetch(tmp_path, url)
+    assert_one_sentence(error, "at most 120,000 bytes", "--url")
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*")) == 0
+
+
 def test_wrong_file_in_the_archive(tmp_path, serve):
     _, url = serve()
     with pytest.raises(DownloadError) as error:

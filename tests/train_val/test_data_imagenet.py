@@ -209,6 +209,15 @@ def test_other_records(tmp_path):
     made.write_records(tmp_path / "train-00000-of-00001", [{"image": b"x", "label": 1}])
     with pytest.raises(DataError, match=r"Expected the features \['image/class/label', 'image/enc"):
         load_imagenet(tmp_path, "train")
+    for image, label, kind in (
+        (b"x", b"cat", "class/label with one value as int64_list, found 1 as bytes_list"),
+        (b"x", [1.0], "class/label with one value as int64_list, found 1 as float_list"),
+        (3, 1, "encoded with one value as bytes_list, found 1 as int64_list"),
+    ):
+        example = {"image/encoded": image, "image/class/label": label}
+        made.write_records(tmp_path / "train-00000-of-00001", [example])
+        with pytest.raises(DataError, match=f"in {tmp_path}.*feature image/{kind} in record 0"):
+            load_imagenet(tmp_path, "train")
     (tmp_path / "train-00000-of-00001").write_bytes(b"")
     with pytest.raises(DataError, match="1 TFRecord files without a record"):
         load_imagenet(tmp_path, "train")

@@ -1,5 +1,6 @@
 import gzip
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -118,6 +119,28 @@ def test_cifar10_label_out_of_range(tmp_path):
     assert_one_sentence(error, path, "found 10 in record 2")
 
 
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["train.bin", "test.bin"], "CIFAR-100's"),
+        (["cifar-100-binary"], "CIFAR-100's"),
+        (["data_batch_1", "test_batch"], "the version for Python"),
+        (["cifar-10-batches-py"], "the version for Python"),
+    ],
+)
+def test_cifar10_of_another_kind(tmp_path, names, found):
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(DataError) as error:
+        image_data.load("cifar10", tmp_path, part="test")
+    assert_one_sentence(error, found)
+    with open(tmp_path / "test_batch.bin", "wb") as file:
+        file.truncate(3074 * 10_000)
+    with pytest.raises(DataError) as error:
+        image_data.load("cifar10", tmp_path, part="test")
+    assert_one_sentence(error, tmp_path / "test_batch.bin", "as CIFAR-100 has them")
+
+
 @pytest.mark.data
 def test_cifar10_real(data_dir):
     data = image_data.load("cifar10", data_dir, part="test")
@@ -207,6 +230,43 @@ def test_mnist_counts_differ(tmp_path, small_mnist):
     with pytest.raises(DataError) as error:
         image_data.load("mnist", tmp_path, part="test")
     assert_one_sentence(error, "2 images", "5 labels")
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "found"),
+    [
+        ("t10k-images-idx3-ubyte", np.zeros((2, 14, 56), np.uint8), "28 x 28 .*found 14 x 56"),
+        ("t10k-images-idx3-ubyte", np.zeros((2, 784, 1), np.uint8), "28 x 28 .*found 784 x 1"),
+        ("t10k-images-idx3-ubyte", np.zeros((0, 28, 28), np.uint8), "found 0 images"),
+        ("t10k-images-idx3-ubyte", np.zeros((2, 28), np.uint8), "0x00000803, found 0x00000802"),
+        ("t10k-labels-idx1-ubyte.gz", np.array([3, 10], np.uint8), "from 0 to 9 .*found 3 to 10"),
+        ("t10k-labels-idx1-ubyte.gz", np.zeros((2, 2), np.uint8), "0x00000801, found 0x00000802"),
+        ("train-images-idx3-ubyte", np.zeros((3, 28, 28), np.uint8), "6 labels|more than 3 images"),
+    ],
+)
+def test_mnist_files_of_another_data_set(tmp_path, small_mnist, name, array, found):
+    write_idx(tmp_path / name, array)
+    with pytest.raises(DataError, match=found) as error:
+        image_data.load("mnist", tmp_path, part="train" if "train" in name else "test")
+    assert_one_sentence(error, tmp_path / name)
+
+
+def test_idx_unpacks_no_more_than_its_header_says(tmp_path):
+    path = tmp_path / "images.gz"
+    header = np.array([0x803, 1, 28, 28], ">u4").tobytes()
+    with gzip.open(path, "wb") as file:
+        file.write(header)
+        for _ in range(64):
+            file.write(bytes(2**20))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="Expected 800 bytes .*found 801 or more"):
+        mnist.read_idx(path, 0x803, (28, 28))
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+    header = np.array([0x803, 2**32 - 1, 28, 28], ">u4").tobytes()
+    path.write_bytes(gzip.compress(header))
+    with pytest.raises(DataError, match="at most 1,073,741,824 bytes in .* its header says 3,367,"):
+        mnist.read_idx(path, 0x803, (28, 28))
 
 
 @pytest.mark.data

@@ -1,5 +1,7 @@
 """The converter: what it writes, and that a killed one goes on."""
 
+import os
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,7 +10,8 @@ from replay import DirectoryLock
 from tests.train_val import photographs as made
 from tests.train_val.commands import kill_at, run, start
 from train_val import folders_to_tfrecords
-from train_val.data import DataError
+from train_val.data import DataError, load
+from train_val.data.image_folders import FolderImages
 
 SHARDS = {"train_shards": 3, "validation_shards": 2, "progress": False}
 
@@ -41,6 +44,123 @@ def test_the_layout_is_that_of_tensorflows_models(tmp_path, capsys):
     assert len(found) == 14
     assert found[folders / "train" / "n00000001" / "1.JPEG"] == [37, 50, 1]
     assert (tmp_path / "out" / "labels.txt").read_text().split() == sorted(made.CLASSES)
+
+
+# Names that readers, shells or encodings treat as special.
+NAMES = [
+    *(
+        "background",
+        "car",
+        "dog",
+        "Dog",
+        "train",
+        "validation",
+        "test",
+        "unused",
+        "none",
+        "0",
+        "10",
+    ),
+    *("9", "n00000000", "1:one", "labels.txt", "train-00000-of-00001", "x.JPEG", "a b", " ", "été"),
+    *("\u4e2d\u2028\u6587", "-", "#1", os.fsdecode(b"\xff\xfe")),
+]
+
+
+def test_every_class_folder_is_a_class_whatever_its_name(tmp_path, capsys):
+    random = np.random.default_rng(0)
+    for label, name in enumerate(sorted(NAMES)):
+        for part in ("train", "val") if label % 2 else ("train",):
+            (tmp_path / "folders" / part / name).mkdir(parents=True)
+            content = made.jpeg(random, label % 4)
+            (tmp_path / "folders" / part / name / f"{label}.jpg").write_bytes(content)
+    (tmp_path / "folders" / "train" / ".hidden").mkdir()
+    out = tmp_path / "out"
+    folders_to_tfrecords.convert(tmp_path / "folders", out, **SHARDS)
+    for part, labels in (("train", range(len(NAMES))), ("test", range(1, len(NAMES), 2))):
+        data = [load("imagenet", way, part=part) for way in (tmp_path / "folders", out)]
+        assert [one.num_classes for one in data] == [len(NAMES)] * 2
+        for one in data:
+            fetched = zip(*one.source.fetch(tf.range(len(one), dtype=tf.int64)), strict=True)
+            found = {one.source.parse(*tensors)[0].numpy(): int(one.source.parse(*tensors)[1])
+                     for tensors in fetched}  # fmt: skip
+            assert sorted(found.values()) == list(labels)
+            for content, label in found.items():
+                name = sorted(NAMES)[label]
+                path = tmp_path / "folders" / "train" / name / f"{label}.jpg"
+                assert part == "test" or path.read_bytes() == content
+    # The rule for the files of others stands.
+    (out / "conversion.json").unlink()
+    (out / "labels.txt").write_text("background\ncar\ndog\n")
+    assert load("imagenet", out, part="train").num_classes == 2
+    (tmp_path / "folders" / "train" / "a\nb").mkdir()
+    (tmp_path / "folders" / "train" / "a\nb" / "1.jpg").write_bytes(made.jpeg(random, 0))
+    with pytest.raises(DataError, match="names of class folders on one line, found 'a"):
+        folders_to_tfrecords.convert(tmp_path / "folders", tmp_path / "new", **SHARDS)
+
+
+def test_what_is_no_image_stops_nothing(tmp_path, capsys):
+    folders = made.make_folders(tmp_path / "folders")
+    train = folders / "train"
+    (train / "n00000001" / "folder.JPEG").mkdir()
+    (train / "n00000001" / "circle.JPEG").symlink_to("circle.JPEG")
+    (train / "n00000001" / "dangling.JPEG").symlink_to("nowhere")
+    (train / "n00000001" / "back.JPEG").symlink_to("..")
+    (train / "n00000001" / "without_suffix").write_bytes(b"x")
+    (train / "circle").symlink_to("circle")
+    (train / "again").symlink_to("..")
+    (train / "here").symlink_to(".")
+    (train / "n00000002" / "0.JPEG").write_bytes(b"")
+    link = train / "n00000003" / "twice.jpeg"
+    link.symlink_to("0.JPEG")
+    result = folders_to_tfrecords.convert(folders, tmp_path / "out", **SHARDS)
+    assert (result.written, result.left_out) == (21, [str(train / "n00000002" / "0.JPEG")])
+    assert load("imagenet", tmp_path / "out", part="train").num_classes == 3
+    out = capsys.readouterr().out
+    assert "Left out: 4 in the folders" in out and "are no files" in out
+    assert "do not end in .jpeg, .jpg, .png" in out
+    # What goes after it was listed is left out as well.
+    images = FolderImages(train)
+    link.unlink()
+    (tmp_path / "one").mkdir()
+    piece = np.array([images.paths.index(str(link)), 0])
+    path = tmp_path / "one" / "train-00000-of-00001"
+    assert folders_to_tfrecords._write_shard(path, images, piece, 0) == [str(link)]
+    assert "can't be read (No such file" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_set_of_damaged_images_is_an_error_at_every_try(part, tmp_path):
+    folders = made.make_folders(tmp_path / "folders")
+    for path in (folders / part).glob("*/*"):
+        made.damage(path)
+    for _ in range(2):
+        with pytest.raises(SystemExit) as end:
+            run(
+                folders_to_tfrecords,
+                f"--data_dir={folders}",
+                f"--output_dir={tmp_path}/out",
+                "--train_shards=3",
+                "--validation_shards=2",
+            )
+        assert "can't be read or decoded: copy the images anew" in end.value.code
+
+
+def test_a_note_that_is_damaged_and_files_of_others(tmp_path):
+    folders = made.make_folders(tmp_path / "folders")
+    folders_to_tfrecords.convert(folders, tmp_path / "out", **SHARDS)
+    whole = (tmp_path / "out" / "conversion.json").read_bytes()
+    for content in (b"", b"[1]", b"\xff", whole[:-3], b"\0" * 9):
+        (tmp_path / "out" / "conversion.json").write_bytes(content)
+        with pytest.raises(DataError, match=r"conversion\.json is damaged.*another output_dir"):
+            folders_to_tfrecords.convert(folders, tmp_path / "out", **SHARDS)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "labels.txt").write_text("mine")
+    (tmp_path / "mine" / "notes.unfinished").write_text("mine")
+    with pytest.raises(DataError, match="no .*labels.txt that this conversion has not made"):
+        folders_to_tfrecords.convert(folders, tmp_path / "mine", **SHARDS)
+    (tmp_path / "mine" / "labels.txt").unlink()
+    folders_to_tfrecords.convert(folders, tmp_path / "mine", **SHARDS)
+    assert (tmp_path / "mine" / "notes.unfinished").read_text() == "mine"
 
 
 def test_a_conversion_goes_on_where_it_was(tmp_path):

@@ -12,6 +12,7 @@ FOLDER = "cifar-10-batches-bin"
 RECORDS_A_FILE = 10_000
 _IMAGE_BYTES = 3 * 32 * 32
 _RECORD_BYTES = 1 + _IMAGE_BYTES
+_CIFAR100_RECORD_BYTES = 2 + _IMAGE_BYTES  # two labels
 _CLASSES = 10
 _HOW_TO_GET_IT = "python train_val/cifar10_download_and_extract.py --data_dir=DATA_DIR fetches it"
 
@@ -60,16 +61,20 @@ def read_batch(path: Path, records: int = RECORDS_A_FILE) -> tuple[np.ndarray, n
     """
     expected = records * _RECORD_BYTES
     try:
-        data = np.fromfile(path, np.uint8)
+        size = path.stat().st_size
+        # Not all of what may be of any size.
+        data = np.fromfile(path, np.uint8, expected)
     except OSError as error:
         raise DataError(
             f"Expected {expected:,} bytes of CIFAR-10 (the binary version) in {path}, could not"
             f" read it ({error.strerror}): {_HOW_TO_GET_IT}."
         ) from error
-    if data.size != expected:
+    if size != expected or data.size != expected:
+        of_100 = size and not size % _CIFAR100_RECORD_BYTES
+        found = ", as CIFAR-100 has them" if of_100 else ""
         raise DataError(
             f"Expected {records:,} records of {_RECORD_BYTES:,} bytes ({expected:,}) in {path},"
-            f" found {data.size:,} bytes: the file is truncated or of another format;"
+            f" found {size:,} bytes{found}: the file is truncated or of another format;"
             f" {_HOW_TO_GET_IT} anew."
         )
     data = data.reshape(records, _RECORD_BYTES)
@@ -87,15 +92,28 @@ def _find_folder(data_dir: Path) -> Path:
     for folder in (data_dir / FOLDER, data_dir):
         if any(folder.glob("*_batch*.bin")):
             return folder
+    there = {path.name for path in data_dir.glob("*")}
+    found = "none there"
+    if "cifar-10-batches-py" in there or "data_batch_1" in there:
+        found = "the version for Python, which is not read"
+    elif {"train.bin", "test.bin"} <= there or "cifar-100-binary" in there:
+        found = "CIFAR-100's, which are another data set"
     raise DataError(
         f"Expected CIFAR-10's binary files (data_batch_1.bin, ...) in {data_dir / FOLDER}, found"
-        f" none there: {_HOW_TO_GET_IT}, or leave data_dir out to download with"
+        f" {found}: {_HOW_TO_GET_IT}, or leave data_dir out to download with"
         " tensorflow-datasets."
     )
 
 
 def _download(numbers: tuple[int, ...] | None) -> tuple[np.ndarray, np.ndarray]:
     examples = tfds_examples("cifar10", "test" if numbers is None else "train")
+    needed = RECORDS_A_FILE * max(numbers or (1,))
+    if examples["image"].shape[1:] != (32, 32, 3) or len(examples["image"]) < needed:
+        raise DataError(
+            f"Expected at least {needed:,} images of 32 x 32 x 3 in cifar10 of tensorflow-datasets,"
+            f" found {list(examples['image'].shape)}: prepare it anew, or give the folder of the"
+            " binary files as data_dir."
+        )
     # The id counts the records of the binary files in their order, which this restores.
     order = np.argsort(examples["id"])
     if numbers is not None:

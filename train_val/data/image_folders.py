@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+import tqdm
 
 from train_val.data.image_data import DataError
 
@@ -15,12 +17,17 @@ SUFFIXES = (".jpeg", ".jpg", ".png")
 class FolderImages:
     """Images in a folder for each class: `<class>/*.JPEG`.
 
-    A label is the class's place among the sorted names of all class folders.
+    A label is the class's place among the sorted names of all class folders, whatever they are
+    called; names that begin with a dot are no classes and no images. What has an image's name and
+    is no file (a folder, a link to nothing or to itself) is left out, and so are links that lead a
+    class back to a folder that holds it; a line says how many.
 
     Attributes:
         classes: the names of the classes, sorted.
         paths: of the images, sorted within each class.
         labels: int64 [N].
+        left_out: paths of what has an image's name and is no file.
+        others: paths of files that do not have an image's name.
     """
 
     def __init__(self, folder: Path, classes: list[str] | None = None):
@@ -43,25 +50,33 @@ class FolderImages:
                 " set."
             )
         self.paths: list[str] = []
+        self.left_out: list[str] = []
+        self.others: list[str] = []
         labels: list[int] = []
         for label, name in enumerate(self.classes):
             if name not in there:
                 continue
-            images = sorted(
-                entry.path
-                for entry in os.scandir(folder / name)
-                if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".")
-            )
+            images = self._images_in(folder / name)
             if not images:
                 raise DataError(
                     f"Expected images ({', '.join(SUFFIXES)}) in {folder / name}, found none: put"
-                    " the class's images there or remove the folder."
+                    " the class's images there or move the folder away."
                 )
             self.paths += images
             labels += [label] * len(images)
+        for found, why in (
+            (self.left_out, "have the name of an image and are no files"),
+            (self.others, f"do not end in {', '.join(SUFFIXES)}"),
+        ):
+            if found:
+                tqdm.tqdm.write(
+                    f"Left out: {len(found)} in the folders of classes in {shown(folder)} that"
+                    f" {why}, {shown(found[0])} the first."
+                )
         self.labels = np.array(labels, np.int64)
         with tf.device("CPU"):
-            self._path_table = tf.constant(self.paths)
+            # As bytes: a name may be none of UTF-8.
+            self._path_table = tf.constant([os.fsencode(path) for path in self.paths])
             self._label_table = tf.constant(self.labels)
 
     def __len__(self) -> int:
@@ -78,18 +93,40 @@ class FolderImages:
     def fingerprint(self) -> str:
         """Of the classes' and the files' names; see `Source`."""
         names = ["/".join(path.split(os.sep)[-2:]) for path in self.paths]
-        return hashlib.sha256("\n".join([*self.classes, "", *names]).encode()).hexdigest()[:16]
+        text = os.fsencode("\n".join([*self.classes, "", *names]))
+        return hashlib.sha256(text).hexdigest()[:16]
 
     def describe(self, index: int) -> str:
         """The image's path."""
         return self.paths[index]
 
+    def _images_in(self, folder: Path) -> list[str]:
+        """Returns the paths of a class's images, sorted, and notes what is left out."""
+        images: list[str] = []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.name.lower().endswith(SUFFIXES):
+                    (images if _is(entry.is_file) else self.left_out).append(entry.path)
+                elif _is(entry.is_file):
+                    self.others.append(entry.path)
+        return sorted(images)
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path that can be printed, whatever bytes are in it."""
+    return os.fsencode(path).decode(errors="replace")
+
 
 def _class_folders(folder: Path) -> list[str]:
+    here = folder.resolve() if folder.is_dir() else folder
     found = sorted(
         entry.name
         for entry in (os.scandir(folder) if folder.is_dir() else ())
-        if entry.is_dir() and not entry.name.startswith(".")
+        if not entry.name.startswith(".")
+        and _is(entry.is_dir)
+        and not (entry.is_symlink() and Path(entry.path).resolve() in (here, *here.parents))
     )
     if not found:
         raise DataError(
@@ -97,3 +134,11 @@ def _class_folders(folder: Path) -> list[str]:
             " found none: sort the images into such folders."
         )
     return found
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    """Whether an entry of a folder is of a kind; a link to itself is of none."""
+    try:
+        return kind()
+    except OSError:
+        return False

@@ -13,6 +13,8 @@ IMAGE_SIZE = 224
 CLASSES = 1000
 # Beside TFRecords that are not of all 1,000 classes: the names of the classes, a line each.
 LABELS_FILE = "labels.txt"
+# What `folders_to_tfrecords` leaves beside its files: all of its classes are then classes.
+CONVERSION_FILE = "conversion.json"
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
 _LAYOUTS = (
     "folders train/<wnid>/*.JPEG and val/<wnid>/*.JPEG, TFRecords train-00000-of-01024 and"
@@ -93,7 +95,7 @@ def _tfrecords(folder: Path, training: bool) -> tuple[Source, int] | None:
     # The original's script puts them into a folder each.
     for place in (folder, folder / prefix):
         files = sorted(place.glob(f"{prefix}-*-of-*")) if place.is_dir() else []
-        files = [file for file in files if _SHARD.fullmatch(file.name)]
+        files = [file for file in files if _SHARD.fullmatch(file.name) and not file.is_dir()]
         if files:
             _check_shards(files)
             images = TFRecordImages(
@@ -145,12 +147,21 @@ def _classes_beside(place: Path, folder: Path) -> int:
     for name in (LABELS_FILE, f"label.{LABELS_FILE}"):
         for file in (place / name, folder / name):
             if file.is_file():
+                # Names may hold other marks of a line's end, and be of other encodings.
+                lines = file.read_bytes().decode("utf-8", "surrogateescape").split("\n")
+                if (file.parent / CONVERSION_FILE).exists() and _is_sorted(lines):
+                    return len(lines) - 1
                 # A name a line, which may have blanks, or a number and a name; some have a class
                 # of the background, which no image is of.
-                lines = file.read_text(encoding="utf-8").splitlines()
                 names = [re.sub(r"^\d+:", "", line).strip() for line in lines]
                 return sum(name not in ("", "background") for name in names)
     return CLASSES
+
+
+def _is_sorted(lines: list[str]) -> bool:
+    """Whether the lines are as `folders_to_tfrecords` writes them: names in order, each ended."""
+    *names, last = lines
+    return last == "" and names == sorted(set(names))
 
 
 def _tfds_folder() -> Path:

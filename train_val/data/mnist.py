@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import zlib
 from pathlib import Path
@@ -11,6 +12,9 @@ from train_val.data.image_data import DataError, ImageData
 from train_val.data.tfds_examples import tfds_examples
 
 _IMAGES_MAGIC, _LABELS_MAGIC = 0x803, 0x801  # unsigned bytes of 3 and of 1 dimension
+_SIDE, _CLASSES = 28, 10
+# An idx file that says it holds more is none of MNIST's.
+_LARGEST = 2**30
 _META_TRAIN = 30_000  # of the 60,000 training images; the others are for evaluation
 # Of all pixels of the training images, which go from 0 to 255.
 _PIXEL_MEAN, _PIXEL_STD = 33.32, 78.57
@@ -34,22 +38,27 @@ def load_mnist(data_dir: str | os.PathLike[str] | None, part: str, split: str) -
         split: not used, there is one.
 
     Raises:
-        DataError: a file is missing, truncated, or not the idx file that it should be.
+        DataError: a file is missing, truncated, or not the idx file that it should be: images of
+            another size, labels above 9, another number of labels than of images, or no image that
+            is left for the part.
     """
     prefix = "t10k" if part == "test" else "train"
     if data_dir is None:
         examples = tfds_examples("mnist", "test" if part == "test" else "train")
         images, labels = examples["image"], examples["label"].astype(np.int32)
+        names = ("mnist of tensorflow-datasets",) * 2
     else:
         images_path = _find(Path(data_dir), f"{prefix}-images-idx3-ubyte")
         labels_path = _find(Path(data_dir), f"{prefix}-labels-idx1-ubyte")
-        images = read_idx(images_path, _IMAGES_MAGIC)[..., np.newaxis]
+        images = read_idx(images_path, _IMAGES_MAGIC, (_SIDE, _SIDE))[..., np.newaxis]
         labels = read_idx(labels_path, _LABELS_MAGIC).astype(np.int32)
+        names = str(images_path), str(labels_path)
         if len(images) != len(labels):
             raise DataError(
                 f"Expected as many labels as images, found {len(images):,} images in"
                 f" {images_path} and {len(labels):,} labels in {labels_path}: {_WHAT_TO_DO}."
             )
+    _check(images, labels, 0 if part == "test" else _META_TRAIN, *names)
     if part == "meta_train":
         images, labels = images[:_META_TRAIN], labels[:_META_TRAIN]
     elif part == "train":
@@ -57,41 +66,74 @@ def load_mnist(data_dir: str | os.PathLike[str] | None, part: str, split: str) -
     return ImageData(images, labels, 10, "MNIST", _PIXEL_MEAN, _PIXEL_STD)
 
 
-def read_idx(path: Path, magic: int) -> np.ndarray:
+def _check(images, labels, above: int, images_name: str, labels_name: str) -> None:
+    if images.shape[1:] != (_SIDE, _SIDE, 1) or len(images) <= above:
+        raise DataError(
+            f"Expected more than {above:,} images of {_SIDE} x {_SIDE} pixels in {images_name},"
+            f" found {len(images):,} of {_extent(images.shape[1:])}: {_WHAT_TO_DO}."
+        )
+    if labels.min() < 0 or labels.max() >= _CLASSES:
+        raise DataError(
+            f"Expected labels from 0 to {_CLASSES - 1} in {labels_name}, found {labels.min()} to"
+            f" {labels.max()}: it is damaged or of another data set; {_WHAT_TO_DO}."
+        )
+
+
+def read_idx(path: Path, magic: int, item: tuple[int, ...] | None = None) -> np.ndarray:
     """The array in one idx file of unsigned bytes, gzipped if its name ends in .gz.
+
+    No more is unpacked than the header says, nor than 1 GiB.
 
     Args:
         path: the file.
         magic: the number that it must begin with, 0x800 plus the number of dimensions.
+        item: the shape that must follow the first axis; None takes any.
 
     Returns:
         uint8, in the shape that the file gives.
 
     Raises:
-        DataError: the file cannot be read, begins otherwise, or has another length than its
-            own header says.
+        DataError: the file cannot be read, begins otherwise, holds items of another shape, or has
+            another length than its own header says.
     """
+    dimensions = magic & 0xFF
+    header = 4 * (1 + dimensions)
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            start = file.read(header)
+            if len(start) < header or int.from_bytes(start[:4], "big") != magic:
+                raise DataError(
+                    f"Expected {path} to begin with the number {magic:#010x}, found"
+                    f" 0x{start[:4].hex()}: it is another file; {_WHAT_TO_DO}."
+                )
+            shape = tuple(int(n) for n in np.frombuffer(start, ">u4", dimensions, offset=4))
+            if item is not None and shape[1:] != item:
+                raise DataError(
+                    f"Expected items of {_extent(item)} in {path}, found {_extent(shape[1:])}: it"
+                    f" is another data set; {_WHAT_TO_DO}."
+                )
+            expected = math.prod(shape)
+            if expected > _LARGEST:
+                raise DataError(
+                    f"Expected at most {_LARGEST:,} bytes in {path}, its header says"
+                    f" {expected:,}: it is damaged or another data set; {_WHAT_TO_DO}."
+                )
+            content = file.read(expected + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
             f"Expected an idx file in {path}, could not read it ({error}): {_WHAT_TO_DO}."
         ) from error
-    dimensions = magic & 0xFF
-    header = 4 * (1 + dimensions)
-    if len(content) < header or int.from_bytes(content[:4], "big") != magic:
-        raise DataError(
-            f"Expected {path} to begin with the number {magic:#010x}, found"
-            f" 0x{content[:4].hex()}: it is another file; {_WHAT_TO_DO}."
-        )
-    shape = tuple(int(n) for n in np.frombuffer(content, ">u4", dimensions, offset=4))
-    expected = header + int(np.prod(shape, dtype=np.int64))
     if len(content) != expected:
+        more = " or more" if len(content) > expected else ""
         raise DataError(
-            f"Expected {expected:,} bytes in {path}, as its header says, found"
-            f" {len(content):,}: {_WHAT_TO_DO}."
+            f"Expected {header + expected:,} bytes in {path}, as its header says, found"
+            f" {header + len(content):,}{more}: {_WHAT_TO_DO}."
         )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _extent(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(n) for n in shape) or "one number"
 
 
 def _find(data_dir: Path, name: str) -> Path:

@@ -28,6 +28,11 @@ _ABOUT_DATA = (
 )
 
 
+def too_many_damaged(damaged: int, images: int) -> bool:
+    """Whether a data set of so many images, some damaged, is damaged as a whole."""
+    return damaged > max(_ALWAYS_BORNE, _LARGEST_DAMAGE * images) or damaged == images
+
+
 class LeftOut:
     """The images of a data set that can't be decoded: found on the way, named once, counted.
 
@@ -66,8 +71,7 @@ class LeftOut:
                     f"Left out: {self._data.source.describe(index)} can't be decoded"
                     f" ({len(self)} left out so far)."
                 )
-        borne = max(_ALWAYS_BORNE, _LARGEST_DAMAGE * len(self._data))
-        if len(self) > borne or len(self) == len(self._data):
+        if too_many_damaged(len(self), len(self._data)):
             raise DataError(
                 f"Expected {self._data.name} with a few damaged images at most, found {len(self)}"
                 " that can't be decoded: copy the data set anew."

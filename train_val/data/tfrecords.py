@@ -57,8 +57,8 @@ class TFRecordImages:
                 /ymax and /xmax. None: there are none.
 
         Raises:
-            DataError: a file can't be read, is cut short or damaged, or the first record of one
-                has no such features.
+            DataError: a file can't be read, is cut short or damaged, or the first record of the
+                first, the middle or the last one has no such features.
         """
         self.files = [Path(file) for file in files]
         self._first_label, self._boxes = first_label, boxes
@@ -142,21 +142,39 @@ class TFRecordImages:
         return record if footer == _checksum(record) else b""
 
     def _check_features(self) -> None:
-        first = int(self._file_of[0])
+        # Of a few files: reading from all could take as long as an epoch begins.
+        files = np.unique(self._file_of)
+        for file in {int(files[0]), int(files[len(files) // 2]), int(files[-1])}:
+            self._check_record(int(np.searchsorted(self._file_of, file)))
+
+    def _check_record(self, index: int) -> None:
+        file = self.files[int(self._file_of[index])]
+        record = self.read(np.array([index]))[0]
+        if not record:
+            return  # empty or damaged: left out and named when its batch comes
         example = tf.train.Example()
         try:
-            example.ParseFromString(self.read(np.array([0]))[0])
+            example.ParseFromString(record)
         except Exception as error:  # protobuf's own, which differ between its versions
             raise DataError(
-                f"Expected {self.describe(0)} to be a tf.train.Example, could not read it"
+                f"Expected {self.describe(index)} to be a tf.train.Example, could not read it"
                 f" ({error}): make the files anew."
             ) from error
-        missing = sorted(set(self._names).difference(example.features.feature))
+        features = example.features.feature
+        missing = sorted(set(self._names).difference(features))
         if missing:
             raise DataError(
-                f"Expected the features {sorted(self._names)} in {self.files[first]}, found"
-                f" {sorted(example.features.feature)} without {missing}: it is another data set."
+                f"Expected the features {sorted(self._names)} in {file}, found"
+                f" {sorted(features)} without {missing}: it is another data set."
             )
+        for name, kind in zip(self._names, ("bytes_list", "int64_list"), strict=True):
+            found = features[name].WhichOneof("kind")
+            count = len(getattr(features[name], found).value) if found else 0
+            if found != kind or count != 1:
+                raise DataError(
+                    f"Expected in {file} the feature {name} with one value as {kind}, found"
+                    f" {count} as {found} in {self.describe(index)}: it is another data set."
+                )
 
 
 def index_of(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
