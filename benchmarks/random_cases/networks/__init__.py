@@ -1,0 +1,51 @@
+"""Random small networks: products of derivatives and one step against dense float64 matrices.
+
+One integer is one network, three to six operations deep, of all operations with a rule: with
+shared values, branches, loops, called functions, gradients and recomputed pieces. It is a program
+of a few lines that is printed where it fails.
+"""
+
+from __future__ import annotations
+
+from benchmarks.random_cases.networks import checks, program, reference
+from benchmarks.random_cases.outcome import NO_REFERENCE, Outcome
+
+ATTEMPTS = 5  # at a network whose derivatives finite differences know
+
+
+def modes_of(seed: int) -> tuple[str, ...]:
+    """Returns in which modes a network is checked: all in graphs, one in eight in the others."""
+    return {0: ("graph", "eager"), 4: ("graph", "xla")}.get(seed % 8, ("graph",))
+
+
+def run_case(seed: int, thorough: bool = False) -> Outcome:
+    """Makes a network and compares its derivatives.
+
+    Args:
+      seed: Which network.
+      thorough: Whether all is compared in all modes: Jᵀu besides the gradient, and a step, are
+        for one network in four, and modes as `modes_of` says.
+
+    Returns:
+      What became of it.
+    """
+    modes = checks.MODES if thorough else modes_of(seed)
+    every = thorough or seed % 4 == 0
+    for attempt in range(ATTEMPTS):
+        drawn = program.generate(seed, attempt)
+        known = reference.compute(drawn, seed)
+        if known.known:
+            break
+    outcome = Outcome(seed, features=drawn.features, program=str(drawn))
+    if not known.known:
+        outcome.modes = dict.fromkeys(modes, NO_REFERENCE)
+        outcome.notes = ["Finite differences at three steps disagree."]
+        return outcome
+    for mode in modes:
+        state, note = checks.check(drawn, known, mode, every=every)
+        outcome.modes[mode] = state
+        if note:
+            outcome.notes.append(note)
+    outcome.checked = [name for name in known.products if every or name != "JT u"]
+    outcome.checked += ["step"] if every and drawn.weights is None else []
+    return outcome

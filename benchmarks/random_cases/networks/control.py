@@ -1,0 +1,194 @@
+"""Loops, branches, calls and derivatives around a piece of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from benchmarks.random_cases.networks.builder import Builder, Ref
+from benchmarks.random_cases.networks.templates import TEMPLATES
+from benchmarks.random_cases.networks.templates.base import Template, Value
+
+CONTROLS: dict[str, Callable[[Builder, Ref, int], Ref]] = {}
+
+
+def control(function: Callable[[Builder, Ref, int], Ref]) -> Callable[[Builder, Ref, int], Ref]:
+    """Registers what surrounds a piece of a network, under the function's name."""
+    CONTROLS[function.__name__] = function
+    return function
+
+
+def body(
+    b: Builder, x: np.ndarray, depth: int, *, smooth: bool = False, twice: bool = False,
+    shape: tuple[int, ...] | None = None,
+) -> tuple[str, Ref]:  # fmt: skip
+    """Writes a function of one or two random operations.
+
+    Args:
+      b: The program.
+      x: The argument's value.
+      depth: How many functions may stand in it, one in another.
+      smooth: Whether only operations without kinks may stand in it.
+      twice: Whether TensorFlow has to differentiate it twice.
+      shape: What it returns.
+
+    Returns:
+      Its name, and its result.
+    """
+    with b.function(x) as made:
+        value = made.argument
+        for _ in range(1 + b.chance(0.4)):
+            if depth > 0 and not (smooth or twice) and b.chance(0.15):
+                value = around(b, value, depth - 1)
+            else:
+                value = b.apply(template(b, inner=True, smooth=smooth, twice=twice), value)
+        made.result = value if shape is None else b.fit(value, shape)
+    return made.name, made.result
+
+
+def template(
+    b: Builder, inner: bool = False, smooth: bool = False, twice: bool = False
+) -> Template:
+    """Draws an operation that may stand here."""
+    allowed = [
+        each
+        for each in TEMPLATES
+        if not (inner and "{key}" in each.expression)
+        and not (smooth and not (each.smooth and _free(each)))
+        and not (twice and (each.first_order or not each.smooth))
+    ]
+    weights = np.array([each.weight for each in allowed])
+    return allowed[b.random.choice(len(allowed), p=weights / weights.sum())]
+
+
+def _free(each: Template) -> bool:
+    """Whether it takes any shape, or so small a matrix that a loop is not for reshaping alone."""
+    place = each.places["x"]
+    return isinstance(place, Value) and (isinstance(place.shape, str) or len(place.shape) <= 2)
+
+
+def around(b: Builder, x: Ref, depth: int = 1, name: str | None = None) -> Ref:
+    """Writes a random control around a random body.
+
+    Args:
+      b: The program.
+      x: What it is applied to.
+      depth: How many functions may stand in one another.
+      name: Which control; by default a random one.
+
+    Returns:
+      The result.
+    """
+    chosen = CONTROLS[name or b.draw(sorted(CONTROLS))]
+    if x.value.size > 12:
+        x = b.fit(x, (2, 3))
+    return b.scaled(chosen(b, x, depth))
+
+
+@control
+def call(b, x, depth):
+    """A called `tf.function`."""
+    name, _ = body(b, x.value, depth)
+    return b.let(f"call({name})({{0}})", x)
+
+
+@control
+def checkpoint(b, x, depth):
+    """A piece that is computed again in place of being stored."""
+    name, _ = body(b, x.value, depth, twice=True)
+    return b.let(f"recompute({name})({{0}})", x)
+
+
+def _two(b, x, depth):
+    shape = b.draw([x.shape, (2,), (2, 3)])
+    names = [body(b, x.value, depth, shape=shape)[0] for _ in range(2)]
+    if b.chance(0.2):
+        names[1] = b.draw(["tf.identity", "tf.zeros_like"]) if shape == x.shape else names[1]
+    return names
+
+
+def _predicate(b, x):
+    total = float(np.sum(x.value))
+    if b.chance(0.3):
+        return b.draw(["tf.constant(True)", "tf.constant(False)"])
+    return f"tf.reduce_sum({{0}}) > {round(total + b.draw([-0.5, 0.5]), 2)}"
+
+
+@control
+def cond(b, x, depth):
+    """A branch, its predicate of the data or constant."""
+    first, second = _two(b, x, depth)
+    call = f"tf.cond({_predicate(b, x)}, lambda: {first}({{0}}), lambda: {second}({{0}}))"
+    return b.let(call, x)
+
+
+@control
+def switch_case(b, x, depth):
+    """A choice by a number."""
+    first, second = _two(b, x, depth)
+    return b.let(
+        f"tf.switch_case(tf.cast({_predicate(b, x)}, tf.int32), "
+        f"[lambda: {first}({{0}}), lambda: {second}({{0}})])",
+        x,
+    )
+
+
+@control
+def while_loop(b, x, depth):
+    """A loop, its bound known or not."""
+    name, _ = body(b, x.value, depth, smooth=True, shape=x.shape)
+    count = b.draw([1, 2, 3])
+    test = b.draw(
+        [
+            f"lambda i, h: i < {count}",
+            f"lambda i, h: tf.logical_and(i < {count}, tf.reduce_sum(h) < 1000.0)",
+        ]
+    )
+    bound = f", maximum_iterations={count}" if b.chance(0.8) else ""
+    return b.let(f"tf.while_loop({test}, lambda i, h: (i + 1, {name}(h)), (0, {{0}}){bound})[1]", x)
+
+
+def _rows(b, x):
+    return x if x.shape and x.shape[0] <= 3 else b.fit(x, (2, 2))
+
+
+@control
+def map_fn(b, x, depth):
+    """A function of each row."""
+    x = _rows(b, x)
+    name, _ = body(b, x.value[0], depth, smooth=True)
+    return b.let(f"tf.map_fn({name}, {{0}}, fn_output_signature=tf.float64)", x)
+
+
+@control
+def scan(b, x, depth):
+    """A recurrence along the rows."""
+    x = _rows(b, x)
+    name, _ = body(b, x.value[0], depth, smooth=True, shape=x.shape[1:])
+    return b.let(f"tf.scan(lambda h, row: {name}(h) + row, {{0}})", x)
+
+
+@control
+def gradient(b, x, depth):
+    """TensorFlow's own gradient of a piece."""
+    name, result = body(b, x.value, 0)
+    sizes = "".join(f", {size}" for size in result.shape)
+    return b.let(f"{{0}} + pull({name}, {{0}}, const({b.seed()}{sizes}))", x)
+
+
+@control
+def tangent(b, x, depth):
+    """A Jacobian-vector product of a piece."""
+    name, _ = body(b, x.value, 0, twice=True)
+    sizes = "".join(f", {size}" for size in x.shape)
+    made = b.let(f"push({name}, {{0}}, const({b.seed()}{sizes}))", x)
+    # The tangent of what is linear does not depend on x.
+    return b.let("{0} + {1}", b.fit(x, made.shape), made)
+
+
+@control
+def custom_gradient(b, x, depth):
+    """A piece whose derivative a `tf.custom_gradient` states."""
+    name, _ = body(b, x.value, 0, twice=True)
+    return b.let(f"own_gradient({name})({{0}})", x)

@@ -1,0 +1,120 @@
+"""How an operation is drawn into a program: an expression with places for its arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+# The domains of arguments: anywhere, above 0, within ±0.9, and away from all kinks and ties.
+ANY, POSITIVE, UNIT, GRID = "any", "positive", "unit", "grid"
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """A place for a tensor.
+
+    Attributes:
+      shape: What it has to be; or "any", "like" (that of x), "row" (its last axis), "scalar",
+        "broadcast" (one of these three).
+      rank: The least and the largest rank, for the shape "any".
+      domain: Where its entries have to lie.
+      constant: Whether it may not depend on parameters.
+    """
+
+    shape: Any = "any"
+    rank: tuple[int, int] = (0, 3)
+    domain: str = ANY
+    constant: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A place for a text, drawn from some."""
+
+    texts: tuple[str, ...]
+
+
+class Axis:
+    """A place for an axis of x."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+    """An operation, or some together, as a part of a network.
+
+    Attributes:
+      ops: The types of operation that it is there for; its graph has them.
+      expression: Python, with `{x}` and other places.
+      places: What stands in them, by name.
+      smooth: Whether the value has all derivatives wherever its arguments lie, so that it may
+        stand in a loop.
+      single: Whether it computes in float32.
+      first_order: Whether TensorFlow's own derivative of its gradient is wrong or missing, so
+        that it may not stand in a gradient that is a part of a network.
+      weight: How often it is drawn, relative to others.
+    """
+
+    ops: tuple[str, ...]
+    expression: str
+    places: dict[str, Any]
+    smooth: bool
+    single: bool
+    first_order: bool
+    weight: float
+
+
+TEMPLATES: list[Template] = []
+
+
+def op(
+    ops: str,
+    expression: str,
+    *,
+    smooth: bool | None = None,
+    single: bool | None = None,
+    first_order: bool = False,
+    weight: float = 1.0,
+    **places: Any,
+) -> None:
+    """Registers a template.
+
+    Args:
+      ops: Types of operation, separated by spaces.
+      expression: Python, with places.
+      smooth: By default, where no place is a `GRID`.
+      single: By default, where the expression casts by `f32`.
+      first_order: As `Template` says.
+      weight: As `Template` says.
+      **places: What stands in the places: a `Value`, a list (a `Value` of that shape), a tuple of
+        texts (a `Choice`), or an `Axis`. A place `x` that is not named is `Value()`.
+    """
+    made: dict[str, Any] = {}
+    if "{x}" in expression and "x" not in places:
+        made["x"] = Value()
+    for name, place in places.items():
+        if isinstance(place, list):
+            place = Value(place)
+        elif isinstance(place, tuple):
+            place = Choice(place)
+        made[name] = place
+    if smooth is None:
+        smooth = not any(isinstance(p, Value) and p.domain == GRID for p in made.values())
+    if single is None:
+        single = "f32(" in expression
+    # x first: other places take their shapes from it.
+    made = {name: made[name] for name in sorted(made, key=lambda name: name != "x")}
+    TEMPLATES.append(
+        Template(tuple(ops.split()), expression, made, smooth, single, first_order, weight)
+    )
+
+
+def each(table: Sequence[tuple[str, str]], **settings: Any) -> None:
+    """Registers templates that differ in operation and expression only.
+
+    Args:
+      table: Pairs of these.
+      **settings: As for `op`.
+    """
+    for ops, expression in table:
+        op(ops, expression, **settings)

@@ -1,0 +1,48 @@
+"""A process that checks random cases, and answers each with a line of JSON.
+
+    python -m benchmarks.random_cases.worker KIND usual|thorough SEED SEED ...
+
+KIND is a package of `benchmarks.random_cases` with a function `run_case(seed, thorough)` that
+returns an `Outcome`; thorough cases may be like others. A line `{"begin": SEED}` comes before each
+answer, so that who listens knows where a process died. TensorFlow keeps what it traced, so a process checks some tens of cases and ends.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import sys
+import time
+import traceback
+
+from benchmarks.random_cases.outcome import FAILED, Outcome
+
+
+def main() -> None:
+    """Checks the seeds of the command line in turn."""
+    kind, how, *seeds = sys.argv[1:]
+    # Tracing makes many small objects that stay: look for garbage less often.
+    gc.set_threshold(50_000, 20, 20)
+    # What libraries print must not get between the answers.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def answer(**values):
+        print(json.dumps(values), file=answers, flush=True)
+
+    module = importlib.import_module(f"benchmarks.random_cases.{kind}")
+    for seed in map(int, seeds):
+        answer(begin=seed)
+        start = time.perf_counter()
+        try:
+            outcome = module.run_case(seed, how == "thorough")
+        except Exception:
+            # The generator or the reference broke: a fault too, with all there is to find it.
+            outcome = Outcome(seed, {"case": FAILED}, notes=[traceback.format_exc()[-2000:]])
+        answer(kind=kind, **outcome.record(), seconds=round(time.perf_counter() - start, 3))
+
+
+if __name__ == "__main__":
+    main()
