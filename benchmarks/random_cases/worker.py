@@ -4,7 +4,8 @@
 
 KIND is a package of `benchmarks.random_cases` with a function `run_case(seed, thorough)` that
 returns an `Outcome`; thorough cases may be like others. A line `{"begin": SEED}` comes before each
-answer, so that who listens knows where a process died. TensorFlow keeps what it traced, so a process checks some tens of cases and ends.
+answer, so that who listens knows where a process died. TensorFlow keeps what it traced, so a
+process checks some tens of cases and ends.
 """
 
 from __future__ import annotations
