@@ -82,6 +82,7 @@ class LinearizedOperator(BatchOperator):
         batch: Batch,
         summed: bool = False,
         product_dtype: Any = None,
+        unconnected: str = "error",
     ):
         """Linearizes a network and evaluates a loss at its outputs.
 
@@ -92,6 +93,7 @@ class LinearizedOperator(BatchOperator):
           batch: Targets, weights and mask.
           summed: Whether to give the sums that a mean over several batches is made of.
           product_dtype: As in `linearize`. The gradient is never computed in it.
+          unconnected: As in `linearize`.
 
         Raises:
           ValueError: If targets, weights or mask do not fit the outputs, a parameter is
@@ -99,7 +101,10 @@ class LinearizedOperator(BatchOperator):
           TypeError: If a parameter is not floating, or the output is not one tensor of float32 or
             float64.
         """
-        self._linearization = linearize(function, parameters, product_dtype=product_dtype)
+        self._unconnected = unconnected
+        self._linearization = linearize(
+            function, parameters, unconnected=unconnected, product_dtype=product_dtype
+        )
         outputs = self._linearization.outputs
         super().__init__(parameters, evaluate(loss, outputs, batch), summed)
         # Those of the network, also where a mask hides some from the loss.
@@ -116,7 +121,7 @@ class LinearizedOperator(BatchOperator):
         if self._function is not None:
             # Products may be rough where a step's direction must not be.
             point = tf.nest.pack_sequence_as(self._parameters, self._form.leaves)
-            linearization = linearize(self._function, point)
+            linearization = linearize(self._function, point, unconnected=self._unconnected)
         return linearization.vjp(self._evaluation.gradient(self._mean))
 
     def _product(self, vector: Structure) -> Structure:

@@ -163,7 +163,13 @@ class DatasetOperator(CurvatureOperator):
         )
         for raw in bar:
             inputs, batch = _parts(raw, first)
-            part, terms, present = function(parameters, inputs, batch, vector)
+            try:
+                part, terms, present = function(parameters, inputs, batch, vector)
+            except tf.errors.InvalidArgumentError as error:
+                sentence = losses.targets.spoken(error)
+                if sentence is None:
+                    raise
+                raise ValueError(f"In batch {number} of the data: {sentence}") from None
             dtypes = tf.nest.map_structure(lambda leaf: leaf.dtype, part)
             part = tf.nest.map_structure(lambda leaf: tf.cast(leaf, tf.float64), part)
             total = part if total is None else tf.nest.map_structure(tf.add, total, part)

@@ -41,11 +41,12 @@ class SampledFisher(LinearizedOperator):
         batch: Batch,
         summed: bool = False,
         product_dtype: Any = None,
+        unconnected: str = "error",
         *,
         seed: int,
         samples: int,
     ):
-        super().__init__(function, parameters, loss, batch, summed, product_dtype)
+        super().__init__(function, parameters, loss, batch, summed, product_dtype, unconnected)
         self._factors = self._evaluation.sampled_gradients(seed, batch.first, samples)
 
     def _output_product(self, tangents):
@@ -68,8 +69,9 @@ class EmpiricalFisher(LinearizedOperator):
         batch: Batch,
         summed: bool = False,
         product_dtype: Any = None,
+        unconnected: str = "error",
     ):
-        super().__init__(function, parameters, loss, batch, summed, product_dtype)
+        super().__init__(function, parameters, loss, batch, summed, product_dtype, unconnected)
         # Before any mean: the examples' gradients in the outputs.
         self._residuals = self._evaluation.gradient(1.0)
 
@@ -103,6 +105,7 @@ def fisher(
     data: Iterable | None = None,
     progress: bool = False,
     product_dtype: str | None = None,
+    unconnected: str = "error",
 ) -> LinearizedOperator | DatasetOperator:
     """Returns a Fisher operator of a network and a loss, on one batch or a data set.
 
@@ -130,6 +133,8 @@ def fisher(
       product_dtype: `"bfloat16"` to compute the network's products, where it has them in float32,
         from operands rounded to bfloat16, as `linearize` does. Sums, the loss and its Hessian, the
         outputs and the gradient keep their dtype.
+      unconnected: What to do with a parameter that the outputs do not depend on: `"error"`, or
+        `"zero"` for a zero block.
 
     Returns:
       On one batch a `Fisher`, `SampledFisher` or `EmpiricalFisher`; on a data set a
@@ -152,7 +157,8 @@ def fisher(
     if kind not in kinds:
         raise ValueError(f"Expected a kind of Fisher matrix, one of {sorted(kinds)}, got {kind!r}.")
     extra = {"seed": seed, "samples": samples} if kind == "sampled" else {}
-    build = functools.partial(kinds[kind], product_dtype=product_dtype, **extra)
+    options = {"product_dtype": product_dtype, "unconnected": unconnected, **extra}
+    build = functools.partial(kinds[kind], **options)
     batch = Batch(targets, weights, mask)
     return on_batch_or_data_set(
         build, kinds[kind], function, parameters, loss, batch, data, progress

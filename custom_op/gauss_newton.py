@@ -43,6 +43,7 @@ def gauss_newton(
     data: Iterable | None = None,
     progress: bool = False,
     product_dtype: str | None = None,
+    unconnected: str = "error",
 ) -> GaussNewton | DatasetOperator:
     """Returns the Gauss-Newton operator of a network and a loss, on one batch or a data set.
 
@@ -62,6 +63,8 @@ def gauss_newton(
       product_dtype: `"bfloat16"` to compute the network's products, where it has them in float32,
         from operands rounded to bfloat16, as `linearize` does. Sums, the loss and its Hessian, the
         outputs and the gradient keep their dtype.
+      unconnected: What to do with a parameter that the outputs do not depend on: `"error"`, or
+        `"zero"` for a zero block.
 
     Returns:
       On one batch a `GaussNewton`, whose forward pass has run; on a data set a `DatasetOperator`,
@@ -74,7 +77,7 @@ def gauss_newton(
       TypeError: If a parameter is not floating, the output is not one tensor of float32 or
         float64, or the data can be iterated over only once.
     """
-    build = functools.partial(GaussNewton, product_dtype=product_dtype)
+    build = functools.partial(GaussNewton, product_dtype=product_dtype, unconnected=unconnected)
     batch = Batch(targets, weights, mask)
     return on_batch_or_data_set(
         build, GaussNewton, function, parameters, loss, batch, data, progress

@@ -33,15 +33,18 @@ class Hessian(BatchOperator):
         batch: Batch,
         summed: bool = False,
         product_dtype: Any = None,
+        unconnected: str = "error",
     ):
         def gradient(leaves):
-            inner = linearize(function, leaves)
+            inner = linearize(function, leaves, unconnected=unconnected)
             evaluation = evaluate(loss, inner.outputs, batch)
             slope = inner.vjp(evaluation.gradient(1.0 if summed else None))
             # The outputs too: a parameter that they depend on may have a constant gradient.
             return {"gradient": slope, "outputs": inner.outputs}
 
-        self._linearization = linearize(gradient, parameters, product_dtype=product_dtype)
+        self._linearization = linearize(
+            gradient, parameters, unconnected=unconnected, product_dtype=product_dtype
+        )
         outputs = self._linearization.outputs["outputs"]
         super().__init__(parameters, evaluate(loss, outputs, batch), summed)
         self.outputs = outputs
@@ -65,6 +68,7 @@ def hessian(
     data: Iterable | None = None,
     progress: bool = False,
     product_dtype: str | None = None,
+    unconnected: str = "error",
 ) -> Hessian | DatasetOperator:
     """Returns the Hessian operator of a network and a loss, on one batch or a data set.
 
@@ -83,6 +87,8 @@ def hessian(
       product_dtype: `"bfloat16"` to compute the network's products, where it has them in float32,
         from operands rounded to bfloat16, as `linearize` does. Sums, the loss and its Hessian, the
         outputs and the gradient keep their dtype.
+      unconnected: What to do with a parameter that the outputs do not depend on: `"error"`, or
+        `"zero"` for a zero block.
 
     Returns:
       On one batch a `Hessian`, whose gradient has been computed; on a data set a
@@ -96,6 +102,6 @@ def hessian(
         float64, or the data can be iterated over only once.
       NotDifferentiableError: If an operation has no second derivative.
     """
-    build = functools.partial(Hessian, product_dtype=product_dtype)
+    build = functools.partial(Hessian, product_dtype=product_dtype, unconnected=unconnected)
     batch = Batch(targets, weights, mask)
     return on_batch_or_data_set(build, Hessian, function, parameters, loss, batch, data, progress)

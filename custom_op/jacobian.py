@@ -25,8 +25,13 @@ class Jacobian:
       dtype: The parameters' dtype (of the first, where they differ).
     """
 
-    def __init__(self, function: Callable[[Structure], Structure], parameters: Structure):
-        self._linearization = linearize(function, parameters)
+    def __init__(
+        self,
+        function: Callable[[Structure], Structure],
+        parameters: Structure,
+        unconnected: str = "error",
+    ):
+        self._linearization = linearize(function, parameters, unconnected=unconnected)
         self.outputs = self._linearization.outputs
         self._columns = FlatForm(parameters, "parameters")
         self._rows = FlatForm(self.outputs, "outputs")
@@ -90,12 +95,19 @@ class Jacobian:
         return self._columns.one_dtype()
 
 
-def jacobian(function: Callable[[Structure], Structure], parameters: Structure) -> Jacobian:
+def jacobian(
+    function: Callable[[Structure], Structure],
+    parameters: Structure,
+    *,
+    unconnected: str = "error",
+) -> Jacobian:
     """Returns the Jacobian operator of a function.
 
     Args:
       function: Takes the parameters and returns a structure of floating tensors of static shapes.
       parameters: A structure of floating tensors of static shapes.
+      unconnected: What to do with a parameter that no output depends on: `"error"`, or `"zero"`
+        for columns of zeros.
 
     Returns:
       The operator; its forward pass has run.
@@ -104,4 +116,4 @@ def jacobian(function: Callable[[Structure], Structure], parameters: Structure) 
       ValueError: If a shape is not static or a parameter is unconnected.
       TypeError: If a tensor is not floating.
     """
-    return Jacobian(function, parameters)
+    return Jacobian(function, parameters, unconnected)

@@ -11,7 +11,9 @@ import abc
 
 import tensorflow as tf
 
+from custom_op.losses import targets as targets_module
 from custom_op.losses.evaluation import Evaluation, TermsEvaluation
+from custom_op.losses.targets import Bounds
 
 
 class Loss(abc.ABC):
@@ -47,11 +49,31 @@ class Loss(abc.ABC):
           TypeError: If the outputs are neither float32 nor float64.
         """
         check_precision(outputs)
+        if outputs.shape.rank is None:
+            raise ValueError(
+                f"{type(self).__name__} expected outputs whose number of axes is known, got "
+                f"{outputs.shape}; say it with tf.ensure_shape."
+            )
         if not outputs.shape.is_compatible_with(targets.shape):
             raise ValueError(
                 f"{type(self).__name__} expected targets of the outputs' shape {outputs.shape}, "
-                f"got {targets.shape}."
+                f"got {targets.shape}{_advice(outputs, targets)}."
             )
+
+    def target_axes(self, outputs: tf.Tensor, targets: tf.Tensor) -> int | None:
+        """Returns how many of the outputs' first axes the targets have too; by default all.
+
+        Where shapes are known only when a graph runs, they are compared there.
+
+        Args:
+          outputs: The network's outputs, for their shape.
+          targets: The targets, for their dtype.
+
+        Returns:
+          The number; None where targets are of another shape, which a `check` of one's own allows.
+        """
+        del targets
+        return outputs.shape.rank if type(self).check is Loss.check else None
 
     def evaluate(
         self,
@@ -75,13 +97,15 @@ class Loss(abc.ABC):
           ValueError: If targets, weights or mask do not fit the outputs, or the loss takes none.
           TypeError: If the outputs are neither float32 nor float64, or the mask is not boolean.
         """
+        outputs, targets = tf.convert_to_tensor(outputs), tf.convert_to_tensor(targets)
         self.check(outputs, targets)
         if weights is not None or mask is not None:
             raise ValueError(
                 f"{type(self).__name__} takes no weights and no mask; derive it from "
                 "custom_op.losses.MeanLoss, which does."
             )
-        return Evaluation(self, outputs, targets)
+        targets, agree = targets_module.shapes_agree(self, outputs, targets)
+        return Evaluation(self, outputs, targets, agree)
 
 
 class MeanLoss(Loss):
@@ -114,6 +138,39 @@ class MeanLoss(Loss):
         self, outputs: tf.Tensor, targets: tf.Tensor, vector: tf.Tensor
     ) -> tf.Tensor:
         """Returns the product of the Hessian of Σ ℓᵢ with a vector of the outputs' shape."""
+
+    def prepare(self, outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        """Returns targets in the form that the other methods compute with; by default as they are.
+
+        Args:
+          outputs: z, for their shape and dtype.
+          targets: As they came, checked by `check`.
+
+        Returns:
+          The targets.
+        """
+        del outputs
+        return targets
+
+    def present(self, targets: tf.Tensor) -> tf.Tensor | None:
+        """Returns which terms the targets themselves leave in, booleans; None for all."""
+        del targets
+
+    def target_bounds(self, outputs: tf.Tensor, targets: tf.Tensor) -> Bounds | None:
+        """Returns what targets have to lie in; None, the default, where any finite number will do.
+
+        Targets out of bounds are refused with a sentence where they are known, and make the value,
+        the gradient and all products NaN where they are not, as under XLA. Zero has to lie within:
+        it stands at masked places.
+
+        Args:
+          outputs: z, for their shape.
+          targets: Prepared ones, for their dtype.
+
+        Returns:
+          The bounds.
+        """
+        del outputs, targets
 
     def term_axes(self, outputs: tf.Tensor) -> int:
         """Returns how many of the outputs' first axes count terms; by default all do."""
@@ -166,18 +223,19 @@ class MeanLoss(Loss):
 
     def value(self, outputs, targets, weights=None, mask=None):
         """Returns Σ wᵢ ℓᵢ / N, a scalar."""
-        return TermsEvaluation(self, outputs, targets, weights, mask).value()
+        return self.evaluate(outputs, targets, weights, mask).value()
 
     def gradient(self, outputs, targets, weights=None, mask=None):
         """Returns the gradient of the mean in the outputs, of their shape."""
-        return TermsEvaluation(self, outputs, targets, weights, mask).gradient()
+        return self.evaluate(outputs, targets, weights, mask).gradient()
 
     def hessian_product(self, outputs, targets, vector, weights=None, mask=None):
         """Returns the product of the mean's Hessian in the outputs with a vector."""
-        return TermsEvaluation(self, outputs, targets, weights, mask).hessian_product(vector)
+        return self.evaluate(outputs, targets, weights, mask).hessian_product(vector)
 
     def evaluate(self, outputs, targets, weights=None, mask=None):
         """Returns the loss at a network's outputs, for curvature operators."""
+        outputs, targets = tf.convert_to_tensor(outputs), tf.convert_to_tensor(targets)
         self.check(outputs, targets)
         return TermsEvaluation(self, outputs, targets, weights, mask)
 
@@ -196,3 +254,14 @@ def check_precision(outputs: tf.Tensor) -> None:
             f"Expected outputs of float32 or float64, got {outputs.dtype.name}: the loss and its "
             "Hessian lose their digits there. End the network with tf.cast(outputs, tf.float32)."
         )
+
+
+def _advice(outputs: tf.Tensor, targets: tf.Tensor) -> str:
+    """Returns what to do about targets with an axis of length one too few or too many."""
+    if targets.shape.rank is None:
+        return ""
+    if outputs.shape[-1:] == [1] and outputs.shape[:-1].is_compatible_with(targets.shape):
+        return "; add the axis with targets[..., tf.newaxis]"
+    if targets.shape[-1:] == [1] and targets.shape[:-1].is_compatible_with(outputs.shape):
+        return "; take the last axis away with tf.squeeze(targets, -1)"
+    return ""

@@ -6,6 +6,8 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
+from custom_op.losses import targets as targets_module
+
 # A number or a scalar tensor; None for 1 / count.
 Scale: TypeAlias = Any
 
@@ -22,9 +24,12 @@ class Evaluation:
       examples: How many examples there are, likewise.
     """
 
-    def __init__(self, loss: Any, outputs: tf.Tensor, targets: tf.Tensor):
+    def __init__(
+        self, loss: Any, outputs: tf.Tensor, targets: tf.Tensor, sound: tf.Tensor | None = None
+    ):
         self._loss = loss
         self._targets = targets
+        self._sound = sound
         self.outputs = outputs
         self.examples = self.count = count(outputs, 0, 1)
 
@@ -72,7 +77,15 @@ class Evaluation:
         raise NotImplementedError
 
     def _rescaled(self, mean: tf.Tensor, scale: Scale) -> tf.Tensor:
-        return mean if scale is None else mean * (self.count * scale)
+        if scale is not None:
+            mean *= self.count * scale
+        return self._only_if_sound(mean)
+
+    def _only_if_sound(self, value: tf.Tensor) -> tf.Tensor:
+        """Returns NaN for targets that the loss can't take, where nothing can be raised."""
+        if self._sound is None:
+            return value
+        return tf.where(self._sound, value, tf.constant(float("nan"), value.dtype))
 
 
 class TermsEvaluation(Evaluation):
@@ -87,8 +100,8 @@ class TermsEvaluation(Evaluation):
         mask: tf.Tensor | None,
     ):
         self._axes = loss.term_axes(outputs)
-        # 1 / count, times the weights: of the terms' shape, followed by axes of length one.
-        self._coefficients: tf.Tensor | None = None
+        given, targets = targets, loss.prepare(outputs, targets)
+        targets, agree = targets_module.shapes_agree(loss, outputs, targets)
         if weights is not None:
             weights = tf.cast(tf.convert_to_tensor(weights), outputs.dtype)
             self._check_prefix(loss, outputs, weights, "weights")
@@ -99,19 +112,28 @@ class TermsEvaluation(Evaluation):
                     f"Expected a boolean mask, got {mask.dtype.name}; numbers go into weights=."
                 )
             self._check_prefix(loss, outputs, mask, "a mask")
+        targets_module.check_weights(loss, weights, mask)
+        in_doubt = not targets_module.are_known(loss, outputs, given, mask)
+        mask = _both_there(mask, loss.present(targets))
+        if mask is not None:
             # What stands at masked places must not reach a logarithm or the choice of a class.
             targets = tf.where(_expand(mask, targets.shape.rank), targets, tf.zeros_like(targets))
             outputs = tf.where(_expand(mask, outputs.shape.rank), outputs, tf.zeros_like(outputs))
             present = tf.cast(mask, outputs.dtype)
             weights = _product_of_prefixes(present, weights)
-        super().__init__(loss, outputs, targets)
+        in_range = None
+        if in_doubt:
+            targets, in_range = targets_module.in_range(loss, outputs, targets)
+        super().__init__(loss, outputs, targets, targets_module.both(agree, in_range))
         self.count = count(outputs, 0, self._axes)
         if mask is not None:
             self.count = tf.reduce_sum(present) * count(outputs, mask.shape.rank, self._axes)
             any_present = tf.reduce_any(mask, axis=list(range(1, mask.shape.rank)))
             self.examples = tf.reduce_sum(tf.cast(any_present, outputs.dtype))
-        if weights is not None:
-            self._coefficients = weights
+        # 1 / count, times the weights: of the terms' shape, followed by axes of length one.
+        self._coefficients = weights
+        one = tf.ones([], outputs.dtype)
+        self._mean = self._only_if_sound(tf.math.divide_no_nan(one, self.count))
 
     def value(self, scale: Scale = None) -> tf.Tensor:
         """Returns Σ wᵢ ℓᵢ, times the scale."""
@@ -176,8 +198,8 @@ class TermsEvaluation(Evaluation):
 
     def _scale(self, scale: Scale) -> tf.Tensor:
         if scale is None:
-            return tf.math.divide_no_nan(tf.ones([], self.outputs.dtype), self.count)
-        return tf.convert_to_tensor(scale, self.outputs.dtype)
+            return self._mean
+        return self._only_if_sound(tf.convert_to_tensor(scale, self.outputs.dtype))
 
     def _weighted(self, like_outputs: tf.Tensor, scale: Scale) -> tf.Tensor:
         factor = self._scale(scale)
@@ -209,6 +231,13 @@ def _expand(prefix: tf.Tensor, rank: int) -> tf.Tensor:
     for _ in range(rank - prefix.shape.rank):
         prefix = prefix[..., tf.newaxis]
     return prefix
+
+
+def _both_there(mask: tf.Tensor | None, present: tf.Tensor | None) -> tf.Tensor | None:
+    """Returns where both hold, None standing for everywhere; the first is a prefix of the other."""
+    if mask is None or present is None:
+        return present if mask is None else mask
+    return _expand(mask, present.shape.rank) & present
 
 
 def _product_of_prefixes(a: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:

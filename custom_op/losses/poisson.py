@@ -3,6 +3,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from custom_op.losses.base import MeanLoss
+from custom_op.losses.targets import ROUNDING, Bounds
 
 
 class Poisson(MeanLoss):
@@ -11,6 +12,20 @@ class Poisson(MeanLoss):
     The negative log-likelihood of counts with the rate eᶻ, without log y!, which does not depend
     on z (PyTorch's `PoissonNLLLoss`; Keras' `poisson` takes the rate eᶻ in the place of z).
     """
+
+    def prepare(self, outputs, targets):
+        """Returns targets in z's dtype."""
+        return tf.cast(targets, outputs.dtype)
+
+    def target_bounds(self, outputs, targets):
+        """Returns 0 and infinity."""
+        del outputs
+        return Bounds(
+            -ROUNDING,
+            targets.dtype.max,
+            "counts of at least 0",
+            "for values of either sign take a squared error",
+        )
 
     def terms(self, outputs, targets):
         """Returns eᶻ - y z."""

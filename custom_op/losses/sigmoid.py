@@ -3,10 +3,26 @@ from __future__ import annotations
 import tensorflow as tf
 
 from custom_op.losses.base import MeanLoss
+from custom_op.losses.targets import ROUNDING, Bounds
 
 
 class SigmoidCrossEntropy(MeanLoss):
     """-y log σ(z) - (1-y) log(1-σ(z)), the mean over all elements; targets of z's shape."""
+
+    def prepare(self, outputs, targets):
+        """Returns targets in z's dtype."""
+        return tf.cast(targets, outputs.dtype)
+
+    def target_bounds(self, outputs, targets):
+        """Returns 0 and 1."""
+        del outputs, targets
+        return Bounds(
+            -ROUNDING,
+            1 + ROUNDING,
+            "targets from 0 to 1, the probabilities of a yes",
+            "for classes from 0 to K - 1 take softmax_cross_entropy, for labels of -1 and 1 give "
+            "(targets + 1) / 2",
+        )
 
     def terms(self, outputs, targets):
         """Returns log(1 + eᶻ) - y z."""

@@ -13,6 +13,10 @@ class SquaredError(MeanLoss):
     A term is an example, so weights and masks have the shape [B]. The model is N(z, I).
     """
 
+    def prepare(self, outputs, targets):
+        """Returns targets in z's dtype."""
+        return tf.cast(targets, outputs.dtype)
+
     def term_axes(self, outputs):
         """Returns 1: a term is an example."""
         return 1
@@ -41,6 +45,10 @@ class MeanSquaredError(MeanLoss):
 
     The model is N(z, I/2).
     """
+
+    def prepare(self, outputs, targets):
+        """Returns targets in z's dtype."""
+        return tf.cast(targets, outputs.dtype)
 
     def terms(self, outputs, targets):
         """Returns (z - y)²."""

@@ -1,0 +1,226 @@
+"""Targets that a loss can not take: a sentence where they are known, NaN where nobody can speak.
+
+Out of range are a class that does not exist, a probability above 1, a negative count. What is known
+when a loss is evaluated (eagerly, or a constant of the traced function) raises ValueError at no
+later price. In a `tf.function` an assertion says it, which XLA drops, and TensorFlow's kernels then
+read another class, or none: so the result is NaN in value, gradient and products alike.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from custom_op.registry import is_compiled
+
+# What rounding may do to probabilities that were mixed or smoothed.
+ROUNDING = 1e-4
+
+
+class Bounds(NamedTuple):
+    """What targets have to lie in.
+
+    Attributes:
+      low: The least that they may be.
+      high: The most.
+      what: What they are, with the bounds, such as "labels from 0 to 9, the classes of 10 logits".
+      advice: What to do about others.
+    """
+
+    low: float
+    high: float
+    what: str
+    advice: str
+
+
+def are_known(loss: Any, outputs: tf.Tensor, targets: Any, mask: tf.Tensor | None) -> bool:
+    """Checks targets where they are no symbols, though what is traced may be compiled.
+
+    Args:
+      loss: A `MeanLoss`.
+      outputs: The network's outputs, for their shape and dtype.
+      targets: As they came.
+      mask: Which terms are there; None for all.
+
+    Returns:
+      Whether they were known, and so are right.
+
+    Raises:
+      ValueError: If they are out of range or not finite.
+    """
+    known, there = _known(targets), None if mask is None else _known(mask)
+    if known is None or (mask is not None and there is None):
+        return False
+    with tf.init_scope():
+        prepared = loss.prepare(outputs, tf.constant(known))
+        present = loss.present(prepared)
+        bounds, values = loss.target_bounds(outputs, prepared), prepared.numpy()
+    if present is not None:
+        present = present.numpy()
+        there = present if there is None else _expand(there, present.ndim) & present
+    check_values(loss, bounds, values if there is None else values[there])
+    return True
+
+
+def in_range(
+    loss: Any, outputs: tf.Tensor, targets: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """Returns targets in range, and whether they were, and says so in a graph where it can.
+
+    Args:
+      loss: A `MeanLoss`.
+      outputs: The network's outputs, for their shape.
+      targets: Prepared ones, zero where they are masked.
+
+    Returns:
+      The targets, classes that do not exist replaced by some that do, which no kernel refuses with
+      words of its own; and a boolean. It is None for a loss that takes any number: what is not
+      finite shows in its value.
+    """
+    bounds = loss.target_bounds(outputs, targets)
+    if bounds is None:
+        return targets, None
+    # Said so that a NaN, which shows in the loss as well, passes here.
+    least, most = tf.reduce_min(targets), tf.reduce_max(targets)
+    low, high = (tf.constant(bound, targets.dtype) for bound in bounds[:2])
+    sound = ~((least < low) | (most > high))
+    say(sound, [f"{_sentence(loss, bounds)}, got", least, "to", most, f"; {bounds.advice}."])
+    if targets.dtype.is_integer:
+        targets = tf.clip_by_value(targets, low, high)
+    return targets, sound
+
+
+def check_values(loss: Any, bounds: Bounds | None, values: np.ndarray, finite: bool = True) -> None:
+    """Checks targets.
+
+    Args:
+      loss: A `MeanLoss`.
+      bounds: What it takes, from its `target_bounds`; None for all that is finite.
+      values: The targets.
+      finite: Whether those that are not finite are refused too.
+
+    Raises:
+      ValueError: If one is none that it takes.
+    """
+    if bounds is not None and values.size:
+        least, most = values.min(), values.max()
+        if bounds.low <= least and most <= bounds.high:
+            return
+        wrong = values[(values < bounds.low) | (values > bounds.high)]
+        if wrong.size:
+            raise ValueError(
+                f"{_sentence(loss, bounds)}, got {wrong[0]} ({wrong.size} of {values.size} are "
+                f"out of range); {bounds.advice}."
+            )
+    if finite and values.dtype.kind not in "iub":
+        wrong = values[~np.isfinite(values.astype(np.float64))]
+        if wrong.size:
+            raise ValueError(
+                f"{type(loss).__name__} expected finite targets, got {wrong[0]} ({wrong.size} of "
+                f"{values.size}); leave these examples out, or mask them with mask=."
+            )
+
+
+def check_weights(loss: Any, weights: tf.Tensor | None, mask: tf.Tensor | None) -> None:
+    """Raises ValueError for weights that are known and not finite where something is."""
+    known = None if weights is None else _known(weights)
+    there = None if mask is None else _known(mask)
+    if known is None or (mask is not None and there is None):
+        return
+    if there is not None:
+        rank = max(known.ndim, there.ndim)
+        known, there = np.broadcast_arrays(_expand(known, rank), _expand(there, rank))
+        known = known[there]
+    wrong = known[~np.isfinite(known)]
+    if wrong.size:
+        raise ValueError(
+            f"{type(loss).__name__} expected finite weights, got {wrong[0]} ({wrong.size} of "
+            f"{known.size}); a weight of 0, or mask=, leaves an example out."
+        )
+
+
+def shapes_agree(
+    loss: Any, outputs: tf.Tensor, targets: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """Checks shapes that are known only when a graph runs: nothing may be broadcast, or be empty.
+
+    Args:
+      loss: A `Loss` whose `check` they passed.
+      outputs: The network's outputs.
+      targets: Prepared ones.
+
+    Returns:
+      The targets with the rank that they have to have, and a boolean; None for one that is true.
+
+    Raises:
+      ValueError: If the batch is known to be empty.
+    """
+    if outputs.shape.num_elements() == 0:
+        raise ValueError(
+            f"{type(loss).__name__} expected a batch with at least one example, got outputs of "
+            f"shape {outputs.shape}; leave empty batches out."
+        )
+    axes = loss.target_axes(outputs, targets)
+    if axes is None:
+        return targets, None
+    expected = outputs.shape[:axes]
+    if expected.is_fully_defined() and targets.shape.is_fully_defined():
+        return targets, None
+    sides, found = tf.shape(outputs)[:axes], tf.shape(targets)
+    # Axes that are missing have no length.
+    fill = [[0, tf.maximum(0, axes - tf.size(found))]]
+    same = tf.reduce_all(tf.pad(found, fill, constant_values=-1)[:axes] == sides)
+    sound = same & (tf.size(found) == axes) & tf.reduce_all(sides > 0)
+    text = (
+        f"{type(loss).__name__} expected targets of the outputs' shape"
+        f"{' without its last axis' if axes < outputs.shape.rank else ''}, and no empty batch; got "
+        "outputs of shape"
+    )
+    spoken = say(sound, [text, tf.shape(outputs), "and targets of shape", found])
+    if targets.shape.rank is None:
+        with tf.control_dependencies([] if spoken is None else [spoken]):
+            targets = tf.ensure_shape(targets, expected)
+    return targets, sound
+
+
+def say(sound: tf.Tensor, parts: list[Any]) -> Any:
+    """Raises in a running graph; returns the operation, None where there can be none."""
+    if is_compiled():
+        return None
+    return tf.raw_ops.Assert(
+        condition=sound, data=[tf.convert_to_tensor(part) for part in parts], summarize=16
+    )
+
+
+def spoken(error: tf.errors.InvalidArgumentError) -> str | None:
+    """Returns the sentence that a running graph ended with; None if it ended with another."""
+    found = re.search(r"assertion failed: \[(\w+ expected .*)\]", error.message)
+    return None if found is None else found[1].replace("] [", " ").replace(" ;", ";")
+
+
+def both(a: tf.Tensor | None, b: tf.Tensor | None) -> tf.Tensor | None:
+    """Returns whether both hold, where None stands for true."""
+    return b if a is None else a if b is None else a & b
+
+
+def _sentence(loss: Any, bounds: Bounds) -> str:
+    return f"{type(loss).__name__} expected {bounds.what}"
+
+
+def _known(value: Any) -> np.ndarray | None:
+    """Returns the value of what is no symbol, also where a graph is being traced."""
+    if isinstance(value, tf.Variable):
+        return None
+    if isinstance(value, tf.__internal__.EagerTensor):
+        return value.numpy()
+    if tf.is_tensor(value):
+        return tf.get_static_value(value)
+    return np.asarray(value)
+
+
+def _expand(array: np.ndarray, rank: int) -> np.ndarray:
+    """Appends axes of length one."""
+    return np.reshape(array, np.shape(array) + (1,) * (rank - np.ndim(array)))
