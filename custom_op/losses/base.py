@@ -155,6 +155,7 @@ class MeanLoss(Loss):
     def present(self, targets: tf.Tensor) -> tf.Tensor | None:
         """Returns which terms the targets themselves leave in, booleans; None for all."""
         del targets
+        return None
 
     def target_bounds(self, outputs: tf.Tensor, targets: tf.Tensor) -> Bounds | None:
         """Returns what targets have to lie in; None, the default, where any finite number will do.
@@ -171,6 +172,7 @@ class MeanLoss(Loss):
           The bounds.
         """
         del outputs, targets
+        return None
 
     def term_axes(self, outputs: tf.Tensor) -> int:
         """Returns how many of the outputs' first axes count terms; by default all do."""
