@@ -25,7 +25,9 @@ from mlhf.coordinate_lstm import LSTMWeights
 from mlhf.meta_hessian_free import MetaHessianFree
 from mlhf.meta_run import EVOLUTION, MetaTraining, check_learnable, check_signature, common_dtype
 from mlhf.perturbed_pairs import Field, Pair
+from mlhf.progress import ProgressBar
 from mlhf.run_log import RunLog
+from mlhf.saving import Saving
 from mlhf.task import Task, draw_missing_weights
 from mlhf.validation import check_choice, check_count, check_number
 
@@ -50,6 +52,7 @@ def evolve(
     seed: int = 0,
     model_dir: str | Path | None = None,
     save_steps: int = 100,
+    save_minutes: float = 5.0,
     progress: bool = True,
     on_step: Callable[[int, dict[str, Any]], None] | None = None,
 ) -> MetaTraining:
@@ -75,7 +78,8 @@ def evolve(
     that a task does not have gets no gradient from it; one that the optimizer has no weights for is
     drawn new.
 
-    With a `model_dir`, a run that was killed continues from its last checkpoint.
+    With a `model_dir`, a run that was killed continues from its last checkpoint. Ctrl-C and SIGTERM
+    end it after the update under way, with a checkpoint.
 
     Args:
       task: What is trained; or several, of one dtype.
@@ -93,6 +97,7 @@ def evolve(
       seed: Of perturbations and initial weights.
       model_dir: Where checkpoints, metrics and the trained optimizer go; None keeps all in memory.
       save_steps: A checkpoint every so many updates, and at the end.
+      save_minutes: A checkpoint after so many minutes, if they are over first; 0 for never.
       progress: Whether a progress bar is shown.
       on_step: Called with the updates done and the metrics, after each.
 
@@ -125,7 +130,7 @@ def evolve(
         layers=check_choice("layers", layers, ("all", "output")),
         seed=check_count("seed", seed, 0),
         model_dir=model_dir,
-        save_steps=check_count("save_steps", save_steps),
+        often=(save_steps, save_minutes),
     )
     try:
         return run.go(progress, on_step)
@@ -149,12 +154,12 @@ class _Evolution:
         layers,
         seed,
         model_dir,
-        save_steps,
+        often,
     ):
         self.began = time.perf_counter()
         check_learnable(tasks, optimizer)
         self.optimizer, self.steps, self.length, self.horizon = optimizer, steps, length, horizon
-        self.deviation, self.seed, self.save_steps = deviation, seed, save_steps
+        self.deviation, self.seed, self.often = deviation, seed, often
         self.meta_lr = meta_lr if callable(meta_lr) else lambda _: meta_lr
         self.learn_rate, self.layers = learn_rate, layers
         draw_missing_weights(tasks, optimizer, FIRST_SEED)
@@ -234,19 +239,20 @@ class _Evolution:
 
     def go(self, progress, on_step) -> MetaTraining:
         first = math.nan
-        bar = tqdm.tqdm(
+        bar = ProgressBar(
             total=self.steps,
             initial=self.done,
             disable=not progress,
             unit="update",
             desc="evolution",
-            dynamic_ncols=True,
         )
+        saving = Saving(*self.often, done=self.done, signals=self.checkpoints is not None)
         # Also when it is interrupted: what was learned is the caller's.
         with contextlib.ExitStack() as stack:
             stack.enter_context(bar)
             stack.callback(self._hand_over)
-            while self.done < self.steps:
+            stack.enter_context(saving)
+            while self.done < self.steps and not saving.stopping:
                 turn, number = divmod(self.done, len(self.fields))
                 started = time.perf_counter()
                 metrics = self._update(self.fields[number], turn)
@@ -258,12 +264,9 @@ class _Evolution:
                 self.log.write(self.done, metrics)
                 if on_step is not None:
                     on_step(self.done, metrics)
-                bar.set_postfix(
-                    loss=f"{metrics['loss']:.3f}", rate=f"{metrics['rate']:.3g}", refresh=False
-                )
-                bar.update()
-                if self.done % self.save_steps == 0 or self.done == self.steps:
-                    self._save()
+                bar.step(loss=f"{metrics['loss']:.3f}", rate=f"{metrics['rate']:.3g}")
+                saving.after(self.done, self._save, self.done == self.steps)
+            saving.finish(self.done, self._save)
         self._publish()
         return MetaTraining(self.optimizer, self.log.lines, 0, first, steps=self.done)
 
@@ -327,6 +330,7 @@ class _Evolution:
     def _save(self) -> None:
         if self.checkpoints is None:
             return
+        self.log.flush()
         content: dict[str, Any] = {
             "signature": self._signature(),
             "weights": {role: w._asdict() for role, w in self.weights.items()},

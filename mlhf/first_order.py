@@ -10,7 +10,7 @@ from custom_op import structures
 from mlhf import keras_models
 from mlhf.objective import Objective
 from mlhf.step import CompiledSteps, Step
-from mlhf.validation import check_parameters
+from mlhf.validation import check_keras_optimizer, check_parameters
 
 
 class FirstOrder(CompiledSteps):
@@ -34,6 +34,7 @@ class FirstOrder(CompiledSteps):
 
         Raises:
           TypeError: If it is neither.
+          ValueError: If a number that it was made with makes no sense, such as a negative rate.
         """
         import keras
 
@@ -43,6 +44,7 @@ class FirstOrder(CompiledSteps):
             if not callable(optimizer):
                 raise TypeError(f"Expected a Keras optimizer, got {optimizer!r}.")
             optimizer = optimizer()
+        check_keras_optimizer("optimizer", optimizer)
         self._optimizer = optimizer
         self._variables: list[Any] = []
 

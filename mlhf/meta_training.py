@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 from mlhf import adam, meta_file
 from mlhf.checkpoints import CheckpointError, Checkpoints, load_like, restoring
@@ -27,7 +26,9 @@ from mlhf.meta_run import (
     common_dtype,
 )
 from mlhf.meta_step import MetaStep, meta_step
+from mlhf.progress import ProgressBar
 from mlhf.run_log import RunLog
+from mlhf.saving import Saving
 from mlhf.task import Task, draw_missing_weights
 from mlhf.validation import check_count, check_number
 from replay import PrioritizedReplay
@@ -48,6 +49,7 @@ def meta_train(
     seed: int = 0,
     model_dir: str | Path | None = None,
     save_steps: int = 1000,
+    save_minutes: float = 5.0,
     replay: PrioritizedReplay | None = None,
     experience: PrioritizedReplay | None = None,
     jit_compile: bool = False,
@@ -69,7 +71,8 @@ def meta_train(
     does not have gets no gradient from it; one that the optimizer has no weights for is drawn new.
 
     With a `model_dir`, a run that was killed continues from its last checkpoint and ends with the
-    numbers of an uninterrupted one, bit for bit on one machine.
+    numbers of an uninterrupted one, bit for bit on one machine. Ctrl-C and SIGTERM end it after the
+    meta-step under way, with a checkpoint.
 
     Args:
       task: What is trained; or several, of one dtype.
@@ -82,6 +85,7 @@ def meta_train(
       model_dir: Where checkpoints, metrics, the replay and the trained optimizer go; None keeps
         all in memory.
       save_steps: A checkpoint every so many meta-steps, and at the end.
+      save_minutes: A checkpoint after so many minutes, if they are over first; 0 for never.
       replay: In place of a new one of 200 snapshots (without a `model_dir` only). What it holds is
         kept and drawn from, so it has to be of the same network.
       experience: A replay recorded elsewhere: rollouts begin from its snapshots.
@@ -110,7 +114,7 @@ def meta_train(
         keep_prob=check_number("keep_prob", keep_prob, at_least=0, at_most=1),
         seed=check_count("seed", seed, 0),
         model_dir=model_dir,
-        save_steps=check_count("save_steps", save_steps),
+        often=(save_steps, save_minutes),
         replay=replay,
         experience=experience,
         jit_compile=jit_compile,
@@ -136,7 +140,7 @@ class _Run:
         keep_prob,
         seed,
         model_dir,
-        save_steps,
+        often,
         replay,
         experience,
         jit_compile,
@@ -156,7 +160,7 @@ class _Run:
         self.optimizer = optimizer
         self.steps, self.length, self.keep_prob = steps, roll_back, keep_prob
         self.meta_lr = meta_lr if callable(meta_lr) else lambda _: meta_lr
-        self.seed, self.save_steps = seed, save_steps
+        self.seed, self.often = seed, often
 
         self.generator = np.random.default_rng(seed)
         draw_missing_weights(tasks, optimizer, seed)
@@ -218,19 +222,20 @@ class _Run:
 
     def go(self, progress, on_step, on_not_finite) -> MetaTraining:
         first = math.nan
-        bar = tqdm.tqdm(
+        bar = ProgressBar(
             total=self.steps,
             initial=self.done,
             disable=not progress,
             unit="meta-step",
             desc="meta-training",
-            dynamic_ncols=True,
         )
+        saving = Saving(*self.often, done=self.done, signals=self.checkpoints is not None)
         # Also when it is interrupted: what was learned is the caller's.
         with contextlib.ExitStack() as stack:
             stack.enter_context(bar)
             stack.callback(self._hand_over)
-            while self.done < self.steps and not self.diverged:
+            stack.enter_context(saving)
+            while self.done < self.steps and not self.diverged and not saving.stopping:
                 turn, number = divmod(self.done, len(self.courses))
                 course = self.courses[number]
                 asked = len(range(number, self.steps, len(self.courses)))
@@ -245,16 +250,14 @@ class _Run:
                 self.log.write(self.done, metrics)
                 if on_step is not None:
                     on_step(self.done, metrics)
-                bar.set_postfix(
+                bar.step(
                     loss=f"{metrics['loss']:.3f}",
                     meta=f"{metrics['meta_loss']:.3f}",
                     h=f"{metrics['hession_loss']:.3f}",
                     skipped=self.skipped,
-                    refresh=False,
                 )
-                bar.update()
-                if self.done % self.save_steps == 0 or self.done == self.steps or self.diverged:
-                    self._save()
+                saving.after(self.done, self._save, self.done == self.steps or self.diverged)
+            saving.finish(self.done, self._save)
         self._publish()
         history = self.log.lines
         return MetaTraining(self.optimizer, history, self.skipped, first, self.diverged, self.done)
@@ -311,6 +314,7 @@ class _Run:
     def _save(self) -> None:
         if self.checkpoints is None:
             return
+        self.log.flush()
         replays = [course.replay.state() for course in self.courses]
         states = [course.state() for course in self.courses]
         first, *others = [

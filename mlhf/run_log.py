@@ -79,6 +79,12 @@ class RunLog:
                     # Of float32, which a Python number beyond it could not become.
                     tf.summary.scalar(name, np.float64(value))
 
+    def flush(self) -> None:
+        """Writes out what is still in memory, so that it outlives a kill as a checkpoint does."""
+        if self._file is not None and self._writer is not None:
+            self._file.flush()
+            self._writer.flush()
+
     def close(self) -> None:
         """Closes the files."""
         if self._file is not None and self._writer is not None:

@@ -2,48 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
+# Numbers are checked where no TensorFlow is needed: the command lines check theirs before it loads.
+from replay.numbers import check_count, check_number
 
-def check_count(name: str, value: Any, at_least: int = 1, at_most: int | None = None) -> int:
-    """Returns an integer of at least, and at most, so much, or raises ValueError."""
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or value < at_least or (at_most is not None and value > at_most):
-        limit = "" if at_most is None else f" and at most {at_most}"
-        raise ValueError(
-            f"Expected {name} to be a whole number of at least {at_least}{limit}, got {value!r}."
-        )
-    return int(value)
+__all__ = [
+    "check_choice",
+    "check_count",
+    "check_keras_optimizer",
+    "check_number",
+    "check_parameters",
+]
 
 
-def check_number(
-    name: str,
-    value: Any,
-    *,
-    above: float | None = None,
-    at_least: float | None = None,
-    below: float | None = None,
-    at_most: float | None = None,
-) -> float:
-    """Returns a finite number within bounds, or raises ValueError."""
-    bounds = [
-        (f"above {above}", above is None or _holds(value, lambda v: v > above)),
-        (f"at least {at_least}", at_least is None or _holds(value, lambda v: v >= at_least)),
-        (f"below {below}", below is None or _holds(value, lambda v: v < below)),
-        (f"at most {at_most}", at_most is None or _holds(value, lambda v: v <= at_most)),
-    ]
-    asked = [text for text, _ in bounds if "None" not in text]
-    if not _holds(value, math.isfinite) or not all(kept for _, kept in bounds):
-        raise ValueError(
-            f"Expected {name} to be a finite number{' ' if asked else ''}{' and '.join(asked)}, "
-            f"got {value!r}."
-        )
-    return float(value)
+# What Keras' optimizers keep a share of from step to step.
+_KEPT_SHARES = ("beta_1", "beta_2", "adam_beta_1", "adam_beta_2", "momentum", "rho", "ema_momentum")
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
@@ -53,10 +31,23 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
     return value
 
 
-def _holds(value: Any, condition: Any) -> bool:
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        return False
-    return bool(condition(value))
+def check_keras_optimizer(name: str, optimizer: Any) -> None:
+    """Raises ValueError where a number that a Keras optimizer was made with makes no sense.
+
+    Keras takes a rate of -1, a β of 2 and NaN without a word. A learning rate has to be finite and
+    at least 0 (a schedule is left alone), shares that are kept (`beta_1`, `momentum`, `rho` ...)
+    from 0 to below 1, and every other number finite.
+    """
+    for key, value in optimizer.get_config().items():
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            continue
+        what = f"{key} of {name}, {type(optimizer).__name__},"
+        if key == "learning_rate":
+            check_number(what, value, at_least=0)
+        elif key in _KEPT_SHARES:
+            check_number(what, value, at_least=0, below=1)
+        else:
+            check_number(what, value)
 
 
 def check_parameters(structure: Any) -> tf.DType:

@@ -16,8 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from absl import app, flags
+from absl import flags
 from tqdm import tqdm
+
+from train_val.cli import running
+from train_val.cli.definitions import text
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 FOLDER = "cifar-10-batches-bin"
@@ -232,17 +235,15 @@ def run(data_dir: str, url: str) -> None:
 
 def define_flags() -> None:
     """Defines the flags; not at import, where they would clash with another script's."""
-    flags.DEFINE_string("data_dir", "./cifar10_data", "Where cifar-10-batches-bin/ is made.")
-    flags.DEFINE_string("url", URL, "Where the archive of the binary version is.")
+    text("data_dir", "./cifar10_data", "The folder that cifar-10-batches-bin/ is made in.", "Files")
+    text("url", URL, "The address of the archive of the binary version.", "Files")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Reads the flags."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags only, got {' '.join(argv[1:])}.")
     run(flags.FLAGS.data_dir, flags.FLAGS.url)
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    running.begin(__doc__, define_flags, tensorflow=False)
+    running.finish(main)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 if not __package__:
     import _bootstrap  # noqa: F401
+if __name__ == "__main__":
+    from train_val.cli import comparison_flags, running
+
+    running.begin(__doc__, comparison_flags.define_flags, comparison_flags.check_flags)
 
 import contextlib
 import os
@@ -17,13 +21,14 @@ from typing import Any
 import tensorflow as tf
 from absl import flags
 
-from mlhf.validation import check_count
 from replay import DirectoryLock, replace_file
-from train_val import command_line, comparison, problems, task_families
+from train_val import comparison, problems, task_families
+from train_val.cli import comparison_flags
+from train_val.cli.exit_statuses import DivergedError
 from train_val.data import IMAGENET, StoredImages
 
 FLAGS = flags.FLAGS
-DEFAULT = "hf:damping=0.3/1/3,kfac:damping=0.3/1/3,SGD,momentum,adam,RMSprop"
+define_flags, check_flags = comparison_flags.define_flags, comparison_flags.check_flags
 # The reported steps, if none are asked for: these shares of all.
 SHARES = (0.1, 0.25, 0.5, 1.0)
 
@@ -49,19 +54,9 @@ def problem_arguments() -> dict[str, Any]:
 
 
 def reported_steps(steps: int, every: int) -> list[int]:
-    """Returns the steps of the table, at which the loss is measured.
-
-    Raises:
-      ValueError: If one that was asked for is not.
-    """
-    if FLAGS.report:
-        asked = sorted({check_count("report", int(text)) for text in FLAGS.report})
-        wrong = [step for step in asked if step > steps or (step % every and step != steps)]
-        if wrong:
-            raise ValueError(
-                f"Expected --report among the multiples of --every={every} up to {steps}, got "
-                f"{wrong}."
-            )
+    """Returns the steps of the table, at which the loss is measured: those asked for, or a few."""
+    asked = comparison_flags.reported()
+    if asked:
         return asked
     shares = {min(steps, max(1, round(share * steps / every)) * every) for share in SHARES}
     # Accuracy, seconds and target are those of the last step, whether or not a multiple of it.
@@ -70,13 +65,6 @@ def reported_steps(steps: int, every: int) -> list[int]:
 
 def main() -> None:
     """Reads the flags, compares and writes the results."""
-    if FLAGS.task_file and not FLAGS.task:
-        raise ValueError(
-            f"Expected --task of a family of {FLAGS.task_file} beside --task_file, got none."
-        )
-    unused = [name for name in ("problem", "resnet_size") if FLAGS[name].present]
-    if FLAGS.task and unused:
-        raise ValueError(f"Expected --task without --{unused[0]}: it says what is trained.")
     entrants = comparison.parse_all(FLAGS.optimizers, FLAGS.meta_ckpt)
     arguments = problem_arguments()
     problem = task_families.problem_of(arguments)
@@ -98,6 +86,7 @@ def main() -> None:
             seeds=range(1, FLAGS.seeds + 1),
             steps=steps,
             every=every,
+            also=report,
             tuning_steps=FLAGS.tuning_steps,
             largest=FLAGS.tuning_settings,
             cost=cost if FLAGS.cost_rounds else None,
@@ -123,6 +112,8 @@ def main() -> None:
         comparison.scoreboard_picture(scores, folder / "comparison.png", title)
         print(f"\n{title}\n\n{text}\n")
         print(f"Page: {folder / 'comparison.html'}; picture, table and numbers beside it.")
+    if all(curve.diverged_at is not None for score in scores for curve in score.curves):
+        raise DivergedError("All optimizers diverged in all runs: give them smaller rates.")
 
 
 @contextlib.contextmanager
@@ -197,7 +188,7 @@ def explain(steps: int, every: int) -> list[str]:
 def conditions_of(problem: Any, target: float | None) -> dict[str, str]:
     """Returns the conditions of the comparison in words, by name."""
     measured = problem.measured_images
-    tested = min(problem.test_sample or len(problem.test), len(problem.test))
+    tested = problem.tested_images
     parameters = sum(int(tf.size(v)) for v in problem.model.trainable_variables)
     facts = {
         "problem": problem.task.name,
@@ -225,50 +216,5 @@ def write(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def define_flags() -> None:
-    """Defines the flags."""
-    command_line.define_problem_flags()
-    flags.adopt_module_key_flags(command_line)  # for --help
-    flags.DEFINE_string(
-        "optimizers",
-        DEFAULT,
-        "Names and settings, such as SGD,adam:lr=1e-3/1e-2,hf:cg=2:damping=0.1/1,meta:lr=1: values "
-        f"between slashes are tuned over. Names: {', '.join(comparison.NAMES)}.",
-    )
-    flags.DEFINE_string("meta_ckpt", None, "What meta is: a model_dir, a file, or a shipped name.")
-    flags.DEFINE_string(
-        "model_dir", None, "Where runs and results go; ./compare_PROBLEM if left out."
-    )
-    flags.DEFINE_string(
-        "task",
-        None,
-        "A task of a family in the place of --problem, such as mlp:width=64:data=digits. Families: "
-        f"{', '.join(task_families.names())}.",
-    )
-    flags.DEFINE_string("task_file", None, "A Python file that defines families of tasks.")
-    flags.DEFINE_enum("part", "train", ("train", "meta_train"), "The images that are trained on.")
-    flags.DEFINE_integer("steps", 200, "Of a reported run.", lower_bound=1)
-    flags.DEFINE_integer("every", None, "Steps between measurements; a 20th if left out.", 1)
-    flags.DEFINE_list("report", None, "Steps in the table; a few if left out.")
-    flags.DEFINE_integer("seeds", 3, "Reported runs of each optimizer.", lower_bound=1)
-    flags.DEFINE_integer("tuning_steps", 50, "Of a run that tunes.", lower_bound=1)
-    flags.DEFINE_integer(
-        "tuning_settings", 16, "The most settings tried of an optimizer.", lower_bound=1
-    )
-    flags.DEFINE_integer(
-        "loss_images", None, "Training images that the loss is measured on; all if left out.", 1
-    )
-    flags.DEFINE_integer(
-        "test_images", None, "Test images that the accuracy is measured on; all if left out.", 1
-    )
-    flags.DEFINE_integer(
-        "cost_rounds", 20, "Steps timed for the cost of one; 0 leaves it out.", lower_bound=0
-    )
-    flags.DEFINE_float(
-        "target", None, "A training loss to reach; the best Adam's at the end if left out."
-    )
-    flags.DEFINE_string("title", None, "Of table, picture and page.")
-
-
 if __name__ == "__main__":
-    command_line.run(main, define_flags)
+    running.finish(main)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 if not __package__:
     import _bootstrap  # noqa: F401
+if __name__ == "__main__":
+    from train_val.cli import conversion_flags, running
+
+    running.begin(__doc__, conversion_flags.define_flags, conversion_flags.check_flags)
 
 import dataclasses
 import errno
@@ -25,7 +29,7 @@ from replay import (
     remove_temporary_files,
     replace_file,
 )
-from train_val import command_line
+from train_val.cli import conversion_flags
 from train_val.data import DataError
 from train_val.data.image_folders import FolderImages, shown
 from train_val.data.imagenet import CONVERSION_FILE, LABELS_FILE
@@ -33,6 +37,7 @@ from train_val.data.stored_batches import too_many_damaged
 from train_val.data.tfrecords import index_of
 
 FLAGS = flags.FLAGS
+define_flags, check_flags = conversion_flags.define_flags, conversion_flags.check_flags
 
 # What a kill leaves behind.
 _UNFINISHED = ".unfinished"
@@ -307,15 +312,5 @@ def summary(result: Conversion, folder: str) -> str:
     return text
 
 
-def define_flags() -> None:
-    """Defines the flags."""
-    flags.DEFINE_string("data_dir", None, "The folder with train/ and val/.")
-    flags.DEFINE_string("output_dir", None, "Where the TFRecords go.")
-    flags.DEFINE_integer("train_shards", 1024, "Files of training images.", lower_bound=1)
-    flags.DEFINE_integer("validation_shards", 128, "Files of validation images.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Of the shuffling.", 0, 2**32 - 1)
-    flags.mark_flags_as_required(["data_dir", "output_dir"])
-
-
 if __name__ == "__main__":
-    command_line.run(main, define_flags)
+    running.finish(main)

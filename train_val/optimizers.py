@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ import tensorflow as tf
 
 import mlhf
 from mlhf import meta_file
+from mlhf.validation import check_number
+from train_val.cli.use_flags import default_rate
 
 # The optimizers of Keras, but those that are made of other optimizers.
 KERAS = {
@@ -59,7 +62,7 @@ class Chosen(NamedTuple):
 def make(
     name: str,
     *,
-    lr: float = 1.0,
+    lr: float | None = None,
     momentum: float = 0.9,
     beta1: float = 0.9,
     beta2: float = 0.999,
@@ -76,7 +79,7 @@ def make(
     Args:
       name: One of `NAMES`, in any case. `"meta"` with `y_use` and `d_use` both `"none"` is plain
         Hessian-free, `mlhf.HessianFree`, and needs no `meta_ckpt`.
-      lr: The learning rate.
+      lr: The learning rate; None for `train_val.cli.use_flags.default_rate`.
       momentum: Of `"momentum"`.
       beta1: Of `"adam"`.
       beta2: Of `"adam"`.
@@ -118,6 +121,7 @@ def make(
         if name in ("kfac", "martens"):
             chosen = _second_order(name, lr, momentum, rule, set(given), jit_compile)
             return chosen._replace(notes=[*chosen.notes, *unused])
+        lr = check_number("lr", default_rate(name) if lr is None else lr, above=0)
         builds = {
             "SGD": lambda: keras.optimizers.SGD(lr),
             "momentum": lambda: keras.optimizers.SGD(lr, momentum),
@@ -125,8 +129,6 @@ def make(
             "RMSprop": lambda: keras.optimizers.RMSprop(lr, decay),
         }
         build = builds.get(name) or (lambda: KERAS[name](lr))
-        if not lr > 0:
-            raise ValueError(f"Expected lr to be above 0, got {lr}.")
         optimizer = mlhf.FirstOrder(build, jit_compile=jit_compile)
         # But its name, which Keras counts on within a process.
         config = {key: value for key, value in build().get_config().items() if key != "name"}
@@ -185,13 +187,13 @@ def _hessian_free(lr, rule, meta_ckpt, given, product_dtype, jit_compile) -> Cho
     unused = [flag for flag in of_lstms if flag in given]
     for learned in ("y_use", "d_use", *of_lstms):
         rule.pop(learned, None)
-    arguments = {"learning_rate": lr, **{RULE[flag]: value for flag, value in rule.items()}}
-    optimizer = mlhf.HessianFree(
-        **{"damping": 2e-5, "cg_iterations": 2, **arguments},
-        product_dtype=product_dtype,
-        jit_compile=jit_compile,
-    )
-    notes = ["Plain Hessian-free: " + _listed({"lr": lr, **rule})]
+    # What nobody gave is that of the class: the paper's damping of 2e-5 is for what is learned.
+    arguments = {RULE[flag]: value for flag, value in rule.items() if flag in given}
+    arguments["learning_rate"] = default_rate("hessian_free") if lr is None else lr
+    optimizer = mlhf.HessianFree(**arguments, product_dtype=product_dtype, jit_compile=jit_compile)
+    known = inspect.signature(mlhf.HessianFree).parameters
+    used = {f: arguments.get(n, known[n].default) for f, n in RULE.items() if n in known}
+    notes = [f"Plain Hessian-free: {_listed(used)}."]
     if unused:
         notes.append(f"Plain Hessian-free has no use for {', '.join(unused)}.")
     settings = {"rule": json.dumps(arguments), **_precision(product_dtype)}

@@ -15,6 +15,7 @@ import custom_op
 import mlhf
 from mlhf import keras_models
 from mlhf.moving_statistics import PopulationStatistics
+from mlhf.validation import check_number
 from train_val import networks, resnet
 from train_val.data import (
     IMAGENET,
@@ -157,6 +158,11 @@ class Problem:
         whole = len(self.train)
         largest = LARGEST_TRAINING_SAMPLE if isinstance(self.train, StoredImages) else whole
         return min(self.train_sample or largest, whole)
+
+    @property
+    def tested_images(self) -> int:
+        """How many images `accuracy` is measured on."""
+        return min(self.test_sample or len(self.test), len(self.test))
 
     @property
     def population_images(self) -> int:
@@ -345,8 +351,7 @@ def of_network(
       DataError: If the data can't be read.
     """
     channels_first = _channels_first(data_format)
-    if weight_decay < 0:
-        raise ValueError(f"Expected weight_decay of at least 0, got {weight_decay}.")
+    check_number("weight_decay", weight_decay, at_least=0)
     sizes = {"num_classes": num_classes, "image_size": image_size}
     train = load(data, data_dir, part=part, split=split, **sizes)
     test = load(data, data_dir, part="test", split=split, **sizes)

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 if not __package__:
     import _bootstrap  # noqa: F401
+if __name__ == "__main__":
+    from train_val.cli import quickstart_flags, running
+
+    running.begin(__doc__, quickstart_flags.define_flags)
 
 import sys
 import time
@@ -21,11 +25,13 @@ from absl import flags
 
 import mlhf
 from replay import PrioritizedReplay
-from train_val import command_line, comparison
+from train_val import comparison
+from train_val.cli import quickstart_flags
 from train_val.data import Batches, load
 from train_val.problems import Problem
 
 FLAGS = flags.FLAGS
+define_flags = quickstart_flags.define_flags
 
 WIDTH = 32
 BATCH = 128
@@ -227,10 +233,5 @@ def verdict(results: list[comparison.Result]) -> str:
     return "\n".join(lines)
 
 
-def define_flags() -> None:
-    """Defines the flags."""
-    flags.DEFINE_string("model_dir", "runs/quickstart", "Where everything goes.")
-
-
 if __name__ == "__main__":
-    command_line.run(main, define_flags)
+    running.finish(main)

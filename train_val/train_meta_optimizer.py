@@ -4,6 +4,10 @@ from __future__ import annotations
 
 if not __package__:
     import _bootstrap  # noqa: F401
+if __name__ == "__main__":
+    from train_val.cli import meta_training_flags, running
+
+    running.begin(__doc__, meta_training_flags.define_flags, meta_training_flags.check_flags)
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,24 +21,16 @@ import mlhf
 from mlhf.validation import check_number
 from replay import PrioritizedReplay
 from train_val import command_line, optimizers, run_settings, task_families, training
+from train_val.cli import meta_training_flags
+from train_val.cli.exit_statuses import DivergedError
 from train_val.problems import Problem
 
 FLAGS = flags.FLAGS
+define_flags, check_flags = meta_training_flags.define_flags, meta_training_flags.check_flags
 
 # Epochs of the images really seen at which the meta learning rate falls by 10.
 BOUNDARIES = (150, 190, 220)
 REPORTED = ("loss", "meta_loss", "hession_loss")
-# Flags of one estimator alone.
-OF_ESTIMATOR = {
-    "backprop": (
-        "keep_prob",
-        "experience",
-        "jit_compile",
-        "print_log_in_meta_optimizer",
-        "debug_grad",
-    ),
-    "pes": ("horizon", "pairs", "deviation", "layers"),
-}
 # What a folder can't be continued without, besides the problem and the estimator's flags.
 SHARED = (
     *optimizers.RULE,
@@ -170,7 +166,6 @@ def make_optimizer() -> mlhf.MetaHessianFree:
 
 def main() -> None:
     """Reads the flags and meta-trains."""
-    check_flags()
     found = make_problems()
     optimizer = make_optimizer()
     # Of a mixture, a meta-step sees batches of one task, all in turns.
@@ -189,6 +184,7 @@ def main() -> None:
         "seed": FLAGS.seed,
         "model_dir": folder,
         "save_steps": FLAGS.save_steps,
+        "save_minutes": FLAGS.save_minutes,
     }
     tasks = [problem.task for problem in found]
     pace = images / images_a_step, FLAGS.epochs_per_eval
@@ -219,29 +215,8 @@ def main() -> None:
             **arguments,
         )
     print(summary(result, folder))
-
-
-def check_flags() -> None:
-    """Refuses flags that the estimator, or a mixture of tasks, has no use for.
-
-    Raises:
-      ValueError: With the flag.
-    """
-    for estimator, names in OF_ESTIMATOR.items():
-        for name in names:
-            if estimator != FLAGS.estimator and FLAGS[name].present:
-                raise ValueError(
-                    f"Expected {name} with estimator={estimator} only, got it with "
-                    f"estimator={FLAGS.estimator}."
-                )
-    if FLAGS.tasks and FLAGS["problem"].present:
-        raise ValueError(f"Expected tasks or problem, got both: {FLAGS.tasks} and {FLAGS.problem}.")
-    if FLAGS.tasks and FLAGS["resnet_size"].present:
-        raise ValueError("Expected resnet_size with --problem=resnet, got it with tasks.")
-    if FLAGS.task_file and not FLAGS.tasks:
-        raise ValueError(
-            f"Expected tasks of the families that {FLAGS.task_file} defines beside it, got none."
-        )
+    if result.diverged:
+        raise DivergedError("Meta-training diverged: try a smaller --meta_lr or --lr.")
 
 
 def keeping(
@@ -268,7 +243,8 @@ def settings(found: list[Problem]) -> dict[str, Any]:
     """
     # How it is compiled and what is written of it may change.
     free = ("jit_compile", "print_log_in_meta_optimizer", "debug_grad")
-    names = (*SHARED, *(name for name in OF_ESTIMATOR[FLAGS.estimator] if name not in free))
+    own = meta_training_flags.OF_ESTIMATOR[FLAGS.estimator]
+    names = (*SHARED, *(name for name in own if name not in free))
     shared = {name: FLAGS[name].value for name in names}
     if FLAGS.task_file:
         shared["task_file"] = task_families.file_digest(FLAGS.task_file)
@@ -282,52 +258,9 @@ def summary(result: mlhf.MetaTraining, folder: str) -> str:
     if result.skipped:
         text += f" {result.skipped} meta-steps were not finite and were left out."
     if result.diverged:
-        text += " Meta-training ended early, since they came in a row: try a smaller meta_lr or lr."
+        text += " Meta-training ended early, since they came in a row."
     return text
 
 
-def define_flags() -> None:
-    """Defines the flags."""
-    command_line.define_common_flags()
-    flags.adopt_module_key_flags(command_line)  # for --help
-    flags.DEFINE_integer("meta_roll_back", 10, "Training steps in a meta-step.", lower_bound=1)
-    flags.DEFINE_enum(
-        "estimator",
-        "backprop",
-        ("backprop", "pes"),
-        "Of the meta-gradient: the paper's, back through a rollout, or persistent evolution "
-        "strategies, which minimise the training loss over --horizon steps and learn --lr too.",
-    )
-    flags.DEFINE_integer("horizon", 100, "Steps of a training under pes.", lower_bound=1)
-    flags.DEFINE_integer("pairs", 4, "Pairs of trainings of each task under pes.", lower_bound=1)
-    flags.DEFINE_enum(
-        "layers", "all", ("all", "output"), "Of the LSTMs that pes learns; output is less noisy."
-    )
-    flags.DEFINE_float(
-        "initial_damping",
-        None,
-        "Of the damping's LSTM before it has learned, of new weights; 0.69 if left out.",
-    )
-    flags.DEFINE_string(
-        "meta_ckpt", None, "A meta-optimizer to go on from: its weights, rule and learning rate."
-    )
-    flags.DEFINE_float("deviation", 0.05, "Of the perturbations under pes.", lower_bound=0)
-    flags.DEFINE_float("keep_prob", 0.5, "Chance that training goes on.", 0.0, 1.0)
-    flags.DEFINE_float("meta_lr", 1e-3, "Adam's step size for the LSTMs' weights.")
-    flags.DEFINE_string(
-        "tasks",
-        None,
-        "A mixture of tasks in the place of --problem, in turns: families with settings, such as "
-        "mlp:width=16,mlp:width=64:depth=2:batch_size=32,convnet:data=digits. Families: "
-        f"{', '.join(task_families.names())}.",
-    )
-    flags.DEFINE_string("task_file", None, "A Python file that defines families of tasks.")
-    flags.DEFINE_string(
-        "experience",
-        None,
-        "A replay that rollouts begin from: what use_meta_optimizer's --record_experience made.",
-    )
-
-
 if __name__ == "__main__":
-    command_line.run(main, define_flags)
+    running.finish(main)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 import mlhf
 from mlhf.checkpoints import (
@@ -23,7 +22,9 @@ from mlhf.checkpoints import (
     restoring,
 )
 from mlhf.portable_state import from_portable, to_portable
+from mlhf.progress import ProgressBar
 from mlhf.run_log import RunLog
+from mlhf.saving import Saving
 from mlhf.step import is_failed_factorization
 from mlhf.validation import check_choice, check_count
 from replay import PrioritizedReplay
@@ -71,6 +72,7 @@ def train(
     seed: int = 1,
     model_dir: str | Path | None = None,
     save_steps: int = 1000,
+    save_minutes: float = 5.0,
     eval_steps: int | None = None,
     record_experience: int = 0,
     settings: Mapping[str, Any] | None = None,
@@ -87,7 +89,8 @@ def train(
     `diverged`. So no checkpoint ever holds a NaN.
 
     With a `model_dir`, a run that was killed continues from its last checkpoint, and ends with the
-    numbers of an uninterrupted one, bit for bit on one machine.
+    numbers of an uninterrupted one, bit for bit on one machine. Ctrl-C and SIGTERM end it after the
+    step under way, with a checkpoint.
 
     Args:
       problem: The network and its images; batch k is that of `problem.task.batches(0)`.
@@ -97,6 +100,7 @@ def train(
       seed: Of the initial parameters.
       model_dir: Where checkpoints and metrics go; None keeps all in memory.
       save_steps: A checkpoint every so many steps, and at the end.
+      save_minutes: A checkpoint after so many minutes, if they are over first; 0 for never.
       eval_steps: The test accuracy and `Problem.training_loss` every so many steps, as
         `test_accuracy` and `training_loss` in that step's metrics; None for the end only. The end
         has them in any case.
@@ -133,7 +137,7 @@ def train(
     )
     try:
         return run.go(
-            check_count("save_steps", save_steps),
+            (save_steps, save_minutes),
             steps if eval_steps is None else check_count("eval_steps", eval_steps),
             progress,
             on_step or (lambda step, metrics: None),
@@ -192,39 +196,30 @@ class _Run:
     def diverged(self) -> bool:
         return self.skipped_in_a_row >= LARGEST_SKIPS_IN_A_ROW
 
-    def go(self, save_steps, eval_steps, progress, on_step, on_not_finite) -> TrainingResult:
-        shown: dict[str, Any] = {}
-        saved_at = self.done
-        bar = tqdm.tqdm(
-            total=self.steps,
-            initial=self.done,
-            disable=not progress,
-            unit="step",
-            desc=self.problem.name,
-            dynamic_ncols=True,
+    def go(self, often, eval_steps, progress, on_step, on_not_finite) -> TrainingResult:
+        bar = ProgressBar(
+            total=self.steps, initial=self.done, disable=not progress, desc=self.problem.name
         )
+        saving = Saving(*often, done=self.done, signals=self.checkpoints is not None)
         batches = iter(self.problem.task.batches(self.done))
-        with bar:
-            while self.done < self.steps and not self.diverged:
+        with bar, saving:
+            while self.done < self.steps and not self.diverged and not saving.stopping:
                 self._record()
                 inputs, targets = next(batches)
                 metrics = self._advance(inputs, targets, on_not_finite)
                 last = self.done == self.steps or self.diverged
                 if last or self.done % eval_steps == 0:
                     metrics.update(self._evaluate())
-                    shown["accuracy"] = f"{metrics['test_accuracy']:.2%}"
                 self.log.write(self.done, metrics)
-                if last or self.done % save_steps == 0:
-                    self._save()
-                    saved_at = self.done
+                saving.after(self.done, self._save, last)
                 on_step(self.done, metrics)
-                shown["loss"] = f"{metrics['loss']:.3f}"
+                bar.show(loss=f"{metrics['loss']:.3f}")
+                if "test_accuracy" in metrics:
+                    bar.show(accuracy=f"{metrics['test_accuracy']:.2%}")
                 if self.skipped:
-                    shown["skipped"] = self.skipped
-                bar.set_postfix(shown, refresh=False)
-                bar.update()
-        if saved_at != self.done:
-            self._save()
+                    bar.show(skipped=self.skipped)
+                bar.step()
+            saving.finish(self.done, self._save)
         if self.experience is not None:
             self.experience.save()
         final = self._final()
@@ -307,6 +302,7 @@ class _Run:
     def _save(self) -> None:
         if self.checkpoints is None:
             return
+        self.log.flush()
         recorded = {} if self.experience is None else self.experience.state()
         self.checkpoints.write(
             self.done,

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 if not __package__:
     import _bootstrap  # noqa: F401
+if __name__ == "__main__":
+    from train_val.cli import running, tuning_flags
+
+    running.begin(__doc__, tuning_flags.define_flags, tuning_flags.check_flags)
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +21,12 @@ from absl import flags
 from mlhf import hypergrad
 from mlhf.checkpoints import Checkpoints
 from mlhf.hypergrad import linear_solvers, plots, projections
-from mlhf.hypergrad.hyper_optimizer import METHODS
-from mlhf.hypergrad.reverse import STORAGES
-from mlhf.hypergrad.sharing import SHARINGS
-from train_val import command_line, hyperparameters, run_settings
+from train_val import hyperparameters, run_settings
+from train_val.cli import tuning_flags
+from train_val.cli.exit_statuses import DivergedError
 
 FLAGS = flags.FLAGS
+define_flags, check_flags = tuning_flags.define_flags, tuning_flags.check_flags
 
 OUTER_OPTIMIZERS = {
     name.lower(): kind
@@ -85,7 +89,7 @@ def tune() -> hypergrad.HyperOptimizer:
         batch_size=FLAGS.batch_size,
         train_examples=FLAGS.train_examples,
         valid_examples=FLAGS.valid_examples,
-        start=_numbers("start", FLAGS.start),
+        start=tuning_flags.numbers("start", FLAGS.start),
         seed=FLAGS.seed,
     )
     folder = Path(FLAGS.model_dir or f"./tune_{FLAGS.problem}_{method}".lower())
@@ -117,12 +121,14 @@ def _tune_in(
     for path in draw(outer, tuning, folder):
         print(f"Drawn: {path}")
     print(report(outer, tuning))
+    if outer.records and all(record["skipped"] for record in outer.records):
+        raise DivergedError("Every training diverged: try a smaller --lr.")
     return outer
 
 
 def outer_optimizers(tuning: hyperparameters.Tuning) -> dict[str, Any]:
     """Returns a Keras optimizer for each hyperparameter, with a rate of its own."""
-    rates = _numbers("outer_lr", FLAGS.outer_lr, alone=True)
+    rates = tuning_flags.numbers("outer_lr", FLAGS.outer_lr, alone=True, at_least=0)
     everywhere = rates.pop("", None)
     unknown = set(rates) - set(tuning.start)
     if unknown:
@@ -133,8 +139,6 @@ def outer_optimizers(tuning: hyperparameters.Tuning) -> dict[str, Any]:
     found = {}
     for name in tuning.start:
         rate = rates.get(name, tuning.rate(name) if everywhere is None else everywhere)
-        if not rate >= 0:
-            raise ValueError(f"Expected outer_lr of {name} to be at least 0, got {rate}.")
         found[name] = kind(rate)
     return found
 
@@ -142,20 +146,6 @@ def outer_optimizers(tuning: hyperparameters.Tuning) -> dict[str, Any]:
 def options(tuning: hyperparameters.Tuning) -> dict[str, Any]:
     """Returns what the flags say to the method alone."""
     method = FLAGS.method
-    given = {
-        "truncation": ("truncated", "rtho"),
-        "online": ("truncated",),
-        "points": ("drmad",),
-        "solver": ("implicit",),
-        "damping": ("implicit",),
-        "storage": ("reverse",),
-    }
-    for flag, methods in given.items():
-        if FLAGS[flag].present and method not in methods:
-            raise ValueError(
-                f"Expected {flag} with method={' or '.join(methods)} only, got it with "
-                f"method={method}."
-            )
     if method in ("forward", "rtho") and tuning.numbers() > MOST_COLUMNS:
         raise ValueError(
             f"Expected at most {MOST_COLUMNS:,} numbers to learn by method={method}, which carries "
@@ -254,106 +244,11 @@ def report(outer: hypergrad.HyperOptimizer, tuning: hyperparameters.Tuning) -> s
     return "\n".join(lines)
 
 
-def define_flags() -> None:
-    """Defines the flags."""
-    flags.DEFINE_enum(
-        "method", "reverse", METHODS, "How the hypergradient is computed; see docs/hypergradients."
-    )
-    flags.DEFINE_list(
-        "hyperparameters",
-        None,
-        "What is learned: learning_rate, momentum (or beta1, beta2 of dynamics=adam), l1, l2, "
-        "log_l2, example_weights, labels, images, initial_weights, initial_scale. With :step, "
-        ":layer, :step+layer or :weight, one value each, as in learning_rate:step+layer,l2:layer. "
-        "By default all numbers of the dynamics and l2; of method=implicit l2.",
-    )
-    flags.DEFINE_list("start", [], "First values other than the usual ones, such as l2=1e-3.")
-    flags.DEFINE_enum(
-        "dynamics", "momentum", hyperparameters.DYNAMICS, "How the network is trained."
-    )
-    flags.DEFINE_enum(
-        "problem", "mlp", sorted(hyperparameters.NETWORKS), "The network.", case_sensitive=False
-    )
-    flags.DEFINE_enum("data", "mnist", hyperparameters.DATA, "The data set.")
-    flags.DEFINE_string("data_dir", None, "Where its files are; downloads if left out.")
-    flags.DEFINE_integer("train_examples", 10_000, "Images to train on, at most.", lower_bound=1)
-    flags.DEFINE_integer(
-        "valid_examples",
-        None,
-        "Images to validate on, at most; 5,000 by default, of the convnet 1,000.",
-        lower_bound=1,
-    )
-    flags.DEFINE_integer(
-        "batch_size", 128, "Examples in a batch; all, if there are no more.", lower_bound=1
-    )
-    flags.DEFINE_float("lr", None, "The (first) learning rate; 0.1, or 0.001 of adam.")
-    flags.DEFINE_float("momentum", 0.9, "The (first) momentum; of adam beta1.")
-    flags.DEFINE_integer("steps", 100, "Steps of a training.", lower_bound=1)
-    flags.DEFINE_integer("max_steps", 20, "Steps of the outer optimizer.", lower_bound=1)
-    flags.DEFINE_enum(
-        "outer_optimizer",
-        "adam",
-        sorted(OUTER_OPTIMIZERS),
-        "What moves the hyperparameters.",
-        case_sensitive=False,
-    )
-    flags.DEFINE_list(
-        "outer_lr",
-        [],
-        "Its rate, for all (0.01) or by name (0.01,l2=1e-5). By default rates that suit Adam: a "
-        "tenth of the first value for learning rates and penalties, else 0.01 to 0.2.",
-    )
-    flags.DEFINE_integer(
-        "truncation", 100, "Last steps that truncated differentiates; of rtho, steps to a move.", 1
-    )
-    flags.DEFINE_bool("online", False, "Of truncated: move on the way, after every truncation.")
-    flags.DEFINE_integer(
-        "points", None, "Of drmad: points of its line; a tenth of the steps by default.", 1
-    )
-    flags.DEFINE_enum("solver", "gauss_newton", sorted(SOLVERS), "Of implicit: its linear solver.")
-    flags.DEFINE_float(
-        "damping", 1e-2, "Of implicit; 0 by default for solvers of the Hessian itself.", 0.0
-    )
-    flags.DEFINE_enum("storage", "memory", STORAGES, "Of reverse: where states are kept.")
-    flags.DEFINE_enum(
-        "sharing",
-        None,
-        SHARINGS,
-        "What hyperparameters with a value for every weight (such as l2:weight) share a gradient.",
-    )
-    flags.DEFINE_bool("sign", False, "Move by the sign of the shared gradient only.")
-    flags.DEFINE_list(
-        "projection",
-        [],
-        "Where hyperparameters stay, as name=box:LOW:HIGH, name=simplex:TOTAL, "
-        "name=capped_simplex:TOTAL or name=none, such as example_weights=capped_simplex:500. "
-        "Penalties stay at least 0, weights of examples in [0, 1], labels on the simplex.",
-    )
-    flags.DEFINE_bool("estimate", False, "Print what each method would cost before the first step.")
-    flags.DEFINE_string("model_dir", None, "Where checkpoints, records and pictures go.")
-    flags.DEFINE_integer("seed", 0, "Of weights and batches of the first training.", 0, 2**20)
-
-
 def _default_names(method: str, dynamics: str) -> list[str]:
     if method == "implicit":
         return ["l2"]
     own = {"adam": ["beta1", "beta2"], "gd": [], "backtracking": []}.get(dynamics, ["momentum"])
     return ["learning_rate", *own, "l2"]
-
-
-def _numbers(flag: str, texts: Sequence[str], alone: bool = False) -> dict[str, float]:
-    """Reads `name=number`, and if that may be a number alone under the name ""."""
-    found: dict[str, float] = {}
-    for text in texts:
-        name, equals, number = text.rpartition("=")
-        try:
-            if not (equals or alone):
-                raise ValueError
-            found[name.strip()] = float(number)
-        except ValueError:
-            asked = "a number or name=number" if alone else "name=number"
-            raise ValueError(f"Expected {flag} as {asked}, got {text!r}.") from None
-    return found
 
 
 def _projections(
@@ -380,8 +275,6 @@ def _projections(
 
 def _process(tuning: hyperparameters.Tuning) -> Any:
     names = tuning.by_weight()
-    if FLAGS.sign and FLAGS.sharing is None:
-        raise ValueError("Expected sign together with sharing, got no sharing; take all or units.")
     if FLAGS.sharing is None:
         return None
     if not names:
@@ -404,4 +297,4 @@ def _settings() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    command_line.run(main, define_flags)
+    running.finish(main)

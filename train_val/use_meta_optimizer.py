@@ -4,17 +4,30 @@ from __future__ import annotations
 
 if not __package__:
     import _bootstrap  # noqa: F401
+if __name__ == "__main__":
+    from train_val.cli import running, use_flags
 
+    running.begin(__doc__, use_flags.define_flags, use_flags.check_flags)
+
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import tqdm
 from absl import flags
 
 from train_val import command_line, optimizers, problems, training
+from train_val.cli import use_flags
+from train_val.cli.exit_statuses import DivergedError
 
 FLAGS = flags.FLAGS
+# Reports measure at least so many images, if there are.
+LEAST_IMAGES = 1000
+# Training whose loss is so many times that of the first batch has diverged.
+LARGEST_RISE = 10
+define_flags, check_flags = use_flags.define_flags, use_flags.check_flags
 
 
 def steps_of(epochs: float, images: int, batch_size: int) -> int:
@@ -55,13 +68,16 @@ def main() -> None:
             "With split=standard the training images include those that meta-training may have "
             "seen (CIFAR-10's batches 1 to 3, or all five)."
         )
+    steps = min(steps, FLAGS.max_steps or steps)
+    problem = bounded(problem, steps)
     result = training.train(
         problem,
         chosen.optimizer,
-        min(steps, FLAGS.max_steps or steps),
+        steps,
         seed=FLAGS.seed,
-        model_dir=FLAGS.model_dir or f"./eval_{FLAGS.problem}_{FLAGS.optimizer}".lower(),
+        model_dir=FLAGS.model_dir or use_flags.default_folder(),
         save_steps=FLAGS.save_steps,
+        save_minutes=FLAGS.save_minutes,
         eval_steps=steps_of(FLAGS.epochs_per_eval, images, FLAGS.batch_size),
         record_experience=FLAGS.record_experience,
         settings={**chosen.settings, **command_line.problem_settings(problem)},
@@ -69,7 +85,47 @@ def main() -> None:
         on_not_finite=command_line.name_once(),
         statistics=FLAGS.statistics,
     )
-    print(report(result, problem.measured_images, statistics_of(problem)))
+    print(report(result, problem.measured_images, problem.tested_images, statistics_of(problem)))
+    if trouble := diverged(result):
+        raise DivergedError(trouble)
+
+
+def bounded(problem: problems.Problem, steps: int) -> problems.Problem:
+    """Returns the problem with as many images to measure on as the flags and the steps say.
+
+    A few steps to try something out are not followed by minutes of measuring.
+
+    Args:
+      problem: Of the flags.
+      steps: Of training.
+    """
+    enough = max(LEAST_IMAGES, steps * FLAGS.batch_size)
+    return dataclasses.replace(
+        problem,
+        train_sample=FLAGS.loss_images or min(enough, problem.measured_images),
+        test_sample=FLAGS.test_images or enough,
+    )
+
+
+def diverged(result: training.TrainingResult) -> str | None:
+    """Returns a sentence if training has diverged, else None.
+
+    It has if steps stayed not finite, the loss at the end is not finite, or the loss of the last
+    batches is above that of the first one by a factor of 10.
+    """
+    advice = "Try a smaller --lr, or for second-order optimizers a larger --damping."
+    if result.diverged:
+        return f"Training diverged: {training.LARGEST_SKIPS_IN_A_ROW} steps in a row. {advice}"
+    losses = [math.inf if line["loss"] is None else line["loss"] for line in result.history]
+    if not math.isfinite(result.training_loss):
+        return f"Training diverged: its loss is {result.training_loss}. {advice}"
+    last = float(np.median(losses[-5:])) if losses else 0.0
+    if losses and last > LARGEST_RISE * max(losses[0], 1e-6):
+        return (
+            f"Training diverged: the loss on batches rose from {losses[0]:.4g} to {last:.4g}. "
+            f"{advice}"
+        )
+    return None
 
 
 def print_own_numbers(step: int, metrics: Mapping[str, Any]) -> None:
@@ -92,57 +148,29 @@ def statistics_of(problem: problems.Problem) -> str:
     )
 
 
-def report(result: training.TrainingResult, measured: int, statistics: str = "") -> str:
+def report(
+    result: training.TrainingResult, measured: int, tested: int, statistics: str = ""
+) -> str:
     """Returns the outcome in a sentence or two.
 
     Args:
       result: The result of training.
       measured: How many training images its loss is the loss of.
+      tested: How many test images its accuracy is the accuracy on.
       statistics: What normalisation had, a sentence.
     """
     text = (
         f"{result.steps} steps: loss on {measured:,} training images {result.training_loss:.4f}, "
-        f"test accuracy {result.accuracy:.2%}."
+        f"test accuracy on {tested:,} images {result.accuracy:.2%}."
     )
     if statistics:
         text += f" {statistics}"
     if result.skipped:
         text += f" {result.skipped} steps were not finite and were not taken."
     if result.diverged:
-        text += (
-            f" Training ended early: {training.LARGEST_SKIPS_IN_A_ROW} of them came in a row. Try "
-            "a smaller lr."
-        )
+        text += f" Training ended early: {training.LARGEST_SKIPS_IN_A_ROW} of them came in a row."
     return text
 
 
-def define_flags() -> None:
-    """Defines the flags."""
-    # Not the seed of meta-training, whose initial weights the optimizer has seen.
-    command_line.define_common_flags(seed=1)
-    flags.adopt_module_key_flags(command_line)  # for --help
-    flags.DEFINE_enum(
-        "optimizer", "meta", optimizers.NAMES, "What trains the network.", case_sensitive=False
-    )
-    flags.DEFINE_string("meta_ckpt", None, "The model_dir of a meta-training, for optimizer=meta.")
-    flags.DEFINE_float("momentum", 0.9, "Of optimizer=momentum, and of kfac with lr.", 0.0, 1.0)
-    flags.DEFINE_float("beta1", 0.9, "Of optimizer=adam.", 0.0, 1.0)
-    flags.DEFINE_float("beta2", 0.999, "Of optimizer=adam.", 0.0, 1.0)
-    flags.DEFINE_enum(
-        "statistics",
-        "population",
-        training.STATISTICS,
-        "What batch normalisation has in evaluations: statistics taken anew from training images "
-        "at the weights as they are, or the moving averages, as in the paper.",
-    )
-    flags.DEFINE_integer(
-        "record_experience",
-        0,
-        "Snapshots of the path to keep in model_dir/experience, for train_meta_optimizer's "
-        "--experience.",
-        lower_bound=0,
-    )
-
-
 if __name__ == "__main__":
-    command_line.run(main, define_flags)
+    running.finish(main)

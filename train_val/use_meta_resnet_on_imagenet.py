@@ -7,23 +7,17 @@ from __future__ import annotations
 
 if not __package__:
     import _bootstrap  # noqa: F401
+if __name__ == "__main__":
+    from train_val.cli import imagenet_flags, running
 
-from absl import flags
+    running.begin(__doc__, imagenet_flags.define_flags, imagenet_flags.check_flags)
 
-from train_val import command_line, use_meta_optimizer
-from train_val.data import IMAGENET
+from train_val import use_meta_optimizer
+from train_val.cli.imagenet_flags import check_flags, define_flags
+
+__all__ = ["check_flags", "define_flags", "main"]
 
 main = use_meta_optimizer.main
 
-
-def define_flags() -> None:
-    """Defines the flags."""
-    use_meta_optimizer.define_flags()
-    flags.adopt_module_key_flags(use_meta_optimizer)  # for --help
-    defaults = {"data": IMAGENET, "problem": "resnet", "resnet_size": 18}
-    for name, value in defaults.items():
-        flags.FLAGS.set_default(name, value)
-
-
 if __name__ == "__main__":
-    command_line.run(main, define_flags)
+    running.finish(main)

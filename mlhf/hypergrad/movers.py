@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mlhf.validation import check_keras_optimizer, check_number
+
 
 class Mover:
     """An optimizer of one hyperparameter, its state in and out."""
@@ -17,11 +19,12 @@ class Mover:
         import keras
 
         if isinstance(optimizer, (int, float)) and not isinstance(optimizer, bool):
-            optimizer = keras.optimizers.SGD(optimizer)
+            optimizer = keras.optimizers.SGD(check_number("outer_optimizer", optimizer, at_least=0))
         if not isinstance(optimizer, keras.optimizers.Optimizer):
             raise TypeError(
                 f"Expected outer_optimizer= to be a Keras optimizer or a rate, got {optimizer!r}."
             )
+        check_keras_optimizer("outer_optimizer", optimizer)
         self._optimizer = type(optimizer).from_config(optimizer.get_config())
         self._variables = [tf.Variable(leaf) for leaf in tf.nest.flatten(value)]
         self._optimizer.build(self._variables)
@@ -66,7 +69,8 @@ def movers(outer_optimizer: Any, hyper: dict[str, Any]) -> dict[str, Mover]:
 
     Raises:
       TypeError: If it is something else.
-      ValueError: If names are missing or unknown.
+      ValueError: If names are missing or unknown, or a rate or another number of an optimizer makes
+        no sense.
     """
     if isinstance(outer_optimizer, Mapping):
         if set(outer_optimizer) != set(hyper):

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from mlhf.validation import check_number
+
 Projection = Callable[[tf.Tensor], tf.Tensor]
 
 
@@ -40,8 +42,7 @@ def simplex(total: float = 1.0) -> Projection:
     Raises:
       ValueError: If it is not positive.
     """
-    if not total > 0:
-        raise ValueError(f"Expected a positive total, got {total}.")
+    check_number("total", total, above=0)
 
     def project(x):
         # The nearest point moves with x along (1, ... 1): without its largest entry x keeps digits
@@ -72,8 +73,7 @@ def capped_simplex(total: float) -> Projection:
     Raises:
       ValueError: If it is not positive.
     """
-    if not total > 0:
-        raise ValueError(f"Expected a positive total, got {total}.")
+    check_number("total", total, above=0)
 
     def project(x):
         most = tf.constant(total, x.dtype)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
-from train_val import command_line
+from train_val.cli import running
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = flags.FLAGS
@@ -17,12 +17,13 @@ DIGITS = ("--data=digits", "--problem=mlp", "--batch_size=32")
 
 
 def run(module, *arguments):
-    """Runs a command line as `command_line.run` does, with flags of its own."""
+    """Runs a command line as its process does, with flags of its own."""
     before = set(FLAGS)
     module.define_flags()
     try:
-        FLAGS([module.__name__, *map(str, arguments)])
-        command_line.guarded(module.main)
+        check = getattr(module, "check_flags", None)
+        running.read_flags([module.__name__, *map(str, arguments)], check)
+        running.guarded(module.main)
     finally:
         for name in set(FLAGS) - before:
             delattr(FLAGS, name)

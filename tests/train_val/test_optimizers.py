@@ -108,7 +108,7 @@ def test_what_is_given_holds_and_the_rest_is_the_classs():
     "name, settings, message",
     [
         ("moon", {}, r"one of \['meta', 'kfac', 'martens', .* got 'moon'"),
-        ("AdamW", {"lr": 0.0}, "Expected lr to be above 0, got 0.0"),
+        ("AdamW", {"lr": 0.0}, "Expected lr to be a finite number above 0, got 0.0"),
         ("kfac", {"lr": -1.0, "given": {"lr"}}, "Expected learning_rate to be .* got -1.0"),
         (
             "martens",

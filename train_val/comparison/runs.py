@@ -7,7 +7,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ def run(
     steps: int,
     every: int,
     *,
+    also: Collection[int] = (),
     accuracy: bool = False,
     on_step: Callable[[], None] = lambda: None,
 ) -> Curve:
@@ -65,6 +66,7 @@ def run(
       seed: Of the initial weights and of where the batches begin.
       steps: How many.
       every: Steps between measurements.
+      also: Further steps to measure at.
       accuracy: Whether the test accuracy is measured too.
       on_step: Called after each step.
 
@@ -93,6 +95,7 @@ def run(
             curve.accuracies.append(problem.accuracy(parameters, state))
         return math.isfinite(curve.losses[-1])
 
+    places = measured_steps(steps, every, also)
     measured(0)
     for step in range(1, steps + 1):
         started = time.perf_counter()
@@ -103,24 +106,31 @@ def run(
         except tf.errors.InvalidArgumentError as error:
             if not is_failed_factorization(error):
                 raise
-            return _ended(curve, step, steps, every, accuracy, str(error).splitlines()[0])
+            return _ended(curve, step, places, accuracy, str(error).splitlines()[0])
         elapsed += time.perf_counter() - started
         parameters, state = taken.parameters, taken.state
         model_state = () if taken.model_state is None else taken.model_state
         if not math.isfinite(loss):
             # The loss stands before the step: it is the outcome of the step before.
-            return _ended(curve, max(step - 1, 1), steps, every, accuracy)
-        if (step % every == 0 or step == steps) and not measured(step):
-            return _ended(curve, step, steps, every, accuracy)
+            return _ended(curve, max(step - 1, 1), places, accuracy)
+        if step in places and not measured(step):
+            return _ended(curve, step, places, accuracy)
         on_step()
         if step < steps:
             inputs, targets = next(batches)
     return curve
 
 
-def _ended(curve: Curve, at: int, steps: int, every: int, accuracy: bool, note=None) -> Curve:
+def measured_steps(steps: int, every: int, also: Collection[int] = ()) -> list[int]:
+    """Returns the steps after the start that a run is measured at, ascending."""
+    return sorted({*range(every, steps, every), *(step for step in also if step <= steps), steps})
+
+
+def _ended(
+    curve: Curve, at: int, places: Sequence[int], accuracy: bool, note: str | None = None
+) -> Curve:
     """Returns a diverged run's curve, filled up so that all curves have the same steps."""
-    for step in (*range(every, steps, every), steps):
+    for step in places:
         if step not in curve.steps:
             curve.steps.append(step)
             curve.losses.append(math.nan)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tqdm
 
 from train_val.comparison.cost import Cost
-from train_val.comparison.runs import Curve, RunCache, run
+from train_val.comparison.runs import Curve, RunCache, measured_steps, run
 from train_val.comparison.specifications import Entrant, setting_text
 from train_val.comparison.tuning import Tuning, tune
 from train_val.problems import Problem
@@ -44,6 +44,7 @@ def scoreboard(
     seeds: Sequence[int] = (1, 2, 3),
     steps: int = 200,
     every: int = 10,
+    also: Collection[int] = (),
     tuning_steps: int = 50,
     largest: int = 16,
     cost: Callable[[Entrant, Mapping[str, Any]], Cost] | None = None,
@@ -63,6 +64,7 @@ def scoreboard(
       seeds: Of the reported runs, from 1.
       steps: Of a reported run.
       every: Steps between its measurements.
+      also: Further steps that it is measured at.
       tuning_steps: Of a run that tunes.
       largest: As for `tune`: the most settings of one optimizer, but for a larger grid.
       cost: Measures a step of an optimizer at its settings; where it raises RuntimeError the score
@@ -88,6 +90,10 @@ def scoreboard(
         reported = seed != TUNING_SEED
         key = {**about, **entrant.identity, "setting": setting, "seed": seed}
         key.update(steps=length, every=between)
+        between_too = set(also) - set(measured_steps(length, between)) if reported else set()
+        if between_too:
+            # Runs without any keep the keys that they always had.
+            key.update(also=sorted(between_too))
         what = f"seed {seed}" if reported else "tuning"
         bar.set_description(f"{entrant.title} ({setting_text(setting)}), {what}")
         curve = known.curve(key)
@@ -99,7 +105,14 @@ def scoreboard(
         if curve is None:
             optimizer = entrant.make(setting)
             curve = run(
-                problem, optimizer, seed, length, between, accuracy=reported, on_step=bar.update
+                problem,
+                optimizer,
+                seed,
+                length,
+                between,
+                also=between_too,
+                accuracy=reported,
+                on_step=bar.update,
             )
             known.add_curve(key, curve)
         bar.update(length - (bar.n - before))

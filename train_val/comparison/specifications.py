@@ -15,15 +15,9 @@ import tensorflow as tf
 
 import mlhf
 from train_val import optimizers
+from train_val.cli.specification_checks import ALIASES, TEXTS, check_setting
 from train_val.comparison.tuning import OPEN
 
-# Short names of settings.
-ALIASES = {
-    "lr": "learning_rate",
-    "cg": "cg_iterations",
-    "share": "curvature_share",
-    "scale": "damping_scale",
-}
 # Settings that are set on one optimizer, which is then traced once for the whole grid.
 SETTABLE = {"learning_rate", "damping"}
 
@@ -142,8 +136,11 @@ def parse(text: str, meta_ckpt: str | None = None) -> Entrant:
             )
         if key in given:
             raise ValueError(f"Expected every setting once, got {key} twice in {text!r}.")
-        texts = [values] if key in ("title", "path") else values.split("/")
+        texts = [values] if key in TEXTS else values.split("/")
         given[key] = tuple(_value(key, value) for value in texts)
+        if key not in TEXTS:
+            for value in given[key]:
+                _check_number(key, value, text)
     title = given.pop("title", (None,))[0]
     if name.lower() == "meta":
         path = given.pop("path", (meta_ckpt,))[0]
@@ -254,6 +251,13 @@ def _check_kinds(make: Callable[..., Any], given: Mapping[str, tuple], text: str
             number = isinstance(default, (int, float)) and not isinstance(default, bool)
             if number and (truth or isinstance(value, str)):
                 raise ValueError(f"Expected a number as {key}, got {value!r} in {text!r}.")
+
+
+def _check_number(key: str, value: Any, text: str) -> None:
+    try:
+        check_setting(key, value)
+    except ValueError as error:
+        raise ValueError(f"{str(error)[:-1]} in {text!r}.") from None
 
 
 def _value(key: str, text: str) -> Any:

@@ -19,6 +19,10 @@ from pathlib import Path
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+if __name__ == "__main__":
+    from train_val.cli import experiment_flags, running
+
+    running.begin(__doc__, experiment_flags.definer("all_methods"), experiment_flags.check_flags)
 
 import math
 import statistics
@@ -32,7 +36,7 @@ import tensorflow as tf
 from absl import flags
 
 from mlhf import hypergrad
-from train_val import command_line
+from train_val.cli import experiment_flags
 from train_val.experiments import mnist_slices, reporting
 
 FLAGS = flags.FLAGS
@@ -313,17 +317,9 @@ def main() -> None:
     draw(runs, folder / "all_methods.png")
 
 
-def define_flags() -> None:
-    """Defines the flags."""
-    reporting.define_flags()
-    flags.adopt_module_key_flags(reporting)  # for --help
-    flags.DEFINE_list("networks", list(NETWORKS), f"Some of {', '.join(NETWORKS)}.")
-    flags.register_validator(
-        "networks",
-        lambda names: bool(names) and set(names) <= set(NETWORKS),
-        f"Expected some of {', '.join(NETWORKS)}, with commas between.",
-    )
+define_flags = experiment_flags.definer("all_methods")
+check_flags = experiment_flags.check_flags
 
 
 if __name__ == "__main__":
-    command_line.run(main, define_flags)
+    running.finish(main)

@@ -19,6 +19,10 @@ from pathlib import Path
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+if __name__ == "__main__":
+    from train_val.cli import experiment_flags, running
+
+    running.begin(__doc__, experiment_flags.definer("chaos"), experiment_flags.check_flags)
 
 import math
 
@@ -28,7 +32,7 @@ from absl import flags
 from tqdm import tqdm
 
 from mlhf import hypergrad
-from train_val import command_line
+from train_val.cli import experiment_flags
 from train_val.experiments import mnist_slices, reporting
 
 FLAGS = flags.FLAGS
@@ -238,12 +242,9 @@ def main() -> None:
     draw(next(iter(runs.values())), folder / "chaos.png")
 
 
-def define_flags() -> None:
-    """Defines the flags."""
-    reporting.define_flags()
-    flags.adopt_module_key_flags(reporting)  # for --help
-    flags.DEFINE_integer("points", 400, "Learning rates.", 10)
+define_flags = experiment_flags.definer("chaos")
+check_flags = experiment_flags.check_flags
 
 
 if __name__ == "__main__":
-    command_line.run(main, define_flags)
+    running.finish(main)

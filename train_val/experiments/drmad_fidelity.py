@@ -22,6 +22,10 @@ from pathlib import Path
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+if __name__ == "__main__":
+    from train_val.cli import experiment_flags, running
+
+    running.begin(__doc__, experiment_flags.definer("drmad_fidelity"), experiment_flags.check_flags)
 
 import math
 import statistics
@@ -33,7 +37,7 @@ import tensorflow as tf
 from absl import flags
 
 from mlhf import hypergrad
-from train_val import command_line
+from train_val.cli import experiment_flags
 from train_val.experiments import mnist_slices, reporting
 
 FLAGS = flags.FLAGS
@@ -255,13 +259,9 @@ def main() -> None:
     draw(runs, folder / "drmad_fidelity.png")
 
 
-def define_flags() -> None:
-    """Defines the flags."""
-    reporting.define_flags()
-    flags.adopt_module_key_flags(reporting)  # for --help
-    flags.DEFINE_integer("steps", 2000, "Steps of training.", 10)
-    flags.DEFINE_float("momentum", 0.95, "Of the authors' code; their paper has 0.1.")
+define_flags = experiment_flags.definer("drmad_fidelity")
+check_flags = experiment_flags.check_flags
 
 
 if __name__ == "__main__":
-    command_line.run(main, define_flags)
+    running.finish(main)

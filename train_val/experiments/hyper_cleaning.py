@@ -22,6 +22,10 @@ from pathlib import Path
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+if __name__ == "__main__":
+    from train_val.cli import experiment_flags, running
+
+    running.begin(__doc__, experiment_flags.definer("hyper_cleaning"), experiment_flags.check_flags)
 
 import statistics
 
@@ -31,7 +35,7 @@ import tensorflow as tf
 from absl import flags
 
 from mlhf import hypergrad
-from train_val import command_line
+from train_val.cli import experiment_flags
 from train_val.experiments import mnist_slices, reporting
 
 FLAGS = flags.FLAGS
@@ -249,11 +253,9 @@ def main() -> None:
     draw(runs, folder / "hyper_cleaning.png")
 
 
-def define_flags() -> None:
-    """Defines the flags."""
-    reporting.define_flags(iterations=200)
-    flags.adopt_module_key_flags(reporting)  # for --help
+define_flags = experiment_flags.definer("hyper_cleaning")
+check_flags = experiment_flags.check_flags
 
 
 if __name__ == "__main__":
-    command_line.run(main, define_flags)
+    running.finish(main)

@@ -17,6 +17,12 @@ from pathlib import Path
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+if __name__ == "__main__":
+    from train_val.cli import experiment_flags, running
+
+    running.begin(
+        __doc__, experiment_flags.definer("learned_schedules"), experiment_flags.check_flags
+    )
 
 from typing import Any
 
@@ -26,7 +32,7 @@ from absl import flags
 from tqdm import tqdm
 
 from mlhf import adam, hypergrad
-from train_val import command_line
+from train_val.cli import experiment_flags
 from train_val.experiments import hips_adam, mnist_slices, reporting
 
 FLAGS = flags.FLAGS
@@ -239,13 +245,9 @@ def main() -> None:
     draw(next(iter(runs.values())), folder / "learned_schedules.png")
 
 
-def define_flags() -> None:
-    """Defines the flags."""
-    reporting.define_flags(iterations=50)
-    flags.adopt_module_key_flags(reporting)  # for --help
-    flags.DEFINE_enum("outer_adam", "hips", list(OUTER_ADAMS), "The outer optimizer.")
-    flags.DEFINE_integer("average_seeds", 0, "Average the first hypergradient over so many.")
+define_flags = experiment_flags.definer("learned_schedules")
+check_flags = experiment_flags.check_flags
 
 
 if __name__ == "__main__":
-    command_line.run(main, define_flags)
+    running.finish(main)

@@ -23,6 +23,12 @@ from pathlib import Path
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+if __name__ == "__main__":
+    from train_val.cli import experiment_flags, running
+
+    running.begin(
+        __doc__, experiment_flags.definer("neumann_overfitting"), experiment_flags.check_flags
+    )
 
 import statistics
 from typing import Any
@@ -35,7 +41,7 @@ from tqdm import tqdm
 
 from mlhf import hypergrad
 from mlhf.hypergrad import linear_solvers
-from train_val import command_line
+from train_val.cli import experiment_flags
 from train_val.experiments import mnist_slices, reporting
 
 FLAGS = flags.FLAGS
@@ -320,11 +326,9 @@ def main() -> None:
     draw(runs, folder / "neumann_overfitting.png")
 
 
-def define_flags() -> None:
-    """Defines the flags."""
-    reporting.define_flags(iterations=300)
-    flags.adopt_module_key_flags(reporting)  # for --help
+define_flags = experiment_flags.definer("neumann_overfitting")
+check_flags = experiment_flags.check_flags
 
 
 if __name__ == "__main__":
-    command_line.run(main, define_flags)
+    running.finish(main)

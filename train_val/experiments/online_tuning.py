@@ -20,13 +20,17 @@ from pathlib import Path
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+if __name__ == "__main__":
+    from train_val.cli import experiment_flags, running
+
+    running.begin(__doc__, experiment_flags.definer("online_tuning"), experiment_flags.check_flags)
 
 import statistics
 
 from absl import flags
 
 from mlhf import hypergrad
-from train_val import command_line
+from train_val.cli import experiment_flags
 from train_val.experiments import mnist_slices, reporting
 from train_val.experiments.all_methods import METHODS, error_rate, first_weights, training, tune
 
@@ -146,11 +150,9 @@ def main() -> None:
     draw(runs, folder / "online_tuning.png")
 
 
-def define_flags() -> None:
-    """Defines the flags."""
-    reporting.define_flags(iterations=20)
-    flags.adopt_module_key_flags(reporting)  # for --help
+define_flags = experiment_flags.definer("online_tuning")
+check_flags = experiment_flags.check_flags
 
 
 if __name__ == "__main__":
-    command_line.run(main, define_flags)
+    running.finish(main)

@@ -1,4 +1,4 @@
-"""Flags, tables and files that the experiments share."""
+"""Tables and files that the experiments share."""
 
 from __future__ import annotations
 
@@ -12,30 +12,11 @@ from typing import Any
 from absl import flags
 
 from replay import DamagedFileError, read_json, replace_file
+from train_val.cli.experiment_flags import seeds_of
 
 FLAGS = flags.FLAGS
 # Beside the runs in their file: what they were made with.
 _SETTINGS = "flags"
-
-
-def define_flags(iterations: int | None = None, data: bool = True) -> None:
-    """Defines the flags of an experiment: seeds and output, and what else it has.
-
-    Args:
-      iterations: The default of `--iterations`; None for an experiment without.
-      data: Whether it has a `--data_dir`.
-    """
-    if data:
-        flags.DEFINE_string("data_dir", None, "Where MNIST is; downloaded if left out.")
-    flags.DEFINE_list("seeds", ["0"], "One run each.")
-    flags.register_validator(
-        "seeds",
-        lambda seeds: bool(seeds) and all(seed.isdecimal() for seed in seeds),
-        "Expected whole numbers from 0 on with commas between, such as 0,1,2.",
-    )
-    if iterations is not None:
-        flags.DEFINE_integer("iterations", iterations, "Steps on the hyperparameters.", 0)
-    flags.DEFINE_string("output", "runs/experiments", "Where results go.")
 
 
 def folder(path: str) -> Path:
@@ -97,7 +78,7 @@ def run_seeds(name: str, names: Sequence[str], run: Callable[[int], Any]) -> dic
     """
     path = folder(FLAGS.output) / f"{name}.json"
     settings = {name: FLAGS[name].value for name in names}
-    seeds, done = [int(seed) for seed in FLAGS.seeds], load(path, settings)
+    seeds, done = seeds_of(FLAGS.seeds), load(path, settings)
     for seed in seeds:
         if seed in done:
             print(f"seed {seed}: kept from {path}", flush=True)

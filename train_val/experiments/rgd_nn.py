@@ -25,6 +25,10 @@ from pathlib import Path
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+if __name__ == "__main__":
+    from train_val.cli import experiment_flags, running
+
+    running.begin(__doc__, experiment_flags.definer("rgd_nn"), experiment_flags.check_flags)
 
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
@@ -35,7 +39,7 @@ import tensorflow as tf
 from absl import flags
 
 from mlhf import hypergrad
-from train_val import command_line
+from train_val.cli import experiment_flags
 from train_val.experiments import mnist_slices, reporting
 
 FLAGS = flags.FLAGS
@@ -346,11 +350,9 @@ def main() -> None:
     draw(runs, folder / "rgd_nn.png")
 
 
-def define_flags() -> None:
-    """Defines the flags."""
-    reporting.define_flags(iterations=100, data=False)
-    flags.adopt_module_key_flags(reporting)  # for --help
+define_flags = experiment_flags.definer("rgd_nn")
+check_flags = experiment_flags.check_flags
 
 
 if __name__ == "__main__":
-    command_line.run(main, define_flags)
+    running.finish(main)

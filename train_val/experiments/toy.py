@@ -16,6 +16,10 @@ from pathlib import Path
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+if __name__ == "__main__":
+    from train_val.cli import experiment_flags, running
+
+    running.begin(__doc__, experiment_flags.definer("toy"), experiment_flags.check_flags)
 
 import math
 from typing import Any
@@ -28,7 +32,7 @@ from mlhf import hypergrad
 from mlhf.hypergrad.factors import Factors
 from mlhf.hypergrad.fixed_point import to_float
 from mlhf.hypergrad.fixed_point_momentum import FixedPointMomentum
-from train_val import command_line
+from train_val.cli import experiment_flags
 from train_val.experiments import reporting
 
 FLAGS = flags.FLAGS
@@ -239,10 +243,9 @@ def main() -> None:
     draw(found, folder / "toy.png")
 
 
-def define_flags() -> None:
-    """Defines the flags."""
-    flags.DEFINE_string("output", "runs/experiments", "Where results go.")
+define_flags = experiment_flags.definer("toy")
+check_flags = experiment_flags.check_flags
 
 
 if __name__ == "__main__":
-    command_line.run(main, define_flags)
+    running.finish(main)

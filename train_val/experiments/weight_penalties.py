@@ -13,6 +13,12 @@ from pathlib import Path
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+if __name__ == "__main__":
+    from train_val.cli import experiment_flags, running
+
+    running.begin(
+        __doc__, experiment_flags.definer("weight_penalties"), experiment_flags.check_flags
+    )
 
 import math
 
@@ -21,7 +27,7 @@ import tensorflow as tf
 from absl import flags
 
 from mlhf import hypergrad
-from train_val import command_line
+from train_val.cli import experiment_flags
 from train_val.experiments import mnist_slices, reporting
 
 FLAGS = flags.FLAGS
@@ -112,11 +118,9 @@ def main() -> None:
     draw(next(iter(runs.values())), folder / "weight_penalties.png")
 
 
-def define_flags() -> None:
-    """Defines the flags."""
-    reporting.define_flags(iterations=50)
-    flags.adopt_module_key_flags(reporting)  # for --help
+define_flags = experiment_flags.definer("weight_penalties")
+check_flags = experiment_flags.check_flags
 
 
 if __name__ == "__main__":
-    command_line.run(main, define_flags)
+    running.finish(main)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mlhf.validation import check_number
 from train_val import problems
 from train_val.problems import Problem
 
@@ -182,6 +183,8 @@ def _typed(key: str, value: str, like: Any, text: str) -> Any:
         if isinstance(like, bool):
             return {"true": True, "false": False}[value.lower()]
         number = type(like)(value)
+        if isinstance(number, float):
+            check_number(key, number)
     except (KeyError, ValueError, TypeError):
         raise ValueError(
             f"Expected {key} to be a {type(like).__name__} like {like}, got {value!r} in {text!r}."

@@ -1,0 +1,30 @@
+"""The names that flags take are those of what they name."""
+
+from mlhf import pretrained_names, proposal
+from mlhf.hypergrad import hyper_optimizer
+from mlhf.hypergrad.reverse import STORAGES
+from mlhf.hypergrad.sharing import SHARINGS
+from train_val import comparison, data, hyperparameters, optimizers, problems, task_families
+from train_val import tune_hyperparameters as tuning
+from train_val.cli import experiment_flags, names
+from train_val.experiments import all_methods, learned_schedules
+
+
+def test_names_are_those_of_what_they_name():
+    assert sorted(problems.NETWORKS) == list(names.NETWORKS)
+    assert (data.NAMES, data.SPLITS) == (names.DATA, names.SPLITS)
+    assert names.INPUTS == proposal.INPUTS
+    # Another version of Keras may lack some of its optimizers; none may have one without a name.
+    assert set(optimizers.NAMES) <= set(names.OPTIMIZERS)
+    assert set(comparison.NAMES) <= set(names.ENTRANTS)
+    assert set(names.FAMILIES) <= set(task_families.names())  # tests define more
+    assert names.pretrained() == pretrained_names()
+    assert sorted(hyperparameters.NETWORKS) == list(names.TUNED_NETWORKS)
+    assert hyperparameters.DATA == names.TUNED_DATA
+    assert hyperparameters.DYNAMICS == names.DYNAMICS
+    assert hyper_optimizer.METHODS == names.METHODS
+    assert sorted(tuning.SOLVERS) == list(names.SOLVERS)
+    assert (STORAGES, SHARINGS) == (names.STORAGES, names.SHARINGS)
+    assert sorted(tuning.OUTER_OPTIMIZERS) == list(names.OUTER_OPTIMIZERS)
+    assert tuple(all_methods.NETWORKS) == experiment_flags.NETWORKS
+    assert tuple(learned_schedules.OUTER_ADAMS) == experiment_flags.OUTER_ADAMS

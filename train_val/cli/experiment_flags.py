@@ -1,0 +1,139 @@
+"""The flags of the experiments on hypergradients: one table of which has which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+from replay.numbers import check_count
+from train_val.cli.definitions import choice, number, text, whole, words
+from train_val.cli.exit_statuses import UsageError
+
+FLAGS = flags.FLAGS
+
+_GROUP = "The experiment"
+# The default of `--iterations`, for those that have it.
+ITERATIONS = {
+    "hyper_cleaning": 200,
+    "learned_schedules": 50,
+    "learned_training_set": 40,
+    "neumann_overfitting": 300,
+    "online_tuning": 20,
+    "rgd_nn": 100,
+    "weight_penalties": 50,
+    "weighted_error": 20,
+}
+NAMES = (
+    *("all_methods", "chaos", "drmad_fidelity", "hyper_cleaning", "learned_schedules"),
+    *("learned_training_set", "neumann_overfitting", "online_tuning", "penalty_granularity"),
+    *("rgd_nn", "toy", "weight_penalties", "weighted_error"),
+)
+WITHOUT_DATA = ("rgd_nn", "toy")
+WITHOUT_SEEDS = ("toy",)
+NETWORKS = ("softmax", "mlp", "cnn")
+OUTER_ADAMS = ("hips", "textbook")
+
+
+def definer(name: str) -> Callable[[], None]:
+    """Returns the function that defines the flags of an experiment.
+
+    Args:
+      name: One of `NAMES`.
+    """
+
+    def define_flags() -> None:
+        """Defines the flags."""
+        if name not in WITHOUT_DATA:
+            text(
+                "data_dir",
+                None,
+                "The folder with MNIST's four idx files, or with mnist/.",
+                _GROUP,
+                shown="tensorflow-datasets downloads",
+            )
+        if name not in WITHOUT_SEEDS:
+            words("seeds", ["0"], "Seeds, one run each.", _GROUP)
+        if name in ITERATIONS:
+            whole(
+                "iterations",
+                ITERATIONS[name],
+                "Steps on the hyperparameters.",
+                _GROUP,
+                at_least=0,
+            )
+        _OWN.get(name, lambda: None)()
+        text("output", "runs/experiments", "The folder for results.", "Files")
+
+    return define_flags
+
+
+def _chaos() -> None:
+    whole("points", 400, "Learning rates.", _GROUP, at_least=10)
+
+
+def _drmad_fidelity() -> None:
+    whole("steps", 2000, "Steps of training.", _GROUP, at_least=10)
+    number(
+        "momentum",
+        0.95,
+        "The momentum; the default is that of the authors' code, their paper has 0.1.",
+        _GROUP,
+        at_least=0,
+        below=1,
+    )
+
+
+def _learned_schedules() -> None:
+    choice("outer_adam", "hips", OUTER_ADAMS, "The outer optimizer.", _GROUP)
+    whole(
+        "average_seeds",
+        0,
+        "Only average the first hypergradient over so many seeds; 0 runs the experiment.",
+        _GROUP,
+        at_least=0,
+    )
+
+
+def _all_methods() -> None:
+    words("networks", list(NETWORKS), f"Some of {', '.join(NETWORKS)}.", _GROUP)
+
+
+_OWN: dict[str, Callable[[], None]] = {
+    "all_methods": _all_methods,
+    "chaos": _chaos,
+    "drmad_fidelity": _drmad_fidelity,
+    "learned_schedules": _learned_schedules,
+}
+
+
+def check_flags() -> None:
+    """Refuses seeds that are no whole numbers, and networks that the experiment does not have.
+
+    Raises:
+      UsageError: With what was expected.
+    """
+    if "seeds" in FLAGS:
+        seeds_of(FLAGS.seeds)
+    if "networks" in FLAGS and not (FLAGS.networks and set(FLAGS.networks) <= set(NETWORKS)):
+        raise UsageError(
+            f"Expected --networks as some of {', '.join(NETWORKS)}, with commas between, got "
+            f"{','.join(FLAGS.networks)!r}."
+        )
+
+
+def seeds_of(texts: Sequence[str]) -> list[int]:
+    """Returns seeds as whole numbers.
+
+    Raises:
+      UsageError: If one is none.
+    """
+    try:
+        if not texts or not all(word.isdecimal() for word in texts):
+            raise ValueError
+        return [check_count("seeds", int(word), 0, 2**31 - 1) for word in texts]
+    except ValueError:
+        raise UsageError(
+            "Expected --seeds as whole numbers from 0 on with commas between, such as 0,1,2, got "
+            f"{','.join(texts)!r}."
+        ) from None

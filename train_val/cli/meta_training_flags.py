@@ -1,0 +1,167 @@
+"""The flags of `train_meta_optimizer.py`."""
+
+from __future__ import annotations
+
+from absl import flags
+
+from train_val.cli import names
+from train_val.cli.definitions import choice, number, redescribe, text, whole
+from train_val.cli.exit_statuses import UsageError
+from train_val.cli.specification_checks import check_tasks
+from train_val.cli.training_flags import define_common_flags
+from train_val.cli.use_flags import check_split
+
+FLAGS = flags.FLAGS
+
+# Flags of one estimator alone.
+OF_ESTIMATOR = {
+    "backprop": (
+        "keep_prob",
+        "experience",
+        "jit_compile",
+        "print_log_in_meta_optimizer",
+        "debug_grad",
+    ),
+    "pes": ("horizon", "pairs", "deviation", "layers"),
+}
+OF_THE_RULE = (
+    *("x_use", "y_use", "d_use", "damping_type", "damping_scale", "input_scale", "inputs"),
+    *("product_dtype", "print_log_in_meta_optimizer"),
+)
+_META, _PES = "Meta-training", "Meta-training by evolution strategies"
+_BACKPROP_ONLY, _PES_ONLY = "--estimator=backprop", "--estimator=pes"
+
+
+def define_flags() -> None:
+    """Defines the flags."""
+    define_common_flags()
+    # None of them is for one optimizer alone: there is only one here.
+    redescribe(OF_THE_RULE)
+    FLAGS["decay"].help = "The factor by which the heuristic changes the damping."
+    redescribe(("CG_iter", "damping", "curvature_share"), shown="{}; with --meta_ckpt as there")
+    text(
+        "model_dir",
+        None,
+        "The folder for checkpoints, metrics, the replay and the optimizer; a run continues there.",
+        "Files",
+        shown="./meta_optimizer",
+    )
+    choice(
+        "estimator",
+        "backprop",
+        ("backprop", "pes"),
+        "How the meta-gradient is estimated: backprop, the paper's way, back through a rollout; "
+        "pes, persistent evolution strategies, which minimise the training loss over --horizon "
+        "steps and learn --lr too.",
+        _META,
+    )
+    number(
+        "lr",
+        1.0,
+        "The learning rate of the rollouts; pes learns it from there.",
+        _META,
+        above=0,
+        shown="1; with --meta_ckpt as meta-trained",
+    )
+    number("meta_lr", 1e-3, "Adam's step size for the LSTMs' weights.", _META, above=0)
+    whole("meta_roll_back", 10, "Training steps in a meta-step.", _META)
+    number(
+        "keep_prob",
+        0.5,
+        "The probability that training goes on after a meta-step; otherwise it begins again at a "
+        "snapshot.",
+        _META,
+        only=_BACKPROP_ONLY,
+        at_least=0,
+        at_most=1,
+    )
+    text(
+        "experience",
+        None,
+        "A replay that rollouts begin from: what use_meta_optimizer's --record_experience made.",
+        _META,
+        only=_BACKPROP_ONLY,
+    )
+    text(
+        "meta_ckpt",
+        None,
+        "A meta-optimizer to go on from: its weights, and its rule and learning rate where no flag "
+        f"says otherwise. A model_dir, a file, or a name ({', '.join(names.pretrained())}).",
+        _META,
+    )
+    number(
+        "initial_damping",
+        None,
+        "The damping that a new LSTM gives before it has learned.",
+        _META,
+        above=0,
+        shown="0.69",
+    )
+    text(
+        "tasks",
+        None,
+        "A mixture of tasks instead of --problem, taken in turns: families with settings, such as "
+        "mlp:width=16,mlp:width=64:depth=2:batch_size=32,convnet:data=digits. Families: "
+        f"{', '.join(names.FAMILIES)}.",
+        "What is trained",
+    )
+    text(
+        "task_file",
+        None,
+        "A Python file that defines families of tasks.",
+        "What is trained",
+        only="--tasks",
+    )
+    whole("horizon", 100, "Steps of a training, a multiple of --meta_roll_back.", _PES,
+          only=_PES_ONLY)  # fmt: skip
+    whole("pairs", 4, "Pairs of trainings of each task.", _PES, only=_PES_ONLY)
+    number(
+        "deviation",
+        0.05,
+        "The standard deviation of the perturbations.",
+        _PES,
+        only=_PES_ONLY,
+        above=0,
+    )
+    choice(
+        "layers",
+        "all",
+        ("all", "output"),
+        "Which of the LSTMs' layers are learned; output alone is less noisy.",
+        _PES,
+        only=_PES_ONLY,
+    )
+
+
+def check_flags() -> None:
+    """Refuses flags that the estimator, or a mixture of tasks, has no use for.
+
+    Raises:
+      UsageError: With the flag.
+    """
+    for estimator, found in OF_ESTIMATOR.items():
+        for name in found:
+            if estimator != FLAGS.estimator and FLAGS[name].present:
+                raise UsageError(
+                    f"Expected {name} with estimator={estimator} only, got it with "
+                    f"estimator={FLAGS.estimator}."
+                )
+    if FLAGS.tasks and FLAGS["problem"].present:
+        raise UsageError(f"Expected tasks or problem, got both: {FLAGS.tasks} and {FLAGS.problem}.")
+    if FLAGS.tasks and FLAGS["resnet_size"].present:
+        raise UsageError("Expected resnet_size with --problem=resnet, got it with tasks.")
+    if FLAGS.task_file and not FLAGS.tasks:
+        raise UsageError(
+            f"Expected tasks of the families that {FLAGS.task_file} defines beside it, got none."
+        )
+    if FLAGS.tasks:
+        check_tasks(FLAGS.tasks, FLAGS.task_file)
+    if FLAGS.estimator == "pes" and FLAGS.horizon % FLAGS.meta_roll_back:
+        raise UsageError(
+            f"Expected --horizon as a multiple of --meta_roll_back={FLAGS.meta_roll_back}, got "
+            f"{FLAGS.horizon}."
+        )
+    learned = "rnn" in (FLAGS.x_use, FLAGS.y_use, FLAGS.d_use)
+    if not learned:
+        raise UsageError("There is nothing to learn: give --x_use=rnn, --y_use=rnn or --d_use=rnn.")
+    check_split()

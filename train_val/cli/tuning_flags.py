@@ -1,0 +1,253 @@
+"""The flags of `tune_hyperparameters.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from replay.numbers import check_number
+from train_val.cli import names
+from train_val.cli.definitions import choice, number, switch, text, whole, words
+from train_val.cli.exit_statuses import UsageError
+
+FLAGS = flags.FLAGS
+
+_WHAT, _LONG, _HYPER, _METHOD = "What is trained", "How long", "Hyperparameters", "The method"
+_FILES = "Files"
+# What a flag of the method is for.
+OF_METHOD = {
+    "truncation": ("truncated", "rtho"),
+    "online": ("truncated",),
+    "points": ("drmad",),
+    "solver": ("implicit",),
+    "damping": ("implicit",),
+    "storage": ("reverse",),
+}
+
+
+def define_flags() -> None:
+    """Defines the flags."""
+    choice("problem", "mlp", names.TUNED_NETWORKS, "The network.", _WHAT, case_sensitive=False)
+    choice("data", "mnist", names.TUNED_DATA, "The data set.", _WHAT)
+    text(
+        "data_dir",
+        None,
+        "The folder with the data set's files; README says which.",
+        _WHAT,
+        shown="tensorflow-datasets downloads",
+    )
+    whole("train_examples", 10_000, "Images to train on, at most.", _WHAT)
+    whole(
+        "valid_examples",
+        None,
+        "Images to validate on, at most.",
+        _WHAT,
+        shown="5,000; 1,000 for the convnet",
+    )
+    whole("batch_size", 128, "Examples in a batch; all, if there are no more.", _WHAT)
+    choice("dynamics", "momentum", names.DYNAMICS, "How the network is trained.", _WHAT)
+    number(
+        "lr",
+        None,
+        "The learning rate; where it starts, if it is learned.",
+        _WHAT,
+        above=0,
+        shown="0.1; 0.001 for --dynamics=adam",
+    )
+    number(
+        "momentum",
+        0.9,
+        "The momentum, for --dynamics=adam β₁; where it starts, if it is learned.",
+        _WHAT,
+        at_least=0,
+        below=1,
+    )
+    whole("steps", 100, "Steps of a training.", _LONG)
+    whole("max_steps", 20, "Steps of the outer optimizer, each a whole training.", _LONG)
+    _define_hyperparameters()
+    _define_method()
+    text(
+        "model_dir",
+        None,
+        "The folder for checkpoints, records and pictures; a run continues there.",
+        _FILES,
+        shown="./tune_PROBLEM_METHOD",
+    )
+    whole(
+        "seed",
+        0,
+        "Seed of the weights and batches of the first training.",
+        "Other",
+        at_least=0,
+        at_most=2**20,
+    )
+
+
+def _define_hyperparameters() -> None:
+    words(
+        "hyperparameters",
+        None,
+        "What is learned: learning_rate, momentum (or beta1, beta2 with --dynamics=adam), l1, l2, "
+        "log_l2, example_weights, labels, images, initial_weights, initial_scale. With :step, "
+        ":layer, :step+layer or :weight, one value each, as in learning_rate:step+layer,l2:layer.",
+        _HYPER,
+        shown="the numbers of the dynamics and l2; l2 alone for --method=implicit",
+    )
+    words(
+        "start",
+        [],
+        "First values other than the usual ones, such as l2=1e-3.",
+        _HYPER,
+        shown="the usual ones",
+    )
+    choice(
+        "outer_optimizer",
+        "adam",
+        names.OUTER_OPTIMIZERS,
+        "What moves the hyperparameters.",
+        _HYPER,
+        case_sensitive=False,
+    )
+    words(
+        "outer_lr",
+        [],
+        "Its learning rate, for all (0.01) or by name (0.01,l2=1e-5).",
+        _HYPER,
+        shown="what suits Adam: a tenth of the first value for learning rates and penalties, else "
+        "0.01 to 0.2",
+    )
+    words(
+        "projection",
+        [],
+        "Where hyperparameters stay, as name=box:LOW:HIGH, name=simplex:TOTAL, "
+        "name=capped_simplex:TOTAL or name=none, such as example_weights=capped_simplex:500.",
+        _HYPER,
+        shown="penalties at least 0, weights of examples in [0, 1], labels on the simplex",
+    )
+    choice(
+        "sharing",
+        None,
+        names.SHARINGS,
+        "Which weights share one gradient.",
+        _HYPER,
+        only="hyperparameters with a value for every weight, such as l2:weight",
+    )
+    switch("sign", False, "Move by the sign of the shared gradient only.", _HYPER, only="--sharing")
+
+
+def _define_method() -> None:
+    choice(
+        "method",
+        "reverse",
+        names.METHODS,
+        "How the hypergradient is computed; docs/hypergradients.md helps to choose.",
+        _METHOD,
+    )
+    whole(
+        "truncation",
+        100,
+        "How many of the last steps truncated differentiates; for rtho, steps between two moves.",
+        _METHOD,
+        only="--method=truncated and rtho",
+    )
+    switch(
+        "online",
+        False,
+        "Move the hyperparameters during training, after every truncation.",
+        _METHOD,
+        only="--method=truncated",
+    )
+    whole(
+        "points",
+        None,
+        "Points of the line between first and last weights.",
+        _METHOD,
+        only="--method=drmad",
+        shown="a tenth of --steps",
+    )
+    choice(
+        "solver",
+        "gauss_newton",
+        names.SOLVERS,
+        "The linear solver.",
+        _METHOD,
+        only="--method=implicit",
+    )
+    number(
+        "damping",
+        1e-2,
+        "What is added to the diagonal of the linear system.",
+        _METHOD,
+        only="--method=implicit",
+        at_least=0,
+        shown="0.01; 0 for solvers of the Hessian itself",
+    )
+    choice(
+        "storage",
+        "memory",
+        names.STORAGES,
+        "Where the states of the training are kept.",
+        _METHOD,
+        only="--method=reverse",
+    )
+    switch(
+        "estimate",
+        False,
+        "Print what each method would cost before the first step.",
+        _METHOD,
+    )
+
+
+def numbers(
+    flag: str, texts: Sequence[str], alone: bool = False, **bounds: float
+) -> dict[str, float]:
+    """Reads `name=number`, and if that may be a number alone under the name "".
+
+    Args:
+      flag: The flag's name.
+      texts: Its words.
+      alone: Whether a number alone is for all names.
+      **bounds: As for `replay.numbers.check_number`.
+
+    Raises:
+      UsageError: If one is not such a text, or its number not within bounds.
+    """
+    found: dict[str, float] = {}
+    for word in texts:
+        name, equals, value = word.rpartition("=")
+        try:
+            if not (equals or alone):
+                raise ValueError
+            read = float(value)
+        except ValueError:
+            asked = "a number or name=number" if alone else "name=number"
+            raise UsageError(f"Expected {flag} as {asked}, got {word!r}.") from None
+        try:
+            what = f"{flag} of {name.strip()}" if name else flag
+            found[name.strip()] = check_number(what, read, **bounds)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+    return found
+
+
+def check_flags() -> None:
+    """Refuses flags that the method has no use for, and numbers that make no sense.
+
+    Raises:
+      UsageError: With the flag.
+    """
+    for flag, methods in OF_METHOD.items():
+        if FLAGS[flag].present and FLAGS.method not in methods:
+            raise UsageError(
+                f"Expected {flag} with method={' or '.join(methods)} only, got it with "
+                f"method={FLAGS.method}."
+            )
+    if FLAGS.sign and FLAGS.sharing is None:
+        raise UsageError("Expected sign together with sharing, got no sharing; take all or units.")
+    numbers("start", FLAGS.start)
+    numbers("outer_lr", FLAGS.outer_lr, alone=True, at_least=0)
+    for word in FLAGS.projection:
+        for value in word.partition("=")[2].split(":")[1:]:
+            if value.strip().lower() in ("nan", "-nan", "+nan"):
+                raise UsageError(f"Expected numbers in projection={word}, got {value}.")

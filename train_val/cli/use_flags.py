@@ -1,0 +1,202 @@
+"""The flags of `use_meta_optimizer.py`, and the learning rate that stands beside each optimizer."""
+
+from __future__ import annotations
+
+from absl import flags
+
+from train_val.cli import names
+from train_val.cli.definitions import choice, number, text, whole
+from train_val.cli.exit_statuses import UsageError
+from train_val.cli.training_flags import define_common_flags
+
+FLAGS = flags.FLAGS
+
+_OPTIMIZER, _FIRST = "The optimizer", "First-order optimizers"
+
+
+def default_rate(optimizer: str) -> float | None:
+    """Returns the learning rate of an optimizer that nobody gave one.
+
+    Args:
+      optimizer: One of `names.OPTIMIZERS`, in any case; or `"hessian_free"`, the plain one.
+
+    Returns:
+      Keras' own default for its optimizers, 1 for plain Hessian-free; None where the optimizer
+      knows: a meta-optimizer the rate it was meta-trained with, `kfac` by its quadratic model,
+      `martens` by a line search.
+    """
+    rates = {name.lower(): rate for name, rate in names.KERAS_RATES.items()}
+    rates |= {"momentum": rates["sgd"], "hessian_free": 1.0}
+    return rates.get(optimizer.lower())
+
+
+def _rates_in_words() -> str:
+    by_rate: dict[float, list[str]] = {}
+    for name in names.OPTIMIZERS:
+        rate = default_rate(name)
+        if rate is not None:
+            by_rate.setdefault(rate, []).append(name)
+    common = max(by_rate, key=lambda rate: len(by_rate[rate]))
+    others = [f"{rate:g} for {', '.join(by_rate[rate])}" for rate in by_rate if rate != common]
+    return (
+        "meta: as meta-trained, 1 for plain Hessian-free; kfac: by its quadratic model; martens: "
+        f"by a line search; {'; '.join(others)}; {common:g} for the other optimizers of Keras"
+    )
+
+
+def define_flags() -> None:
+    """Defines the flags."""
+    # Not the seed of meta-training, whose initial weights the optimizer has seen.
+    define_common_flags(seed=1)
+    text(
+        "model_dir",
+        None,
+        "The folder for checkpoints and metrics; a run continues there.",
+        "Files",
+        shown="./eval_PROBLEM_OPTIMIZER; plain Hessian-free is hf there, the heuristic adds _lm",
+    )
+    choice(
+        "optimizer",
+        "meta",
+        names.OPTIMIZERS,
+        "What trains the network.",
+        _OPTIMIZER,
+        case_sensitive=False,
+    )
+    text(
+        "meta_ckpt",
+        None,
+        "The meta-trained optimizer: the model_dir of a meta-training, a file, or a name that "
+        f"ships with the package ({', '.join(names.pretrained())}).",
+        _OPTIMIZER,
+        only="--optimizer=meta",
+    )
+    number(
+        "lr",
+        None,
+        "The learning rate.",
+        _OPTIMIZER,
+        above=0,
+        shown=f"depends on --optimizer ({_rates_in_words()})",
+    )
+    number(
+        "momentum",
+        0.9,
+        "The momentum.",
+        _FIRST,
+        only="--optimizer=momentum, and kfac with --lr",
+        at_least=0,
+        below=1,
+    )
+    for name, default, moment in (("beta1", 0.9, "first"), ("beta2", 0.999, "second")):
+        number(
+            name,
+            default,
+            f"The decay of Adam's {moment} moment.",
+            _FIRST,
+            only="--optimizer=adam",
+            at_least=0,
+            below=1,
+        )
+    define_measured_images()
+    whole(
+        "record_experience",
+        0,
+        "Snapshots of the path to keep in model_dir/experience, for train_meta_optimizer's "
+        "--experience.",
+        "Files",
+        at_least=0,
+    )
+
+
+def define_measured_images() -> None:
+    """Defines what a report of `use_meta_optimizer.py` measures, and on how many images."""
+    choice(
+        "statistics",
+        "population",
+        names.STATISTICS,
+        "What batch normalisation has in evaluations: population, statistics taken anew from "
+        "training images at the weights as they are, or moving, the moving averages, as in the "
+        "paper.",
+        "How long",
+    )
+    shown = "as many as training will have seen, at least 1,000, at most all"
+    whole(
+        "loss_images",
+        None,
+        "Training images, evenly spread, that reports measure the loss on.",
+        "How long",
+        shown=shown,
+    )
+    whole(
+        "test_images",
+        None,
+        "Test images, evenly spread, that reports measure the accuracy on.",
+        "How long",
+        shown=shown,
+    )
+
+
+def default_folder() -> str:
+    """Returns the folder of a run that `--model_dir` gives none: one for each kind of optimizer."""
+    name = "hf" if is_plain_hessian_free() else FLAGS.optimizer
+    adapted = FLAGS["damping_type"].present and FLAGS.damping_type == "LM_heuristics"
+    return f"./eval_{FLAGS.problem}_{name}{'_lm' if adapted else ''}".lower()
+
+
+def is_plain_hessian_free() -> bool:
+    """Whether the flags ask for MLHF without anything learned."""
+    return FLAGS.optimizer == "meta" and FLAGS.y_use == "none" and FLAGS.d_use == "none"
+
+
+def check_flags() -> None:
+    """Refuses flags that contradict each other.
+
+    Raises:
+      UsageError: With what to give.
+    """
+    meta = FLAGS.optimizer == "meta"
+    plain = is_plain_hessian_free()
+    if FLAGS.product_dtype is not None and not meta:
+        raise UsageError(
+            f"Expected --product_dtype with --optimizer=meta only, got it with {FLAGS.optimizer}, "
+            "which has no products of the Gauss-Newton matrix in another dtype; leave it out."
+        )
+    if meta and not plain and FLAGS.meta_ckpt is None:
+        raise UsageError(
+            "--optimizer=meta needs --meta_ckpt: the folder of a meta-training (its model_dir), or "
+            f"one of the names {names.pretrained()} that ship with the package. Plain "
+            "Hessian-free, --y_use=none with --d_use=none, needs none."
+        )
+    if plain and FLAGS.meta_ckpt is not None:
+        raise UsageError(
+            "--y_use=none with --d_use=none is plain Hessian-free, which has nothing learned to "
+            f"take from --meta_ckpt={FLAGS.meta_ckpt}; leave meta_ckpt out, or give the uses that "
+            "it was meta-trained with."
+        )
+    if plain and FLAGS.x_use == "rnn":
+        raise UsageError(
+            "--x_use=rnn with --y_use=none and --d_use=none is not an optimizer of the paper: "
+            "expected x_use=x or x_use=d."
+        )
+    if FLAGS.optimizer == "kfac":
+        if FLAGS["damping"].present and not FLAGS.damping > 0:
+            raise UsageError(f"Expected --damping above 0 with kfac, got {FLAGS.damping}.")
+        if FLAGS["momentum"].present and FLAGS.lr is None:
+            raise UsageError(
+                "Expected --momentum with --lr for kfac: its quadratic model gives both or neither."
+            )
+    check_split()
+
+
+def check_split() -> None:
+    """Refuses CIFAR-10's other split for other data, and a folder where no data set needs one.
+
+    Raises:
+      UsageError: With the flag.
+    """
+    if FLAGS.split != "original" and FLAGS.data != "cifar10":
+        raise UsageError(
+            f"Expected --split=original with --data={FLAGS.data}, which has one split; standard is "
+            "CIFAR-10's only."
+        )
