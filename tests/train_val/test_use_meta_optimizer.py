@@ -1,7 +1,5 @@
 import json
 import re
-import signal
-import time
 
 import numpy as np
 import pytest
@@ -10,7 +8,7 @@ from replay import read_structure
 from tests.train_val import photographs as made
 from tests.train_val.commands import DIGITS, kill_at, run, start
 from train_val import problems, train_meta_optimizer, use_meta_optimizer
-from train_val.cli import exit_statuses, running
+from train_val.cli import running
 
 FLAGS = (*DIGITS, "--max_steps=40", "--save_steps=4", "--epochs_per_eval=1")
 
@@ -152,35 +150,6 @@ def test_a_bad_flag_is_named(module, flag):
     with pytest.raises(SystemExit, match=flag[2:].split("=")[0]) as end:
         run(module, flag)
     assert end.value.code == 2
-
-
-@pytest.mark.slow
-def test_ctrl_c_ends_the_process_with_a_sentence(tmp_path):
-    process = start(
-        "use_meta_optimizer",
-        *DIGITS,
-        "--optimizer=SGD",
-        "--save_steps=1",
-        f"--model_dir={tmp_path}",
-    )
-    while not list(tmp_path.glob("checkpoint-*")):
-        time.sleep(0.01)
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate()
-    assert process.returncode == exit_statuses.INTERRUPTED
-    assert "Interrupted. The same command continues" in err and "Traceback" not in err
-    newest(tmp_path)
-
-
-def test_ctrl_c_is_a_sentence(capsys):
-    def main():
-        raise KeyboardInterrupt
-
-    with pytest.raises(SystemExit) as end:
-        running.guarded(main)
-    assert end.value.code == exit_statuses.INTERRUPTED
-    assert "Interrupted. The same command continues" in capsys.readouterr().err
 
 
 def test_an_error_of_the_system_is_a_sentence(tmp_path):

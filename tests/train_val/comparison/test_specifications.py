@@ -144,5 +144,5 @@ def test_what_is_not_understood(text, sentence):
 
 
 def test_a_value_that_makes_no_sense_is_told_with_the_text():
-    with pytest.raises(ValueError, match="'hf:cg=0' can't be made .*cg_iterations"):
+    with pytest.raises(ValueError, match="Expected cg_iterations to be .* got 0 in 'hf:cg=0'"):
         parse("hf:cg=0").make({"learning_rate": 1.0})
