@@ -14,7 +14,12 @@ from train_val.cli.use_flags import check_split
 
 FLAGS = flags.FLAGS
 DEFAULT = "hf:damping=0.3/1/3,kfac:damping=0.3/1/3,SGD,momentum,adam,RMSprop"
-_WHAT, _COMPARED, _LONG, _FILES = "What is trained", "What is compared", "How long", "Files"
+_WHAT, _COMPARED, _LONG, _FILES = (
+    "What is trained",
+    "What is compared",
+    "Length and reports",
+    "Files",
+)
 
 
 def define_flags() -> None:

@@ -18,7 +18,7 @@ _ABOUT = "about"
 # The order of the groups in `--help`.
 GROUPS = (
     "What is trained",
-    "How long",
+    "Length and reports",
     "Meta-training",
     "Meta-training by evolution strategies",
     "The optimizer",

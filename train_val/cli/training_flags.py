@@ -9,7 +9,7 @@ from train_val.cli.definitions import choice, number, switch, text, whole
 
 FLAGS = flags.FLAGS
 
-_WHAT, _LONG, _OPTIMIZER = "What is trained", "How long", "The optimizer"
+_WHAT, _LONG, _OPTIMIZER = "What is trained", "Length and reports", "The optimizer"
 _STEPS = "Hessian-free steps (MLHF, plain and Martens' Hessian-free, K-FAC)"
 _LEARNED, _FILES, _SPEED = "The learned part (MLHF)", "Files", "Speed and numbers"
 

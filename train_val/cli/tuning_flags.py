@@ -13,7 +13,12 @@ from train_val.cli.exit_statuses import UsageError
 
 FLAGS = flags.FLAGS
 
-_WHAT, _LONG, _HYPER, _METHOD = "What is trained", "How long", "Hyperparameters", "The method"
+_WHAT, _LONG, _HYPER, _METHOD = (
+    "What is trained",
+    "Length and reports",
+    "Hyperparameters",
+    "The method",
+)
 _FILES = "Files"
 # What a flag of the method is for.
 OF_METHOD = {

@@ -118,21 +118,21 @@ def define_measured_images() -> None:
         "What batch normalisation has in evaluations: population, statistics taken anew from "
         "training images at the weights as they are, or moving, the moving averages, as in the "
         "paper.",
-        "How long",
+        "Length and reports",
     )
     shown = "as many as training will have seen, at least 1,000, at most all"
     whole(
         "loss_images",
         None,
         "Training images, evenly spread, that reports measure the loss on.",
-        "How long",
+        "Length and reports",
         shown=shown,
     )
     whole(
         "test_images",
         None,
         "Test images, evenly spread, that reports measure the accuracy on.",
-        "How long",
+        "Length and reports",
         shown=shown,
     )
 

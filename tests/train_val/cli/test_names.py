@@ -4,7 +4,15 @@ from mlhf import pretrained_names, proposal
 from mlhf.hypergrad import hyper_optimizer
 from mlhf.hypergrad.reverse import STORAGES
 from mlhf.hypergrad.sharing import SHARINGS
-from train_val import comparison, data, hyperparameters, optimizers, problems, task_families
+from train_val import (
+    comparison,
+    data,
+    hyperparameters,
+    optimizers,
+    problems,
+    task_families,
+    training,
+)
 from train_val import tune_hyperparameters as tuning
 from train_val.cli import experiment_flags, names
 from train_val.experiments import all_methods, learned_schedules
@@ -13,6 +21,7 @@ from train_val.experiments import all_methods, learned_schedules
 def test_names_are_those_of_what_they_name():
     assert sorted(problems.NETWORKS) == list(names.NETWORKS)
     assert (data.NAMES, data.SPLITS) == (names.DATA, names.SPLITS)
+    assert training.STATISTICS == names.STATISTICS
     assert names.INPUTS == proposal.INPUTS
     # Another version of Keras may lack some of its optimizers; none may have one without a name.
     assert set(optimizers.NAMES) <= set(names.OPTIMIZERS)
