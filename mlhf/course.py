@@ -55,6 +55,7 @@ class Course:
         """
         self.task = task
         self.parameters = task.initialize(seed)
+        task.check_rollouts()
         self.initial_state = optimizer.init(self.parameters, task.variable_kinds())
         self.layout: Layout = optimizer.layout(self.parameters)
         self.replay: PrioritizedReplay

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from custom_op import structures
-from mlhf import keras_models
+from mlhf import keras_models, keras_optimizers
 from mlhf.objective import Objective
 from mlhf.step import CompiledSteps, Step
 from mlhf.validation import check_keras_optimizer, check_parameters
@@ -34,7 +34,9 @@ class FirstOrder(CompiledSteps):
 
         Raises:
           TypeError: If it is neither.
-          ValueError: If a number that it was made with makes no sense, such as a negative rate.
+          ValueError: If a number that it was made with makes no sense, such as a negative rate, or
+            it keeps averages of the weights (`use_ema`) that only the end of `fit` would write
+            into them.
         """
         import keras
 
@@ -45,7 +47,7 @@ class FirstOrder(CompiledSteps):
                 raise TypeError(f"Expected a Keras optimizer, got {optimizer!r}.")
             optimizer = optimizer()
         check_keras_optimizer("optimizer", optimizer)
-        self._optimizer = optimizer
+        self._optimizer = keras_optimizers.prepared(optimizer)
         self._variables: list[Any] = []
 
     @property
@@ -70,8 +72,7 @@ class FirstOrder(CompiledSteps):
           ValueError: If the parameters have no floating dtype in common, or the optimizer is in use
             elsewhere or was made for parameters of other shapes.
         """
-        import keras
-
+        model = parameters if keras_models.is_model(parameters) else None
         parameters = keras_models.parameters_of(parameters)
         check_parameters(parameters)
         leaves = tf.nest.flatten(parameters)
@@ -84,11 +85,10 @@ class FirstOrder(CompiledSteps):
                 )
             # Some optimizers ask variables for their paths, which only Keras' own have.
             paths = structures.leaf_names(parameters)
-            self._variables = [
-                keras.Variable(leaf, dtype=leaf.dtype.name, name=path.replace("/", ".") or None)
-                for leaf, path in zip(leaves, paths, strict=True)
-            ]
-            self._optimizer.build(self._variables)
+            variables = keras_optimizers.variables_like(leaves, paths)
+            keras_optimizers.leave_out_of_decay(self._optimizer, variables, paths, model)
+            self._optimizer.build(variables)
+            self._variables = variables
             self._initial = tuple(tf.identity(v.value) for v in self._optimizer.variables)
         shapes, own = [tuple(leaf.shape) for leaf in leaves], [v.shape for v in self._variables]
         if shapes != own:
@@ -121,7 +121,7 @@ class FirstOrder(CompiledSteps):
             variable.assign(value)
         for variable, value in zip(self._optimizer.variables, state.variables, strict=True):
             variable.assign(value)
-        self._optimizer.apply(gradient, self._variables)
+        self._optimizer.apply(keras_optimizers.scaled(self._optimizer, gradient), self._variables)
         moved = tf.nest.pack_sequence_as(
             parameters, [tf.identity(variable.value) for variable in self._variables]
         )

@@ -23,7 +23,8 @@ def check(model: Any, ignore_overrides: bool = False) -> None:
 
     Raises:
       ValueError: If it computes in float16, is quantized, has variables that Keras overwrites with
-        their gradients, trains by a method of its own, or belongs to another backend.
+        their gradients, trains by a method of its own, recomputes its layers (`RematScope`), or
+        belongs to another backend.
     """
     import keras
 
@@ -55,6 +56,12 @@ def check(model: Any, ignore_overrides: bool = False) -> None:
                 f"the layer {layer.name!r} in float16, where gradients and curvature underflow "
                 "(fit scales the loss for it, which does not help a curvature); use the policy "
                 '"mixed_bfloat16".'
+            )
+        if getattr(layer, "_remat_mode", None) is not None:
+            raise ValueError(
+                f"Expected a model without keras.RematScope, got {name} with the layer "
+                f"{layer.name!r}, whose derivative Keras hides in a custom gradient; make the "
+                "layers outside the scope."
             )
     overwritten = [
         variable.path
@@ -107,6 +114,6 @@ def check_unconstrained(model: Any, what: str) -> None:
     if constrained:
         raise ValueError(
             f"Expected a model without constraints, got {model.name!r} with constraints on "
-            f"{constrained} (kernel_constraint and the like), which {what} do not know; make the "
+            f"{constrained} (kernel_constraint and the like), which {what} do not keep; make the "
             "layers without them."
         )

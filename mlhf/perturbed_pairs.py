@@ -62,6 +62,7 @@ class Field:
         """
         self.task = task
         parameters = task.initialize(seed)
+        task.check_rollouts()
         self.layout: Layout = optimizer.layout(parameters, task.variable_kinds())
         self.kinds = self.layout.kinds
         self.pairs: list[Pair] = []

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 import custom_op
-from mlhf import keras_models, kinds
+from mlhf import keras_contracts, keras_models, kinds
 from mlhf.objective import Objective, Regularizer
 
 _SHAPES = (
@@ -59,6 +59,15 @@ class Task:
         if keras_models.is_model(self.network):
             return keras_models.get_model_state(self.network) or ()
         return ()
+
+    def check_rollouts(self) -> None:
+        """Checks that rollouts of meta-training honour all that a Keras model asks for.
+
+        Raises:
+          ValueError: If it has constraints on its variables.
+        """
+        if keras_models.is_model(self.network):
+            keras_contracts.check_unconstrained(self.network, "rollouts of meta-training")
 
     def variable_kinds(self) -> Any:
         """Returns what to give an optimizer as `kinds=`."""

@@ -1,0 +1,96 @@
+"""What a Keras optimizer asks of the variables that it moves, with stand-ins for a model's.
+
+Its names for them (weight decay that leaves some out, Muon's and `OptimizerMap`'s patterns), the
+scale of the loss, averages of the weights. Everything that is not Keras' public interface for
+optimizers stands here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+
+def prepared(optimizer: Any) -> Any:
+    """Returns the optimizer that moves the weights, checked for what a step can't do.
+
+    Args:
+      optimizer: A `keras.optimizers.Optimizer`.
+
+    Returns:
+      It, or what a `LossScaleOptimizer` has inside: its scale, a power of two, would be multiplied
+      in and divided out again, which changes nothing outside float16.
+
+    Raises:
+      ValueError: If it keeps averages that only the end of `fit` writes into the weights.
+    """
+    import keras
+
+    while isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer = optimizer.inner_optimizer
+    if optimizer.use_ema and not optimizer.ema_overwrite_frequency:
+        raise ValueError(
+            f"Expected an optimizer that is done with each step, got {optimizer.name!r} with "
+            "use_ema=True, whose averages fit writes into the weights when it ends; give "
+            "ema_overwrite_frequency= too, or average the parameters in your loop."
+        )
+    return optimizer
+
+
+def variables_like(leaves: Sequence[tf.Tensor], paths: Sequence[str]) -> list[Any]:
+    """Returns Keras variables that stand for parameters, with their names and paths.
+
+    Args:
+      leaves: The parameters' values.
+      paths: Their paths, with slashes; a Keras model's are its `variable.path`.
+    """
+    return [_variable(leaf, path) for leaf, path in zip(leaves, paths, strict=True)]
+
+
+def _variable(leaf: tf.Tensor, path: str) -> Any:
+    import keras
+
+    *scopes, name = path.split("/")
+    dtype = leaf.dtype.name
+    try:
+        with contextlib.ExitStack() as stack:
+            for scope in filter(None, scopes):
+                stack.enter_context(keras.name_scope(scope))
+            return keras.Variable(leaf, dtype=dtype, name=name or None)
+    except ValueError:  # not a name that TensorFlow takes as a scope
+        return keras.Variable(leaf, dtype=dtype, name=path.replace("/", ".") or None)
+
+
+def leave_out_of_decay(
+    optimizer: Any, variables: Sequence[Any], paths: Sequence[str], model: Any
+) -> None:
+    """Lets an optimizer's weight decay leave out what it was told to (`exclude_from_weight_decay`).
+
+    Args:
+      optimizer: Not built yet.
+      variables: What stands for the parameters.
+      paths: Their paths.
+      model: The Keras model whose parameters they are; None where only their values are known.
+
+    Raises:
+      ValueError: If variables of a model were named that is not known.
+    """
+    if model is None:
+        if getattr(optimizer, "_exclude_from_weight_decay", None):
+            raise ValueError(
+                "Expected the model whose variables exclude_from_weight_decay(var_list=...) names, "
+                "got parameters alone: call init(model), or name them by var_names=."
+            )
+        return
+    originals = {variable.path: variable for variable in model.trainable_variables}
+    for variable, path in zip(variables, paths, strict=True):
+        decays = optimizer._use_weight_decay(originals[path].value)
+        optimizer._exclude_from_weight_decay_cache[optimizer._var_key(variable)] = decays
+
+
+def scaled(optimizer: Any, gradient: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Returns gradients as `apply` expects them: of the scaled loss (`loss_scale_factor=`)."""
+    return [optimizer.scale_loss(part) for part in gradient]
