@@ -162,7 +162,10 @@ class Builder:
         largest = float(np.max(np.abs(ref.value), initial=0))
         if not np.isfinite(largest):
             raise ValueError(f"{ref.name} is not finite in\n{self.text()}")
-        if largest > 3 or 0 < largest < 0.2:
+        if largest < 1e-6:
+            sizes = "".join(f", {size}" for size in ref.shape)
+            return self.let(f"{{0}} + const({self.seed()}{sizes})", ref)
+        if largest > 3 or largest < 0.2:
             return self.let(f"{1 / largest:.1g} * {{0}}", ref)
         return ref
 
