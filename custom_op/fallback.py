@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import tensorflow as tf
+from tensorflow.python.framework import ops
 
 from custom_op import registry
 
@@ -78,6 +79,60 @@ def double_vjp(op: tf.Operation) -> registry.LinearMap:
         return result
 
     return tangent_map
+
+
+# Whose gradients are zero because their values are.
+_CONTROL = ("Case", "If", "While", "StatelessCase", "StatelessIf", "StatelessWhile")
+_CONSTANT = ("OnesLike", "StopGradient", "ZerosLike")
+
+
+def check_no_silent_zero(
+    tangents: Sequence[tf.Tensor],
+    pushed: Sequence[tf.Tensor],
+    operations: Sequence[tf.Operation],
+) -> None:
+    """Raises where a tangent passes what TensorFlow's gradients take for a constant.
+
+    `tf.no_gradient` marks operations that have no gradient. One in a rule would make the transpose
+    zero along its path, without a word.
+
+    Args:
+      tangents: Where tangents begin.
+      pushed: The tangents of the outputs.
+      operations: What was built of the first to make the second, in order.
+
+    Raises:
+      NotDifferentiableError: If a tangent passes such an operation.
+    """
+    live = {tangent.ref() for tangent in tangents}
+    reached = []
+    for op in operations:
+        if op.type not in _CONSTANT and any(value.ref() in live for value in op.inputs):
+            outputs = [output for output in op.outputs if carries_tangents(output)]
+            live.update(output.ref() for output in outputs)
+            if outputs:
+                reached.append(op)
+    # Backwards: what a custom_gradient replaces is not asked for its gradient.
+    wanted = {tangent.ref() for tangent in pushed}
+    for op in reversed(reached):
+        if not any(output.ref() in wanted for output in op.outputs):
+            continue
+        if registry.has_custom_gradient(op):
+            continue
+        if op.type not in _CONTROL and _marked_as_constant(op):
+            raise NotDifferentiableError(
+                "No cotangent passes what an R-forward rule is made of: TensorFlow marks "
+                f"{op.type!r} (named {op.name!r}) as not differentiable, and takes its gradient "
+                "for zero. Build the rule of operations that have a gradient."
+            )
+        wanted.update(value.ref() for value in op.inputs)
+
+
+def _marked_as_constant(op: tf.Operation) -> bool:
+    try:
+        return ops.get_gradient_function(op) is None
+    except LookupError:
+        return False  # `tf.gradients` names it.
 
 
 def inputs_with_gradient(op: tf.Operation) -> list[int]:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from custom_op import control_flow, held_gradients, paired, precision, structures
 from custom_op.captured_variables import Sources, variables_read
-from custom_op.fallback import NotDifferentiableError
+from custom_op.fallback import NotDifferentiableError, check_no_silent_zero
 from custom_op.program import TangentProgram
 from custom_op.traced import Traced
 
@@ -188,7 +188,11 @@ class _GraphLinearization(Linearization):
         if id(graph) not in self._transposed:
             with tf.name_scope("transpose"), paired.only_structure():
                 dummies = [_dummy(primal) for primal in self._flat_primals]
-                self._transposed[id(graph)] = (graph, dummies, self._program.push(dummies))
+                first = len(graph.get_operations())
+                made = self._program.push(dummies)
+                live = [tangent for tangent in made if tangent is not None]
+                check_no_silent_zero(dummies, live, graph.get_operations()[first:])
+                self._transposed[id(graph)] = (graph, dummies, made)
         _, dummies, pushed = self._transposed[id(graph)]
         pairs = [
             (tangent, u)

@@ -21,7 +21,7 @@ class Outcome:
       modes: What became of it, by mode (`"graph"`): one of the constants above.
       features: What the case is made of, such as types of operations; the report counts them.
       notes: A sentence for each mode that is not `OK`, with the numbers.
-      program: The case as text that can be run; kept where a mode failed.
+      program: The case as text that can be run; kept where a mode failed or refused.
       checked: Which quantities were compared, such as `"J v"`.
     """
 
@@ -39,6 +39,6 @@ class Outcome:
     def record(self) -> dict[str, Any]:
         """Returns the outcome as JSON keeps it."""
         kept = dataclasses.asdict(self)
-        if not self.failed():
+        if not {FAILED, REFUSED} & set(self.modes.values()):
             del kept["program"]
         return kept

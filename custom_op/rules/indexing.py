@@ -16,15 +16,53 @@ from custom_op.rules.shapes import linear_in
     "SegmentMean",
     "SegmentSum",
     "Slice",
-    "SparseSegmentMean",
-    "SparseSegmentSqrtN",
-    "SparseSegmentSum",
     "StridedSlice",
     "UnsortedSegmentSum",
 )
 def linear_in_values(op):
     """R(A x) = A R(x); the other inputs are places and sizes."""
     return linear_in(0)(op)
+
+
+def _segment_factors(op: tf.Operation, like: tf.Tensor, segments: tf.Tensor, count: tf.Tensor):
+    """What the sum of each segment is multiplied by, to broadcast against its rows."""
+    kind = op.type.removeprefix("SparseSegment").removesuffix("Grad")
+    power = {"Sum": 0.0, "SqrtN": 0.5, "Mean": 1.0}[kind]
+    one = tf.ones([], like.dtype)
+    sizes = tf.math.unsorted_segment_sum(tf.fill(tf.shape(segments), one), segments, count)
+    return tf.reshape(tf.maximum(sizes, one) ** -power, [-1] + [1] * (like.shape.rank - 1))
+
+
+@register_r_forward("SparseSegmentMean", "SparseSegmentSqrtN", "SparseSegmentSum")
+def segments_of_rows(op):
+    """Sums of chosen rows, over their number or its root; linear in the rows.
+
+    TensorFlow's gradient of these kernels has no gradient itself.
+    """
+    data, places, segments = op.inputs
+    output = op.outputs[0]
+    count = tf.shape(output)[0]
+    factors = _segment_factors(op, data, segments, count)
+
+    def tangent_map(t, *_):
+        tangents = tf.math.unsorted_segment_sum(tf.gather(t, places), segments, count)
+        return tf.ensure_shape(factors * tangents, output.shape)
+
+    return tangent_map
+
+
+@register_r_forward("SparseSegmentMeanGrad", "SparseSegmentSqrtNGrad", "SparseSegmentSumGrad")
+def gradient_of_segments_of_rows(op):
+    """The transpose of that, linear in the upstream gradient."""
+    upstream, places, segments, count = op.inputs
+    output = op.outputs[0]
+    factors = _segment_factors(op, upstream, segments, tf.shape(upstream)[0])
+
+    def tangent_map(t, *_):
+        tangents = tf.math.unsorted_segment_sum(tf.gather(factors * t, segments), places, count)
+        return tf.ensure_shape(tangents, output.shape)
+
+    return tangent_map
 
 
 @register_r_forward("ScatterNd")

@@ -66,20 +66,60 @@ def one_source(op):
 
 @register_r_forward(
     "OptionalFromValue",
-    "TensorListConcatLists",
     "TensorListPushBack",
-    "TensorListPushBackBatch",
     "TensorListScatterIntoExistingList",
     "TensorListSetItem",
 )
 def list_and_entries(op):
     """Linear in the list and in the entries together; what has no tangent has a zero one."""
+    return lambda *tangents: replay(op, _constants(_filled(op, tangents)))
+
+
+def _filled(op: tf.Operation, tangents: Sequence[tf.Tensor | None]) -> list[tf.Tensor]:
+    return [
+        value if not carries_tangents(value) else zeros_like(value) if t is None else t
+        for value, t in zip(op.inputs, tangents, strict=True)
+    ]
+
+
+# TensorFlow marks the next two as not differentiable, and takes their gradients for zero. Their
+# tangents are made of operations that have one.
+
+
+@register_r_forward("TensorListConcatLists")
+def joined_lists(op):
+    """One list behind another: linear in both together. Entries have to be of one shape."""
+    dtype = op.get_attr("element_dtype")
 
     def tangent_map(*tangents):
-        filled = [
-            value if not carries_tangents(value) else zeros_like(value) if t is None else t
-            for value, t in zip(op.inputs, tangents, strict=True)
+        stacked, shape = [], None
+        for each in _filled(op, tangents):
+            shape = tf.raw_ops.TensorListElementShape(input_handle=each, shape_type=tf.int32)
+            stacked.append(
+                tf.raw_ops.TensorListStack(
+                    input_handle=each, element_shape=shape, element_dtype=dtype
+                )
+            )
+        return tf.raw_ops.TensorListFromTensor(tensor=tf.concat(stacked, 0), element_shape=shape)
+
+    return tangent_map
+
+
+@register_r_forward("TensorListPushBackBatch")
+def entries_behind_lists(op):
+    """An entry behind each of some lists: linear in lists and entries together."""
+    count = op.inputs[0].shape[0]
+
+    def tangent_map(*tangents):
+        lists, entries = _filled(op, tangents)
+        longer = [
+            tf.raw_ops.TensorListPushBack(input_handle=each, tensor=entry)
+            for each, entry in zip(
+                tf.unstack(lists, count),
+                tf.unstack(entries, count),
+                strict=True,
+            )
         ]
-        return replay(op, _constants(filled))
+        return tf.stack(longer)
 
     return tangent_map

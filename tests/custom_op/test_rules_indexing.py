@@ -70,3 +70,33 @@ CASES = {"choosing": (_indexing, X), "scattering": (_scattering, X)}
 @pytest.mark.parametrize("case", CASES)
 def test_rule(case, order):
     custom_op.check_rule(*CASES[case], order=order)
+
+
+@pytest.mark.parametrize("kind", ["sum", "mean", "sqrt_n"])
+def test_hessians_of_segments_of_rows(kind):
+    """TensorFlow's gradient of these kernels has no gradient."""
+    function = getattr(tf.sparse, f"segment_{kind}")
+    x = X[:3, :2]
+
+    def network(x):
+        return tf.ensure_shape(function(tf.sin(x), [2, 0, 1, 2], [0, 0, 1, 3]), [4, 2])
+
+    def gradient_inside(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = function(x, [2, 0, 2], [0, 0, 1])
+        return tape.gradient(y, x, tf.sin(y))
+
+    custom_op.check_rule(gradient_inside, x, order=1)
+
+    @tf.function(autograph=False)
+    def products(x):
+        hessian = custom_op.hessian(network, x, "squared_error", np.ones((4, 2)))
+        return hessian.gradient(), hessian.to_dense()
+
+    dense = products(tf.constant(x))[1]
+    for i, unit in enumerate(np.eye(6)):
+        step = 1e-5 * unit.reshape(x.shape)
+        ahead, behind = (products(tf.constant(x + s * step))[0] for s in (1, -1))
+        difference = tf.reshape(ahead - behind, [-1]) / 2e-5
+        np.testing.assert_allclose(dense[:, i], difference, rtol=1e-6, atol=1e-8)

@@ -30,10 +30,7 @@ PARAMETERS = 12  # at most so many numbers, all parameters together
 SIZE = 16  # entries that a value keeps where its shape is free
 SHAPES: tuple[tuple[int, ...], ...] = ((), (3,), (2, 3), (3, 2), (2, 1, 2))
 # Whose shapes only values tell.
-DYNAMIC = (
-    "DynamicPartition", "Range", "OptionalGetValue", "SegmentSum", "SegmentMean",
-    "SparseSegmentSum", "SparseSegmentMean", "SparseSegmentSqrtN",
-)  # fmt: skip
+DYNAMIC = ("DynamicPartition", "Range", "OptionalGetValue", "SegmentSum", "SegmentMean")
 PUT_INTO = {
     POSITIVE: ("tf.nn.softplus({0}) + 0.2", "tf.exp(0.4 * {0})", "tf.square({0}) + 0.3"),
     UNIT: ("0.8 * tf.tanh({0})", "0.7 * tf.sin({0})"),
@@ -201,7 +198,9 @@ class Builder:
             expression = expression.replace(f"{{{name}}}", text)
         self.templates.append(template)
         made = self.let(expression)
-        if any(op in DYNAMIC or op.startswith("TensorList") for op in template.ops):
+        if any(
+            op in DYNAMIC or op.startswith(("TensorList", "SparseSegment")) for op in template.ops
+        ):
             made = self.let(f"tf.ensure_shape({{0}}, {list(made.shape)})", made)
         return self.scaled(made)
 

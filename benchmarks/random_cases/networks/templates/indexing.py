@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.random_cases.networks.templates.base import Value, each
+from benchmarks.random_cases.networks.templates.base import Value, each, op
 
 TWO = [2, 3]
 THREE = [3, 2]
@@ -35,6 +35,14 @@ each(
     ],
     x=THREE,
 )
+for kind in ("Sum", "Mean", "SqrtN"):
+    op(
+        f"SparseSegment{kind}Grad",
+        f"raw.SparseSegment{kind}Grad(grad={{x}}[:2], indices=[2, 0, 2], segment_ids=[0, 0, 1], "
+        "output_dim0=3)",
+        x=THREE,
+        weight=0.5,
+    )
 each(
     [
         ("TensorScatterAdd", "tf.tensor_scatter_nd_add({x}, [[2], [0], [2]], {y})"),
@@ -123,8 +131,8 @@ each(
             "TensorListPushBackBatch",
             "(lambda lists: "
             + " * ".join(stacked(f"lists[{i}]") for i in range(2))
-            + ")(raw.TensorListPushBackBatch(input_handles=tf.stack(["
-            f"{RAW}, {RAW.replace('{x}', '(2.0 * {x})')}]), tensor={{x}}[1:]))",
+            + ")(tf.unstack(raw.TensorListPushBackBatch(input_handles=tf.stack(["
+            f"{RAW}, {RAW.replace('{x}', '(2.0 * {x})')}]), tensor={{x}}[1:]), 2))",
         ),
         (
             "OptionalFromValue OptionalGetValue",
