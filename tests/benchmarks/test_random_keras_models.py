@@ -1,4 +1,4 @@
-"""Random small Keras models: a step is that of `train_on_batch`, products those of dense matrices."""
+"""Random small Keras models: a step as `train_on_batch` takes it, products of dense matrices."""
 
 import pytest
 
@@ -6,8 +6,8 @@ from benchmarks.random_cases import keras_models
 from benchmarks.random_cases.outcome import OK
 
 # Without products, which seeds that four divides have.
-STEPS = [seed for seed in range(100, 124) if seed % 4]
-PRODUCTS = [100, 112]
+STEPS = [seed for seed in range(100, 120) if seed % 4]
+PRODUCTS = [100]
 
 
 @pytest.mark.parametrize("seed", STEPS + PRODUCTS)
