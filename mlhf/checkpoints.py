@@ -20,6 +20,7 @@ from replay import (
     write_structure,
 )
 
+TFError = tf.errors.OpError
 KEEP = 2
 _NAME = re.compile(r"checkpoint-(\d{9})\.npz$")
 
@@ -179,8 +180,9 @@ def restoring(folder: Path, step: int) -> Iterator[None]:
         yield
     except CheckpointError:
         raise
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, TFError) as error:
         reason = f"it has no entry {error}" if isinstance(error, KeyError) else str(error)
+        reason = reason.partition("\n")[0] or type(error).__name__
         raise DamagedCheckpointError(
             f"The checkpoint of step {step} in {folder} can't be continued ({reason}): another "
             "version or another run wrote it, or it was changed since. Use the version and the "
@@ -222,6 +224,26 @@ def load_like(like: Any, saved: Any, name: str) -> Any:
             raise ValueError(f"{name}: not all of its numbers are finite")
         values.append(tf.constant(found))
     return tf.nest.pack_sequence_as(like, values)
+
+
+def finite_numbers(saved: Any, name: str) -> list[float]:
+    """Returns a saved list of floating numbers.
+
+    Args:
+      saved: What was read.
+      name: What the numbers are, for messages.
+
+    Raises:
+      ValueError: If it is something else, or a number is not finite.
+    """
+    found = np.asarray(saved)
+    if (
+        found.ndim != 1
+        or (found.size and found.dtype.kind != "f")
+        or not np.all(np.isfinite(found))
+    ):
+        raise ValueError(f"{name}: expected a row of finite floating numbers")
+    return [float(value) for value in found]
 
 
 def _equal(a: Any, b: Any) -> bool:

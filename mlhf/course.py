@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from mlhf.checkpoints import CheckpointError, load_like
+from mlhf.checkpoints import CheckpointError, finite_numbers, load_like
 from mlhf.layout import Layout
 from mlhf.meta_hessian_free import MetaHessianFree
 from mlhf.portable_state import from_portable, to_portable
@@ -179,7 +179,7 @@ class Course:
         self._best_loss = float.fromhex(decisions["best_loss"])
         self._best_norm = float.fromhex(decisions["best_norm"])
         self._begun_from = None if decisions["begun_from"] < 0 else int(decisions["begun_from"])
-        self._meta_losses = [float(value) for value in decisions["meta_losses"]]
+        self._meta_losses = finite_numbers(decisions["meta_losses"], "meta_losses")
         for number in decisions.get("left_out", ()):
             self._leave_out(int(number))
         self.replay.restore(saved["replay"])

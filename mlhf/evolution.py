@@ -20,7 +20,7 @@ import tensorflow as tf
 import tqdm
 
 from mlhf import adam, meta_file, run_log
-from mlhf.checkpoints import Checkpoints, load_like, restoring
+from mlhf.checkpoints import Checkpoints, finite_numbers, load_like, restoring
 from mlhf.coordinate_lstm import LSTMWeights
 from mlhf.meta_hessian_free import MetaHessianFree
 from mlhf.meta_run import EVOLUTION, MetaTraining, check_learnable, check_signature, common_dtype
@@ -364,7 +364,7 @@ class _Evolution:
             self._unflat(second.numpy()),
         )
         self.generator.bit_generator.state = json.loads(saved["generator"])
-        self.lengths = [float(length) for length in saved.get("lengths", ())]
+        self.lengths = finite_numbers(saved.get("lengths", ()), "lengths")
         for i, field in enumerate(self.fields):
             for j, pair in enumerate(field.pairs):
                 field.restore(pair, saved[f"pair-{i}-{j}"])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mlhf.checkpoints import load_like
 from mlhf.layout import Layout
 from mlhf.meta_hessian_free import MetaHessianFree
 from mlhf.objective import Objective
@@ -176,15 +177,27 @@ class Field:
         }
 
     def restore(self, pair: Pair, saved: dict[str, Any]) -> None:
-        """Goes on from what `state` returned."""
-        pair.drift, pair.age = np.asarray(saved["drift"]), int(saved["age"])
-        pair.horizon, pair.first_loss = int(saved["horizon"]), float(saved["first_loss"])
+        """Goes on from what `state` returned.
+
+        Raises:
+          ValueError: If it is not what `state` returns for such a pair.
+        """
+        pair.drift = load_like(tf.constant(pair.drift), saved["drift"], "drift").numpy()
+        pair.age, pair.horizon = int(saved["age"]), int(saved["horizon"])
+        pair.first_loss = float(saved["first_loss"])
         if pair.first_loss < 0:
             pair.first_loss = math.nan
-        pair.carries = [self._carry(carry) for carry in saved["carries"]]
+        first, second = saved["carries"]
+        pair.carries = [self._carry(first), self._carry(second)]
 
     def _carry(self, saved: dict[str, Any]) -> Carry:
         whole = {name: value for name, value in saved.items() if name not in ("lost", "not_finite")}
+        like = {
+            "weights": tf.zeros([self.layout.size], self.layout.dtype),
+            "model_state": self._model_state,
+            **to_portable(self._initial_state, self.layout),
+        }
+        whole = tf.nest.map_structure(np.asarray, load_like(like, whole, "a training"))
         if "not_finite" in saved:
             leaves = tf.nest.flatten(whole)
             filled = [_fill(*pair) for pair in zip(leaves, saved["not_finite"], strict=True)]

@@ -105,6 +105,8 @@ def _explain(error: OSError, folder: str) -> str:
                 f"the disk is full ({free:.1f} MB free), the file was not written and what stood "
                 "in its place is unchanged. Free some space and try again"
             )
+    if error.errno == errno.EISDIR:
+        return "a directory stands in the file's place. Move it away, and try again"
     return (
         f"the file could not be written ({error.strerror}). Check that its folder exists, that "
         "you may write there and that the disk is sound, then try again"
