@@ -94,7 +94,7 @@ class Checkpoints:
                 if not np.all(np.isfinite(value)):
                     raise CheckpointError(
                         f"The state at step {step} holds numbers that are not finite; it was not "
-                        "saved, and the checkpoints before it are untouched."
+                        f"saved, and the checkpoints before it in {self.folder} are untouched."
                     )
         write_structure(self._path(step), content)
         for old in self.steps()[:-KEEP]:

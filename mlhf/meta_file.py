@@ -94,7 +94,7 @@ def read(name_or_path: str | Path) -> Content:
         _check_kinds(about["kinds"])
         weights = {
             role: LSTMWeights(**{field: tf.constant(v) for field, v in fields.items()})
-            for role, fields in content.get("weights", {}).items()
+            for role, fields in content["weights"].items()
         }
         _check_shapes(about["kinds"], weights)
         return Content(dict(about["settings"]), list(about["kinds"]), weights)

@@ -50,7 +50,9 @@ class RunLog:
                 shutil.copyfile(path, path.with_name(path.name + DAMAGED))
             # Of two lines of one step the later counts: nothing was continued from the other.
             found = {line["step"]: line for line in steps if line["step"] <= step}
-            self.lines = list(found.values())
+            self.lines = [
+                {n: _plain(value) for n, value in line.items()} for line in found.values()
+            ]
             with replace_file(path) as file:
                 file.write("".join(json.dumps(line) + "\n" for line in self.lines).encode())
         self._file = path.open("a", encoding="utf-8")
@@ -65,9 +67,7 @@ class RunLog:
         """
         line: dict[str, Any] = {"step": step}
         for name, value in metrics.items():
-            value = value if isinstance(value, (str, int, bool)) else float(value)
-            finite = not isinstance(value, float) or math.isfinite(value)
-            line[name] = value if finite else None
+            line[name] = _plain(value if isinstance(value, (str, int, bool)) else float(value))
         self.lines.append(line)
         if self._file is None or self._writer is None:
             return
@@ -120,6 +120,11 @@ def read_lines(path: str | Path) -> JsonLines:
             f"{'' if len(found.damaged) == 1 else ' the first'})."
         )
     return found
+
+
+def _plain(value: Any) -> Any:
+    """Returns null for a number that is not finite, which JSON does not have."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _is_step(value: Any) -> bool:

@@ -7,7 +7,6 @@ needed, and a file of lines, of which each stands for itself.
 from __future__ import annotations
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,7 +37,7 @@ def read_json(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
       what: what it should hold, for messages: "the settings of a run".
 
     Returns:
-      The object. Numbers that are not finite are None.
+      The object. NaN and Infinity, which JSON does not have, are read as Python writes them.
 
     Raises:
       FileNotFoundError: If there is no such file.
@@ -63,7 +62,7 @@ def read_json_lines(path: str | os.PathLike[str]) -> JsonLines:
       path: the file.
 
     Returns:
-      The objects, and what was left out. Numbers that are not finite are None.
+      The objects, and what was left out.
 
     Raises:
       FileNotFoundError: If there is no such file.
@@ -96,9 +95,7 @@ def _content(path: str | os.PathLike[str], what: str) -> bytes:
 def _object(content: bytes) -> dict[str, Any]:
     try:
         # json.loads would guess an encoding from NUL bytes.
-        found = json.loads(
-            content.decode("utf-8"), parse_constant=lambda name: None, parse_float=_finite
-        )
+        found = json.loads(content.decode("utf-8"))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except UnicodeDecodeError as error:
@@ -106,8 +103,3 @@ def _object(content: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"it holds a {type(found).__name__}")
     return found
-
-
-def _finite(text: str) -> float | None:
-    value = float(text)
-    return value if math.isfinite(value) else None

@@ -166,12 +166,14 @@ def read(path: Path) -> list[dict[str, Any]]:
     if not path.read_bytes().endswith(b"\n"):
         with path.open("a", encoding="utf-8") as file:
             file.write("\n")
-    return [{**DEFAULTS, **row} for row in run_log.read(path) if is_kept(row)]
+    rows = [{**DEFAULTS, **row} for row in run_log.read(path)]
+    # What something else wrote is measured again.
+    return [row for row in rows if set(KEY) <= set(row) and is_kept(row)]
 
 
 def is_kept(row: dict[str, Any]) -> bool:
     """Returns whether a measure stays as it is; what is not installed may be tomorrow."""
-    return NOT_INSTALLED not in row.get("failed", "")
+    return NOT_INSTALLED not in str(row.get("failed", ""))
 
 
 def shown(rows: list[dict[str, Any]], threads: int, rounds: int) -> list[dict[str, Any]]:

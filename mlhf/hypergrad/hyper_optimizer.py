@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from mlhf.checkpoints import CheckpointError, Checkpoints, check_same_run, restoring
+from mlhf.checkpoints import CheckpointError, Checkpoints, check_same_run, load_like, restoring
 from mlhf.hypergrad import projections as projections_module
 from mlhf.hypergrad.guards import DivergedError
 from mlhf.hypergrad.movers import movers
@@ -325,17 +325,21 @@ class HyperOptimizer:
             place = f"The checkpoint of step {step} in {self._folder}"
             check_same_run(place, content["signature"], self._signature)
         try:
-            self.hyperparameters = tf.nest.map_structure(
-                lambda saved, like: tf.constant(saved.reshape(like.shape), like.dtype),
+            shaped = tf.nest.map_structure(
+                lambda saved, like: np.reshape(saved, like.shape),
                 content["hyperparameters"],
                 self.hyperparameters,
             )
+            self.hyperparameters = load_like(self.hyperparameters, shaped, "hyperparameters")
             for name, mover in self._movers.items():
-                mover.restore(content["optimizers"][name])
-        except (ValueError, TypeError, KeyError) as error:
+                kept = list(content["optimizers"][name])
+                load_like(mover.state(), kept, f"the optimizer of {name}")
+                mover.restore(kept)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            reason = str(error).partition("\n")[0]
             raise CheckpointError(
                 f"Expected in {self._folder} a checkpoint of the hyperparameters "
-                f"{sorted(self.hyperparameters)} and their optimizer, found another: {error} "
+                f"{sorted(self.hyperparameters)} and their optimizer, found another: {reason} "
                 "Choose another folder to begin again."
             ) from error
         with restoring(self._folder, step):

@@ -172,7 +172,13 @@ def measure_apart(
     if done.returncode:
         words = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
         raise RuntimeError(f"The cost of {optimizer} could not be measured: {words[-1]}")
-    return Cost(**json.loads(done.stdout.strip().splitlines()[-1]))
+    lines = done.stdout.strip().splitlines() or ["nothing"]
+    try:
+        return Cost(**json.loads(lines[-1]))
+    except (TypeError, ValueError) as error:
+        raise RuntimeError(
+            f"The cost of {optimizer} could not be measured: the process printed {lines[-1]!r}"
+        ) from error
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ import hashlib
 import os
 import struct
 import threading
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -193,10 +192,8 @@ def index_of(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     """
     kept = _kept_index(files)
     if kept is not None and kept.is_file():
-        # A damaged index is made anew.
-        with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            with np.load(kept) as index:
-                return index["files"], index["offsets"], index["lengths"]
+        with contextlib.suppress(Exception):  # a damaged index is made anew
+            return _read_index(kept)
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
         found = list(threads.map(_records, files))
     counts = [len(offsets) for offsets, _ in found]
@@ -209,6 +206,15 @@ def index_of(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
             with replace_file(kept) as file:
                 np.savez(file, files=numbers, offsets=offsets, lengths=lengths)
     return numbers, offsets, lengths
+
+
+def _read_index(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    with np.load(path) as index:
+        found = index["files"], index["offsets"], index["lengths"]
+    dtypes = tuple(array.dtype for array in found)
+    if dtypes != (np.int32, np.int64, np.int64) or len({array.shape for array in found}) > 1:
+        raise ValueError(f"{path} is no index.")
+    return found
 
 
 def _records(path: Path) -> tuple[np.ndarray, np.ndarray]:

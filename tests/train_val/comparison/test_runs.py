@@ -4,8 +4,10 @@ import math
 import pytest
 import tensorflow as tf
 
+from tests import damage
 from tests.train_val.comparison.problems import Halving, problem
 from train_val.comparison import Curve, RunCache, run
+from train_val.comparison.cost import Cost
 
 
 def test_a_run_measures_where_it_should():
@@ -123,3 +125,51 @@ def test_a_record_of_earlier_versions_is_read(tmp_path):
         '{"key": {"a": 1}, "curve": {"steps": [0], "losses": [NaN], "seconds": [0.0]}}\n'
     )
     assert math.isnan(RunCache(path).curve({"a": 1}).losses[0])
+
+
+KEY = '{"key": {"a": 1}, '
+WHOLE = '"curve": {"steps": [0, 1], "losses": [1.0, 0.5], "seconds": [0.0, 1.0]}}'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(content for content in damage.CONTENTS.values() if content),
+        b'{"key": 5, "curve": {}}',
+        b'{"curve": {"steps": [0]}}',
+        *(
+            (KEY + rest).encode()
+            for rest in (
+                '"curve": 5}',
+                '"curve": [1]}',
+                '"curve": {"steps": 5, "losses": [1.0], "seconds": [0.0]}}',
+                '"curve": {"steps": ["0"], "losses": [1.0], "seconds": [0.0]}}',
+                '"curve": {"steps": [0], "losses": ["low"], "seconds": [0.0]}}',
+                '"curve": {"steps": [0, 1], "losses": [1.0], "seconds": [0.0]}}',
+                '"curve": {"steps": [0], "losses": [1.0], "seconds": [0.0], "later": 1}}',
+                '"curve": {"steps": [0], "losses": [1.0], "seconds": [0.0], "note": 1}}',
+                '"value": {"steps": [0], "losses": null, "seconds": [0.0]}}',
+            )
+        ),
+    ],
+)
+def test_a_line_that_is_damaged_or_of_another_version_is_a_run_to_do_again(tmp_path, line):
+    path = tmp_path / "runs.jsonl"
+    kept = KEY.replace("1", "2") + WHOLE + "\n"
+    path.write_bytes(kept.encode() + line + b"\n" + kept.replace("2", "3").encode())
+    known = RunCache(path)
+    assert known.curve({"a": 1}) is None
+    assert known.curve({"a": 2}) == known.curve({"a": 3}) == Curve([0, 1], [1.0, 0.5], [0.0, 1.0])
+    known.add_curve({"a": 1}, Curve([0], [4.0], [0.0]))
+    assert RunCache(path).curve({"a": 1}) == Curve([0], [4.0], [0.0])
+    # What stood there stays, whatever it is.
+    assert line in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "found", [5, [], {}, {"gradients": "2"}, {"later": 1}, {"peak_bytes": 0.5}]
+)
+def test_a_cost_of_another_version_is_measured_again(found):
+    whole = {"gradients": 2.0, "median": 1.9, "step_seconds": 0.2, "gradient_seconds": 0.1}
+    assert Cost.read(whole) == Cost(**whole)
+    assert Cost.read({**whole, **found} if found and isinstance(found, dict) else found) is None

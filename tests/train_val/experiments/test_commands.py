@@ -3,9 +3,11 @@
 import importlib
 import json
 
+import numpy as np
 import pytest
 from absl import flags
 
+from tests import damage
 from tests.train_val import commands
 from tests.train_val.experiments.clouds import examples
 from train_val.experiments import mnist_slices, reporting
@@ -110,14 +112,24 @@ def test_no_images_and_no_such_network(tmp_path):
         commands.run(all_methods, "--networks=mlp,transformer")
 
 
-def test_a_file_cut_short_is_no_runs(tmp_path):
+def test_a_file_cut_short_is_no_runs(tmp_path, capsys):
     path, settings = tmp_path / "runs.json", {"iterations": 3}
     assert reporting.load(path, settings) == {}
     reporting.save(path, {4: {"loss": [1.0, float("nan")]}}, settings)
-    assert list(reporting.load(path, settings)) == [4]
+    assert np.isnan(reporting.load(path, settings)[4]["loss"][1])
     assert reporting.load(path, {"iterations": 4}) == {}
     path.write_text(path.read_text()[:-9])
     assert reporting.load(path, settings) == {}
+    for name, content in damage.damaged(b'{"4": 1}'):
+        path.touch()
+        damage.put(path, content)
+        assert reporting.load(path, settings) == {}, name
+        aside = path.with_name("runs.json.damaged")
+        if aside.exists():
+            assert not path.exists() and "is " + str(aside) in capsys.readouterr().out
+            # Whatever it was is kept.
+            assert content is None or aside.read_bytes() == content
+            aside.rename(tmp_path / name)
     # Runs whose flags were not kept.
     reporting.save(path, {4: {}})
     assert reporting.load(path, settings) == {}
