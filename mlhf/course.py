@@ -174,7 +174,7 @@ class Course:
         self.carry = Carry(
             self.layout.flatten(parameters),
             model_state,
-            from_portable(carry, self.initial_state, self.layout),
+            from_portable(carry, self.initial_state, self.layout, finite=True),
         )
         self._best_loss = float.fromhex(decisions["best_loss"])
         self._best_norm = float.fromhex(decisions["best_norm"])

@@ -23,7 +23,15 @@ from mlhf import adam, meta_file, run_log
 from mlhf.checkpoints import Checkpoints, finite_numbers, load_like, restoring
 from mlhf.coordinate_lstm import LSTMWeights
 from mlhf.meta_hessian_free import MetaHessianFree
-from mlhf.meta_run import EVOLUTION, MetaTraining, check_learnable, check_signature, common_dtype
+from mlhf.meta_run import (
+    EVOLUTION,
+    MetaTraining,
+    check_callbacks,
+    check_learnable,
+    check_signature,
+    common_dtype,
+    tasks_of,
+)
 from mlhf.perturbed_pairs import Field, Pair
 from mlhf.progress import ProgressBar
 from mlhf.run_log import RunLog
@@ -112,13 +120,14 @@ def evolve(
       CheckpointError: If `model_dir` holds a checkpoint of something else.
       OSError: If `model_dir` can't be written.
     """
+    check_callbacks(on_step=on_step)
     check_count("horizon", horizon)
     if horizon % check_count("roll_back", roll_back):
         raise ValueError(
             f"Expected a horizon that is a multiple of roll_back={roll_back}, got {horizon}."
         )
     run = _Evolution(
-        [task] if isinstance(task, Task) else list(task),
+        tasks_of(task),
         optimizer,
         check_count("steps", steps),
         length=roll_back,

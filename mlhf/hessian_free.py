@@ -11,7 +11,9 @@ from mlhf.layout import Layout
 from mlhf.objective import Objective
 from mlhf.preconditioned_cg import conjugate_gradient
 from mlhf.proposal import adapt_damping, linearize_shares, model_decrease
+from mlhf.settings import Fixed, Number
 from mlhf.step import CompiledSteps, Step
+from mlhf.step_arguments import as_tensors, note_layout
 from mlhf.validation import check_choice, check_count, check_number
 
 
@@ -22,20 +24,39 @@ class HessianFreeState(NamedTuple):
     damping: tf.Tensor  # the scalar λ
 
 
-def initial_state(parameters: Any, damping: float) -> HessianFreeState:
+def initial_state(parameters: Any, damping: Any = 0.0) -> HessianFreeState:
     """Returns the state before the first step.
 
     Args:
       parameters: A structure of floating tensors of one dtype, or a built Keras model.
-      damping: λ.
+      damping: λ, a number or a tensor.
 
     Returns:
       The state, its solution zero.
     """
-    layout = Layout(keras_models.parameters_of(parameters), "any")
-    return HessianFreeState(
-        tf.zeros([layout.size], layout.dtype), tf.constant(damping, layout.dtype)
-    )
+    parameters = as_tensors(keras_models.parameters_of(parameters))
+    layout = Layout(parameters, "any")
+    state = HessianFreeState(tf.zeros([layout.size], layout.dtype), tf.cast(damping, layout.dtype))
+    note_layout(state, parameters)
+    return state
+
+
+def check_not_adapted(optimizer: Any, value: Any) -> None:
+    """Refuses a damping that is set while one is adapted: that one is in the state.
+
+    Args:
+      optimizer: Whose.
+      value: The damping.
+
+    Raises:
+      ValueError: After the first step, with what to do.
+    """
+    if optimizer.damping_type == "LM_heuristics" and optimizer._stepped:
+        raise ValueError(
+            f"Expected damping to stay, got {value!r}: it is adapted from step to step and part of "
+            "the state; replace it there, state._replace(damping=tf.constant(...)), or make "
+            "another optimizer."
+        )
 
 
 class HessianFree(CompiledSteps):
@@ -49,7 +70,17 @@ class HessianFree(CompiledSteps):
 
     g is that of the whole batch; G may be that of its first examples only (Martens and Sutskever
     2012), which is where most of the time goes.
+
+    Attributes:
+      learning_rate: lr; one that is set holds from the next step on.
+      damping: λ; one that is set holds from the next step on. Where λ is adapted, it is where
+        states begin, and can't be set after the first step.
     """
+
+    learning_rate = Number(above=0)
+    damping = Number(at_least=0, check=check_not_adapted)
+    cg_iterations, x_use, damping_type, decay = Fixed(), Fixed(), Fixed(), Fixed()
+    curvature_share, guards, cg_tolerance, product_dtype = Fixed(), Fixed(), Fixed(), Fixed()
 
     def __init__(
         self,
@@ -69,7 +100,7 @@ class HessianFree(CompiledSteps):
         """Sets an optimizer up.
 
         Args:
-          learning_rate: lr, positive.
+          learning_rate: lr, positive: a number, a tensor, or a variable, read at every step.
           damping: λ, at least 0; where it starts, if it is adapted, from then on within [1e-3, 1].
           cg_iterations: At most so many, each one product with G.
           x_use: Where conjugate gradients start: `"x"` at the last solution, `"d"` at the
@@ -89,20 +120,18 @@ class HessianFree(CompiledSteps):
           ValueError: If a value makes no sense; the message says what was expected.
         """
         super().__init__(jit_compile)
-        self.learning_rate = check_number("learning_rate", learning_rate, above=0)
-        self.damping = check_number("damping", damping, at_least=0)
-        self._iterations = check_count("cg_iterations", cg_iterations)
-        self._x_use = check_choice("x_use", x_use, ("x", "d", "zero"))
-        self._damping_type = check_choice(
-            "damping_type", damping_type, ("regular", "LM_heuristics")
-        )
-        self._decay = check_number("decay", decay, above=0, below=1)
-        self._share = check_number("curvature_share", curvature_share, above=0, at_most=1)
-        self._guards = check_choice("guards", guards, ("relative", "paper"))
+        self.damping_type = check_choice("damping_type", damping_type, ("regular", "LM_heuristics"))
+        self.learning_rate = learning_rate
+        self.damping = damping
+        self.cg_iterations = check_count("cg_iterations", cg_iterations)
+        self.x_use = check_choice("x_use", x_use, ("x", "d", "zero"))
+        self.decay = check_number("decay", decay, above=0, below=1)
+        self.curvature_share = check_number("curvature_share", curvature_share, above=0, at_most=1)
+        self.guards = check_choice("guards", guards, ("relative", "paper"))
         if cg_tolerance is not None:
             cg_tolerance = check_number("cg_tolerance", cg_tolerance, at_least=0)
-        self._tolerance = cg_tolerance
-        self._product_dtype = check_choice("product_dtype", product_dtype, (None, "bfloat16"))
+        self.cg_tolerance = cg_tolerance
+        self.product_dtype = check_choice("product_dtype", product_dtype, (None, "bfloat16"))
 
     def init(self, parameters: Any) -> HessianFreeState:
         """Returns the state before the first step.
@@ -113,7 +142,10 @@ class HessianFree(CompiledSteps):
         Returns:
           The state.
         """
-        return initial_state(parameters, self.damping)
+        return initial_state(parameters, type(self).damping.read(self))
+
+    def _state_like(self, parameters):
+        return initial_state(parameters)
 
     def step(self, objective: Objective, parameters: Any, state: HessianFreeState) -> Step:
         """Takes one step.
@@ -128,24 +160,26 @@ class HessianFree(CompiledSteps):
           `step_norm`, `damping`, `cg_iterations`, `cg_reason` (an index into
           `mlhf.CG_REASONS`).
         """
-        rate = tf.constant(self.learning_rate, state.solution.dtype)
-        return self._take(objective, parameters, state, rate)
+        return self._take(objective, parameters, state)
 
-    def _step(self, static, tensors, parameters, state, rate):
+    def _step(self, static, tensors, parameters, state, numbers):
+        rate = numbers["learning_rate"]
+        if self.damping_type == "regular":
+            state = state._replace(damping=numbers["damping"])
         layout = Layout(parameters, "any")
         objective = Objective.of(static, tensors)
         linearized, curvature = linearize_shares(
-            objective, parameters, layout, self._share, self._product_dtype
+            objective, parameters, layout, self.curvature_share, self.product_dtype
         )
         gradient = layout.flatten(linearized.gradient())
-        start = {"x": state.solution, "d": gradient, "zero": None}[self._x_use]
+        start = {"x": state.solution, "d": gradient, "zero": None}[self.x_use]
         solution = conjugate_gradient(
             lambda v: curvature(v) + state.damping * v,
             gradient,
             x0=start,
-            max_iterations=self._iterations,
-            tolerance=self._tolerance,
-            guards=self._guards,
+            max_iterations=self.cg_iterations,
+            tolerance=self.cg_tolerance,
+            guards=self.guards,
         )
         # A batch that is not finite moves nothing, and is not where the next ones start.
         sound = tf.math.is_finite(tf.norm(gradient)) & tf.math.is_finite(tf.norm(solution.x))
@@ -153,10 +187,10 @@ class HessianFree(CompiledSteps):
         kept = tf.where(sound, solution.x, state.solution)
         moved = layout.unflatten(layout.flatten(parameters) - rate * taken)
         damping = state.damping
-        if self._damping_type == "LM_heuristics":
+        if self.damping_type == "LM_heuristics":
             predicted = model_decrease(gradient, solution.x, solution.residual, rate)
             after = objective.data_loss(moved)
-            damping = adapt_damping(damping, linearized.data_loss, after, predicted, self._decay)
+            damping = adapt_damping(damping, linearized.data_loss, after, predicted, self.decay)
         metrics = {
             "loss": linearized.value,
             "gradient_norm": tf.norm(gradient),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 import custom_op
 from mlhf import keras_call, keras_contracts, natural_outputs
+from mlhf.structure_checks import check_like, kind
 
 _ADVICE = (
     "Take them out of the layers, and give Objective(regularizer=mlhf.L2(...)) for weight decay."
@@ -60,13 +61,15 @@ def set_parameters(model: Any, parameters: dict[str, tf.Tensor]) -> None:
       parameters: What it returned, or a step's new parameters.
 
     Raises:
-      ValueError: If the paths are not the model's.
+      ValueError: If names or shapes are not the model's.
+      TypeError: If the model or the parameters are something else.
     """
+    _check_built(model)
     variables = {variable.path: variable for variable in model.trainable_variables}
-    if set(variables) != set(parameters):
-        raise ValueError(f"Expected parameters for {sorted(variables)}, got {sorted(parameters)}.")
-    for path, variable in variables.items():
-        variable.assign(parameters[path])
+    remedy = "give what get_parameters(model) returned, or a step's parameters"
+    values = check_like("parameters", parameters, variables, remedy)
+    for path, value in zip(sorted(variables), values, strict=True):
+        variables[path].assign(value)
 
 
 def get_model_state(model: Any) -> dict[str, tf.Tensor] | None:
@@ -88,14 +91,21 @@ def set_model_state(model: Any, model_state: dict[str, tf.Tensor] | None) -> Non
       model_state: What `get_model_state` or a step returned.
 
     Raises:
-      ValueError: If it is not this model's.
+      ValueError: If names or shapes are not this model's.
+      TypeError: If the model or the state is something else.
     """
+    _check_built(model)
     variables = model.non_trainable_variables
-    model_state = model_state or {}
-    if len(model_state) != len(variables):
-        raise ValueError(f"Expected a state of {len(variables)} variables, got {len(model_state)}.")
-    for variable, name in zip(variables, sorted(model_state), strict=True):
-        variable.assign(model_state[name])
+    model_state = {} if model_state is None else model_state
+    if not isinstance(model_state, Mapping) or len(model_state) != len(variables):
+        found = len(model_state) if isinstance(model_state, Mapping) else kind(model_state)
+        raise ValueError(f"Expected a state of {len(variables)} variables, got {found}.")
+    # By their numbers: paths are others where the model was built again.
+    given = [model_state[name] for name in sorted(model_state)]
+    remedy = "give what get_model_state(model) returned, or a step's model_state"
+    values = check_like("a model_state", given, list(variables), remedy)
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
 
 
 def as_network(
@@ -224,7 +234,14 @@ def _network(
     return stateful_network if stateful else stateless_network
 
 
+def check_model(model: Any) -> None:
+    """Raises TypeError where something is no Keras model."""
+    if not is_model(model):
+        raise TypeError(f"Expected a Keras model, got {kind(model)}.")
+
+
 def _check_built(model: Any) -> None:
+    check_model(model)
     if not model.built or not model.variables:
         raise ValueError(
             f"Expected a built model with variables, got {model.name!r} without; call it on a "

@@ -8,7 +8,7 @@ optimizers stands here.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -94,3 +94,24 @@ def leave_out_of_decay(
 def scaled(optimizer: Any, gradient: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     """Returns gradients as `apply` expects them: of the scaled loss (`loss_scale_factor=`)."""
     return [optimizer.scale_loss(part) for part in gradient]
+
+
+@contextlib.contextmanager
+def without_replicas(optimizer: Any) -> Iterator[None]:
+    """Leaves out Keras' sum of gradients over replicas where there is one replica.
+
+    TensorFlow registers a gradient for that sum, under a new name in each graph and for good, and
+    with it keeps the whole graph.
+
+    Args:
+      optimizer: Whose `apply` is traced inside.
+    """
+    name = "_all_reduce_sum_gradients"
+    if tf.distribute.has_strategy() or not hasattr(type(optimizer), name):
+        yield
+        return
+    optimizer.__dict__[name] = list
+    try:
+        yield
+    finally:
+        del optimizer.__dict__[name]

@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from custom_op import structures
+from mlhf.structure_checks import kind as kind_of_thing
 
 KINDS = (
     "conv_kernel",
@@ -41,11 +42,18 @@ def resolve_kinds(structure: Any, kinds: Any = None) -> list[str]:
       A list of strings. Names of your own are kinds too: a set of weights is made for each.
 
     Raises:
+      TypeError: If a leaf is no tensor.
       ValueError: If the kind of a leaf is not known, or a key of `kinds` is no leaf's path; the
         message names the leaf's path and shape, or the key.
     """
     paths = structures.leaf_names(structure)
     leaves = tf.nest.flatten(structure)
+    for path, leaf in zip(paths, leaves, strict=True):
+        if not hasattr(leaf, "shape") or isinstance(leaf, type):
+            raise TypeError(
+                f"Expected parameters as a structure of tensors, got {kind_of_thing(leaf)} for "
+                f"{path!r}; a Keras model's are mlhf.get_parameters(model)."
+            )
     if isinstance(kinds, str):
         return [kinds] * len(leaves)
     if isinstance(kinds, Mapping) and all(isinstance(kind, str) for kind in kinds.values()):
@@ -105,6 +113,8 @@ def kinds_of_model(model: Any) -> dict[str, str]:
     """
     import keras
 
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"Expected a built Keras model, got {kind_of_thing(model)}.")
     found = {}
     for layer in model._flatten_layers():
         if isinstance(layer, keras.Model) or not layer.trainable_variables:

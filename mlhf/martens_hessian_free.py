@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from mlhf.hessian_free import HessianFreeState, initial_state
+from mlhf.hessian_free import HessianFreeState, check_not_adapted, initial_state
 from mlhf.layout import Layout
 from mlhf.levenberg_marquardt import reduction_ratio
 from mlhf.objective import Objective
 from mlhf.proposal import linearize_shares
+from mlhf.settings import Fixed, Number
 from mlhf.step import CompiledSteps, Step
 from mlhf.validation import check_choice, check_count, check_number
 
@@ -44,7 +45,15 @@ class MartensHessianFree(CompiledSteps):
 
     Martens' preconditioner (the gradients' squares, example by example) is left out. All is meant
     for large batches: on small ones the loss of the batch says little about that of the next.
+
+    Attributes:
+      damping: λ; one that is set holds from the next step on. Where λ is adapted, it is where
+        states begin, and can't be set after the first step.
     """
+
+    damping = Number(at_least=0, check=check_not_adapted)
+    cg_iterations, cg_tolerance, warm_start = Fixed(), Fixed(), Fixed()
+    curvature_share, damping_type, decay = Fixed(), Fixed(), Fixed()
 
     def __init__(
         self,
@@ -75,15 +84,13 @@ class MartensHessianFree(CompiledSteps):
           ValueError: If a value makes no sense; the message says what was expected.
         """
         super().__init__(jit_compile)
-        self.damping = check_number("damping", damping, at_least=0)
-        self._iterations = check_count("cg_iterations", cg_iterations)
-        self._tolerance = check_number("cg_tolerance", cg_tolerance, at_least=0)
-        self._warm_start = check_number("warm_start", warm_start, at_least=0, at_most=1)
-        self._share = check_number("curvature_share", curvature_share, above=0, at_most=1)
-        self._damping_type = check_choice(
-            "damping_type", damping_type, ("regular", "LM_heuristics")
-        )
-        self._decay = check_number("decay", decay, above=0, below=1)
+        self.damping_type = check_choice("damping_type", damping_type, ("regular", "LM_heuristics"))
+        self.damping = damping
+        self.cg_iterations = check_count("cg_iterations", cg_iterations)
+        self.cg_tolerance = check_number("cg_tolerance", cg_tolerance, at_least=0)
+        self.warm_start = check_number("warm_start", warm_start, at_least=0, at_most=1)
+        self.curvature_share = check_number("curvature_share", curvature_share, above=0, at_most=1)
+        self.decay = check_number("decay", decay, above=0, below=1)
 
     def init(self, parameters: Any) -> HessianFreeState:
         """Returns the state before the first step.
@@ -91,7 +98,10 @@ class MartensHessianFree(CompiledSteps):
         Args:
           parameters: A structure of floating tensors of one dtype, or a built Keras model.
         """
-        return initial_state(parameters, self.damping)
+        return initial_state(parameters, type(self).damping.read(self))
+
+    def _state_like(self, parameters):
+        return initial_state(parameters)
 
     def step(self, objective: Objective, parameters: Any, state: HessianFreeState) -> Step:
         """Takes one step.
@@ -108,18 +118,22 @@ class MartensHessianFree(CompiledSteps):
         """
         return self._take(objective, parameters, state)
 
-    def _step(self, static, tensors, parameters, state):
+    def _step(self, static, tensors, parameters, state, numbers):
+        if self.damping_type == "regular":
+            state = state._replace(damping=numbers["damping"])
         layout = Layout(parameters, "any")
         objective = Objective.of(static, tensors)
-        linearized, curvature = linearize_shares(objective, parameters, layout, self._share)
+        linearized, curvature = linearize_shares(
+            objective, parameters, layout, self.curvature_share
+        )
         gradient = layout.flatten(linearized.gradient())
         found = _solve(
             lambda v: curvature(v) + state.damping * v,
             gradient,
             state.solution,
-            self._warm_start,
-            self._iterations,
-            self._tolerance,
+            self.warm_start,
+            self.cg_iterations,
+            self.cg_tolerance,
         )
         here = layout.flatten(parameters)
 
@@ -138,8 +152,8 @@ class MartensHessianFree(CompiledSteps):
             value, solution, linearized.value, loss, tf.tensordot(gradient, solution, 1)
         )
         damping = state.damping
-        if self._damping_type == "LM_heuristics":
-            shrink = tf.constant(self._decay, damping.dtype)
+        if self.damping_type == "LM_heuristics":
+            shrink = tf.constant(self.decay, damping.dtype)
             one = tf.ones_like(damping)
             damping *= tf.where(ratio > 0.75, shrink, tf.where(ratio < 0.25, 1 / shrink, one))
             damping = tf.maximum(damping, tf.constant(_LEAST_DAMPING, damping.dtype))

@@ -9,10 +9,12 @@ from typing import Any
 import tensorflow as tf
 
 from custom_op import structures
-from mlhf import coordinate_lstm, keras_models, meta_file
+from mlhf import coordinate_lstm, keras_models, live_weights, meta_file
 from mlhf.coordinate_lstm import LSTMWeights
+from mlhf.hessian_free import check_not_adapted
 from mlhf.kinds import with_layers
 from mlhf.layout import Layout
+from mlhf.live_weights import LiveWeights
 from mlhf.objective import Objective
 from mlhf.proposal import (
     INPUTS,
@@ -23,9 +25,13 @@ from mlhf.proposal import (
     linearize_shares,
     model_decrease,
     propose,
+    shorten,
     zero_state,
 )
+from mlhf.settings import Fixed, Number
 from mlhf.step import CompiledSteps, Step
+from mlhf.step_arguments import as_parameters, as_tensors, check_objective, note_layout
+from mlhf.structure_checks import check_path
 from mlhf.validation import check_choice, check_count, check_number
 
 # Arguments of the constructor that a file does not keep.
@@ -48,11 +54,18 @@ class MetaHessianFree(CompiledSteps):
     random: meta-train it (`mlhf.meta_train`) or load trained ones (`from_pretrained`).
 
     Attributes:
-      learning_rate: lr; may be set between steps.
-      weights: The LSTMs' weights by role, or None before the kinds of variable are known.
-      kinds: The kinds that the weights are for, sorted.
+      learning_rate: lr; one that is set holds from the next step on.
+      damping: The constant; one that is set holds from the next step on. Where it is adapted, it
+        is where states begin, and can't be set after the first step.
+      weights: The LSTMs' weights by role, or None before the kinds of variable are known; those
+        that are set hold from the next step on.
+      kinds: The kinds that the weights are for, in their order.
       rule: What is learned.
     """
+
+    learning_rate = Number(above=0)
+    damping = Number(at_least=0, check=check_not_adapted)
+    rule, detailed, longest_step = Fixed(), Fixed(), Fixed()
 
     def __init__(
         self,
@@ -69,6 +82,7 @@ class MetaHessianFree(CompiledSteps):
         input_scale: str = "none",
         damping_scale: float = 1.0,
         inputs: str = "grx",
+        longest_step: float | None = None,
         initial_damping: float | None = None,
         kinds: Any = None,
         seed: int = 0,
@@ -79,7 +93,7 @@ class MetaHessianFree(CompiledSteps):
         """Sets an optimizer up.
 
         Args:
-          learning_rate: lr, positive.
+          learning_rate: lr, positive: a number, a tensor, or a variable, read at every step.
           cg_iterations: Conjugate-gradient iterations a step, each one product with G.
           x_use: Where they start: `"x"` at the last solution, `"d"` at the gradient, `"rnn"`
             learned.
@@ -100,6 +114,10 @@ class MetaHessianFree(CompiledSteps):
             try beside the learning rate on a network that is unlike them.
           inputs: Which of g, r and x the LSTMs see, as letters: `"grx"` all, as in the paper, `"g"`
             the gradient alone. The others are zero. To find out what each is worth.
+          longest_step: A step is at most this share of ‖w‖ long, and is shortened where it would
+            be longer, as in meta-training, where the share is 0.25; None for no bound, as in the
+            paper's training. On networks that are unlike those of meta-training single solves go
+            wrong by factors of hundreds. Meta-optimizers that ship have 0.25.
           initial_damping: What the damping's LSTM gives, about, before it has learned: its dense
             layer's bias is set to it. None for the paper's bias of 0, which gives 0.69. Of new
             weights only.
@@ -119,8 +137,6 @@ class MetaHessianFree(CompiledSteps):
           ValueError: If a value makes no sense; the message says what was expected.
         """
         super().__init__(jit_compile)
-        self.learning_rate = check_number("learning_rate", learning_rate, above=0)
-        self.damping = check_number("damping", damping, at_least=0)
         self.rule = Rule(
             x_use=check_choice("x_use", x_use, ("x", "d", "rnn")),
             y_use=check_choice("y_use", y_use, ("rnn", "none")),
@@ -134,11 +150,16 @@ class MetaHessianFree(CompiledSteps):
             inputs=check_choice("inputs", inputs, INPUTS),
             product_dtype=check_choice("product_dtype", product_dtype, (None, "bfloat16")),
         )
+        self.learning_rate, self.damping = learning_rate, damping
+        if longest_step is not None:
+            longest_step = check_number("longest_step", longest_step, above=0)
+        self.longest_step = longest_step
         if initial_damping is not None:
             check_number("initial_damping", initial_damping, above=0)
         self._initial_damping = initial_damping
-        self.weights: dict[str, LSTMWeights] | None = None
-        self.kinds: list[str] | None = None
+        self._weights: dict[str, LSTMWeights] | None = None
+        self._kinds: list[str] | None = None
+        self._live = LiveWeights()
         self.detailed = detailed
         self._given_kinds = kinds
         # By the structures that `init` saw: a network's layers say more than the constructor knows.
@@ -162,6 +183,7 @@ class MetaHessianFree(CompiledSteps):
           FileNotFoundError: If there is no such name or file.
           ValueError: If the file is damaged or an override is not an argument.
         """
+        check_path("a name or a file", name_or_path)
         content = meta_file.read(name_or_path)
         # A file may be older than a setting, which then has its default.
         settings = {**cls().settings, **content.settings}
@@ -182,8 +204,8 @@ class MetaHessianFree(CompiledSteps):
                 f"{sorted(missing)} are wanted too: the uses given (x_use, y_use, d_use) have to "
                 "be those of its meta-training."
             )
-        optimizer.kinds = content.kinds
-        optimizer.weights = {role: content.weights[role] for role in optimizer.rule.roles}
+        weights = {role: content.weights[role] for role in optimizer.rule.roles}
+        optimizer.set_weights(content.kinds, weights)
         return optimizer
 
     def save(self, path: str | Path) -> Path:
@@ -201,25 +223,51 @@ class MetaHessianFree(CompiledSteps):
         """
         if self.weights is None or self.kinds is None:
             raise ValueError("There are no weights to save yet; call init(parameters) first.")
+        check_path("the path of a file", path)
         return meta_file.write(path, self.settings, self.kinds, self.weights)
+
+    @property
+    def damping_type(self) -> str:
+        """Whether the constant damping is one."""
+        return self.rule.damping_type
+
+    @property
+    def kinds(self) -> list[str] | None:
+        """The kinds that the weights are for."""
+        return self._kinds
+
+    @property
+    def weights(self) -> dict[str, LSTMWeights] | None:
+        """The LSTMs' weights by role."""
+        return self._weights
+
+    @weights.setter
+    def weights(self, weights: dict[str, LSTMWeights]) -> None:
+        if self._kinds is None:
+            raise ValueError(
+                "Expected weights after their kinds are known, from init(parameters), or with "
+                "them: set_weights(kinds, weights)."
+            )
+        self.set_weights(self._kinds, weights)
 
     @property
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments that a file keeps."""
         rule = self.rule
         return {
-            "learning_rate": self.learning_rate,
+            "learning_rate": float(self.learning_rate),
             "cg_iterations": rule.cg_iterations,
             "x_use": rule.x_use,
             "y_use": rule.y_use,
             "d_use": rule.d_use,
-            "damping": self.damping,
+            "damping": float(self.damping),
             "damping_type": rule.damping_type,
             "decay": rule.decay,
             "curvature_share": rule.curvature_share,
             "input_scale": rule.input_scale,
             "damping_scale": rule.damping_scale,
             "inputs": rule.inputs,
+            "longest_step": self.longest_step,
         }
 
     def layout(self, parameters: Any, kinds: Any = None) -> Layout:
@@ -254,13 +302,19 @@ class MetaHessianFree(CompiledSteps):
             kinds = with_layers(parameters, self._given_kinds if kinds is None else kinds)
             parameters = keras_models.get_parameters(parameters)
         elif kinds is None:
+            parameters = as_tensors(parameters)
             kinds = self._kinds_of.get(_structure_key(parameters), self._given_kinds)
         layout = Layout(parameters, kinds)
         self._kinds_of[_structure_key(parameters)] = kinds
         if self.weights is None:
             self.draw_weights(layout.kinds, layout.dtype)
         self._check_kinds(layout)
-        return zero_state(self.rule, layout, self.damping)
+        state = zero_state(self.rule, layout, type(self).damping.read(self))
+        note_layout(state, parameters)
+        return state
+
+    def _state_like(self, parameters):
+        return zero_state(self.rule, self.layout(parameters), 0.0)
 
     def draw_weights(self, kinds: list[str], dtype: Any = tf.float32) -> None:
         """Draws new weights for those kinds that have none.
@@ -274,19 +328,21 @@ class MetaHessianFree(CompiledSteps):
         missing = sorted(set(kinds) - set(self.kinds or []))
         if not missing:
             return
-        drawn = {
-            role: coordinate_lstm.initial_weights(
-                len(missing), self._seed + 1000 * number, tf.as_dtype(dtype)
-            )
-            for number, role in enumerate(self.rule.roles)
-        }
-        if self._initial_damping is not None and "d" in drawn:
-            # The inverse of softplus, log(eˣ - 1).
-            bias = self._initial_damping + math.log(-math.expm1(-self._initial_damping))
-            drawn["d"] = drawn["d"]._replace(
-                dense_bias=tf.fill([len(missing)], tf.cast(bias, dtype))
-            )
-        self.set_weights(missing, drawn)
+        # They outlive a function that is being traced.
+        with tf.init_scope():
+            drawn = {
+                role: coordinate_lstm.initial_weights(
+                    len(missing), self._seed + 1000 * number, tf.as_dtype(dtype)
+                )
+                for number, role in enumerate(self.rule.roles)
+            }
+            if self._initial_damping is not None and "d" in drawn:
+                # The inverse of softplus, log(eˣ - 1).
+                bias = self._initial_damping + math.log(-math.expm1(-self._initial_damping))
+                drawn["d"] = drawn["d"]._replace(
+                    dense_bias=tf.fill([len(missing)], tf.cast(bias, dtype))
+                )
+            self.set_weights(missing, drawn)
 
     def weights_for(self, layout: Layout) -> dict[str, LSTMWeights]:
         """Returns the weights of the kinds that a layout has, in its order and dtype."""
@@ -296,6 +352,8 @@ class MetaHessianFree(CompiledSteps):
     def weights_of(self, kinds: list[str], dtype: Any) -> dict[str, LSTMWeights]:
         """Returns the weights of some of the kinds that they are for, in that order."""
         assert self.weights is not None and self.kinds is not None
+        if not tf.executing_eagerly():
+            return self._live.read(kinds, self.rule.roles, self.kinds, self.weights, dtype)
         rows = [self.kinds.index(kind) for kind in kinds]
         return {
             role: LSTMWeights(
@@ -310,7 +368,11 @@ class MetaHessianFree(CompiledSteps):
         Args:
           kinds: In the order of the weights' first axis.
           weights: By role.
+
+        Raises:
+          ValueError: If they are not weights of these kinds for all roles of the rule.
         """
+        live_weights.check(weights, self.rule.roles, kinds)
         known, own = self.kinds or [], self.weights
         kept = [kind for kind in known if kind not in kinds]
         if own is not None and kept:
@@ -324,7 +386,8 @@ class MetaHessianFree(CompiledSteps):
                 )
                 for role, value in weights.items()
             }
-        self.kinds, self.weights = [*kinds, *kept], weights
+        self._kinds, self._weights = [*kinds, *kept], dict(weights)
+        self._live.update(self._kinds, self._weights)
 
     def step(self, objective: Objective, parameters: Any, state: MetaState) -> Step:
         """Takes one step.
@@ -345,18 +408,18 @@ class MetaHessianFree(CompiledSteps):
         """
         if self.weights is None:
             raise ValueError("There are no weights yet; call init(parameters) before step.")
+        check_objective(objective)
+        parameters = as_parameters(parameters)
         layout = self.layout(parameters)
         return self._take(
-            objective,
-            parameters,
-            state,
-            self.weights_for(layout),
-            tf.constant(self.learning_rate, layout.dtype),
-            key=(layout.signature, self.detailed),
+            objective, parameters, state, self.weights_for(layout), key=layout.signature
         )
 
-    def _step(self, static, tensors, parameters, state, weights, rate):
+    def _step(self, static, tensors, parameters, state, numbers, weights):
         layout = self.layout(parameters)
+        if self.rule.damping_type == "regular":
+            state = state._replace(damping=numbers["damping"])
+        rate = numbers["learning_rate"]
         return self.step_in(layout, static, tensors, parameters, state, weights, rate)
 
     def step_in(
@@ -391,7 +454,11 @@ class MetaHessianFree(CompiledSteps):
         proposal, after = propose(
             self.rule, weights, layout, curvature, gradient, state, guarded=True
         )
-        moved = layout.unflatten(layout.flatten(parameters) - rate * proposal.solution)
+        here = layout.flatten(parameters)
+        if self.longest_step is not None:
+            longest = self.longest_step * tf.norm(here) / rate
+            proposal, after = shorten(proposal, after, gradient, longest)
+        moved = layout.unflatten(here - rate * proposal.solution)
         if self.rule.damping_type == "LM_heuristics":
             predicted = model_decrease(gradient, proposal.solution, after.residual, rate)
             damping = adapt_damping(
@@ -415,6 +482,13 @@ class MetaHessianFree(CompiledSteps):
             metrics.update(describe(gradient, proposal, product))
             metrics["w_norm"] = tf.norm(layout.flatten(parameters))
         return moved, after, linearized.model_state, metrics
+
+    def __getstate__(self):
+        # A copy's graphs are yet to be traced.
+        return {**super().__getstate__(), "_live": LiveWeights(), "_kinds_of": {**self._kinds_of}}
+
+    def _settable(self):
+        return [*super()._settable(), "weights"]
 
     def _check_kinds(self, layout: Layout) -> None:
         missing = sorted(set(layout.kinds) - set(self.kinds or []))

@@ -12,6 +12,7 @@ import tensorflow as tf
 from mlhf.checkpoints import CheckpointError, check_same_run
 from mlhf.layout import Layout
 from mlhf.meta_hessian_free import MetaHessianFree
+from mlhf.structure_checks import kind
 from mlhf.task import Task
 
 # How a checkpoint names the two ways.
@@ -38,6 +39,35 @@ class MetaTraining:
     seconds_to_first_step: float
     diverged: bool = False
     steps: int = 0
+
+
+def tasks_of(task: Any) -> list[Task]:
+    """Returns the tasks that meta-training was given, one or several.
+
+    Args:
+      task: A `Task` or a sequence of them.
+
+    Raises:
+      TypeError: If it is something else.
+    """
+    tasks = [task] if isinstance(task, Task) else task
+    if not isinstance(tasks, Sequence) or not all(isinstance(part, Task) for part in tasks):
+        raise TypeError(
+            f"Expected an mlhf.Task, or a list of them, to meta-train on, got {kind(task)}: "
+            "mlhf.Task(network, loss, initialize, batches)."
+        )
+    return list(tasks)
+
+
+def check_callbacks(**callbacks: Any) -> None:
+    """Raises TypeError where one is neither None nor a function.
+
+    Args:
+      **callbacks: By the names of their arguments.
+    """
+    for name, function in callbacks.items():
+        if function is not None and not callable(function):
+            raise TypeError(f"Expected {name}= as a function or None, got {kind(function)}.")
 
 
 def check_learnable(tasks: Sequence[Task], optimizer: MetaHessianFree) -> None:

@@ -21,14 +21,17 @@ from mlhf.meta_hessian_free import MetaHessianFree
 from mlhf.meta_run import (
     BACKPROPAGATION,
     MetaTraining,
+    check_callbacks,
     check_learnable,
     check_signature,
     common_dtype,
+    tasks_of,
 )
 from mlhf.meta_step import MetaStep, meta_step
 from mlhf.progress import ProgressBar
 from mlhf.run_log import RunLog
 from mlhf.saving import Saving
+from mlhf.structure_checks import kind
 from mlhf.task import Task, draw_missing_weights
 from mlhf.validation import check_count, check_number
 from replay import PrioritizedReplay
@@ -105,8 +108,9 @@ def meta_train(
       CheckpointError: If `model_dir` holds a checkpoint of another network, rule or seed.
       OSError: If `model_dir` can't be written.
     """
+    check_callbacks(on_step=on_step, on_not_finite=on_not_finite)
     run = _Run(
-        [task] if isinstance(task, Task) else list(task),
+        tasks_of(task),
         optimizer,
         steps=check_count("steps", steps),
         roll_back=check_count("roll_back", roll_back),
@@ -148,6 +152,9 @@ class _Run:
     ):
         self.began = time.perf_counter()
         check_learnable(tasks, optimizer)
+        for name, given in (("replay", replay), ("experience", experience)):
+            if given is not None and not isinstance(given, PrioritizedReplay):
+                raise TypeError(f"Expected {name}= as a PrioritizedReplay, got {kind(given)}.")
         if replay is not None and model_dir is not None:
             raise ValueError(
                 "Expected replay= or model_dir=, which keeps one of its own; got both."

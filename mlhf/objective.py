@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import custom_op
 from custom_op import structures
-from mlhf import keras_models, natural_outputs
+from mlhf import keras_models, natural_outputs, network_checks
 from mlhf.validation import check_number
 
 Structure = Any
@@ -129,10 +129,9 @@ class Objective:
         Raises:
           ValueError: If the loss is not known, or the Keras model is not built or asks for
             something that would be left out (float16, quantization, a `train_step` of its own).
-          TypeError: If the network is not callable.
+          TypeError: If the network is not callable, or inputs or targets make no dense tensors.
         """
-        if not callable(network):
-            raise TypeError(f"Expected a network to call, got {network!r}.")
+        network_checks.check_network(network)
         if keras_models.is_model(network):
             self.loss, activation = natural_outputs.resolve(loss)
             if model_state is None:
@@ -145,12 +144,14 @@ class Objective:
         else:
             self.loss = custom_op.losses.get(loss)
         self.network: Callable = network
+        network_checks.check_regularizer(regularizer)
         self.regularizer = regularizer
-        self.inputs = tf.nest.map_structure(tf.convert_to_tensor, inputs)
-        self.targets = tf.convert_to_tensor(targets)
+        self.inputs = network_checks.as_tensors("inputs", inputs)
+        self.targets = network_checks.as_tensor("targets", targets)
         # A network without a state carries the empty structure, which loops can carry too.
         self.model_state = tf.nest.map_structure(
-            tf.convert_to_tensor, () if model_state is None else model_state
+            lambda leaf: network_checks.as_tensor("a model_state", leaf),
+            () if model_state is None else model_state,
         )
 
     @property
@@ -178,12 +179,14 @@ class Objective:
         takes it itself.
 
         Raises:
-          ValueError: If the outputs are probabilities and the loss is one from logits.
+          TypeError: If the network takes other arguments, or returns something else.
+          ValueError: If its new state is not like the old one, or the outputs are probabilities and
+            the loss is one from logits.
         """
-        if not tf.nest.flatten(self.model_state):
-            outputs, model_state = self.network(parameters, self.inputs), ()
-        else:
-            outputs, model_state = self.network(parameters, self.model_state, self.inputs)
+        state = (self.model_state,) if tf.nest.flatten(self.model_state) else ()
+        network_checks.check_takes(self.network, bool(state))
+        returned = self.network(parameters, *state, self.inputs)
+        outputs, model_state = network_checks.split(self.network, returned, self.model_state)
         natural_outputs.check_natural(outputs, self.loss)
         return outputs, model_state
 

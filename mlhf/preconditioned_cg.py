@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from mlhf.network_checks import as_tensors
+from mlhf.structure_checks import check_like, kind
 from mlhf.validation import check_count
 
 # Why an iteration stopped, as `Solution.reason` says it.
@@ -73,15 +75,27 @@ def conjugate_gradient(
       A `Solution`. A zero b, an exact start and negative curvature are ordinary cases.
 
     Raises:
-      ValueError: If `max_iterations`, `tolerance` or `guards` make no sense.
+      TypeError: If `matvec` is no function, or `b`, `x0` or what a function returns no tensors.
+      ValueError: If `max_iterations`, `tolerance` or `guards` make no sense, dtypes are mixed or
+        not floating, or `x0`, `preconditioner` or a product are not like `b`.
     """
     max_iterations = check_count("max_iterations", max_iterations)
     if guards not in ("relative", "paper"):
         raise ValueError(f'Expected guards="relative" or "paper", got {guards!r}.')
-    if tolerance is not None and not tolerance >= 0:
+    if tolerance is not None and not (tf.is_tensor(tolerance) or tolerance >= 0):
         raise ValueError(f"Expected a tolerance of at least 0, got {tolerance!r}.")
-    b = tf.nest.map_structure(tf.convert_to_tensor, b)
-    dtype = tf.nest.flatten(b)[0].dtype
+    if not callable(matvec) or isinstance(matvec, type):
+        raise TypeError(
+            f"Expected a function for the product with A, matvec(v), got {kind(matvec)}; a matrix "
+            "M is lambda v: tf.linalg.matvec(M, v)."
+        )
+    b = as_tensors("b", b)
+    dtype = _dtype_of(b)
+    remedy = "it has the structure, shapes and dtype of b"
+    if x0 is not None:
+        x0 = tf.nest.pack_sequence_as(b, check_like("x0", x0, b, remedy))
+    if preconditioner is not None and not callable(preconditioner):
+        diagonal = check_like("a preconditioner", preconditioner, b, remedy)
     floor = tf.constant(PAPER_FLOOR, dtype)
     relative = guards == "relative"
     if tolerance is None:
@@ -91,7 +105,7 @@ def conjugate_gradient(
         return tf.nest.pack_sequence_as(b, leaves)
 
     def apply(operator, leaves):
-        return [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(operator(pack(leaves)))]
+        return check_like("a product", operator(pack(leaves)), b, remedy)
 
     precondition: Callable[[list[tf.Tensor]], list[tf.Tensor]]
     if preconditioner is None:
@@ -99,7 +113,6 @@ def conjugate_gradient(
     elif callable(preconditioner):
         precondition = lambda r: apply(preconditioner, r)  # noqa: E731
     else:
-        diagonal = tf.nest.flatten(preconditioner)
         precondition = lambda r: [d * leaf for d, leaf in zip(diagonal, r, strict=True)]  # noqa: E731
 
     right = tf.nest.flatten(b)
@@ -349,6 +362,16 @@ def _iteration_vjp(
     d_old_p = d_old_p + alpha * d_x + 2 * d_curvature * product
     d_delta = d_delta + (d_product + d_curvature * p) * p
     return d_old_p, d_product, d_r, d_old_rho, d_diagonal, d_delta, r + alpha * product
+
+
+def _dtype_of(b: Any) -> tf.DType:
+    dtypes = {leaf.dtype for leaf in tf.nest.flatten(b)}
+    if len(dtypes) != 1 or not next(iter(dtypes)).is_floating:
+        raise ValueError(
+            "Expected b as a structure of floating tensors of one dtype, got "
+            f"{sorted(dtype.name for dtype in dtypes)}."
+        )
+    return dtypes.pop()
 
 
 def _epsilon(dtype: tf.DType) -> float:

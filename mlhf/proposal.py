@@ -83,13 +83,13 @@ class Proposal(NamedTuple):
     trajectory: cg.Trajectory
 
 
-def zero_state(rule: Rule, layout: Layout, damping: float) -> MetaState:
+def zero_state(rule: Rule, layout: Layout, damping: Any) -> MetaState:
     """Returns the state at the start of training."""
     zeros = tf.zeros([layout.size], layout.dtype)
     return MetaState(
         zeros,
         zeros,
-        tf.constant(damping, layout.dtype),
+        tf.cast(damping, layout.dtype),
         {
             role: coordinate_lstm.zero_state(layout.blocks, layout.block, layout.dtype)
             for role in rule.roles
@@ -242,6 +242,36 @@ def propose(
         trajectory,
     )
     return proposal, after
+
+
+def shorten(
+    proposal: Proposal, after: MetaState, gradient: tf.Tensor, longest: tf.Tensor
+) -> tuple[Proposal, MetaState]:
+    """Returns a proposal whose solution is at most so long, and the state that goes with it.
+
+    Args:
+      proposal: With a solution x, A x = g - r.
+      after: The state that it leaves.
+      gradient: g.
+      longest: The bound on ‖x‖, a scalar; none where it is zero (at parameters that are).
+    """
+    norm = tf.norm(proposal.solution)
+    # Not its negation: a solution that is not finite is none.
+    share = tf.where((longest > 0) & (norm > longest), longest / norm, tf.ones_like(norm))
+
+    def shorter(x, r):
+        # The residual of s x is g - s A x.
+        return tf.where(share < 1, share * x, x), tf.where(
+            share < 1, gradient + share * (r - gradient), r
+        )
+
+    trajectory = proposal.trajectory
+    x, r = shorter(proposal.solution, trajectory.residual)
+    solution, residual = shorter(after.solution, after.residual)
+    return (
+        proposal._replace(solution=x, trajectory=trajectory._replace(residual=r)),
+        after._replace(solution=solution, residual=residual),
+    )
 
 
 def proposal_specs(rule: Rule, layout: Layout) -> Proposal:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from mlhf import settings, step_arguments
 from mlhf.keras_contracts import projected
 from mlhf.objective import Objective
+from mlhf.step_cache import StepCache, signature
 
 _FAILED = ("decomposition was not successful", "not invertible")
 
@@ -39,37 +42,120 @@ def public_model_state(model_state: Any) -> Any:
 class CompiledSteps:
     """What optimizers share whose step is one function, compiled once for each objective.
 
+    The last 16 compiled steps are kept. Attributes that are numbers (`mlhf.settings.Number`) hold
+    from the next step on, also where the step is part of a `tf.function` of the user's; the others
+    can't be set.
+
     Attributes:
-      jit_compile: Whether XLA compiles it.
+      jit_compile: Whether XLA compiles a step.
     """
 
+    jit_compile = settings.Fixed()
+
     _step: Callable[..., tuple]
+    # From parameters to a state of theirs, of which only structure, shapes and dtypes matter.
+    _state_like: Callable[[Any], Any]
 
     def __init__(self, jit_compile: bool):
         self.jit_compile = jit_compile
-        self._compiled: dict = {}
+        self._compiled = StepCache()
+        # The signatures of states by those of parameters.
+        self._states: dict[Any, tuple] = {}
+        self._stepped, self._traced = False, False
 
-    def _take(self, objective: Objective, *arguments: Any, key: Any = None) -> Step:
-        """Returns `self._step(objective.static, objective.tensors, *arguments)`, compiled.
+    def __setattr__(self, name: str, value: Any) -> None:
+        own = type(self).__module__.partition(".")[0] == __name__.partition(".")[0]
+        if own and not name.startswith("_") and not hasattr(type(self), name):
+            raise AttributeError(
+                f"Expected one of the attributes of a {type(self).__name__} that can be set, "
+                f"{self._settable()}, got {name!r}, which no step reads."
+            )
+        super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = settings.pack(self)
+        kept.update(_compiled=None, _states={}, _stepped=False, _traced=False)
+        return kept
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        settings.unpack(self, {**kept, "_compiled": StepCache()})
+
+    def without_xla(self) -> CompiledSteps:
+        """Returns a copy that compiles its steps anew, without XLA, to look into them."""
+        fresh = copy.copy(self)
+        fresh.__dict__["_fixed"]["jit_compile"] = False
+        return fresh
+
+    def _numbers(self) -> dict[str, tf.Tensor]:
+        """Returns the numbers that a step takes, by name."""
+        return settings.read_all(self)
+
+    def _number(self, name: str, dtype: tf.DType) -> tf.Tensor:
+        """Returns one of the numbers as a tensor."""
+        return tf.cast(settings.numbers_of(type(self))[name].read(self), dtype)
+
+    def _settable(self) -> list[str]:
+        return sorted(settings.numbers_of(type(self)))
+
+    def _check_untraced(self, name: str, what: str) -> None:
+        """Refuses a change that steps inside functions of the user's can't follow."""
+        if self._traced:
+            raise ValueError(
+                f"Expected {name} to stay of its kind, since a step of this optimizer was traced "
+                f"inside a tf.function of yours, which would not see {what}. Make another "
+                "optimizer, and trace the function again with it."
+            )
+
+    def _take(
+        self, objective: Objective, parameters: Any, state: Any, *more: Any, key: Any = None
+    ) -> Step:
+        """Returns `self._step(objective.static, objective.tensors, ...)`, compiled.
 
         Args:
           objective: The loss on a batch.
-          *arguments: Structures of tensors.
+          parameters: Where it stands.
+          state: The optimizer's.
+          *more: Structures of tensors.
           key: What else the compiled function depends on, besides shapes.
         """
-        static = objective.static
-        # Named tuples of two classes are equal where their fields are.
-        key = static, tuple(type(part) for part in static), key
-        if key not in self._compiled:
-            self._compiled[key] = tf.function(
-                lambda *inside: self._constrained(static, *inside),
-                jit_compile=self.jit_compile,
-                autograph=False,
-            )
-        parameters, state, model_state, metrics = self._compiled[key](objective.tensors, *arguments)
+        step_arguments.check_objective(objective)
+        parameters = step_arguments.as_parameters(parameters)
+        state = step_arguments.as_tensors(state)
+        of_parameters, of_state = signature(parameters), signature(state)
+        if self._states.get((of_parameters, key)) != of_state:
+            self._check_state(parameters, state, (of_parameters, key), of_state)
+        step_arguments.check_layout(state, parameters)
+        static, tensors, numbers = objective.static, objective.tensors, self._numbers()
+        self._traced = self._traced or not tf.executing_eagerly()
+        self._stepped = True
+        inside = (tensors, parameters, state, numbers, *more)
+        other = (of_parameters, of_state, tuple(sorted(numbers)), signature(more))
+        compiled = self._compiled.get(
+            static, signature(tensors), other, key, lambda: self._compile(static)
+        )
+        parameters, state, model_state, metrics = compiled(*inside)
+        step_arguments.note_layout(state, parameters)
         return Step(parameters, state, public_model_state(model_state), metrics)
 
-    def _constrained(self, static: tuple, *inside: Any) -> tuple:
-        """A step, and what constraints of a Keras model's variables make of where it ends."""
-        parameters, *rest = self._step(static, *inside)
-        return projected(static[0], parameters), *rest
+    def _compile(self, static: tuple) -> Callable:
+        def step(tensors, parameters, state, numbers, *more):
+            dtype = tf.nest.flatten(parameters)[0].dtype
+            numbers = {name: tf.cast(value, dtype) for name, value in numbers.items()}
+            after, *rest = self._step(static, tensors, parameters, state, numbers, *more)
+            # What constraints of a Keras model's variables make of where the step ends.
+            return projected(static[0], after), *rest
+
+        return tf.function(step, jit_compile=self.jit_compile, autograph=False)
+
+    def _check_state(self, parameters: Any, state: Any, key: Any, of_state: tuple) -> None:
+        """Refuses a state that is not of this optimizer and these parameters."""
+        step_arguments.check_parameters_of_step(parameters)
+        with tf.Graph().as_default():
+            zeros = tf.nest.map_structure(lambda leaf: tf.zeros(leaf.shape, leaf.dtype), parameters)
+            like = self._state_like(zeros)
+            own = signature(like)
+        if own != of_state:
+            step_arguments.refuse_state(type(self).__name__, state, like, parameters)
+        if len(self._states) >= 64:
+            self._states.clear()
+        self._states[key] = own

@@ -59,6 +59,11 @@ def check_parameters(structure: Any) -> tf.DType:
     if not leaves:
         raise ValueError(f"Expected parameters, at least one, got {structure!r}.")
     for leaf in leaves:
+        if isinstance(leaf, (tf.RaggedTensor, tf.SparseTensor, tf.IndexedSlices, type)):
+            raise ValueError(
+                f"Expected dense tensors or variables as parameters, got {leaf!r} of the type "
+                f"{type(leaf).__name__}."
+            )
         if not hasattr(leaf, "shape"):
             raise ValueError(
                 f"Expected tensors or variables as parameters, got {leaf!r} of the type "

@@ -27,6 +27,7 @@ from train_val.data import (
     load,
     test_batches,
 )
+from train_val.network_output import check_logits
 
 # Upper and lower case are one name, as the original's scripts use both.
 NETWORKS: dict[str, Callable[..., keras.Model]] = {
@@ -364,6 +365,7 @@ def of_network(
     height, width, channels = train.image_shape
     shape = (channels, height, width) if channels_first else (height, width, channels)
     model = build(shape, train.num_classes)
+    check_logits(model, name, shape, train.num_classes, dtype)
 
     def initialize(seed: int) -> dict[str, tf.Tensor]:
         # Layers without a name of their own are called otherwise in each new network.

@@ -330,7 +330,8 @@ class _Run:
 
     def _restore(self, step: int, saved: dict[str, Any]) -> None:
         try:
-            state = from_portable(saved["optimizer_state"], self.state, self._layout())
+            kept, layout = saved["optimizer_state"], self._layout()
+            state = from_portable(kept, self.state, layout, finite=True)
         except (KeyError, ValueError) as error:
             raise CheckpointError(
                 f"The checkpoint of step {step} in {self.folder} does not fit the "
@@ -355,12 +356,7 @@ def _open_experience(folder: Path, capacity: int, seed: int) -> PrioritizedRepla
 
 def _untraced(optimizer: Any) -> Any:
     """Returns a copy of an optimizer that compiles its step anew, without XLA."""
-    fresh = copy.copy(optimizer)
-    fresh._compiled = {}
-    for name in ("jit_compile", "_jit_compile"):
-        if hasattr(fresh, name):
-            setattr(fresh, name, False)
-    return fresh
+    return optimizer.without_xla() if hasattr(optimizer, "without_xla") else copy.copy(optimizer)
 
 
 def _watched(step: mlhf.Step) -> list[tf.Tensor]:

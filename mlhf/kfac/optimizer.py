@@ -7,13 +7,16 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from mlhf import keras_models
+from mlhf.hessian_free import check_not_adapted
 from mlhf.kfac import factors as factors_module
 from mlhf.kfac.blocks import Block, blocks_of
 from mlhf.kfac.factors import Factors
 from mlhf.kfac.tracing import TracedNetwork
 from mlhf.levenberg_marquardt import reduction_ratio
 from mlhf.objective import Objective
+from mlhf.settings import Fixed, Number
 from mlhf.step import CompiledSteps, Step
+from mlhf.step_arguments import as_tensors
 from mlhf.validation import check_choice, check_count, check_number, check_parameters
 
 # The factors are taken on so many examples at least, if the batch has them.
@@ -32,6 +35,22 @@ class KFACState(NamedTuple):
     update: Any  # δ of the last step, in the structure of the parameters
     factors: Factors  # running means of A and G, by block
     inverses: Factors  # of the damped factors, as old as `inverse_every` allows
+
+
+def _check_has_no_momentum(optimizer: Any, learning_rate: Any) -> None:
+    if learning_rate is None and optimizer.momentum is not None:
+        raise ValueError(
+            "Expected a learning_rate beside a momentum, got None: set momentum = None first, and "
+            "the quadratic model gives both."
+        )
+
+
+def _check_has_rate(optimizer: Any, momentum: Any) -> None:
+    if momentum is not None and optimizer.learning_rate is None:
+        raise ValueError(
+            f"Expected momentum=None without a learning_rate, got {momentum!r}: the quadratic "
+            "model gives both or neither."
+        )
 
 
 class KFAC(CompiledSteps):
@@ -55,7 +74,19 @@ class KFAC(CompiledSteps):
     Known are dense layers, convolutions and vectors that scale or shift channels,
     as in normalisation, of Keras models and of bare functions. Another use of a parameter is an
     error at the first step.
+
+    Attributes:
+      learning_rate: α, or None; one that is set holds from the next step on.
+      momentum: μ, or None; one that is set holds from the next step on.
+      damping: λ; one that is set holds from the next step on, at which the factors are inverted
+        anew. Where λ is adapted, it is where states begin, and can't be set after the first step.
     """
+
+    learning_rate = Number(above=0, optional=True, check=_check_has_no_momentum)
+    momentum = Number(at_least=0, below=1, none=_MOMENTUM, check=_check_has_rate)
+    damping = Number(above=0, check=check_not_adapted)
+    decay, inverse_every, factor_share, fisher = Fixed(), Fixed(), Fixed(), Fixed()
+    damping_type, adapt_every, seed = Fixed(), Fixed(), Fixed()
 
     def __init__(
         self,
@@ -94,26 +125,15 @@ class KFAC(CompiledSteps):
           ValueError: If a value makes no sense; the message says what was expected.
         """
         super().__init__(jit_compile)
-        if learning_rate is not None:
-            learning_rate = check_number("learning_rate", learning_rate, above=0)
-        elif momentum is not None:
-            raise ValueError(
-                f"Expected momentum=None without a learning_rate, got {momentum!r}: the quadratic "
-                "model gives both or neither."
-            )
-        if momentum is not None:
-            momentum = check_number("momentum", momentum, at_least=0, below=1)
+        self.damping_type = check_choice("damping_type", damping_type, ("regular", "LM_heuristics"))
         self.learning_rate, self.momentum = learning_rate, momentum
-        self.damping = check_number("damping", damping, above=0)
-        self._decay = check_number("decay", decay, at_least=0, below=1)
-        self._inverse_every = check_count("inverse_every", inverse_every)
-        self._factor_share = check_number("factor_share", factor_share, above=0, at_most=1)
-        self._damping_type = check_choice(
-            "damping_type", damping_type, ("regular", "LM_heuristics")
-        )
-        self._adapt_every = check_count("adapt_every", adapt_every)
-        self._fisher = check_choice("fisher", fisher, ("sampled", "exact"))
-        self._seed = check_count("seed", seed, 0, 2**31 - 1)
+        self.damping = damping
+        self.decay = check_number("decay", decay, at_least=0, below=1)
+        self.inverse_every = check_count("inverse_every", inverse_every)
+        self.factor_share = check_number("factor_share", factor_share, above=0, at_most=1)
+        self.adapt_every = check_count("adapt_every", adapt_every)
+        self.fisher = check_choice("fisher", fisher, ("sampled", "exact"))
+        self.seed = check_count("seed", seed, 0, 2**31 - 1)
 
     def init(self, parameters: Any) -> KFACState:
         """Returns the state before the first step.
@@ -125,8 +145,12 @@ class KFAC(CompiledSteps):
           ValueError: If a parameter is neither a kernel nor a vector, or they have no floating
             dtype in common.
         """
-        parameters = keras_models.parameters_of(parameters)
+        parameters = as_tensors(keras_models.parameters_of(parameters))
         dtype = check_parameters(parameters)
+        return self._state_like(parameters)._replace(damping=self._number("damping", dtype))
+
+    def _state_like(self, parameters):
+        dtype = tf.nest.flatten(parameters)[0].dtype
         zeros = {
             block.name: (tf.zeros([a, a], dtype), tf.zeros([g, g], dtype))
             for block in blocks_of(parameters)
@@ -134,7 +158,7 @@ class KFAC(CompiledSteps):
         }
         return KFACState(
             tf.constant(0),
-            tf.constant(self.damping, dtype),
+            tf.zeros([], dtype),
             tf.nest.map_structure(tf.zeros_like, parameters),
             zeros,
             zeros,
@@ -157,17 +181,16 @@ class KFAC(CompiledSteps):
           ValueError: If a parameter is used in a way that K-FAC does not know, or the loss's
             targets have no known distribution.
         """
-        dtype = state.damping.dtype
-        # One without a rate takes it from the quadratic model: another computation.
-        key = self.learning_rate is None
-        momentum = _MOMENTUM if self.momentum is None else self.momentum
-        rates = [
-            tf.constant(value, dtype)
-            for value in ((0.0, 0.0) if key else (self.learning_rate, momentum))
-        ]
-        return self._take(objective, parameters, state, *rates, key=key)
+        return self._take(objective, parameters, state)
 
-    def _step(self, static, tensors, parameters, state, rate, momentum):
+    def _step(self, static, tensors, parameters, state, numbers):
+        # One without a rate takes both from the quadratic model: another computation.
+        rate, momentum = numbers.get("learning_rate"), numbers["momentum"]
+        fixed = rate is not None
+        is_new = tf.constant(False)
+        if self.damping_type == "regular":
+            is_new = state.damping != numbers["damping"]
+            state = state._replace(damping=numbers["damping"])
         objective = Objective.of(static, tensors)
         decays = getattr(objective.regularizer, "coefficient", 0.0)
         blocks = blocks_of(parameters)
@@ -181,7 +204,7 @@ class KFAC(CompiledSteps):
         factors = tf.cond(
             sound, lambda: self._averaged(state, batch_factors), lambda: state.factors
         )
-        fresh = (state.step % self._inverse_every == 0) | (state.step < 3)
+        fresh = (state.step % self.inverse_every == 0) | (state.step < 3) | is_new
         inverses = tf.cond(
             fresh,
             lambda: factors_module.inverses(blocks, factors, state.damping + decays),
@@ -191,7 +214,7 @@ class KFAC(CompiledSteps):
         proposal = [-leaf for leaf in factors_module.solve(blocks, inverses, gradient)]
         last = tf.nest.flatten(state.update)
 
-        if self.learning_rate is None or self._damping_type == "LM_heuristics":
+        if not fixed or self.damping_type == "LM_heuristics":
             linearized = objective.linearize(parameters)
 
             def damped(leaves):
@@ -199,7 +222,7 @@ class KFAC(CompiledSteps):
                 product = tf.nest.flatten(linearized.curvature_product(packed))
                 return [p + state.damping * v for p, v in zip(product, leaves, strict=True)]
 
-        if self.learning_rate is None:
+        if not fixed:
             rate, momentum = _minimize(gradient, proposal, last, damped)
         update = [rate * p + momentum * d for p, d in zip(proposal, last, strict=True)]
         # Not their norm, which overflows sooner: a rate that is far too large has to show.
@@ -210,10 +233,10 @@ class KFAC(CompiledSteps):
             [w + d for w, d in zip(tf.nest.flatten(parameters), update, strict=True)],
         )
         damping = state.damping
-        if self._damping_type == "LM_heuristics":
+        if self.damping_type == "LM_heuristics":
             predicted = _dot(gradient, update) + 0.5 * _dot(update, damped(update))
             damping = tf.cond(
-                (state.step + 1) % self._adapt_every == 0,
+                (state.step + 1) % self.adapt_every == 0,
                 lambda: self._adapted(state.damping, value, _value(objective, moved), predicted),
                 lambda: state.damping,
             )
@@ -239,15 +262,15 @@ class KFAC(CompiledSteps):
     def _factors(
         self, objective, parameters, network: TracedNetwork, blocks: list[Block], step
     ) -> Factors:
-        share = max(self._factor_share, min(1, _FEWEST_EXAMPLES / objective.batch_size()))
+        share = max(self.factor_share, min(1, _FEWEST_EXAMPLES / objective.batch_size()))
         part = objective.first_examples(share)
         if part is not objective:
             objective, network = part, TracedNetwork(part.outputs, parameters)
-        seed = tf.stack([tf.constant(self._seed), step])
+        seed = tf.stack([tf.constant(self.seed), step])
         layers = [network.layer(block) for block in blocks]
         loss, outputs = objective.loss, network.outputs
         gradients = factors_module.output_gradients(
-            loss, outputs, objective.targets, self._fisher, seed
+            loss, outputs, objective.targets, self.fisher, seed
         )
         terms = factors_module.terms_of(loss, outputs)
         return factors_module.of_batch(network, blocks, layers, gradients, terms)
@@ -255,14 +278,14 @@ class KFAC(CompiledSteps):
     def _averaged(self, state: KFACState, batch: Factors) -> Factors:
         dtype = state.damping.dtype
         count = tf.cast(state.step, dtype)
-        keep = tf.minimum(count / (count + 1), tf.constant(self._decay, dtype))
+        keep = tf.minimum(count / (count + 1), tf.constant(self.decay, dtype))
         return tf.nest.map_structure(
             lambda old, new: keep * old + (1 - keep) * new, state.factors, batch
         )
 
     def _adapted(self, damping, before, after, predicted):
         """Levenberg and Marquardt's rule, ω = (19/20)^T for an adaptation every T steps."""
-        factor = tf.constant(_OMEGA**self._adapt_every, damping.dtype)
+        factor = tf.constant(_OMEGA**self.adapt_every, damping.dtype)
         one = tf.ones_like(damping)
         ratio = reduction_ratio(before, after, predicted)
         return damping * tf.where(ratio > 0.75, factor, tf.where(ratio < 0.25, 1 / factor, one))

@@ -10,6 +10,7 @@ import tensorflow as tf
 import mlhf
 from mlhf import coordinate_lstm
 from mlhf.proposal import adapt_damping, model_decrease
+from tests.contract import objective, start
 from tests.mlhf import reference
 
 USES = list(itertools.product(("x", "d", "rnn"), ("rnn", "none"), ("rnn", "none")))
@@ -192,3 +193,43 @@ def test_the_kinds_of_one_network_are_not_those_of_the_next():
     assert optimizer.layout(plain).kinds == ["conv_kernel", "dense_kernel"]
     with pytest.raises(ValueError, match="kind"):
         optimizer.layout({"w": tf.zeros([6])})
+
+
+def test_a_step_that_is_too_long_is_shortened_and_others_are_not():
+    free, parameters = mlhf.MetaHessianFree(1.0, cg_iterations=2, damping=0.1), start(tf.float64)
+    parameters = tf.nest.map_structure(lambda leaf: leaf + 0.1, parameters)
+    state = free.init(parameters)
+    problem = objective(tf.float64)
+    whole = free.step(problem, parameters, state)
+    norm = np.sqrt(sum(np.sum(leaf**2) for leaf in tf.nest.flatten(parameters)))
+    share = float(whole.metrics["step_norm"]) / norm
+
+    def bounded(longest):
+        optimizer = mlhf.MetaHessianFree(1.0, cg_iterations=2, damping=0.1, longest_step=longest)
+        optimizer.init(parameters)
+        assert optimizer.settings["longest_step"] == longest
+        return optimizer, optimizer.step(problem, parameters, state)
+
+    _, same = bounded(1.01 * share)
+    for a, b in zip(tf.nest.flatten(same), tf.nest.flatten(whole), strict=True):
+        np.testing.assert_array_equal(a, b)
+    _, half = bounded(share / 2)
+    moved = [
+        [
+            new - old
+            for new, old in zip(*map(tf.nest.flatten, (s.parameters, parameters)), strict=True)
+        ]
+        for s in (half, whole)
+    ]
+    for a, b in zip(*moved, strict=True):
+        np.testing.assert_allclose(a, b / 2, rtol=1e-9)
+    # The residual is that of the shorter solution: g - A x / 2.
+    layout = free.layout(parameters)
+    gradient = layout.flatten(problem.linearize(parameters).gradient())
+    np.testing.assert_allclose(half.state.solution, whole.state.solution / 2, rtol=1e-9)
+    np.testing.assert_allclose(
+        half.state.residual, (gradient + whole.state.residual) / 2, rtol=1e-9, atol=1e-12
+    )
+    # Where all parameters are zero, no length is too long.
+    optimizer, _ = bounded(share / 2)
+    assert float(optimizer.step(problem, start(tf.float64), state).metrics["step_norm"]) > 0

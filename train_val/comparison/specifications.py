@@ -173,6 +173,7 @@ def parse(text: str, meta_ckpt: str | None = None) -> Entrant:
             ("input_scale", "none"),
             ("damping_scale", 1),
             ("inputs", "grx"),
+            ("longest_step", None),
         ):
             if settings[key] == default:
                 settings.pop(key)

@@ -209,3 +209,44 @@ def test_a_sample_of_the_images_is_measured():
     by_hand = dataclasses.replace(whole, train=images).training_loss(parameters)
     assert sample.training_loss(parameters) == by_hand != whole.training_loss(parameters)
     assert sample.accuracy(parameters) in (0, 1 / 3, 2 / 3, 1)
+
+
+def test_a_network_without_a_logit_for_each_class_is_refused_when_it_is_made(clean):
+    def layers(classes):
+        return [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(classes)]
+
+    class Called(keras.Model):
+        def __init__(self, outputs):
+            super().__init__()
+            self.dense = keras.layers.Dense(outputs)
+
+        def call(self, images):
+            return self.dense(keras.ops.reshape(images, (-1, 64)))
+
+    def called(outputs):
+        model = Called(outputs)
+        model(np.zeros((1, 8, 8, 1), "f"))
+        return model
+
+    @task_families.family
+    def mine(shape, classes, seed=0, sort: str = "right"):
+        del shape, seed
+        return {
+            "right": lambda: called(classes),
+            "few": lambda: keras.Sequential(layers(3)),
+            "called": lambda: called(3),
+            "flat": lambda: keras.Sequential(layers(10)[::2]),
+            "unbuilt": lambda: keras.Sequential(layers(10)[1:]),
+            "none": lambda: None,
+        }[sort]()
+
+    assert task_families.make("mine").model.built
+    for sort in ("few", "called"):
+        with pytest.raises(ValueError, match=r"^Expected mine to end in 10 logits, .*\(3,\)"):
+            task_families.make(f"mine:sort={sort}")
+    with pytest.raises(ValueError, match=r"10 logits.*the shape \(8, 8, 10\)"):
+        task_families.make("mine:sort=flat")
+    with pytest.raises(ValueError, match=r"built model.*keras.Input\(\(8, 8, 1\)\)"):
+        task_families.make("mine:sort=unbuilt")
+    with pytest.raises(TypeError, match="^Expected mine to return a built keras.Model, got None"):
+        task_families.make("mine:sort=none")
