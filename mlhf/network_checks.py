@@ -27,8 +27,8 @@ def check_network(network: Any) -> None:
         )
     if not callable(network):
         raise TypeError(
-            "Expected a network to call, a function (parameters, inputs) -> outputs or a built "
-            f"Keras model, got {network!r}."
+            f"Expected a network to call, got {network!r}: a function (parameters, inputs) -> "
+            "outputs, or a built Keras model."
         )
     if (
         keras is not None

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 import mlhf
 from mlhf import coordinate_lstm
-from mlhf.proposal import adapt_damping, model_decrease
+from mlhf.preconditioned_cg import Trajectory
+from mlhf.proposal import MetaState, Proposal, adapt_damping, model_decrease, shorten
 from tests.contract import objective, start
 from tests.mlhf import reference
 
@@ -204,16 +205,9 @@ def test_a_step_that_is_too_long_is_shortened_and_others_are_not():
     norm = np.sqrt(sum(np.sum(leaf**2) for leaf in tf.nest.flatten(parameters)))
     share = float(whole.metrics["step_norm"]) / norm
 
-    def bounded(longest):
-        optimizer = mlhf.MetaHessianFree(1.0, cg_iterations=2, damping=0.1, longest_step=longest)
-        optimizer.init(parameters)
-        assert optimizer.settings["longest_step"] == longest
-        return optimizer, optimizer.step(problem, parameters, state)
-
-    _, same = bounded(1.01 * share)
-    for a, b in zip(tf.nest.flatten(same), tf.nest.flatten(whole), strict=True):
-        np.testing.assert_array_equal(a, b)
-    _, half = bounded(share / 2)
+    bounded = mlhf.MetaHessianFree(1.0, cg_iterations=2, damping=0.1, longest_step=share / 2)
+    assert bounded.settings["longest_step"] == share / 2
+    half = bounded.step(problem, parameters, bounded.init(parameters))
     moved = [
         [
             new - old
@@ -230,6 +224,10 @@ def test_a_step_that_is_too_long_is_shortened_and_others_are_not():
     np.testing.assert_allclose(
         half.state.residual, (gradient + whole.state.residual) / 2, rtol=1e-9, atol=1e-12
     )
-    # Where all parameters are zero, no length is too long.
-    optimizer, _ = bounded(share / 2)
-    assert float(optimizer.step(problem, start(tf.float64), state).metrics["step_norm"]) > 0
+    # Where it is not too long, and where all parameters are zero, nothing changes.
+    proposal = Proposal(*[tf.constant([3.0, 4.0])] * 7, Trajectory(*[tf.constant([1.0, 2.0])] * 6))
+    state = MetaState(proposal.solution, proposal.trajectory.residual, tf.zeros([]), {})
+    for longest in (5.1, 0.0):
+        found = shorten(proposal, state, tf.ones([2]), tf.constant(longest))
+        for a, b in zip(tf.nest.flatten(found), tf.nest.flatten((proposal, state)), strict=True):
+            np.testing.assert_array_equal(a, b)
