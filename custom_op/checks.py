@@ -34,6 +34,9 @@ def check_rule(
     - for `order=2`: the derivative of J v along w, by R-forward over R-forward and by
       `tf.GradientTape` over R-forward, against central finite differences of J v.
 
+    The function stands between two other operations there, as in a network: nobody else holds the
+    tangents and cotangents that its rules read, and a kernel may write over them.
+
     The inputs should lie away from kinks, where finite differences are wrong. A test of one's own
     rule is one line::
 
@@ -57,6 +60,7 @@ def check_rule(
     if order not in (1, 2):
         raise ValueError(f"Expected order=1 or order=2, got {order!r}.")
     inputs = tf.nest.map_structure(lambda leaf: tf.cast(leaf, dtype), inputs)
+    function = _in_a_network(function, inputs)
     random = np.random.default_rng(seed)
     v, w = (_direction(random, inputs) for _ in range(2))
     epsilon = np.finfo(dtype.as_numpy_dtype).eps
@@ -115,6 +119,21 @@ def check_rule(
     what = "the derivative of J v against finite differences, "
     _compare(what + "by R-forward", names, differences, forward, tolerance, noise, pushed)
     _compare(what + "by a tape", ["all"], [left], [right], tolerance, noise, pushed)
+
+
+def _in_a_network(
+    function: Callable[[Structure], Structure], inputs: Structure
+) -> Callable[[Structure], Structure]:
+    """Puts a function between two others; the first leaves the inputs where they are."""
+
+    def before(leaf, at):
+        return leaf + 0.1 * tf.sin(leaf - at)
+
+    def network(x):
+        outputs = function(tf.nest.map_structure(before, x, inputs))
+        return tf.nest.map_structure(lambda y: 1.1 * y, outputs)
+
+    return network
 
 
 def _direction(random: np.random.Generator, like: Structure) -> Structure:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.framework import ops
+from tensorflow.python.framework import op_def_registry, ops
 
 from custom_op import registry
 
@@ -32,7 +33,7 @@ def carries_tangents(tensor: tf.Tensor) -> bool:
     return tensor.dtype.is_floating or tensor.dtype.is_complex or tensor.dtype == tf.variant
 
 
-def double_vjp(op: tf.Operation) -> registry.LinearMap:
+def double_vjp(op: tf.Operation, needed: Container[Any] = ()) -> registry.LinearMap:
     """Returns the tangent map of one operation, as the transpose of its transpose.
 
     With v(u) = Jᵀu, which TensorFlow's gradient of the operation gives and which is linear in u,
@@ -40,6 +41,8 @@ def double_vjp(op: tf.Operation) -> registry.LinearMap:
 
     Args:
       op: The operation. It runs again wherever the map is applied.
+      needed: References of the tensors whose tangents others read: a gradient that takes no
+        account of one of these is an error.
 
     Returns:
       A map from one tangent (or None) an input to one tangent (or None) an output. It raises
@@ -75,6 +78,8 @@ def double_vjp(op: tf.Operation) -> registry.LinearMap:
                 op, "it has no R-forward rule, and its gradient's own derivative is missing"
             )
         for i, value in zip(floating, pushed, strict=True):
+            if value is None and op.outputs[i].ref() in needed:
+                _check_ignored(op, i)
             result[i] = None if value is None else tf.convert_to_tensor(value)
         return result
 
@@ -199,7 +204,7 @@ def _check_constants(
         return  # A custom_gradient means the None that it returns.
     missing = [i for i, value in zip(live, pulled, strict=True) if value is None]
     if missing:
-        names = [_input_name(op, i) for i in missing]
+        names = [_name(op.op_def.input_arg, len(op.inputs), i) for i in missing]
         raise refusal(
             op,
             f"it has no R-forward rule, and its gradient in the input {names[0]!r} is missing",
@@ -208,14 +213,32 @@ def _check_constants(
         )
 
 
-def _input_name(op: tf.Operation, position: int) -> str:
-    names = [argument.name for argument in op.op_def.input_arg]
-    return names[position] if len(names) == len(op.inputs) else str(position)
+def _check_ignored(op: tf.Operation, position: int) -> None:
+    """Raises for an output that the gradient leaves out, which is a silent zero in its tangent."""
+    if registry.has_custom_gradient(op):
+        return  # A custom_gradient means what it leaves out.
+    name = _name(op.op_def.output_arg, len(op.outputs), position)
+    raise refusal(
+        op,
+        f"it has no R-forward rule, and its gradient leaves out the output {name!r}, on which the "
+        "result depends; a second derivative needs it where the output is itself a gradient",
+    )
+
+
+def _name(arguments: Sequence[Any], count: int, position: int) -> str:
+    names = [argument.name for argument in arguments]
+    return names[position] if len(names) == count else str(position)
 
 
 def _check_supported(op: tf.Operation) -> None:
     if op.type in _WRONG:
         raise refusal(op, _WRONG[op.type])
+    if op_def_registry.get(op.type) is None:
+        raise refusal(
+            op,
+            "it calls a function of TensorFlow 1 by name, as the loops in tf.nn.ctc_loss do",
+            "build the network without it",
+        )
     if any(value.dtype == tf.variant for value in [*op.inputs, *op.outputs]):
         raise refusal(
             op,

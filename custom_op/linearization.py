@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from custom_op import control_flow, held_gradients, paired, precision, structures
+from custom_op import control_flow, held_gradients, paired, precision, random_choices, structures
 from custom_op.captured_variables import Sources, variables_read
 from custom_op.fallback import NotDifferentiableError, check_no_silent_zero
 from custom_op.program import TangentProgram
@@ -163,6 +163,7 @@ class _GraphLinearization(Linearization):
         self._flat_outputs = structures.flatten_floating(self.outputs, "outputs")
         self.outputs = tf.nest.pack_sequence_as(self.outputs, self._flat_outputs)
         operations = graph.get_operations()[first:]
+        random_choices.check(flat_primals, self._flat_outputs, operations)
         with tf.name_scope("linearize"), precision.products_in(product_dtype):
             self._program = TangentProgram(flat_primals, self._flat_outputs, operations)
         names, connected = structures.leaf_names(primals), self._program.connected

@@ -15,6 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from custom_op import structures
 from custom_op.rules import moments
 
 Structure = Any
@@ -37,14 +38,9 @@ def stopped_means(function: Callable[[Structure], Structure], inputs: Structure)
       The name scopes, such as `"sequential_1/layer_normalization_1/moments"`, in the order of the
       trace; those inside a called `tf.function` follow the name of that function.
     """
-    specs = tf.nest.map_structure(_spec, inputs)
+    specs = tf.nest.map_structure(structures.spec_of, inputs)
     traced = tf.function(function, autograph=False).get_concrete_function(specs)
     return _scopes(traced.graph, "", set())
-
-
-def _spec(leaf: Any) -> tf.TensorSpec:
-    tensor = tf.convert_to_tensor(leaf)
-    return tf.TensorSpec(tensor.shape, tensor.dtype)
 
 
 def _scopes(graph: Any, prefix: str, seen: set[str]) -> list[str]:

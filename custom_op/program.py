@@ -42,13 +42,13 @@ class TangentProgram:
     ):
         self._inputs = list(inputs)
         self._outputs = list(outputs)
-        needed, ancestors = _ancestors(outputs, candidates)
+        seen, needed, ancestors = _ancestors(outputs, candidates)
         readers = Readers(ancestors, outputs)
         groups = pooling.groups(ancestors, readers)
         absorbed = {name for group in groups.values() for name in group.absorbed}
         groups |= normalization_groups.groups(ancestors, readers, absorbed)
         absorbed = {name for group in groups.values() for name in group.absorbed}
-        self.connected = [tensor.ref() in needed for tensor in inputs]
+        self.connected = [tensor.ref() in seen for tensor in inputs]
         dependent = {tensor.ref() for tensor in inputs}
         self.choices: list[tf.Operation] = []
         self._steps: list[_Step] = []
@@ -63,7 +63,7 @@ class TangentProgram:
                 group = groups[op.name]
                 self._steps.append(_Step(op, group.reads, group.tangent_map))
             elif op.name not in absorbed:
-                self._steps.append(_Step(op, op.inputs, _tangent_map(op, live)))
+                self._steps.append(_Step(op, op.inputs, _tangent_map(op, live, needed)))
 
     def push(self, tangents: Tangents) -> list[tf.Tensor | None]:
         """Returns the tangents of the outputs; None stands for zero, on both sides."""
@@ -87,11 +87,13 @@ class TangentProgram:
 
 def _ancestors(
     outputs: Sequence[tf.Tensor], candidates: Sequence[tf.Operation]
-) -> tuple[set[Any], list[tf.Operation]]:
-    """Returns the tensors that outputs depend on, and the operations that tangents pass, in order.
+) -> tuple[set[Any], set[Any], list[tf.Operation]]:
+    """Returns what outputs depend on, and how.
 
-    What is read behind a stopped gradient counts among the former only: it need not be
-    differentiable.
+    Returns:
+      The tensors that outputs depend on; those of them whose tangents reach the outputs; and the
+      operations that these pass, in order. What is read behind a stopped gradient counts among
+      the first only: it need not be differentiable.
     """
     seen, needed = _refs(outputs), _refs(outputs)
     found = []
@@ -106,11 +108,13 @@ def _ancestors(
         if not _stops(op) and any(output.ref() in needed for output in op.outputs):
             found.append(op)
             needed |= _refs(read)
-    return seen, found[::-1]
+    return seen, needed, found[::-1]
 
 
 def _stops(op: tf.Operation) -> bool:
     """Whether tangents end in an operation."""
+    if op.type in ("ZerosLike", "OnesLike"):
+        return True
     return op.type == "StopGradient" and not moments.is_stopped_mean(op)
 
 
@@ -118,7 +122,7 @@ def _refs(tensors: Sequence[tf.Tensor]) -> set[Any]:
     return {tensor.ref() for tensor in tensors if fallback.carries_tangents(tensor)}
 
 
-def _tangent_map(op: tf.Operation, live: Sequence[bool]) -> Callable[..., Any]:
+def _tangent_map(op: tf.Operation, live: Sequence[bool], needed: set[Any]) -> Callable[..., Any]:
     for types, tangent_map in (
         (CALLS, calls.call),
         (LOOPS, control_flow.loop),
@@ -128,4 +132,4 @@ def _tangent_map(op: tf.Operation, live: Sequence[bool]) -> Callable[..., Any]:
             return tangent_map(op, live, TangentProgram)
     # A custom_gradient replaces an operation's derivative, so its rule does not apply.
     rule = None if has_custom_gradient(op) else registry.find_rule(op.type)
-    return fallback.double_vjp(op) if rule is None else rule(op)
+    return fallback.double_vjp(op, needed) if rule is None else rule(op)

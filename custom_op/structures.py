@@ -48,6 +48,12 @@ class _Text:
         return str(self._content)
 
 
+def spec_of(leaf: Any) -> tf.TensorSpec:
+    """Returns what to trace a function with in the place of a tensor, a variable or an array."""
+    tensor = tf.convert_to_tensor(leaf)
+    return tf.TensorSpec(tensor.shape, tensor.dtype)
+
+
 def flatten_floating(structure: Structure, what: str) -> list[tf.Tensor]:
     """Returns the leaves as tensors.
 

@@ -9,11 +9,11 @@ products, whose derivatives exist at any order and in any dtype.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from custom_op import kernels
 from custom_op.registry import is_compiled, register_r_forward
 from custom_op.rules.products import bilinear
 
@@ -89,8 +89,7 @@ def _lacks_kernels(op: tf.Operation, x: tf.TensorShape, w: tf.TensorShape) -> bo
     if grouped and op.type.startswith("Conv3D"):
         return True
     dilated = any(rate > 1 for rate in op.get_attr("dilations"))
-    in_onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS") != "0"
-    if in_onednn and op.outputs[0].dtype in (tf.float32, tf.bfloat16):
+    if op.outputs[0].dtype in (tf.float32, tf.bfloat16) and kernels.has_onednn():
         return False
     return first or grouped or (dilated and not op.type.startswith(_DEPTHWISE))
 

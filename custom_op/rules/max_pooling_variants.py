@@ -1,42 +1,83 @@
-"""Rules for maximum pooling of volumes, and for the kernels that tell where the maxima are."""
+"""Rules for maximum pooling of volumes, and for the kernels of gradients of maximum pooling."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
-from custom_op.registry import register_r_forward, replay
+from custom_op import fallback
+from custom_op.maxima import Windows, first_places, put, take
+from custom_op.registry import register_r_forward
 
 
-@register_r_forward("MaxPool3D")
-def max_pool_of_volumes(op):
+def windows_of(op: Any) -> Windows:
+    """Returns the windows of a pooling, of its gradient, or of the gradient of that.
+
+    Args:
+      op: The operation, or what TensorFlow's gradient functions take for one.
+
+    Raises:
+      NotDifferentiableError: If sizes and strides are tensors whose values are not known.
+    """
+    padding = op.get_attr("padding")
+    explicit: list[tuple[int, int]] = []
+    padding = padding.decode() if isinstance(padding, bytes) else padding
+    if padding == "EXPLICIT":
+        flat = list(op.get_attr("explicit_paddings"))
+        explicit = list(zip(flat[::2], flat[1::2], strict=True))
+    if not op.type.endswith("V2"):
+        sizes, strides = op.get_attr("ksize"), op.get_attr("strides")
+        return Windows(list(sizes), list(strides), padding, explicit)
+    known = [tf.get_static_value(value) for value in list(op.inputs)[-2:]]
+    if known[0] is None or known[1] is None:
+        raise fallback.refusal(
+            op, "its windows are not known while tracing", "give it constant sizes and strides"
+        )
+    return Windows(known[0].tolist(), known[1].tolist(), padding, explicit)
+
+
+@register_r_forward("MaxPool3D", "MaxPoolV2")
+def max_pool_in_any_space(op):
     """R(y) is the tangent at each window's first maximum."""
-    values, pooled = op.inputs[0], op.outputs[0]
-    settings = {
-        "ksize": list(op.get_attr("ksize")),
-        "strides": list(op.get_attr("strides")),
-        "padding": op.get_attr("padding").decode(),
-        "data_format": op.get_attr("data_format").decode(),
-    }
-    return lambda t: tf.raw_ops.MaxPool3DGradGrad(
-        orig_input=values, orig_output=pooled, grad=t, **settings
-    )
+    places = first_places(op.inputs[0], windows_of(op))
+    return lambda t, *_: take(t, places)
 
 
-@register_r_forward("MaxPool3DGrad", "MaxPool3DGradGrad")
-def gradients_of_max_pool_of_volumes(op):
+@register_r_forward("MaxPoolGrad", "MaxPoolGradV2", "MaxPool3DGrad")
+def gradient_of_max_pool(op):
     """Linear in the third input; where the maxima lie does not change, almost everywhere."""
-    values, pooled, _ = op.inputs
-    return lambda _, __, t: None if t is None else replay(op, [values, pooled, t])
+    values = op.inputs[0]
+    places = first_places(values, windows_of(op))
+    return lambda _, __, t, *___: None if t is None else put(t, places, values)
+
+
+@register_r_forward("MaxPoolGradGrad", "MaxPoolGradGradV2", "MaxPool3DGradGrad")
+def second_gradient_of_max_pool(op):
+    """Linear in the third input; where the maxima lie does not change, almost everywhere."""
+    places = first_places(op.inputs[0], windows_of(op))
+    return lambda _, __, t, *___: None if t is None else take(t, places)
+
+
+def told_places(op: Any, argmax: tf.Tensor) -> tf.Tensor:
+    """Returns the places that an operation with an argmax tells, in all its input as one vector."""
+    if op.get_attr("include_batch_in_index"):
+        return argmax
+    # A place counts within its example.
+    shape = tf.shape(op.inputs[0], out_type=argmax.dtype)
+    return argmax + (tf.reduce_prod(shape[1:]) * tf.range(shape[0]))[:, None, None, None]
 
 
 @register_r_forward("MaxPoolWithArgmax")
 def max_pool_with_places(op):
     """R(y) is the tangent at the places that the operation tells."""
-    values, places = op.inputs[0], op.outputs[1]
-    shape = tf.shape(values)
-    if not op.get_attr("include_batch_in_index"):
-        # A place counts within its example.
-        size = tf.cast(tf.reduce_prod(shape[1:]), places.dtype)
-        first = size * tf.range(tf.cast(shape[0], places.dtype))
-        places = places + first[:, None, None, None]
-    return lambda t: (tf.gather(tf.reshape(t, [-1]), places), None)
+    places = told_places(op, op.outputs[1])
+    return lambda t: (take(t, places), None)
+
+
+@register_r_forward("MaxPoolGradWithArgmax")
+def gradient_of_max_pool_with_places(op):
+    """Linear in the second input."""
+    values, _, argmax = op.inputs
+    places = told_places(op, argmax)
+    return lambda _, t, __: None if t is None else put(t, places, values)

@@ -1,8 +1,9 @@
 """Rules for maximum pooling.
 
-Where the windows do not overlap, the derivative is a selection: of each window the tangent at its
-first maximum. Where that stands is found once; TensorFlow's own kernels for the two directions,
-`MaxPoolGrad` and `MaxPoolGradGrad`, search for it at every product. A ReLU before passes
+The derivative is a selection: of each window the tangent at its first maximum. Where that stands
+is found once; TensorFlow's own kernels for the two directions, `MaxPoolGrad` and `MaxPoolGradGrad`,
+search for it at every product. Where windows tile the input, a mask or a byte a window tells it,
+else an index (`custom_op.maxima`). A ReLU before passes
 its tangent at the same places where the pooled value is positive, and nowhere else: the selection
 takes its part over, and that of a bias before it.
 """
@@ -16,7 +17,9 @@ import tensorflow as tf
 
 from custom_op import paired, selection
 from custom_op.grouping import Group, Readers
-from custom_op.registry import has_custom_gradient, register_r_forward, replay
+from custom_op.maxima import first_places, take
+from custom_op.registry import has_custom_gradient, register_r_forward
+from custom_op.rules.max_pooling_variants import windows_of
 
 
 def groups(operations: Sequence[tf.Operation], readers: Readers) -> dict[str, Group]:
@@ -132,14 +135,5 @@ def max_pool(op):
     """R(y) is the tangent at each window's first maximum."""
     if _tiles(op):
         return _selecting(op, after_relu=False)
-    values, pooled = op.inputs[0], op.outputs[0]
-    return lambda t: tf.raw_ops.MaxPoolGradGrad(
-        orig_input=values, orig_output=pooled, grad=t, **_settings(op)
-    )
-
-
-@register_r_forward("MaxPoolGrad", "MaxPoolGradGrad")
-def max_pool_gradients(op):
-    """Linear in the third input; where the maxima lie does not change, almost everywhere."""
-    values, pooled, _ = op.inputs
-    return lambda _, __, t: None if t is None else replay(op, [values, pooled, t])
+    places = first_places(op.inputs[0], windows_of(op))
+    return lambda t: take(t, places)

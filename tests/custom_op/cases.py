@@ -29,7 +29,6 @@ class Case:
       parameters: The point, a structure of float64 arrays.
       loss: The loss's name.
       targets: What the loss compares with.
-      xla: Whether XLA on CPU has the kernels in float64.
     """
 
     name: str
@@ -38,7 +37,6 @@ class Case:
     parameters: Any
     loss: str
     targets: np.ndarray
-    xla: bool = True
 
     def tensors(self) -> Any:
         return tf.nest.map_structure(tf.constant, self.parameters)
@@ -243,22 +241,27 @@ def _mlp(name, activation, reference, loss, targets):
     return Case(name, network, in_numpy, parameters, loss, targets)
 
 
-def _convnet(name, size, loss, targets, xla):
+def _convnet(name, size, stride, loss, targets):
+    """Stride 1 has as many windows as pixels; every second one is read."""
     parameters = (_normal(3, 3, 2, 3), {"bias": _normal(3), "dense": _normal(12, 3)})
+    step = 2 // stride
 
     def network(p):
         kernel, rest = p
         h = tf.nn.conv2d(_images, kernel, 1, "SAME")
         h = tf.nn.relu(tf.nn.bias_add(h, rest["bias"]))
-        h = tf.nn.max_pool2d(h, size, 2, "SAME")
+        h = tf.nn.max_pool2d(h, size, stride, "SAME")[:, ::step, ::step]
         return tf.reshape(h, [BATCH, -1]) @ rest["dense"]
 
     def in_numpy(leaves):
         kernel, bias, dense = leaves
-        h = _pool(relu(_convolve(_images, kernel) + bias), size)
+        h = relu(_convolve(_images, kernel) + bias)
+        if stride == 1:
+            h = np.pad(h, [(0, 0), (size // 2, 0), (size // 2, 0), (0, 0)], constant_values=-np.inf)
+        h = _pool(h, size, stride)[:, : 4 // stride : step, : 4 // stride : step]
         return h.reshape(BATCH, -1) @ dense
 
-    return Case(name, network, in_numpy, parameters, loss, targets, xla)
+    return Case(name, network, in_numpy, parameters, loss, targets)
 
 
 def _gates():
@@ -341,9 +344,8 @@ CASES = {
         _mlp("mlp_tanh", tf.tanh, np.tanh, "squared_error", _labels),
         _mlp("mlp_relu", tf.nn.relu, relu, "sigmoid_cross_entropy", _labels),
         _mlp("silu", tf.nn.silu, lambda z: z * sigmoid(z), "mean_squared_error", _labels),
-        _convnet("convnet", 2, "softmax_cross_entropy", _classes, True),
-        # XLA on CPU has no float64 kernel for the derivative of overlapping windows.
-        _convnet("convnet_overlapping", 3, "squared_error", _labels, False),
+        _convnet("convnet", 2, 2, "softmax_cross_entropy", _classes),
+        _convnet("convnet_overlapping", 3, 1, "squared_error", _labels),
         _gates(),
         _custom(),
         _sequence(),

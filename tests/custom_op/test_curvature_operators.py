@@ -101,10 +101,9 @@ def _table():
             yield pytest.param(name, "graph", True, marks=[pytest.mark.slow] if slow else [])
     yield "gates", "eager", True
     yield "mlp_sigmoid", "xla", False
-    for name, case in cases.CASES.items():
+    for name in cases.CASES:
         yield pytest.param(name, "eager", False, marks=pytest.mark.slow)
-        if case.xla:
-            yield pytest.param(name, "xla", name in weighted, marks=pytest.mark.slow)
+        yield pytest.param(name, "xla", name in weighted, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(("name", "mode", "weighted"), list(_table()))
