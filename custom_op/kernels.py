@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -27,3 +28,34 @@ def has_onednn() -> bool:
         except (tf.errors.UnimplementedError, tf.errors.InvalidArgumentError):
             return False
     return True
+
+
+@functools.cache
+def sums_bfloat16_in_float32() -> bool:
+    """Returns whether products of bfloat16 operands are summed in float32 on this machine.
+
+    Kernels for processors without such instructions round partial sums to bfloat16: a product is
+    off by percents then, and no faster. Products on a GPU and by XLA sum in float32. Two products
+    tell, once.
+    """
+    if tf.config.list_logical_devices("GPU"):
+        return True
+
+    @tf.function(autograph=False)
+    def products(left, right):
+        sizes = {"filter_sizes": [1, 1, 8, 8], "strides": [1, 1, 1, 1], "padding": "VALID"}
+        in_kernel = tf.raw_ops.Conv2DBackpropFilter(
+            input=left[:, None, None], out_backprop=right[:, None, None], **sizes
+        )
+        return tf.reshape(in_kernel, [8, 8]), tf.einsum("bi,bj->ij", left, right)
+
+    with tf.init_scope():
+        random = np.random.default_rng(0)
+        operands = [tf.constant(random.normal(size=(512, 8)), tf.bfloat16) for _ in range(2)]
+        exact = [value.numpy() for value in products(*(tf.cast(v, tf.float32) for v in operands))]
+        rounded = [tf.cast(value, tf.float32).numpy() for value in products(*operands)]
+    # Rounding the results alone is an error of 0.2%.
+    return all(
+        np.linalg.norm(a - b) < 5e-3 * np.linalg.norm(a)
+        for a, b in zip(exact, rounded, strict=True)
+    )

@@ -40,8 +40,8 @@ def linearize(
         `"zero"` for zero derivatives.
       product_dtype: `"bfloat16"` to compute the convolutions and matrix products of tangents and
         cotangents, where the network has them in float32, from operands rounded to bfloat16 and
-        summed in float32: faster on processors with such instructions, with errors of about
-        0.5% of a product's norm. Outputs keep their digits.
+        summed in float32: faster on processors with such instructions, with errors of up to 1% of
+        a product's norm. Outputs keep their digits.
 
     Returns:
       A `Linearization` with `.outputs`, `.jvp(tangents)` and `.vjp(cotangents)`.

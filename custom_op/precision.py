@@ -3,7 +3,8 @@
 Convolutions and matrix products are nearly all the work of a Jacobian-vector product, and on
 processors with bfloat16 instructions they are up to twice as fast there. Their operands are rounded
 to bfloat16 (8 bits), sums are kept in float32 by the kernels, and results come back to the
-network's dtype; everything between them stays in it.
+network's dtype; everything between them stays in it. On a processor whose kernels would round the
+sums too, the rounded operands are multiplied in float32: as exact, and no faster.
 """
 
 from __future__ import annotations

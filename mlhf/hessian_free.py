@@ -111,7 +111,7 @@ class HessianFree(CompiledSteps):
           guards: As for `mlhf.conjugate_gradient`.
           cg_tolerance: As for `mlhf.conjugate_gradient`.
           product_dtype: `"bfloat16"` to compute the network's part of products with G in it, which
-            processors with such units do about three times as fast, with errors of about 0.3%;
+            processors with such units do about three times as fast, with errors of up to 1%;
             None, the default, in the parameters' dtype. Gradient, loss and the vectors of
             conjugate gradients stay in the parameters' dtype either way.
           jit_compile: Whether a step is compiled with XLA.

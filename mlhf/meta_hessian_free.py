@@ -125,7 +125,7 @@ class MetaHessianFree(CompiledSteps):
             `mlhf.kinds.resolve_kinds`.
           seed: Of the random weights.
           product_dtype: `"bfloat16"` to compute the network's part of products with G in it, which
-            processors with such units do about three times as fast, with errors of about 0.3%;
+            processors with such units do about three times as fast, with errors of up to 1%;
             None, the default, in the parameters' dtype. Gradient, loss and the vectors of
             conjugate gradients stay in the parameters' dtype either way.
           jit_compile: Whether a step is compiled with XLA as a whole (a GPU wants it, a CPU's

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from custom_op import precision
-from custom_op.registry import register_r_forward, replay
+from custom_op import kernels, precision
+from custom_op.registry import is_compiled, register_r_forward, replay
 
 
 def bilinear(op, first: int, second: int):
     """Returns the product rule of an operation that is linear in each of two of its inputs."""
-    dtype = precision.product_dtype(op)
+    rounded = precision.product_dtype(op)
+    # Where kernels would round the sums as well, only the operands are.
+    narrow_sums = rounded and not (is_compiled() or kernels.sums_bfloat16_in_float32())
+    dtype = None if narrow_sums else rounded
 
     def narrow(tensor):
-        return tensor if dtype is None else tf.cast(tensor, dtype)
+        if rounded is None:
+            return tensor
+        narrowed = tf.cast(tensor, rounded)
+        return narrowed if dtype is not None else tf.cast(narrowed, tensor.dtype)
 
     fixed = list(op.inputs)
     for position in (first, second):

@@ -5,6 +5,9 @@ import pytest
 import tensorflow as tf
 
 import custom_op
+from custom_op import kernels
+
+pytestmark = pytest.mark.onednn
 
 _random = np.random.default_rng(9)
 IMAGES = tf.constant(_random.normal(size=(8, 8, 8, 3)), tf.float32)
@@ -56,7 +59,10 @@ def test_error_of_the_products(name):
         np.testing.assert_allclose(_flat(got), _flat(expected), rtol=1e-5, atol=1e-6)
 
 
-def test_which_operations_are_narrow():
+@pytest.mark.parametrize("sums_in_float32", [True, False])
+def test_which_operations_are_narrow(sums_in_float32, monkeypatch):
+    monkeypatch.setattr(kernels, "sums_bfloat16_in_float32", lambda: sums_in_float32)
+
     @tf.function(autograph=False)
     def run(w, v):
         return custom_op.gauss_newton(
@@ -65,9 +71,16 @@ def test_which_operations_are_narrow():
 
     kinds = ("Conv2D", "Conv2DBackpropFilter", "Einsum")
     found = {(kind, dtype): 0 for kind in kinds for dtype in (tf.float32, tf.bfloat16)}
+    narrowed = 0
     for op in run.get_concrete_function(W, V).graph.get_operations():
         if op.type in kinds:
             found[op.type, op.outputs[0].dtype] += 1
+        narrowed += op.type == "Cast" and op.outputs[0].dtype == tf.bfloat16
+    assert narrowed > 3
+    if not sums_in_float32:
+        # Kernels that would round the sums are not used: the operands alone are rounded.
+        assert all(found[kind, tf.bfloat16] == 0 for kind in kinds)
+        return
     # The forward pass alone is in float32.
     assert found["Conv2D", tf.float32] == found["Einsum", tf.float32] == 1
     assert found["Conv2DBackpropFilter", tf.float32] == 0

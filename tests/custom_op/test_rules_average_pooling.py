@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 import custom_op
+from custom_op import kernels
 
 _random = np.random.default_rng(3)
 IMAGES = _random.normal(size=(1, 4, 4, 2))
@@ -64,7 +65,31 @@ CASES = {
 }
 
 
+@pytest.mark.onednn
 @pytest.mark.parametrize("case", CASES)
 def test_rule(case):
+    if case == "first" and not kernels.has_onednn():
+        pytest.skip("TensorFlow pools with the channels first on a CPU by oneDNN and XLA only")
     function, inputs, settings = CASES[case]
     custom_op.check_rule(function, inputs, **settings)
+
+
+@pytest.mark.onednn
+@pytest.mark.parametrize("pool", [tf.nn.avg_pool2d, tf.nn.max_pool2d])
+def test_channels_first_by_xla(pool):
+    """XLA has the kernels on every machine, and in float64."""
+    x = tf.constant(_random.permutation(64).reshape(2, 2, 4, 4) / 10)
+
+    def products(function, x):
+        linear = custom_op.linearize(function, x)
+        pushed = linear.jvp(x * x)
+        return pushed, linear.vjp(pushed)
+
+    @tf.function(autograph=False, jit_compile=True)
+    def run(x):
+        first = products(lambda x: pool(x, 3, 1, "SAME", data_format="NCHW"), x)
+        last = products(lambda x: pool(x, 3, 1, "SAME"), tf.transpose(x, [0, 2, 3, 1]))
+        return first, [tf.transpose(each, [0, 3, 1, 2]) for each in last]
+
+    for got, expected in zip(*run(x), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-12)

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 import custom_op
+from custom_op import kernels
 
 _random = np.random.default_rng(1)
 
@@ -117,7 +118,10 @@ def test_taps_to_second_order():
     custom_op.check_rule(*CASES["without_kernels"])
 
 
+@pytest.mark.onednn
 def test_channels_first():
+    if not kernels.has_onednn():
+        pytest.skip("TensorFlow convolves with the channels first on a CPU by oneDNN and XLA only")
     # On CPU, oneDNN has these kernels in float32.
     custom_op.check_rule(
         _channels_first,
@@ -208,6 +212,31 @@ def test_transposes_by_taps(op_type):
     )
     for got, expected in zip(run((x, w, u), "NCHW"), run((x, w, u), "NHWC"), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.onednn
+def test_channels_first_by_xla():
+    """XLA has the kernels on every machine, and in float64."""
+    x, w = tf.constant(_normal(1, 4, 3, 2)), tf.constant(_normal(2, 2, 2, 3))
+
+    def products(convolve, x, w):
+        linear = custom_op.linearize(lambda p: convolve(*p), (x, w))
+        pushed = linear.jvp((x, w))
+        return pushed, linear.vjp(pushed)
+
+    @tf.function(autograph=False, jit_compile=True)
+    def run(x, w):
+        last = products(lambda x, w: tf.nn.conv2d(x, w, 1, "SAME"), x, w)
+        pushed, (dx, dw) = products(
+            lambda x, w: tf.nn.conv2d(x, w, 1, "SAME", data_format="NCHW"),
+            tf.transpose(x, [0, 3, 1, 2]),
+            w,
+        )
+        pushed, dx = (tf.transpose(each, [0, 2, 3, 1]) for each in (pushed, dx))
+        return last, (pushed, (dx, dw))
+
+    for got, expected in zip(*map(tf.nest.flatten, run(x, w)), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-12)
 
 
 def test_compiled_without_taps():
