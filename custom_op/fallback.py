@@ -217,6 +217,8 @@ def _check_ignored(op: tf.Operation, position: int) -> None:
     """Raises for an output that the gradient leaves out, which is a silent zero in its tangent."""
     if registry.has_custom_gradient(op):
         return  # A custom_gradient means what it leaves out.
+    if op.type == "LogMatrixDeterminant" and op.outputs[position].dtype.is_floating:
+        return  # The sign of a real determinant does not move.
     name = _name(op.op_def.output_arg, len(op.outputs), position)
     raise refusal(
         op,

@@ -10,6 +10,11 @@ X = tf.constant(np.random.default_rng(5).normal(size=(3, 4)))
 LABELS = tf.constant(np.random.default_rng(6).dirichlet(np.ones(4), size=3))
 
 
+def _determinant(matrix):
+    sign, logarithm = tf.linalg.slogdet(matrix)
+    return sign * tf.exp(logarithm)
+
+
 def _various(x):
     return {
         "power": tf.abs(x) ** 1.5,
@@ -18,6 +23,7 @@ def _various(x):
         "cholesky": tf.linalg.cholesky(tf.matmul(x, x, transpose_b=True)),
         "solve": tf.linalg.solve(x[:3, :3] + 3 * tf.eye(3, dtype=x.dtype), x),
         "determinant": tf.linalg.logdet(tf.matmul(x, x, transpose_b=True)),
+        "sign_and_logarithm": _determinant(x[:3, :3] - 3 * tf.eye(3, dtype=x.dtype)),
         "scatter_max": tf.tensor_scatter_nd_max(x, [[2]], x[:1] ** 2),
         "segment_max": tf.math.segment_max(x, [0, 0, 1]),
         "segment_prod": tf.math.unsorted_segment_max(x, [0, 1, 1], 2),
