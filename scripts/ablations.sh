@@ -3,8 +3,9 @@
 # CIFAR-10, then side by side on a larger one. Reckoned at an hour on one core. A killed script
 # continues when it is given again. The comparison goes to $RESULTS ($RUNS/ablations).
 #
-#   DATA=./cifar10_data scripts/ablations.sh
+#   DATA=./data scripts/ablations.sh
 set -euo pipefail
+DATA_SET=cifar10 NAMES=()
 source "$(dirname "${BASH_SOURCE[0]}")/experiments.sh"
 
 RESULTS="${RESULTS:-$RUNS/ablations}"
@@ -42,7 +43,7 @@ variant residual_seen "LSTMs see the residual alone" "" --inputs=r
 variant solution_seen "LSTMs see the solution alone" "" --inputs=x
 variant not_scaled "inputs as they are" "" --input_scale=none
 
-"$VENV_PYTHON" -u train_val/compare_optimizers.py --task="$larger" --data=cifar10 \
+run_attended "$VENV_PYTHON" -u train_val/compare_optimizers.py --task="$larger" --data=cifar10 \
     --data_dir="$DATA" --batch_size=256 --steps=100 --seeds=3 --every=25 --report=25,50,100 \
     --loss_images=2000 --test_images=2000 --tuning_settings=16 --cost_rounds=20 \
     --model_dir="$RESULTS" --title="Ablations: a convnet on CIFAR-10, batches of 256" \

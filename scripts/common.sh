@@ -18,25 +18,53 @@ die() {
 
 # A Python that can make our .venv: 3.10 to 3.13, with the venv and ensurepip modules.
 is_usable_python() {
-    "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
-        >/dev/null 2>&1
+    "$1" -c 'import sys, venv, ensurepip
+version = sys.version_info[:2]
+sys.exit(None if (3, 10) <= version <= (3, 13) else "it is Python %d.%d" % version)'
+}
+
+# Prints the last line of what one that is not has to say.
+reason_against() {
+    local said
+    if said="$(is_usable_python "$1" 2>&1)"; then return; fi
+    said="${said##*$'\n'}"
+    printf '%s\n' "${said:-it does not start}"
+}
+
+# Under pyenv `python3.12` is a script that fails unless that version is switched on, though it may
+# be installed: prints the path of the newest one that is, or what came.
+beyond_pyenv() {
+    local version
+    if is_usable_python "$1" >/dev/null 2>&1 || ! command -v pyenv >/dev/null; then
+        printf '%s\n' "$1"
+        return
+    fi
+    version="$(pyenv whence "$1" 2>/dev/null || true)"
+    version="${version##*$'\n'}"
+    if [ -n "$version" ] && [ -x "$(pyenv root)/versions/$version/bin/$1" ]; then
+        printf '%s\n' "$(pyenv root)/versions/$version/bin/$1"
+    else
+        printf '%s\n' "$1"
+    fi
 }
 
 find_python() {
-    local candidate
+    local candidate reason
     # Not the Python of the .venv that is to be replaced, where that is activated.
     local own=":$root/.venv/bin:" PATH=":$PATH:"
     PATH=${PATH//"$own"/:}
     PATH="${PATH#:}"
     PATH="${PATH%:}"
     if [ -n "${PYTHON:-}" ]; then
-        is_usable_python "$PYTHON" || die "PYTHON=$PYTHON is not a Python 3.10 to 3.13 with the" \
-            "venv module: set PYTHON to one that is, or unset it."
-        command -v "$PYTHON"
+        candidate="$(beyond_pyenv "$PYTHON")"
+        reason="$(reason_against "$candidate")"
+        [ -z "$reason" ] || die "PYTHON=$PYTHON is not a Python 3.10 to 3.13 with the venv module" \
+            "($reason): set PYTHON to one that is, or unset it."
+        command -v "$candidate"
         return
     fi
     for candidate in python3 python3.12 python3.13 python3.11 python3.10 python; do
-        if is_usable_python "$candidate"; then
+        if is_usable_python "$candidate" >/dev/null 2>&1; then
             command -v "$candidate"
             return
         fi
@@ -126,7 +154,7 @@ install_package() {
             "and run the same command again to make one with the pinned versions."
     fi
     # pip cannot repair what it was killed in; what is unfinished or of another Python goes.
-    if [ -e "$unfinished" ] || ! is_usable_python "$VENV_PYTHON" ||
+    if [ -e "$unfinished" ] || ! is_usable_python "$VENV_PYTHON" >/dev/null 2>&1 ||
         { [ -n "$python" ] && [ "$wanted_version" != "$(version_of "$VENV_PYTHON")" ]; }; then
         # Whatever can still be used stays until it is known that another can be made.
         [ -n "$python" ] || python="$(find_python)" || exit 1

@@ -3,8 +3,9 @@
 # and a half of a core; tables and pictures go to $RUNS/hypergradients/NAME. What was killed goes on
 # with the seed that it was at, when the script is given again.
 #
-#   DATA=./mnist SEEDS=0,1,2 scripts/hypergradients_on_mnist.sh [NAME...]
+#   DATA=./data SEEDS=0,1,2 scripts/hypergradients_on_mnist.sh [NAME...]
 set -euo pipefail
+DATA_SET=mnist NAMES=() DATA_MAY_BE_MISSING=yes
 source "$(dirname "${BASH_SOURCE[0]}")/experiments.sh"
 
 SEEDS="${SEEDS:-0,1,2}"
@@ -25,6 +26,12 @@ for name in "$@"; do
 done
 seeds=("--seeds=$SEEDS")
 seeded=("--data_dir=$DATA" "${seeds[@]}")
+for name in "$@"; do
+    case "$name" in
+    rgd_nn | toy) ;;
+    *) need_data ;;
+    esac
+done
 for name in "$@"; do
     case "$name" in
     initial_hypergradient)

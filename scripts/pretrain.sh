@@ -2,8 +2,9 @@
 # Meta-trains the optimizers that ship with the package, by evolution strategies on small networks
 # and CIFAR-10: about 20 minutes of one core. A killed script continues when it is given again.
 #
-#   DATA=./cifar10_data scripts/pretrain.sh [convnet] [resnet]
+#   DATA=./data scripts/pretrain.sh [convnet] [resnet]
 set -euo pipefail
+DATA_SET=cifar10 NAMES=()
 source "$(dirname "${BASH_SOURCE[0]}")/experiments.sh"
 
 evolve() {

@@ -38,7 +38,7 @@ def place(tmp_path):
     return tmp_path
 
 
-def install(place, path="{place}/bin:/usr/bin:/bin"):
+def install(place, path="{place}/bin:/usr/bin:/bin", python=None):
     """Installs; returns the process and how often pip ran."""
     (place / "calls").write_text("")
     process = subprocess.run(
@@ -51,7 +51,11 @@ def install(place, path="{place}/bin:/usr/bin:/bin"):
         ],
         capture_output=True,
         text=True,
-        env={"PATH": path.format(place=place), "HOME": str(place)},
+        env={
+            "PATH": path.format(place=place),
+            "HOME": str(place),
+            **({} if python is None else {"PYTHON": python}),
+        },
     )
     return process, len((place / "calls").read_text().splitlines())
 
@@ -126,3 +130,24 @@ def test_nothing_is_removed_where_no_other_can_be_made(place):
     process, _ = install(place, str(tools))
     assert process.returncode == 1 and "No Python 3.10 to 3.13" in process.stderr
     assert (place / ".venv" / ".installed-run").exists()
+
+
+def test_a_chosen_python_that_does_not_do_is_refused_with_its_own_words(place):
+    chosen = place / "bin" / "python3.12"
+    chosen.write_text("#!/bin/sh\necho pyenv: python3.12: command not found >&2\nexit 127\n")
+    chosen.chmod(0o755)
+    process, pips = install(place, python="python3.12")
+    assert process.returncode == 1 and pips == 0
+    assert "PYTHON=python3.12 is not a Python 3.10 to 3.13" in process.stderr
+    assert "(pyenv: python3.12: command not found)" in process.stderr
+    # With pyenv the version that has it is taken, though it is not switched on.
+    installed = place / "pyenv" / "versions" / "3.12.7" / "bin"
+    installed.mkdir(parents=True)
+    shutil.copy(place / "bin" / "python3", installed / "python3.12")
+    (place / "bin" / "pyenv").write_text(
+        f'#!/bin/sh\ncase "$1" in whence) echo 3.12.7 ;; root) echo {place}/pyenv ;; esac\n'
+    )
+    (place / "bin" / "pyenv").chmod(0o755)
+    process, pips = install(place, python="python3.12")
+    assert process.returncode == 0, process.stderr
+    assert pips == PIPS and (place / ".venv" / "bin" / "python").exists()

@@ -1,8 +1,11 @@
 """The experiments as shell scripts: what they run, on which device, and that they resume."""
 
 import os
+import re
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -348,7 +351,7 @@ def test_what_ships_is_what_the_script_trains(place):
 def test_data_that_is_not_there_is_said(place):
     process, calls = go(place, "validation_meta_optimizer_on_imagenet", DATA="none")
     assert process.returncode == 1 and not calls
-    assert f"Expected the data set in {place}/none, found no such folder" in process.stderr
+    assert f"Expected the data set imagenet in {place}/none, found no such folder" in process.stderr
 
 
 def test_hypergradients(place):
@@ -399,3 +402,89 @@ def test_a_folder_of_hypergradients_may_have_blanks(place):
         "--points=200",
         f"--output={output}",
     ]
+
+
+def test_flags_go_to_all_commands_or_to_one(place):
+    name = "train_meta_optimizer_for_convnet"
+    process, calls = go(
+        place, name, "--max_steps=3", "--only-meta", "--meta_lr=1e-2", "--only-eval", "--lr=1"
+    )
+    assert process.returncode == 0, process.stderr
+    for number, (_, module, given) in enumerate(calls):
+        found = parse(module, given)
+        assert found["max_steps"] == 3
+        assert found["lr"] == 1.0 and ("--meta_lr=1e-2" in given) == (number % 2 == 0)
+    process, calls = go(place, "validation_meta_optimizer_on_cifar10", "--only-adam", "--lr=0.5")
+    rates = {parse(*call[1:])["optimizer"]: parse(*call[1:])["lr"] for call in calls[8:]}
+    assert rates == {"meta": 2.0, "momentum": 1e-3, "adam": 0.5, "RMSprop": 1e-3}
+    process, _ = go(place, name, "--only-train", "--lr=1")
+    assert process.returncode == 1
+    assert "Expected --only- and one of meta eval, got --only-train." in process.stderr
+
+
+@pytest.mark.parametrize(
+    "name, rate",
+    [
+        ("validation_meta_optimizer_on_cifar10", None),
+        ("validation_2nd_order_optimizer_on_cifar10", None),
+        ("validation_meta_optimizer_on_imagenet", 0.1),
+    ],
+)
+def test_what_ships_has_settings_of_its_own(name, rate, place):
+    process, calls = go(place, name, META="resnet")
+    assert process.returncode == 0, process.stderr
+    found = parse(*calls[0][1:])
+    assert (found["optimizer"], found["meta_ckpt"], found["lr"]) == ("meta", "resnet", rate)
+    assert found["damping_scale"] == (1.0 if rate is None else 3.0)
+
+
+def test_each_script_names_its_own_data_and_its_comment_is_its_help(place):
+    shutil.rmtree(place / "data")
+    for name, words in {
+        "pretrain": "Expected the data set cifar10 in .*data, .*cifar10_download_and_extract.py",
+        "hypergradients_on_mnist": "the data set mnist in .*MNIST's four idx files, or with mnist/",
+        "validation_meta_optimizer_on_imagenet": "the data set imagenet in .*ImageNet's TFRecords",
+    }.items():
+        process, calls = go(place, name)
+        assert process.returncode == 1 and not calls
+        assert re.search(words, process.stderr), process.stderr
+        process, _ = go(place, name, "--help")
+        assert process.returncode == 0 and f"scripts/{name}.sh" in process.stdout
+    # Two of the experiments need none.
+    (place / "runs" / "hypergradients" / "toy").mkdir(parents=True)
+    process, calls = go(place, "hypergradients_on_mnist", "toy")
+    assert process.returncode == 0, process.stderr
+    assert [module for _, module, _ in calls] == ["train_val/experiments/toy.py"]
+    # The folder of all data sets does, and that of the one that is needed.
+    (place / "data" / "imagenet").mkdir(parents=True)
+    process, calls = go(place, "validation_meta_optimizer_on_imagenet")
+    assert parse(*calls[-1][1:])["data_dir"] == str(place / "data" / "imagenet")
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_a_signal_reaches_the_command_and_the_script_waits_for_it(number, status, gpus, place):
+    # A command that saves when it is told to end.
+    (place / "python").write_text(
+        "#!/usr/bin/env bash\n"
+        'trap "sleep 0.2; echo saved >>calls; exit 143" TERM\n'
+        "echo started >>calls\n"
+        "for i in $(seq 100); do sleep 0.05; done\n"
+    )
+    nvidia_smi(place, "; ".join(f"echo {gpu}" for gpu in range(gpus)))
+    process = subprocess.Popen(
+        [place / "scripts" / "validation_meta_optimizer_on_cifar10.sh"],
+        cwd=place,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={"PATH": f"{place}/bin:{os.environ['PATH']}", "HOME": str(place), "DATA": "data"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    calls, ends = place / "calls", time.monotonic() + 60
+    while not calls.exists() or calls.read_text().count("started") < gpus:
+        assert process.poll() is None and time.monotonic() < ends
+        time.sleep(0.02)
+    process.send_signal(number)
+    assert process.wait(timeout=30) == status
+    assert calls.read_text().count("saved") == gpus
+    assert calls.read_text().count("started") == gpus  # and nothing else was begun
