@@ -22,6 +22,8 @@ class ProgressBar(tqdm.tqdm):
         """Takes the arguments of `tqdm.tqdm`."""
         self._shown: dict[str, Any] = {}
         self._first: tuple[float, float] | None = None
+        # A bar that is not shown has no `initial` of its own.
+        self._before: float = kwargs.get("initial", 0)
         kwargs.setdefault("dynamic_ncols", True)
         ends = kwargs.get("total") is not None or hasattr(iterable, "__len__")
         counted = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}" if ends else "{n_fmt}"
@@ -42,9 +44,20 @@ class ProgressBar(tqdm.tqdm):
         """Sets what stands in front, without moving on."""
         self._shown.update(shown)
 
+    def update(self, n: float | None = 1) -> bool | None:
+        """Moves on; the clock begins after the first step."""
+        moved = super().update(n)
+        self.seconds_left()
+        return moved
+
+    def skip(self, number: float) -> None:
+        """Moves on by what was done before: it says nothing of the time that the rest takes."""
+        self._before += number
+        self.update(number)
+
     def seconds_left(self) -> float | None:
         """Returns an estimate; None before the tenth step."""
-        done, now = self.n - self.initial, time.monotonic()
+        done, now = self.n - self._before, time.monotonic()
         if self._first is None and done > 0:
             self._first = done, now
         if self._first is None or self.total is None or self.n >= self.total:

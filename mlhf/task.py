@@ -46,6 +46,15 @@ class Task:
     regularizer: Regularizer | None = None
     name: str = "task"
 
+    def __repr__(self) -> str:
+        """Its name and what is trained, in a line."""
+        name = next(
+            (getattr(self.network, n) for n in ("name", "__name__") if hasattr(self.network, n)),
+            type(self.network).__name__,
+        )
+        loss = self.loss if isinstance(self.loss, str) else type(self.loss).__name__
+        return f"Task({self.name!r}, network={name}, loss={loss})"
+
     def objective(self, inputs: Any, targets: Any, model_state: Any = None) -> Objective:
         """Returns the objective of a batch, in the given or the initial model state."""
         if model_state is None:

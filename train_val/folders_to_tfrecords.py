@@ -21,6 +21,7 @@ import tensorflow as tf
 import tqdm
 from absl import flags
 
+from mlhf.progress import ProgressBar
 from mlhf.validation import check_count
 from replay import (
     DamagedFileError,
@@ -142,7 +143,7 @@ def _convert(data_dir, output_dir, parts, seed, progress) -> Conversion:
         order = np.random.RandomState(seed).permutation(len(images))
         pieces = np.array_split(order, shards)
         damaged_here = 0
-        with tqdm.tqdm(total=len(images), unit="image", desc=name, disable=not progress) as bar:
+        with ProgressBar(total=len(images), unit="image", desc=name, disable=not progress) as bar:
             for shard, piece in enumerate(pieces):
                 path = output_dir / f"{name}-{shard:05d}-of-{shards:05d}"
                 if path.exists():

@@ -77,6 +77,13 @@ class Problem:
     test_sample: int | None = None
     batch_size: int = 0
 
+    def __repr__(self) -> str:
+        """What is trained on what, in a line."""
+        return (
+            f"Problem({self.task.name!r}, {len(self.train):,} training and {len(self.test):,} test "
+            f"images, {self.model.count_params():,} weights)"
+        )
+
     def accuracy(self, parameters: Any, model_state: Any = None) -> float:
         """Returns the share of the test images that are classified right.
 

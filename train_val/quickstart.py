@@ -20,10 +20,10 @@ from pathlib import Path
 
 import keras
 import tensorflow as tf
-import tqdm
 from absl import flags
 
 import mlhf
+from mlhf.progress import ProgressBar
 from replay import PrioritizedReplay
 from train_val import comparison
 from train_val.cli import quickstart_flags
@@ -182,10 +182,10 @@ def race(trained: mlhf.MetaHessianFree, folder: Path) -> list[comparison.Result]
     """
     entrants = contenders(trained)
     runs = sum(len(entrant.grid) * len(SEEDS) for entrant in entrants)
-    with tqdm.tqdm(total=runs, unit="run", desc="comparison", dynamic_ncols=True) as bar:
+    with ProgressBar(total=runs, unit="run", desc="comparison") as bar:
 
         def count(name):
-            bar.set_postfix_str(name, refresh=False)
+            bar.set_description(name, refresh=False)
             bar.update()
 
         return comparison.compare(

@@ -18,7 +18,10 @@ from mlhf.hypergrad import projections as projections_module
 from mlhf.hypergrad.guards import DivergedError
 from mlhf.hypergrad.movers import movers
 from mlhf.hypergrad.result import Result
+from mlhf.progress import ProgressBar
 from mlhf.run_log import RunLog
+from mlhf.saving import Saving
+from mlhf.validation import check_number
 from replay import (
     UnreadableFileError,
     read_structure,
@@ -64,6 +67,7 @@ class HyperOptimizer:
         new_seeds: bool = True,
         folder: str | Path | None = None,
         checkpoint_every: int = 1,
+        checkpoint_minutes: float = 5.0,
         most_skips: int = 5,
         largest_norm_growth: float | None = None,
         record: Callable[[Result], Mapping[str, Any]] | None = None,
@@ -92,7 +96,9 @@ class HyperOptimizer:
             `seed`: losses, `initial` and suppliers of batches; and `Minibatches`.
           folder: Where checkpoints, records and the log are kept; nowhere by default. There is no
             checkpoint before the first outer step that was not skipped.
-          checkpoint_every: Outer steps from one checkpoint to the next.
+          checkpoint_every: Outer steps from one checkpoint to the next. Ctrl-C and SIGTERM end
+            `run` after the outer step under way, with a checkpoint.
+          checkpoint_minutes: Minutes after which there is one, if they are over first; 0 for never.
           most_skips: How many outer steps in a row may be skipped because training or adjoint
             diverged.
           largest_norm_growth: Ends the loop when the norm of the hypergradient exceeds the smallest
@@ -127,6 +133,7 @@ class HyperOptimizer:
         self._options, self._process = options, process
         self._seed, self._new_seeds = seed, new_seeds
         self._every, self._most_skips = checkpoint_every, most_skips
+        self._minutes = check_number("checkpoint_minutes", checkpoint_minutes, at_least=0)
         self._growth, self._record, self._record_per_step = (
             largest_norm_growth,
             record,
@@ -171,19 +178,22 @@ class HyperOptimizer:
         """
         todo = range(self.step, steps) if isinstance(steps, int) else steps
         total = steps if isinstance(steps, int) else None
-        with tqdm(total=total, initial=self.step, disable=not progress, desc=self._name) as bar:
+        bar = ProgressBar(
+            total=total, initial=self.step, disable=not progress, desc=self._name, unit="outer step"
+        )
+        kept = self._checkpoints is not None
+        saving = Saving(self._every, self._minutes, done=self.step, signals=kept)
+        with bar, saving:
             for _ in todo:
                 norm = self._outer_step()
-                bar.update()
-                bar.set_postfix(norm=f"{norm:.3g}", **self._shown())
+                bar.show(**self._shown(), norm=f"{norm:.3g}")
+                bar.step()
                 grew = self._growth is not None and norm > self._growth * self._smallest
                 self._smallest = min(self._smallest, norm)
-                if self.step % self._every == 0:
-                    self._save()
-                if grew:
+                saving.after(self.step, self._save)
+                if grew or saving.stopping:
                     break
-        if self.step % self._every:
-            self._save()
+            saving.finish(self.step, self._save)
         return self.hyperparameters
 
     def _outer_step(self) -> float:

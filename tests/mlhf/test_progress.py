@@ -43,3 +43,15 @@ def test_a_bar_over_something_and_one_without_an_end(clock):
 )
 def test_durations_in_words(seconds, text):
     assert progress.duration(seconds) == text
+
+
+def test_what_was_done_before_is_no_measure(clock):
+    with progress.ProgressBar(total=100, file=io.StringIO(), ncols=80) as bar:
+        for _ in range(6):
+            clock[0] += 5
+            bar.step()
+        bar.skip(50)
+        for _ in range(6):
+            clock[0] += 5
+            bar.step()
+        assert bar.n == 62 and bar.seconds_left() == 5 * 38

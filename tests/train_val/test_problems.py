@@ -78,7 +78,7 @@ def test_an_objective_of_the_task_includes_weight_decay():
         ),
         ({"batch_size": 751}, "Expected a batch size from 1 to 750"),
         ({"data_format": "rows"}, "Expected data_format to be auto"),
-        ({"weight_decay": -1.0}, "Expected weight_decay of at least 0"),
+        ({"weight_decay": -1.0}, "Expected weight_decay to be a finite number at least 0"),
         ({"split": "standard"}, "The standard split is CIFAR-10's only"),
     ],
 )
@@ -91,3 +91,12 @@ def test_what_makes_no_sense_is_refused(arguments, message):
 def test_channels_first_needs_a_gpu():
     with pytest.raises(ValueError, match="needs a GPU.*Give data_format=channels_last"):
         problems.make("convnet", "digits", data_format="channels_first")
+
+
+def test_problems_and_tasks_are_shown_in_a_line():
+    problem = problems.make("mlp", "digits")
+    for shown in (repr(problem), repr(problem.task), str(problem)):
+        assert "\n" not in shown and len(shown) < 200 and "mlp on digits" in shown
+    assert "750 training and" in repr(problem)
+    plain = mlhf.Task(lambda w, x: x, "mean_squared_error", lambda seed: {}, lambda start: [])
+    assert repr(plain) == "Task('task', network=<lambda>, loss=mean_squared_error)"

@@ -8,8 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tqdm
-
+from mlhf.progress import ProgressBar
 from train_val.comparison.cost import Cost
 from train_val.comparison.runs import Curve, RunCache, measured_steps, run
 from train_val.comparison.specifications import Entrant, setting_text
@@ -81,7 +80,7 @@ def scoreboard(
     """
     known = RunCache(cache)
     planned = sum(_planned(entrant) * tuning_steps + len(seeds) * steps for entrant in entrants)
-    bar = tqdm.tqdm(total=planned, unit="step", dynamic_ncols=True, disable=not progress)
+    bar = ProgressBar(total=planned, disable=not progress)
     about = {"problem": problem.task.name, **(conditions or {})}
     if problem.normalised:
         about["statistics"] = "population"  # runs of before measured with the moving ones
@@ -115,7 +114,9 @@ def scoreboard(
                 on_step=bar.update,
             )
             known.add_curve(key, curve)
-        bar.update(length - (bar.n - before))
+            bar.update(length - (bar.n - before))
+        else:
+            bar.skip(length)
         return curve
 
     def evaluate(entrant: Entrant, tried: list[dict]) -> Callable[[dict[str, Any]], float]:

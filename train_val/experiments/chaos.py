@@ -29,9 +29,9 @@ import math
 import numpy as np
 import tensorflow as tf
 from absl import flags
-from tqdm import tqdm
 
 from mlhf import hypergrad
+from mlhf.progress import ProgressBar
 from train_val.cli import experiment_flags
 from train_val.experiments import mnist_slices, reporting
 
@@ -80,7 +80,7 @@ def run(train, seed=0, points=400, sizes=SIZES, steps=50, batch_size=250, moment
     """
     problem, weights = describe(train, seed, sizes, steps, batch_size, momentum)
     found: dict[str, list[float]] = {name: [] for name in CURVES}
-    for log_rate in tqdm(np.linspace(*RANGE, points), unit="rate"):
+    for log_rate in ProgressBar(np.linspace(*RANGE, points), unit="rate"):
         rate = tf.constant(math.exp(log_rate), tf.float32)
         try:
             result = hypergrad.reverse(

@@ -29,9 +29,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from absl import flags
-from tqdm import tqdm
 
 from mlhf import adam, hypergrad
+from mlhf.progress import ProgressBar
 from train_val.cli import experiment_flags
 from train_val.experiments import hips_adam, mnist_slices, reporting
 
@@ -129,7 +129,7 @@ def run(train, valid, test, seed=0, iterations=50, rate=0.04, outer_adam="hips",
     loss = tf.function(mnist_slices.cross_entropy)
     names = ("train_loss", "valid_loss", "test_loss", "test_error", "gradient_norm")
     curves: dict[str, list] = {name: [] for name in names}
-    for i in tqdm(range(iterations + 1), unit="step"):
+    for i in ProgressBar(range(iterations + 1)):
         result, gradient = schedules.differentiate(learned, 10_000 * seed + i)
         weights = result.weights
         curves["train_loss"].append(float(result.valid_loss))
@@ -159,7 +159,7 @@ def average(train, seeds: int, **problem) -> dict[str, Any]:
     learned = schedules.start()
     found = [
         schedules.differentiate(learned, seed)[1]["log_rate"].numpy()
-        for seed in tqdm(range(seeds), unit="seed")
+        for seed in ProgressBar(range(seeds), unit="seed")
     ]
     return {
         "mean": np.mean(found, 0),

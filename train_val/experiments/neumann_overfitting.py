@@ -37,10 +37,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 from absl import flags
-from tqdm import tqdm
 
 from mlhf import hypergrad
 from mlhf.hypergrad import linear_solvers
+from mlhf.progress import ProgressBar
 from train_val.cli import experiment_flags
 from train_val.experiments import mnist_slices, reporting
 
@@ -110,7 +110,7 @@ def learn(train, valid, test, terms, seed=0, sizes=SIZES, iterations=300, steps=
         name: [] for name in ("valid_loss", "valid_error", "train_error", "test_error")
     }
     kept = {}
-    for k in tqdm(range(iterations + 1), desc=f"seed {seed}, K = {terms}", mininterval=5):
+    for k in ProgressBar(range(iterations + 1), desc=f"seed {seed}, K = {terms}", mininterval=5):
         hyper = read(logs)
         result = hypergrad.implicit(problem, weights, hyper, solver=solver)
         weights = result.weights

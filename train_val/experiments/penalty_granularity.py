@@ -30,9 +30,9 @@ import math
 import numpy as np
 import tensorflow as tf
 from absl import flags
-from tqdm import tqdm
 
 from mlhf import hypergrad
+from mlhf.progress import ProgressBar
 from train_val.cli import experiment_flags
 from train_val.experiments import mnist_slices, reporting
 
@@ -144,7 +144,7 @@ def run(examples, test, seed=0, stages=STAGES, rate=0.1, **problem) -> dict:
         "valid_loss": [],
         "by_unit": [],
     }
-    bar = tqdm(total=sum(steps for _, steps in stages), unit="step")
+    bar = ProgressBar(total=sum(steps for _, steps in stages))
     for k, (sharing, steps) in enumerate(stages):
         validated = []
         for i in range(steps):
@@ -153,13 +153,13 @@ def run(examples, test, seed=0, stages=STAGES, rate=0.1, **problem) -> dict:
             moves = hypergrad.share(gradient, sharing, sign=True)
             t = [leaf - rate * move for leaf, move in zip(t, moves, strict=True)]
             bar.update()
-            bar.set_postfix(sharing=sharing, valid_loss=value)
+            bar.show(valid_loss=f"{value:.4f}", sharing=sharing)
         found["test_loss"].append(
             float(test_loss(granularity.train(t, 10_000 * seed + 100 * k + steps), test))
         )
         found["valid_loss"].append(validated)
         found["by_unit"].append([leaf[:, 0].numpy().tolist() for leaf in t])
-        bar.set_postfix(sharing=sharing, test_loss=found["test_loss"][-1])
+        bar.show(test_loss=f"{found['test_loss'][-1]:.4f}", sharing=sharing)
     bar.close()
     return found
 
