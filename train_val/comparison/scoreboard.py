@@ -111,7 +111,7 @@ def scoreboard(
                 between,
                 also=between_too,
                 accuracy=reported,
-                on_step=bar.update,
+                on_step=lambda: bar.step(),
             )
             known.add_curve(key, curve)
             bar.update(length - (bar.n - before))
