@@ -408,6 +408,43 @@ def test_rollouts_begin_from_recorded_experience_and_do_not_rate_it(monkeypatch)
         run(steps, task=script.task(), roll_back=1, experience=PrioritizedReplay(1))
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_the_checkpoint_and_its_replay_alone_continue_a_run(damaged, monkeypatch, tmp_path):
+    """With an experience too, of which a snapshot is found damaged before the kill."""
+    steps = 14
+    script = Script(steps)
+    monkeypatch.setattr(meta_training, "meta_step", script.meta_step)
+    recorded = PrioritizedReplay(5, tmp_path / "experience", "proportional", seed=0)
+    for seed in range(4):
+        recorded.add({"parameters": as_arrays(initialize(seed + 20)), "model_state": ()}, seed + 1)
+    recorded.save()
+    recorded.close()
+    if damaged:
+        (tmp_path / "experience" / "snapshot-00000003.npz").write_bytes(b"damaged")
+
+    def go(name, to=steps):
+        experience = PrioritizedReplay.load(tmp_path / "experience") if damaged else None
+        run(to, task=script.task(), roll_back=1, keep_prob=0.2, experience=experience,
+            model_dir=tmp_path / name, save_steps=7, seed=3)  # fmt: skip
+        if experience is not None:
+            experience.close()
+        _, last = Checkpoints(tmp_path / name).read()
+        # It counts what is on the disk, and its β depends on how many steps were asked for.
+        return {**last, "replay": {k: v for k, v in last["replay"].items() if k not in UNLIKE}}
+
+    whole = go("whole")
+    go("parted", 7)
+    for path in (tmp_path / "parted").iterdir():
+        if path.is_file() and not path.name.startswith("checkpoint"):
+            path.unlink()
+    assert str(go("parted")) == str(whole)
+    if damaged:
+        assert list(whole["decisions"]["left_out"]) == [3]
+
+
+UNLIKE = ("serial", "settings")
+
+
 def test_a_replay_that_is_given_keeps_what_it_holds(monkeypatch, tmp_path):
     script = Script(2)
     monkeypatch.setattr(meta_training, "meta_step", script.meta_step)
