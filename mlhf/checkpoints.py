@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,9 @@ class Checkpoints:
         self.folder = Path(folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            probe = self.folder / ".writable"
-            probe.touch()
-            probe.unlink()
+            # A name of its own: nothing that is there may be in the way.
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
         except OSError as error:
             raise OSError(
                 f"Expected a folder to write to, got {self.folder} ({error.strerror}); choose "

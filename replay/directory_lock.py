@@ -43,10 +43,13 @@ class DirectoryLock:
         except BaseException:
             os.close(descriptor)
             raise
-        # Who holds it is for the error message only: no reason to fail on a full disk.
+        # Who holds it is for the error message only: no reason to fail on a full disk, or to write
+        # into a file of that name that is something else.
         with contextlib.suppress(OSError):
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            before = os.pread(descriptor, 21, 0)
+            if not before or (len(before) <= 20 and before.isdigit()):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         self._close = weakref.finalize(self, os.close, descriptor)
         _held.add(self)
 
@@ -75,7 +78,8 @@ def _lock(descriptor: int, directory: Path, kind: str) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.pread(descriptor, 20, 0).decode(errors="replace") or "unknown"
+        holder = os.pread(descriptor, 20, 0).decode(errors="replace")
+        holder = holder if holder.isdecimal() else "unknown"
         raise RuntimeError(
             f"another {kind} uses {directory} (process {holder}, this one is {os.getpid()}). End "
             f"that process or call close() on that {kind}, or choose another directory."

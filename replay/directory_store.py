@@ -249,7 +249,14 @@ def read_index(directory: str | os.PathLike[str]) -> dict[str, Any]:
             "whose state is in a checkpoint is opened with PrioritizedReplay(..., directory=...) "
             "and restore(state)."
         ) from None
-    state = index.get("state")
+    if set(index) != {"crc32", "state"}:
+        raise DamagedFileError(
+            f"{path} is damaged or something else wrote it: expected the state of a replay with "
+            f"its crc32, found the keys {str(sorted(index))[:80]}. Put an intact copy in its "
+            "place, or choose another directory.",
+            str(path),
+        )
+    state = index["state"]
     text = json.dumps(state, sort_keys=True)
     if not isinstance(state, dict) or index.get("crc32") != zlib.crc32(text.encode()):
         raise DamagedFileError(

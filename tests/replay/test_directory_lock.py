@@ -89,3 +89,12 @@ def test_a_forked_child_neither_writes_nor_keeps_the_lock_alive(tmp_path):
         if child is not None:
             os.kill(child, signal.SIGKILL)
         end(holder)
+
+
+def test_a_file_of_that_name_that_is_something_else_is_left_as_it_is(tmp_path):
+    (tmp_path / "lock").write_text("my own notes, and more than a number")
+    lock = DirectoryLock(tmp_path)
+    with pytest.raises(RuntimeError, match="process unknown"):
+        DirectoryLock(tmp_path)
+    lock.release()
+    assert (tmp_path / "lock").read_text() == "my own notes, and more than a number"

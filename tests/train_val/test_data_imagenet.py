@@ -86,6 +86,13 @@ def test_names_of_classes_may_have_blanks(name, folders, tmp_path):
     assert load_imagenet(records, "train").num_classes == 3
 
 
+def test_the_background_is_a_class_where_labels_count_from_0(folders, tmp_path):
+    root = as_tfds(folders, tmp_path / "tfds")
+    names = root / "imagenet2012" / "5.1.0" / "label.labels.txt"
+    names.write_text("background\ncar\ndog\n")
+    assert load_imagenet(root, "train").num_classes == 3
+
+
 def test_boxes_are_read(tmp_path):
     random = np.random.default_rng(0)
     corners = {"ymin": [0.1, 0.0], "xmin": [0.2, 0.5], "ymax": [0.6, 1.0], "xmax": [0.7, 1.0]}

@@ -120,7 +120,7 @@ def _from_tfds(folder: Path, training: bool) -> tuple[Source, int] | None:
         if files:
             _check_shards(files)
             images = TFRecordImages(files, encoded="image", label="label", first_label=0)
-            return images, _classes_beside(place, folder)
+            return images, _classes_beside(place, folder, background=False)
     return None
 
 
@@ -141,8 +141,14 @@ def _check_shards(files: list[Path]) -> None:
         )
 
 
-def _classes_beside(place: Path, folder: Path) -> int:
-    """The classes of the names beside files in `place`, or in `folder` that it is a part of."""
+def _classes_beside(place: Path, folder: Path, background: bool = True) -> int:
+    """The classes of the names beside files in `place`, or in `folder` that it is a part of.
+
+    Args:
+        place: where the files are.
+        folder: the data set's.
+        background: whether a class of that name is none, as where labels count from 1.
+    """
     # tensorflow-datasets calls the file so, too, with the feature's name before it.
     for name in (LABELS_FILE, f"label.{LABELS_FILE}"):
         for file in (place / name, folder / name):
@@ -154,7 +160,8 @@ def _classes_beside(place: Path, folder: Path) -> int:
                 # A name a line, which may have blanks, or a number and a name; some have a class
                 # of the background, which no image is of.
                 names = [re.sub(r"^\d+:", "", line).strip() for line in lines]
-                return sum(name not in ("", "background") for name in names)
+                none = ("", "background") if background else ("",)
+                return sum(name not in none for name in names)
     return CLASSES
 
 
