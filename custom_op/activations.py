@@ -7,13 +7,19 @@ In a traced network the activation is seen, and what went into it is there.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import tensorflow as tf
 
+from custom_op import losses
 from custom_op.copying import called_graph
 
 # Which op a loss applies to its outputs, by the name that messages use.
 ACTIVATIONS = {"softmax": "Softmax", "sigmoid": "Sigmoid", "exponential": "Exp"}
 
+_RATES = ("Softplus", "Relu")
 _SAME_VALUES = ("Identity", "EnsureShape", "CheckNumerics", "Cast")
 _SAME_ROWS = ("Reshape", "Squeeze", "ExpandDims", "Transpose", "StridedSlice")
 _NONNEGATIVE = ("Exp", "Softplus", "Relu", "Relu6", "Sigmoid", "Square", "Abs")
@@ -52,12 +58,78 @@ def ends_in(outputs: tf.Tensor) -> str | None:
     Args:
       outputs: A symbolic tensor; for an eager one the result is None.
     """
-    if isinstance(outputs, tf.__internal__.EagerTensor):
+    if _is_eager(outputs):
         return None
     found = _mass(outputs, {})
     if found is not None and abs(found[1] - 1) < 1e-6:
         return found[0]
     return None
+
+
+def activation_of(loss: losses.Loss) -> str | None:
+    """Returns the activation that a loss applies to outputs itself, None for none."""
+    if isinstance(loss, losses.SoftmaxCrossEntropy):
+        return "softmax"
+    if isinstance(loss, losses.SigmoidCrossEntropy):
+        return "sigmoid"
+    return "exponential" if isinstance(loss, losses.Poisson) else None
+
+
+def wrong_for(outputs: tf.Tensor, activation: str) -> str | None:
+    """Returns what outputs are where a loss would take them for what its activation maps.
+
+    Args:
+      outputs: A symbolic tensor; for an eager one the result is None.
+      activation: What the loss applies itself.
+
+    Returns:
+      Words for a message; None where nothing is wrong.
+    """
+    found = ends_in(outputs)
+    if activation == "exponential":
+        if found == "exponential" or (not _is_eager(outputs) and outputs.op.type in _RATES):
+            return f"rates ({outputs.op.type})"
+        return None
+    return f"probabilities (of a {found})" if found in ("softmax", "sigmoid") else None
+
+
+def check(outputs: Any, loss: losses.Loss) -> None:
+    """Checks that a function's outputs have not passed the activation of a cross entropy.
+
+    Args:
+      outputs: What the function returned; looked at where it is a symbolic tensor.
+      loss: The loss.
+
+    Raises:
+      ValueError: If they have.
+    """
+    activation = activation_of(loss)
+    # Log rates that are exponentials may be meant.
+    if activation in (None, "exponential") or not tf.is_tensor(outputs):
+        return
+    wrong = wrong_for(outputs, activation)
+    if wrong:
+        raise ValueError(
+            f"Expected a network that returns outputs from before their {activation}, which "
+            f"{type(loss).__name__} takes itself, got one that returns {wrong}; return what goes "
+            "into it."
+        )
+
+
+def checked(function: Callable[..., tf.Tensor], loss: losses.Loss) -> Callable[..., tf.Tensor]:
+    """Returns a function of the same outputs, which checks them where it is traced."""
+
+    @functools.wraps(function)
+    def run(*arguments):
+        outputs = function(*arguments)
+        check(outputs, loss)
+        return outputs
+
+    return run
+
+
+def _is_eager(tensor: tf.Tensor) -> bool:
+    return isinstance(tensor, tf.__internal__.EagerTensor)
 
 
 def _passes(op: tf.Operation, rows: bool) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from custom_op import losses
+from custom_op import activations, losses
 from custom_op.batch_operator import Batch, BatchOperator, evaluate
 from custom_op.operator import CurvatureOperator
 
@@ -47,11 +47,13 @@ def on_batch_or_data_set(
       The operator.
 
     Raises:
-      ValueError: If there are both targets and data or neither, or what `build` raises.
+      ValueError: If there are both targets and data or neither, the outputs are probabilities under
+        a loss from logits, or what `build` raises.
         Also if the data is a `tf.data.Dataset` without an end.
       TypeError: What `build` raises, or if the data can be iterated over only once.
     """
     found = losses.get(loss)
+    function = activations.checked(function, found)
     if data is None:
         if batch.targets is None:
             raise ValueError(

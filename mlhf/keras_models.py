@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 import custom_op
+from custom_op import activations
 from mlhf import keras_call, keras_contracts, natural_outputs
 from mlhf.structure_checks import check_like, kind
 
@@ -144,7 +145,7 @@ def as_network(
     trainable = [layer.trainable for layer in keras_call.layers_of(model)]
     constraints = keras_contracts.constraints_of(model)
     made_for = paths, frozen, trainable, constraints
-    activation = None if loss is None else natural_outputs.activation_of(loss)
+    activation = None if loss is None else activations.activation_of(loss)
     known, networks = _NETWORKS.get(model, (None, {}))
     if known != made_for:
         networks = {}
@@ -179,7 +180,7 @@ def outputs_of(
       ValueError: As the functions of `as_network`.
     """
     called = keras_call.call(model, values, state, inputs, training=training, advice=_ADVICE)
-    activation = None if loss is None else natural_outputs.activation_of(loss)
+    activation = None if loss is None else activations.activation_of(loss)
     if activation is None or tf.executing_eagerly():
         return called.outputs
     return natural_outputs.undone(called.outputs, activation, False, repr(model.name))

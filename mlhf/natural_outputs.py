@@ -10,8 +10,6 @@ import custom_op
 from custom_op import activations
 from custom_op.losses import keras_names, registry
 
-_RATES = ("Softplus", "Relu")
-
 
 def resolve(loss: Any) -> tuple[custom_op.losses.Loss, str | None]:
     """Returns a loss, and the activation that outputs must have passed as the user gave it.
@@ -35,15 +33,6 @@ def resolve(loss: Any) -> tuple[custom_op.losses.Loss, str | None]:
     return registry.of_meaning(meaning), meaning.activation
 
 
-def activation_of(loss: custom_op.losses.Loss) -> str | None:
-    """Returns the activation that a loss applies to outputs itself, None for none."""
-    if isinstance(loss, custom_op.losses.SoftmaxCrossEntropy):
-        return "softmax"
-    if isinstance(loss, custom_op.losses.SigmoidCrossEntropy):
-        return "sigmoid"
-    return "exponential" if isinstance(loss, custom_op.losses.Poisson) else None
-
-
 def undone(outputs: tf.Tensor, activation: str, required: bool, title: str) -> tf.Tensor:
     """Returns outputs from before an activation, or themselves where there is none.
 
@@ -63,7 +52,7 @@ def undone(outputs: tf.Tensor, activation: str, required: bool, title: str) -> t
     before = activations.before(outputs, activation)
     if before is not None:
         return before
-    wrong = _wrong(outputs, activation)
+    wrong = activations.wrong_for(outputs, activation)
     if wrong:
         raise ValueError(
             f"Expected outputs from before their {activation}, got {title}, whose outputs are "
@@ -78,41 +67,3 @@ def undone(outputs: tf.Tensor, activation: str, required: bool, title: str) -> t
             "are logits."
         )
     return outputs
-
-
-def check_natural(outputs: Any, loss: custom_op.losses.Loss) -> None:
-    """Checks that a function's outputs have not passed the activation of a cross entropy.
-
-    Args:
-      outputs: What the function returned; looked at where it is a symbolic tensor.
-      loss: The loss.
-
-    Raises:
-      ValueError: If they have.
-    """
-    activation = activation_of(loss)
-    if activation in (None, "exponential") or not tf.is_tensor(outputs) or _is_eager(outputs):
-        return
-    wrong = _wrong(outputs, activation)
-    if wrong:
-        raise ValueError(
-            f"Expected a network that returns outputs from before their {activation}, which "
-            f"{type(loss).__name__} takes itself, got one that returns {wrong}; return what goes "
-            "into it."
-        )
-
-
-def _is_eager(tensor: tf.Tensor) -> bool:
-    return isinstance(tensor, tf.__internal__.EagerTensor)
-
-
-def _wrong(outputs: tf.Tensor, activation: str) -> str | None:
-    """Returns what outputs are where a loss from logits would take them for logits."""
-    found = activations.ends_in(outputs)
-    if activation == "exponential":
-        if found == "exponential" or outputs.op.type in _RATES:
-            return f"rates ({outputs.op.type})"
-        return None
-    if found in ("softmax", "sigmoid"):
-        return f"probabilities (of a {found})"
-    return None

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 import custom_op
-from custom_op import structures
+from custom_op import activations, structures
 from mlhf import keras_models, natural_outputs, network_checks
 from mlhf.validation import check_number
 
@@ -187,7 +187,7 @@ class Objective:
         network_checks.check_takes(self.network, bool(state))
         returned = self.network(parameters, *state, self.inputs)
         outputs, model_state = network_checks.split(self.network, returned, self.model_state)
-        natural_outputs.check_natural(outputs, self.loss)
+        activations.check(outputs, self.loss)
         return outputs, model_state
 
     def model_state_after(self, sound: tf.Tensor, new: Structure) -> Structure:

@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 import custom_op
+from custom_op import activations
 from mlhf import keras_call, keras_contracts, keras_models, natural_outputs
 
 _ADVICE = (
@@ -61,7 +62,7 @@ def keras_losses(
     paths = [variable.path for variable in model.trainable_variables]
     is_own = isinstance(loss, (str, custom_op.losses.Loss))
     own, required = natural_outputs.resolve(loss) if is_own else (None, None)
-    activation = None if own is None else natural_outputs.activation_of(own)
+    activation = None if own is None else activations.activation_of(own)
 
     def compare(values, state, inputs, targets, mode):
         called = keras_call.call(model, values, state, inputs, training=mode, advice=_ADVICE)

@@ -76,8 +76,10 @@ def test_bad_input_says_expected_and_got(make):
     def network(p):
         return x @ p["w"] + p["b"]
 
-    with pytest.raises(ValueError, match=r"one of \['mean_squared_error', 'poisson', .* got 'mse'"):
-        make(network, w, "mse", y)
+    with pytest.raises(
+        ValueError, match=r"one of \['mean_squared_error', 'poisson', .* got 'huber'"
+    ):
+        make(network, w, "huber", y)
     with pytest.raises(ValueError, match=r"do not depend on \['b'\]"):
         make(lambda p: x @ p["w"], w, "squared_error", y)
     with pytest.raises(TypeError, match="Expected floating .*, got int32 at 'b'"):

@@ -189,6 +189,9 @@ def test_functions_and_operators_say_what_to_give():
     objective = mlhf.Objective(function, "softmax_cross_entropy", X, CLASSES)
     with pytest.raises(ValueError, match="a network that returns outputs from before their softm"):
         objective.linearize(w)
+    for operator in (custom_op.gauss_newton, custom_op.hessian, custom_op.fisher):
+        with pytest.raises(ValueError, match="a network that returns outputs from before"):
+            operator(lambda p: function(p, X), w, "softmax_cross_entropy", CLASSES)
     # Other losses compare probabilities as well.
     assert mlhf.Objective(function, "mean_squared_error", X, ONE_HOT).linearize(w)
     for loss in ("sparse_categorical_crossentropy", K.CategoricalCrossentropy()):

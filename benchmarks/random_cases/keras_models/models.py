@@ -59,7 +59,8 @@ def generate(random: np.random.Generator, seed: int) -> Case:
         f"{type(layer).__name__}{'' if layer.trainable else ' (frozen)'}"
         for layer in [*layers, *head]
     )
-    text += f"; {loss!r} for {keras_loss!r}, outputs after {activation}"
+    titles = [getattr(given, "name", given) for given in (loss, keras_loss)]
+    text += "; {} for {}, outputs after {}".format(*titles, activation)
     return Case(
         model, inputs, targets, keras_loss, loss, activation,
         sorted({form, kind, str(activation), *features}), text,
