@@ -51,6 +51,9 @@ class BatchOperator(CurvatureOperator):
         self.count = evaluation.count
         self.examples = evaluation.examples
 
+    # Whether a batch's place among the others has a say.
+    goes_by_number = False
+
     @property
     def _mean(self) -> float | None:
         """The scale of the loss: 1 for sums, None for the mean."""
@@ -83,6 +86,7 @@ class LinearizedOperator(BatchOperator):
         summed: bool = False,
         product_dtype: Any = None,
         unconnected: str = "error",
+        check_deterministic: bool = False,
     ):
         """Linearizes a network and evaluates a loss at its outputs.
 
@@ -94,6 +98,7 @@ class LinearizedOperator(BatchOperator):
           summed: Whether to give the sums that a mean over several batches is made of.
           product_dtype: As in `linearize`. The gradient is never computed in it.
           unconnected: As in `linearize`.
+          check_deterministic: Whether the function is run twice, outside a `tf.function`.
 
         Raises:
           ValueError: If targets, weights or mask do not fit the outputs, a parameter is
@@ -105,6 +110,8 @@ class LinearizedOperator(BatchOperator):
         self._linearization = linearize(
             function, parameters, unconnected=unconnected, product_dtype=product_dtype
         )
+        if check_deterministic:
+            self._linearization.check_deterministic()
         outputs = self._linearization.outputs
         super().__init__(parameters, evaluate(loss, outputs, batch), summed)
         # Those of the network, also where a mask hides some from the loss.

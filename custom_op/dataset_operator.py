@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import tqdm
 
 from custom_op import activations, losses
 from custom_op.batch_operator import Batch, BatchOperator, evaluate
+from custom_op.determinism import Fingerprint, check_data, check_function, check_order
 from custom_op.operator import CurvatureOperator
 
 Structure = Any
@@ -18,6 +20,8 @@ Structure = Any
 # Batches of so many different shapes are traced each for itself. A static batch size makes
 # products faster, but tracing costs seconds: further ones share traces of an unknown size.
 _STATIC_SHAPES = 3
+# So many batches are read twice, to see whether passes begin alike.
+_COMPARED = 2
 
 
 def on_batch_or_data_set(
@@ -29,6 +33,7 @@ def on_batch_or_data_set(
     batch: Batch,
     data: Iterable | None,
     progress: bool,
+    check_deterministic: bool = True,
 ) -> Any:
     """Returns a batch's operator, or a data set's where there is one.
 
@@ -42,6 +47,7 @@ def on_batch_or_data_set(
       batch: Targets, weights and mask.
       data: The data set, or None.
       progress: Whether each pass over the data shows a progress bar.
+      check_deterministic: Whether to check that the function and the data do not change.
 
     Returns:
       The operator.
@@ -59,13 +65,15 @@ def on_batch_or_data_set(
             raise ValueError(
                 "Expected the targets of a batch, or data= for a data set, got neither."
             )
-        return build(function, parameters, found, batch)
+        return build(function, parameters, found, batch, check_deterministic=check_deterministic)
     if any(part is not None for part in (batch.targets, batch.weights, batch.mask)):
         raise ValueError(
             "Expected either targets, weights and mask of one batch, or data=, got both; the "
             "batches of data are (inputs, targets[, weights[, mask]])."
         )
-    return DatasetOperator(build, operator, function, parameters, found, data, progress)
+    return DatasetOperator(
+        build, operator, function, parameters, found, data, progress, check_deterministic
+    )
 
 
 class DatasetOperator(CurvatureOperator):
@@ -90,6 +98,7 @@ class DatasetOperator(CurvatureOperator):
         loss: losses.Loss,
         data: Iterable,
         progress: bool,
+        check_deterministic: bool = True,
     ):
         super().__init__(parameters)
         self.positive_semidefinite = operator.positive_semidefinite
@@ -98,15 +107,18 @@ class DatasetOperator(CurvatureOperator):
         self._progress = progress
         self._passes = _Passes(build, function, loss)
         self._extent: tuple[int, float] | None = None
+        # Of the first pass; shared by the operators that `at` makes.
+        self._first_pass: list[Fingerprint] = []
+        self._check = check_deterministic
         _check_again(data)
         _check_ends(data)
-        for batch in _batches(data):
-            _parts(batch, 0)
-            break
-        else:
+        beginnings = [self._beginning() for _ in range(1 + check_deterministic)]
+        if not beginnings[0]:
             raise ValueError(
                 "Expected a data set with at least one batch of (inputs, targets), got none."
             )
+        if check_deterministic:
+            self._check_beginnings(*beginnings)
 
     def at(self, parameters: Structure) -> DatasetOperator:
         """Returns the same operator at other parameters, without tracing again.
@@ -131,6 +143,29 @@ class DatasetOperator(CurvatureOperator):
         """Returns the gradient of the mean loss, in the structure of the parameters."""
         sums, count, _ = self._sum("gradient")
         return tf.nest.map_structure(lambda leaf: leaf / tf.constant(count, leaf.dtype), sums)
+
+    def _beginning(self) -> list[tuple[Structure, Batch]]:
+        """Returns the first batches of a pass, or only the first where nothing is compared."""
+        few = itertools.islice(_batches(self._data), _COMPARED if self._check else 1)
+        return [_parts(raw, 0) for raw in few]
+
+    def _check_beginnings(self, first: list, second: list) -> None:
+        """Checks that two passes begin alike, and that the function gives the same twice."""
+        before, after = Fingerprint(), Fingerprint()
+        for seen, beginning in ((before, first), (after, second)):
+            for inputs, batch in beginning:
+                seen.add(inputs, *batch[:3])
+        by_number = self._operator.goes_by_number
+        moved = before.changed(after, True)
+        if moved and (by_number or len(first) < _COMPARED or len(first) != len(second)):
+            check_data(before, after, by_number)
+        if not tf.executing_eagerly():
+            return
+        parameters = tf.nest.pack_sequence_as(self._parameters, self._form.leaves)
+        check_function(*(self._passes.loss_of(parameters, *first[0]) for _ in range(2)))
+        if moved:
+            # The same examples in another order are no other data, unless a batch has a say.
+            check_order(*(float(self.loss()) for _ in range(2)))
 
     def _product(self, vector: Structure) -> Structure:
         return self._scaled(self._sum("product", vector))
@@ -163,15 +198,13 @@ class DatasetOperator(CurvatureOperator):
             leave=False,
             dynamic_ncols=True,
         )
+        seen = Fingerprint() if self._check else None
         for raw in bar:
             inputs, batch = _parts(raw, first)
-            try:
+            if seen is not None:
+                seen.add(inputs, *batch[:3])
+            with losses.targets.spoken_of(f"In batch {number} of the data: "):
                 part, terms, present = function(parameters, inputs, batch, vector)
-            except tf.errors.InvalidArgumentError as error:
-                sentence = losses.targets.spoken(error)
-                if sentence is None:
-                    raise
-                raise ValueError(f"In batch {number} of the data: {sentence}") from None
             dtypes = tf.nest.map_structure(lambda leaf: leaf.dtype, part)
             part = tf.nest.map_structure(lambda leaf: tf.cast(leaf, tf.float64), part)
             total = part if total is None else tf.nest.map_structure(tf.add, total, part)
@@ -185,6 +218,9 @@ class DatasetOperator(CurvatureOperator):
                 f"{number} batches without any."
             )
         self._check_extent(number, count)
+        if seen is not None:
+            self._first_pass or self._first_pass.append(seen)
+            check_data(self._first_pass[0], seen, self._operator.goes_by_number)
         return tf.nest.map_structure(tf.cast, total, dtypes), count, examples
 
     def _check_extent(self, batches: int, count: float) -> None:
@@ -215,6 +251,7 @@ class _Passes:
 
             return run
 
+        self._run, self._loss = function, loss
         self._functions = {
             "loss": _Traced(loss_of),
             "gradient": _Traced(using(lambda operator, _: operator.gradient())),
@@ -224,6 +261,14 @@ class _Passes:
 
     def of(self, what: str) -> Callable:
         return self._functions[what]
+
+    def loss_of(self, parameters: Structure, inputs: Structure, batch: Batch) -> tf.Tensor:
+        """Returns a batch's loss, eagerly where the function can be called eagerly."""
+        with losses.targets.spoken_of("In the first batch of the data: "):
+            try:
+                return evaluate(self._loss, self._run(parameters, inputs), batch).value(1.0)
+            except RuntimeError:  # tf.gradients inside, for example
+                return self.of("loss")(parameters, inputs, batch, None)[0]
 
 
 class _Traced:

@@ -33,6 +33,8 @@ class SampledFisher(LinearizedOperator):
     The targets are drawn once, when the operator is made; its expectation is the exact one.
     """
 
+    goes_by_number = True
+
     def __init__(
         self,
         function: Callable[[Structure], tf.Tensor],
@@ -42,11 +44,21 @@ class SampledFisher(LinearizedOperator):
         summed: bool = False,
         product_dtype: Any = None,
         unconnected: str = "error",
+        check_deterministic: bool = False,
         *,
         seed: int,
         samples: int,
     ):
-        super().__init__(function, parameters, loss, batch, summed, product_dtype, unconnected)
+        super().__init__(
+            function,
+            parameters,
+            loss,
+            batch,
+            summed,
+            product_dtype,
+            unconnected,
+            check_deterministic,
+        )
         self._factors = self._evaluation.sampled_gradients(seed, batch.first, samples)
 
     def _output_product(self, tangents):
@@ -70,8 +82,18 @@ class EmpiricalFisher(LinearizedOperator):
         summed: bool = False,
         product_dtype: Any = None,
         unconnected: str = "error",
+        check_deterministic: bool = False,
     ):
-        super().__init__(function, parameters, loss, batch, summed, product_dtype, unconnected)
+        super().__init__(
+            function,
+            parameters,
+            loss,
+            batch,
+            summed,
+            product_dtype,
+            unconnected,
+            check_deterministic,
+        )
         # Before any mean: the examples' gradients in the outputs.
         self._residuals = self._evaluation.gradient(1.0)
 
@@ -106,6 +128,7 @@ def fisher(
     progress: bool = False,
     product_dtype: str | None = None,
     unconnected: str = "error",
+    check_deterministic: bool = True,
 ) -> LinearizedOperator | DatasetOperator:
     """Returns a Fisher operator of a network and a loss, on one batch or a data set.
 
@@ -135,6 +158,10 @@ def fisher(
         outputs and the gradient keep their dtype.
       unconnected: What to do with a parameter that the outputs do not depend on: `"error"`, or
         `"zero"` for a zero block.
+      check_deterministic: Whether the function and the data are checked to be the same whenever
+        they are looked at: on a batch the function runs twice when the operator is made, outside
+        a `tf.function`; on a data set as well, on the first batch, whose first batches are read
+        twice, and each pass is compared with the first by a checksum of its examples.
 
     Returns:
       On one batch a `Fisher`, `SampledFisher` or `EmpiricalFisher`; on a data set a
@@ -142,8 +169,8 @@ def fisher(
 
     Raises:
       ValueError: If the kind or the loss is unknown, targets, weights or mask do not fit the
-        outputs, a parameter is unconnected, its shape is not static, the data is empty, or the
-        products' dtype is unknown.
+        outputs, a parameter is unconnected, its shape is not static, the data is empty, the
+        products' dtype is unknown, or the function or the data changes from look to look.
       TypeError: If a parameter is not floating, the output is not one tensor of float32 or
         float64, the data can be iterated over only once, or a loss without a model is sampled.
     """
@@ -161,5 +188,5 @@ def fisher(
     build = functools.partial(kinds[kind], **options)
     batch = Batch(targets, weights, mask)
     return on_batch_or_data_set(
-        build, kinds[kind], function, parameters, loss, batch, data, progress
+        build, kinds[kind], function, parameters, loss, batch, data, progress, check_deterministic
     )

@@ -44,6 +44,7 @@ def gauss_newton(
     progress: bool = False,
     product_dtype: str | None = None,
     unconnected: str = "error",
+    check_deterministic: bool = True,
 ) -> GaussNewton | DatasetOperator:
     """Returns the Gauss-Newton operator of a network and a loss, on one batch or a data set.
 
@@ -65,6 +66,10 @@ def gauss_newton(
         outputs and the gradient keep their dtype.
       unconnected: What to do with a parameter that the outputs do not depend on: `"error"`, or
         `"zero"` for a zero block.
+      check_deterministic: Whether the function and the data are checked to be the same whenever
+        they are looked at: on a batch the function runs twice when the operator is made, outside
+        a `tf.function`; on a data set as well, on the first batch, whose first batches are read
+        twice, and each pass is compared with the first by a checksum of its examples.
 
     Returns:
       On one batch a `GaussNewton`, whose forward pass has run; on a data set a `DatasetOperator`,
@@ -72,13 +77,13 @@ def gauss_newton(
 
     Raises:
       ValueError: If the loss is unknown, targets, weights or mask do not fit the outputs, a
-        parameter is unconnected, its shape is not static, the data is empty, or the products'
-        dtype is unknown.
+        parameter is unconnected, its shape is not static, the data is empty, the products' dtype is
+        unknown, or the function or the data changes from look to look.
       TypeError: If a parameter is not floating, the output is not one tensor of float32 or
         float64, or the data can be iterated over only once.
     """
     build = functools.partial(GaussNewton, product_dtype=product_dtype, unconnected=unconnected)
     batch = Batch(targets, weights, mask)
     return on_batch_or_data_set(
-        build, GaussNewton, function, parameters, loss, batch, data, progress
+        build, GaussNewton, function, parameters, loss, batch, data, progress, check_deterministic
     )

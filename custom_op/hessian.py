@@ -34,6 +34,7 @@ class Hessian(BatchOperator):
         summed: bool = False,
         product_dtype: Any = None,
         unconnected: str = "error",
+        check_deterministic: bool = False,
     ):
         def gradient(leaves):
             inner = linearize(function, leaves, unconnected=unconnected)
@@ -45,6 +46,8 @@ class Hessian(BatchOperator):
         self._linearization = linearize(
             gradient, parameters, unconnected=unconnected, product_dtype=product_dtype
         )
+        if check_deterministic:
+            self._linearization.check_deterministic()
         outputs = self._linearization.outputs["outputs"]
         super().__init__(parameters, evaluate(loss, outputs, batch), summed)
         self.outputs = outputs
@@ -69,6 +72,7 @@ def hessian(
     progress: bool = False,
     product_dtype: str | None = None,
     unconnected: str = "error",
+    check_deterministic: bool = True,
 ) -> Hessian | DatasetOperator:
     """Returns the Hessian operator of a network and a loss, on one batch or a data set.
 
@@ -89,6 +93,10 @@ def hessian(
         outputs and the gradient keep their dtype.
       unconnected: What to do with a parameter that the outputs do not depend on: `"error"`, or
         `"zero"` for a zero block.
+      check_deterministic: Whether the function and the data are checked to be the same whenever
+        they are looked at: on a batch the function runs twice when the operator is made, outside
+        a `tf.function`; on a data set as well, on the first batch, whose first batches are read
+        twice, and each pass is compared with the first by a checksum of its examples.
 
     Returns:
       On one batch a `Hessian`, whose gradient has been computed; on a data set a
@@ -96,12 +104,14 @@ def hessian(
 
     Raises:
       ValueError: If the loss is unknown, targets, weights or mask do not fit the outputs, a
-        parameter is unconnected, its shape is not static, the data is empty, or the products'
-        dtype is unknown.
+        parameter is unconnected, its shape is not static, the data is empty, the products' dtype is
+        unknown, or the function or the data changes from look to look.
       TypeError: If a parameter is not floating, the output is not one tensor of float32 or
         float64, or the data can be iterated over only once.
       NotDifferentiableError: If an operation has no second derivative.
     """
     build = functools.partial(Hessian, product_dtype=product_dtype, unconnected=unconnected)
     batch = Batch(targets, weights, mask)
-    return on_batch_or_data_set(build, Hessian, function, parameters, loss, batch, data, progress)
+    return on_batch_or_data_set(
+        build, Hessian, function, parameters, loss, batch, data, progress, check_deterministic
+    )

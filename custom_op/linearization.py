@@ -7,7 +7,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from custom_op import control_flow, held_gradients, paired, precision, random_choices, structures
+from custom_op import (
+    control_flow,
+    determinism,
+    held_gradients,
+    paired,
+    precision,
+    random_choices,
+    structures,
+)
 from custom_op.captured_variables import Sources, variables_read
 from custom_op.fallback import NotDifferentiableError, check_no_silent_zero
 from custom_op.program import TangentProgram
@@ -142,6 +150,9 @@ class Linearization:
         flat = structures.flatten_like(cotangents, self.outputs, self._flat_outputs, "cotangents")
         return tf.nest.pack_sequence_as(self._primals, self._pull(flat))
 
+    def check_deterministic(self) -> None:
+        """Runs the function again where it ran eagerly, and raises ValueError if it differs."""
+
     def _push(self, tangents: list[tf.Tensor]) -> list[tf.Tensor]:
         raise NotImplementedError
 
@@ -242,10 +253,14 @@ class _EagerLinearization(Linearization):
         # Not by a call, after which TensorFlow would warn of retracing.
         concrete = tf.function(forward, autograph=False).get_concrete_function(*specs)
         held_gradients.hold_all(concrete.graph)
+        self._forward = concrete
         self._flat_outputs, self._residuals = concrete(*flat_primals)
         self.outputs = tf.nest.pack_sequence_as(traced["outputs"], self._flat_outputs)
         self._push_function, self._push_order = traced["push"]
         self._pull_function, self._pull_order = traced["pull"]
+
+    def check_deterministic(self):
+        determinism.check_function(self._flat_outputs, self._forward(*self._flat_primals)[0])
 
     def _push(self, tangents):
         return self._push_function(tangents, [self._residuals[i] for i in self._push_order])

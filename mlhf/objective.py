@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import custom_op
 from custom_op import activations, structures
-from mlhf import keras_models, natural_outputs, network_checks
+from mlhf import keras_models, natural_outputs, network_checks, target_check
 from mlhf.validation import check_number
 
 Structure = Any
@@ -188,6 +188,7 @@ class Objective:
         returned = self.network(parameters, *state, self.inputs)
         outputs, model_state = network_checks.split(self.network, returned, self.model_state)
         activations.check(outputs, self.loss)
+        target_check.note(outputs)
         return outputs, model_state
 
     def model_state_after(self, sound: tf.Tensor, new: Structure) -> Structure:
@@ -278,6 +279,8 @@ class LinearizedObjective:
             objective.loss,
             objective.targets,
             product_dtype=product_dtype,
+            # A step is taken on one draw.
+            check_deterministic=False,
         )
         self.model_state = aside[-1]
         if tf.executing_eagerly():

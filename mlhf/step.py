@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from mlhf import settings, step_arguments
+from custom_op.losses import targets as loss_targets
+from mlhf import settings, step_arguments, target_check
 from mlhf.keras_contracts import projected
 from mlhf.objective import Objective
 from mlhf.step_cache import StepCache, signature
@@ -117,6 +118,9 @@ class CompiledSteps:
           state: The optimizer's.
           *more: Structures of tensors.
           key: What else the compiled function depends on, besides shapes.
+
+        Raises:
+          ValueError: If a label is none of the network's classes, or a target out of range.
         """
         step_arguments.check_objective(objective)
         parameters = step_arguments.as_parameters(parameters)
@@ -138,14 +142,27 @@ class CompiledSteps:
         return Step(parameters, state, public_model_state(model_state), metrics)
 
     def _compile(self, static: tuple) -> Callable:
+        noted: list[target_check.Targets] = []
+
         def step(tensors, parameters, state, numbers, *more):
             dtype = tf.nest.flatten(parameters)[0].dtype
             numbers = {name: tf.cast(value, dtype) for name, value in numbers.items()}
-            after, *rest = self._step(static, tensors, parameters, state, numbers, *more)
+            with target_check.noted() as outputs:
+                after, *rest = self._step(static, tensors, parameters, state, numbers, *more)
+            noted[:] = [target_check.targets_of(static[1], z, tensors[1]) for z in outputs[:1]]
             # What constraints of a Keras model's variables make of where the step ends.
             return projected(static[0], after), *rest
 
-        return tf.function(step, jit_compile=self.jit_compile, autograph=False)
+        compiled = tf.function(step, jit_compile=self.jit_compile, autograph=False)
+
+        def run(tensors, *inside):
+            with loss_targets.spoken_of():
+                results = compiled(tensors, *inside)
+            if self.jit_compile and noted:
+                noted[0].check(tensors[1])
+            return results
+
+        return run
 
     def _check_state(self, parameters: Any, state: Any, key: Any, of_state: tuple) -> None:
         """Refuses a state that is not of this optimizer and these parameters."""

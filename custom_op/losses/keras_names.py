@@ -32,6 +32,7 @@ class Meaning(NamedTuple):
     title: str  # what the user gave
     activation: str | None  # what outputs have passed, where the loss is not from logits
     smoothing: float  # of labels
+    ignored: int | None = None  # the label that stands for no class
 
 
 def meaning(loss: Any) -> Meaning | None:
@@ -85,15 +86,11 @@ def _meaning(kind: str, title: str, settings: dict[str, Any]) -> Meaning:
             f"Expected {title} over the last axis, got axis={settings['axis']}; transpose the "
             "network's outputs."
         )
-    if settings.get("ignore_class") is not None:
-        raise ValueError(
-            f"Expected {title} without ignore_class, got {settings['ignore_class']}; give "
-            "custom_op.losses a loss that leaves that class out."
-        )
     name, activation = _LOSSES[kind]
     if settings.get("from_logits"):
         activation = None
-    return Meaning(name, title, activation, float(settings.get("label_smoothing") or 0.0))
+    smoothing = float(settings.get("label_smoothing") or 0.0)
+    return Meaning(name, title, activation, smoothing, settings.get("ignore_class"))
 
 
 def _unknown(title: str) -> ValueError:

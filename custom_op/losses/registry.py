@@ -5,6 +5,7 @@ from __future__ import annotations
 from custom_op.losses.base import Loss
 from custom_op.losses.keras_names import Meaning, meaning
 from custom_op.losses.smoothing import smoothed
+from custom_op.losses.softmax import SoftmaxCrossEntropy
 
 _LOSSES: dict[str, Loss] = {}
 
@@ -67,6 +68,8 @@ def get(loss: str | Loss) -> Loss:
 
 def of_meaning(of_keras: Meaning) -> Loss:
     """Returns the loss from logits that a loss of Keras' is, whatever its outputs have passed."""
+    if of_keras.ignored is not None:
+        return SoftmaxCrossEntropy(ignore_index=of_keras.ignored)
     if of_keras.smoothing:
         return smoothed(of_keras.name, of_keras.smoothing)
     return _LOSSES[of_keras.name]

@@ -8,7 +8,9 @@ read another class, or none: so the result is NaN in value, gradient and product
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,6 +93,21 @@ def in_range(
     if targets.dtype.is_integer:
         targets = tf.clip_by_value(targets, low, high)
     return targets, sound
+
+
+def assert_in_range(loss: Any, outputs: tf.TensorSpec, targets: tf.Tensor) -> None:
+    """Lets the graph that is being traced raise for targets that are out of range.
+
+    Args:
+      loss: A `MeanLoss`.
+      outputs: The shape and dtype of the network's outputs.
+      targets: As they came.
+    """
+    prepared = loss.prepare(outputs, targets)
+    present = loss.present(prepared)
+    if present is not None:
+        prepared = tf.where(present, prepared, tf.zeros_like(prepared))
+    in_range(loss, outputs, prepared)
 
 
 def check_values(loss: Any, bounds: Bounds | None, values: np.ndarray, finite: bool = True) -> None:
@@ -199,6 +216,18 @@ def spoken(error: tf.errors.InvalidArgumentError) -> str | None:
     """Returns the sentence that a running graph ended with; None if it ended with another."""
     found = re.search(r"assertion failed: \[(\w+ expected .*)\]", error.message)
     return None if found is None else found[1].replace("] [", " ").replace(" ;", ";")
+
+
+@contextlib.contextmanager
+def spoken_of(where: str = "") -> Iterator[None]:
+    """Turns the sentence that a running graph ends with into a ValueError that says where."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        sentence = spoken(error)
+        if sentence is None:
+            raise
+        raise ValueError(where + sentence) from None
 
 
 def both(a: tf.Tensor | None, b: tf.Tensor | None) -> tf.Tensor | None:

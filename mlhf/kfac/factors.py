@@ -38,6 +38,18 @@ def output_gradients(
     Raises:
       ValueError: If the loss has no known distribution of targets, or one only to draw from.
     """
+    if isinstance(loss, losses.MeanLoss):
+        targets = loss.prepare(outputs, targets)
+    present = present_terms(loss, outputs, targets)
+    gradients = _all_output_gradients(loss, outputs, targets, fisher, seed)
+    if present is None:
+        return gradients
+    there = tf.cast(present, outputs.dtype)[..., tf.newaxis]
+    return [there * u for u in gradients]
+
+
+def _all_output_gradients(loss, outputs, targets, fisher, seed) -> list[tf.Tensor]:
+    """As `output_gradients`, at the terms that are not there as well."""
     root = _root_of_hessian(loss, outputs)
     if fisher == "exact":
         if type(loss) is losses.SoftmaxCrossEntropy:
@@ -68,8 +80,19 @@ def output_gradients(
     )
 
 
-def terms_of(loss: losses.Loss, outputs: tf.Tensor) -> int:
-    """Returns N, over how many terms a loss is a mean."""
+def present_terms(loss: losses.Loss, outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor | None:
+    """Returns which rows the targets leave in (a softmax's `ignore_index`); None for all."""
+    if not isinstance(loss, losses.MeanLoss):
+        return None
+    return loss.present(loss.prepare(outputs, targets))
+
+
+def terms_of(
+    loss: losses.Loss, outputs: tf.Tensor, present: tf.Tensor | None = None
+) -> int | tf.Tensor:
+    """Returns N, over how many terms a loss is a mean; 1 where none is present."""
+    if present is not None:
+        return tf.maximum(tf.reduce_sum(tf.cast(present, outputs.dtype)), 1)
     axes = loss.term_axes(outputs) if isinstance(loss, losses.MeanLoss) else 1
     return outputs.shape[:axes].num_elements()
 
@@ -104,7 +127,8 @@ def of_batch(
     blocks: list[Block],
     layers: list[Layer],
     gradients: list[tf.Tensor],
-    terms: int,
+    terms: int | tf.Tensor,
+    present: tf.Tensor | None = None,
 ) -> Factors:
     """Returns the factors of a batch.
 
@@ -114,6 +138,8 @@ def of_batch(
       layers: One a block.
       gradients: From `output_gradients`.
       terms: N, over how many the loss is a mean.
+      present: Which terms are there, from `present_terms`. An example without any counts in
+        neither factor.
 
     Returns:
       A and G by the blocks' names.
@@ -136,15 +162,28 @@ def of_batch(
         inputs = tf.cast(layer.inputs, dtype)
         rows = [tf.cast(row[number], dtype) for row in pulled]
         if block.is_kernel:
-            a = tf.matmul(inputs, inputs, transpose_a=True) / examples
+            seen, count = _of_present_examples(inputs, examples, present)
+            a = tf.matmul(seen, seen, transpose_a=True) / count
             each = [_rows(row, layer.axis) for row in rows]
         else:
             a = tf.ones([1, 1], dtype)
             axes = [i for i in range(1, layer.output.shape.rank) if i != layer.axis]
             each = [tf.reduce_sum(inputs * row, axes) for row in rows]
         g = tf.add_n([tf.matmul(m, m, transpose_a=True) for m in each])
-        found[block.name] = a, g * (weight / each[0].shape[0])
+        found[block.name] = a, g * tf.cast(weight / each[0].shape[0], dtype)
     return found
+
+
+def _of_present_examples(
+    rows: tf.Tensor, examples: int, present: tf.Tensor | None
+) -> tuple[tf.Tensor, int | tf.Tensor]:
+    """Returns a layer's input rows, zero for examples without terms, and how many have some."""
+    if present is None or rows.shape[0] is None or rows.shape[0] % examples:
+        return rows, examples
+    there = tf.reduce_any(tf.reshape(present, [examples, -1]), 1)
+    each = tf.cast(tf.repeat(there, rows.shape[0] // examples), rows.dtype)
+    count = tf.maximum(tf.reduce_sum(tf.cast(there, rows.dtype)), 1)
+    return rows * each[:, tf.newaxis], count
 
 
 def inverses(blocks: list[Block], factors: Factors, damping: tf.Tensor) -> Factors:

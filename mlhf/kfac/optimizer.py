@@ -272,8 +272,9 @@ class KFAC(CompiledSteps):
         gradients = factors_module.output_gradients(
             loss, outputs, objective.targets, self.fisher, seed
         )
-        terms = factors_module.terms_of(loss, outputs)
-        return factors_module.of_batch(network, blocks, layers, gradients, terms)
+        present = factors_module.present_terms(loss, outputs, objective.targets)
+        terms = factors_module.terms_of(loss, outputs, present)
+        return factors_module.of_batch(network, blocks, layers, gradients, terms, present)
 
     def _averaged(self, state: KFACState, batch: Factors) -> Factors:
         dtype = state.damping.dtype

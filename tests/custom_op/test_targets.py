@@ -2,6 +2,7 @@
 
 import functools
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -216,6 +217,14 @@ def test_ignored_rows_are_not_there():
         of_loss(loss, Z, np.where(there, LABELS, -2))
     with pytest.raises(tf.errors.InvalidArgumentError, match="or ignore_index=-1"):
         run(np.where(there, LABELS, -2))
+
+
+def test_a_loss_of_keras_with_an_ignored_class():
+    given = keras.losses.SparseCategoricalCrossentropy(True, ignore_class=2)
+    loss = losses.get(given)
+    assert loss == losses.SoftmaxCrossEntropy(ignore_index=2)
+    expected = given(LABELS, Z.astype("float32"))
+    np.testing.assert_allclose(of_loss(loss, Z, LABELS)[0], expected, rtol=1e-6)
 
 
 def test_ignored_places_of_a_sequence_and_masks():

@@ -162,7 +162,6 @@ REFUSED = {
     "hard sigmoid": (activated("hard_sigmoid"), "binary_crossentropy", "end in a sigmoid"),
     "rates": (activated("softplus"), "poisson", r"rates .Softplus"),
     "sum": (logits, K.MeanSquaredError(reduction="sum"), "got 'sum': a step is taken on the mean"),
-    "ignored": (logits, K.SparseCategoricalCrossentropy(True, ignore_class=0), "ignore_class"),
     "axis": (logits, K.CategoricalCrossentropy(True, axis=1), "axis=1"),
     "huber": (logits, K.Huber(), "whose Hessian is known here.*keras.losses.Huber"),
     "keras' poisson": (activated("exponential"), K.Poisson(), 'give "poisson"'),
