@@ -170,7 +170,8 @@ def of_batch(
             axes = [i for i in range(1, layer.output.shape.rank) if i != layer.axis]
             each = [tf.reduce_sum(inputs * row, axes) for row in rows]
         g = tf.add_n([tf.matmul(m, m, transpose_a=True) for m in each])
-        found[block.name] = a, g * tf.cast(weight / each[0].shape[0], dtype)
+        scale = weight / each[0].shape[0]
+        found[block.name] = a, g * (tf.cast(scale, dtype) if tf.is_tensor(scale) else scale)
     return found
 
 
