@@ -219,7 +219,8 @@ class DatasetOperator(CurvatureOperator):
             )
         self._check_extent(number, count)
         if seen is not None:
-            self._first_pass or self._first_pass.append(seen)
+            if not self._first_pass:
+                self._first_pass.append(seen)
             check_data(self._first_pass[0], seen, self._operator.goes_by_number)
         return tf.nest.map_structure(tf.cast, total, dtypes), count, examples
 
