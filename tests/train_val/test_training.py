@@ -256,9 +256,9 @@ def test_a_normalised_network_is_evaluated_with_statistics_taken_anew():
         return keras.Sequential([keras.Input(shape), *layers, keras.layers.Dense(classes)])
 
     problem = problems.of_network(build, "normed", "digits", batch_size=64)
-    found = {}
+    found, optimizer = {}, adam()
     for statistics in training.STATISTICS:
-        result = training.train(problem, adam(), 8, statistics=statistics, progress=False)
+        result = training.train(problem, optimizer, 8, statistics=statistics, progress=False)
         found[statistics] = result.training_loss
     anew = problem.population_state(result.parameters, result.model_state)
     assert found["population"] == pytest.approx(problem.training_loss(result.parameters, anew))
