@@ -20,6 +20,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from replay import read_json
+
 ROOT = Path(__file__).resolve().parents[1]
 # Images that meta-training and training read.
 CIFAR_META, CIFAR_TRAIN, IMAGENET_TRAIN = 30_000, 20_000, 1_281_167
@@ -103,7 +105,7 @@ def main() -> None:
     settings = parser.parse_args()
     rows = {}
     if settings.output and settings.output.exists():
-        rows = json.loads(settings.output.read_text(encoding="utf-8"))
+        rows = read_json(settings.output, "the times that were measured")
     for name, (command, steps) in commands().items():
         imagenet = "ImageNet" in name
         folder = settings.imagenet if imagenet else settings.cifar

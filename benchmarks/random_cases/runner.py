@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.random_cases.outcome import FAILED
+from replay import read_json_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = "records.jsonl"
@@ -28,12 +29,9 @@ def read(folder: Path) -> dict[int, Record]:
     """Returns the records of a folder by their seeds; a line cut off by a kill is left out."""
     found: dict[int, Record] = {}
     path = folder / RECORDS
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            record = json.loads(line)
+    for record in read_json_lines(path).lines if path.exists() else []:
+        if isinstance(record.get("seed"), int):
             found[record["seed"]] = record
-        except (ValueError, TypeError, KeyError):
-            continue
     return found
 
 

@@ -8,12 +8,11 @@ how they were measured in `comparison.md`.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from replay import replace_file
+from replay import DamagedFileError, read_json_lines, replace_file
 from train_val.comparison.cost import Cost
 from train_val.comparison.page import page
 from train_val.comparison.pictures import scoreboard_picture
@@ -37,18 +36,23 @@ def read_results(path: str | Path) -> tuple[dict[str, Any], list[Score]]:
       the scores; their entrants cannot make optimizers.
 
     Raises:
-      ValueError: If the file is not one of a comparison.
+      DamagedFileError: If the file is not one of a comparison.
     """
     try:
-        lines = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-        about, *rows = lines
+        found = read_json_lines(path)
+        if found.damaged:
+            raise ValueError(f"line {found.damaged[0]} is damaged")
+        about, *rows = found.lines
         if about["kind"] != "comparison":
             raise KeyError("kind")
+        if not isinstance(about["report"], list) or not set(_ABOUT) <= set(about):
+            raise KeyError("report")
         return about, [_score(row) for row in rows]
-    except (UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
+    except (LookupError, ValueError, TypeError, AttributeError) as error:
+        raise DamagedFileError(
             f"Expected {path} to be the results.jsonl of compare_optimizers, got something else "
-            f"({error!r}); the command given again writes it anew from its runs.jsonl."
+            f"({error!r}); the command given again writes it anew from its runs.jsonl.",
+            str(path),
         ) from error
 
 
