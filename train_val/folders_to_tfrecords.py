@@ -105,9 +105,17 @@ def convert(
     data_dir, output_dir = Path(data_dir), Path(output_dir)
     train = FolderImages(data_dir / "train")
     parts = [("train", train, check_count("train_shards", train_shards))]
-    if (data_dir / "val").is_dir():
+    val = data_dir / "val"
+    if os.path.lexists(val) and not val.is_dir():
+        raise DataError(
+            f"Expected a folder with the validation images in {val}, found something else: put it"
+            " right, or move it away to convert the training images alone."
+        )
+    if val.is_dir():
         shards = check_count("validation_shards", validation_shards)
-        parts.append(("validation", FolderImages(data_dir / "val", train.classes), shards))
+        parts.append(("validation", FolderImages(val, train.classes), shards))
+    else:
+        tqdm.tqdm.write(f"No {val}: the training images alone are converted.")
     for name, images, shards in parts:
         if len(images) < shards:
             raise DataError(

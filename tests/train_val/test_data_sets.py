@@ -251,6 +251,19 @@ def test_mnist_files_of_another_data_set(tmp_path, small_mnist, name, array, fou
     assert_one_sentence(error, tmp_path / name)
 
 
+def test_mnist_labels_are_those_beside_the_images(tmp_path, small_mnist):
+    """Two folders may hold two data sets of the same number of images."""
+    (tmp_path / "mnist").mkdir()
+    labels = tmp_path / "t10k-labels-idx1-ubyte.gz"
+    labels.rename(tmp_path / "mnist" / labels.name)
+    with pytest.raises(DataError, match="t10k-") as error:
+        image_data.load("mnist", tmp_path, part="test")
+    assert_one_sentence(error, "in " + str(tmp_path), "found neither")
+    write_idx(tmp_path / "mnist" / "t10k-images-idx3-ubyte", small_mnist["t10k"][::-1].copy())
+    found = image_data.load("mnist", tmp_path, part="test")
+    np.testing.assert_array_equal(found.images[..., 0], small_mnist["t10k"][::-1])
+
+
 def test_idx_unpacks_no_more_than_its_header_says(tmp_path):
     path = tmp_path / "images.gz"
     header = np.array([0x803, 1, 28, 28], ">u4").tobytes()

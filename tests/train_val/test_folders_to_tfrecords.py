@@ -145,6 +145,17 @@ def test_a_set_of_damaged_images_is_an_error_at_every_try(part, tmp_path):
         assert "can't be read or decoded: copy the images anew" in end.value.code
 
 
+def test_a_folder_of_validation_images_that_is_none(tmp_path, capsys):
+    folders = made.make_folders(tmp_path / "folders")
+    (folders / "val").rename(folders / "validation")
+    (folders / "val").symlink_to("val")
+    with pytest.raises(DataError, match="validation images in .*val, found something else"):
+        folders_to_tfrecords.convert(folders, tmp_path / "out", **SHARDS)
+    (folders / "val").unlink()
+    folders_to_tfrecords.convert(folders, tmp_path / "out", **SHARDS)
+    assert "val: the training images alone are converted" in capsys.readouterr().out
+
+
 def test_a_note_that_is_damaged_and_files_of_others(tmp_path):
     folders = made.make_folders(tmp_path / "folders")
     folders_to_tfrecords.convert(folders, tmp_path / "out", **SHARDS)

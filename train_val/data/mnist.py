@@ -48,8 +48,7 @@ def load_mnist(data_dir: str | os.PathLike[str] | None, part: str, split: str) -
         images, labels = examples["image"], examples["label"].astype(np.int32)
         names = ("mnist of tensorflow-datasets",) * 2
     else:
-        images_path = _find(Path(data_dir), f"{prefix}-images-idx3-ubyte")
-        labels_path = _find(Path(data_dir), f"{prefix}-labels-idx1-ubyte")
+        images_path, labels_path = _find(Path(data_dir), prefix)
         images = read_idx(images_path, _IMAGES_MAGIC, (_SIDE, _SIDE))[..., np.newaxis]
         labels = read_idx(labels_path, _LABELS_MAGIC).astype(np.int32)
         names = str(images_path), str(labels_path)
@@ -136,11 +135,21 @@ def _extent(shape: tuple[int, ...]) -> str:
     return " x ".join(str(n) for n in shape) or "one number"
 
 
-def _find(data_dir: Path, name: str) -> Path:
+def _find(data_dir: Path, prefix: str) -> tuple[Path, Path]:
+    """The files of images and labels, both of one folder: two folders may hold two data sets."""
+    names = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
+    missing, place = names[0], data_dir
     for folder in (data_dir, data_dir / "mnist"):
-        for path in (folder / name, folder / f"{name}.gz"):
-            if path.is_file():
-                return path
+        found = {
+            name: path
+            for name in names
+            for path in (folder / f"{name}.gz", folder / name)
+            if path.is_file()
+        }
+        if len(found) == len(names):
+            return found[names[0]], found[names[1]]
+        if found:
+            (missing,), place = set(names) - set(found), folder
     raise DataError(
-        f"Expected MNIST's {name} or {name}.gz in {data_dir}, found neither: {_WHAT_TO_DO}."
+        f"Expected MNIST's {missing} or {missing}.gz in {place}, found neither: {_WHAT_TO_DO}."
     )
