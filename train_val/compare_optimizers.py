@@ -93,6 +93,7 @@ def main() -> None:
             cost_rounds=FLAGS.cost_rounds,
             conditions=cache_conditions(arguments, problem),
             cache=folder / "runs.jsonl",
+            save_minutes=FLAGS.save_minutes,
         )
         scores = comparison.at_measured_cost(scores)
         rows, target = comparison.summarize(scores, report, FLAGS.target)

@@ -142,6 +142,7 @@ def test_epochs_of_a_mixture_are_those_of_its_own_batches(monkeypatch):
         "--data=digits",
         "--estimator=pes",
         "--meta_roll_back=3",
+        "--horizon=99",
         "--train_epochs=200",
         "--meta_lr=1",
     )

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from mlhf import run_log
 from mlhf.step import is_failed_factorization
+from train_val.comparison.unfinished import Point, Unfinished
 from train_val.problems import Problem
 
 # Batches of seed s begin at number s times this.
@@ -57,6 +58,7 @@ def run(
     also: Collection[int] = (),
     accuracy: bool = False,
     on_step: Callable[[], None] = lambda: None,
+    unfinished: Unfinished | None = None,
 ) -> Curve:
     """Trains once.
 
@@ -68,57 +70,98 @@ def run(
       every: Steps between measurements.
       also: Further steps to measure at.
       accuracy: Whether the test accuracy is measured too.
-      on_step: Called after each step.
+      on_step: Called after each step; after all that an earlier command did, first.
+      unfinished: Where the run is kept while it is under way, and continued from.
 
     Returns:
       The curve. A run that diverges ends there; what it did not measure is not a number.
     """
-    task = problem.task
-    parameters, model_state = task.initialize(seed), task.initial_model_state()
-    kinds = {} if not hasattr(optimizer, "kinds") else {"kinds": task.variable_kinds()}
-    state = optimizer.init(parameters, **kinds)
-    batches = iter(task.batches(BATCHES_A_SEED * seed))
-    inputs, targets = next(batches)
-    with contextlib.suppress(tf.errors.InvalidArgumentError):
-        # Traced before the clock runs. What fails fails again below, as the first step.
-        optimizer.step(task.objective(inputs, targets, model_state), parameters, state)
-    curve = Curve([], [], [])
-    elapsed = 0.0
-
-    def measured(step: int) -> bool:
-        # Moving statistics say more of the steps before than of where the weights are.
-        state = problem.population_state(parameters, model_state)
-        curve.steps.append(step)
-        curve.losses.append(problem.training_loss(parameters, state))
-        curve.seconds.append(elapsed)
-        if accuracy:
-            curve.accuracies.append(problem.accuracy(parameters, state))
-        return math.isfinite(curve.losses[-1])
-
+    kept = Unfinished(None, {}) if unfinished is None else unfinished
+    under_way = _UnderWay(problem, optimizer, seed, accuracy, kept)
     places = measured_steps(steps, every, also)
-    measured(0)
-    for step in range(1, steps + 1):
+    for _ in range(under_way.done):
+        on_step()
+    with kept.saving(steps, under_way.done) as saving:
+        while under_way.done < steps and not saving.stopping:
+            ended = under_way.step(places)
+            if ended is not None:
+                return ended
+            on_step()
+            if under_way.done < steps:
+                saving.after(under_way.done, under_way.keep)
+        if under_way.done < steps:
+            saving.finish(under_way.done, under_way.keep)
+    return under_way.curve
+
+
+class _UnderWay:
+    """A run: where it stands, and what was measured on the way."""
+
+    def __init__(self, problem, optimizer, seed, accuracy, unfinished):
+        self.problem, self.optimizer, self.accuracy = problem, optimizer, accuracy
+        self.unfinished = unfinished
+        task = problem.task
+        parameters, model_state = task.initialize(seed), task.initial_model_state()
+        kinds = {} if not hasattr(optimizer, "kinds") else {"kinds": task.variable_kinds()}
+        begin = Point(0, 0.0, parameters, optimizer.init(parameters, **kinds), model_state)
+        found = unfinished.find(begin, optimizer)
+        self.point = begin if found is None else found[0]
+        self.curve = Curve([], [], []) if found is None else Curve(**found[1])
+        self.batches = iter(task.batches(BATCHES_A_SEED * seed + self.done))
+        objective = self._objective()
+        with contextlib.suppress(tf.errors.InvalidArgumentError):
+            # Traced before the clock runs. What fails fails again below, as the first step.
+            optimizer.step(objective, self.point.parameters, self.point.state)
+        self.next_objective: Any = objective
+        if not self.curve.steps:
+            self.measure()
+
+    @property
+    def done(self) -> int:
+        return self.point.done
+
+    def step(self, places: Sequence[int]) -> Curve | None:
+        """Takes a step and measures where it is time; returns the curve of a run that ended."""
+        point, accuracy = self.point, self.accuracy
+        objective = self._objective() if self.next_objective is None else self.next_objective
+        self.next_objective = None
         started = time.perf_counter()
         try:
-            objective = task.objective(inputs, targets, model_state)
-            taken = optimizer.step(objective, parameters, state)
+            taken = self.optimizer.step(objective, point.parameters, point.state)
             loss = float(taken.metrics["loss"])
         except tf.errors.InvalidArgumentError as error:
             if not is_failed_factorization(error):
                 raise
-            return _ended(curve, step, places, accuracy, str(error).splitlines()[0])
-        elapsed += time.perf_counter() - started
-        parameters, state = taken.parameters, taken.state
+            note = str(error).splitlines()[0]
+            return _ended(self.curve, self.done + 1, places, accuracy, note)
         model_state = () if taken.model_state is None else taken.model_state
+        elapsed = point.elapsed + time.perf_counter() - started
+        self.point = Point(point.done + 1, elapsed, taken.parameters, taken.state, model_state)
         if not math.isfinite(loss):
             # The loss stands before the step: it is the outcome of the step before.
-            return _ended(curve, max(step - 1, 1), places, accuracy)
-        if step in places and not measured(step):
-            return _ended(curve, step, places, accuracy)
-        on_step()
-        if step < steps:
-            inputs, targets = next(batches)
-    return curve
+            return _ended(self.curve, max(self.done - 1, 1), places, accuracy)
+        if self.done in places and not self.measure():
+            return _ended(self.curve, self.done, places, accuracy)
+        return None
+
+    def measure(self) -> bool:
+        """Adds to the curve; returns whether the loss is finite."""
+        parameters, curve = self.point.parameters, self.curve
+        # Moving statistics say more of the steps before than of where the weights are.
+        state = self.problem.population_state(parameters, self.point.model_state)
+        curve.steps.append(self.done)
+        curve.losses.append(self.problem.training_loss(parameters, state))
+        curve.seconds.append(self.point.elapsed)
+        if self.accuracy:
+            curve.accuracies.append(self.problem.accuracy(parameters, state))
+        return math.isfinite(curve.losses[-1])
+
+    def keep(self) -> None:
+        """Keeps the run, to be continued."""
+        self.unfinished.keep(self.point, dataclasses.asdict(self.curve), self.optimizer)
+
+    def _objective(self) -> Any:
+        return self.problem.task.objective(*next(self.batches), self.point.model_state)
 
 
 def measured_steps(steps: int, every: int, also: Collection[int] = ()) -> list[int]:

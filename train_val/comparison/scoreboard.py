@@ -13,6 +13,7 @@ from train_val.comparison.cost import Cost
 from train_val.comparison.runs import Curve, RunCache, measured_steps, run
 from train_val.comparison.specifications import Entrant, setting_text
 from train_val.comparison.tuning import Tuning, tune
+from train_val.comparison.unfinished import Unfinished
 from train_val.problems import Problem
 
 # Of the runs that tune; the reported ones are 1, 2, ...
@@ -50,6 +51,7 @@ def scoreboard(
     cost_rounds: int = 0,
     conditions: Mapping[str, Any] | None = None,
     cache: str | Path | None = None,
+    save_minutes: float = 5.0,
     progress: bool = True,
 ) -> list[Score]:
     """Tunes every optimizer, and runs it at its best settings.
@@ -72,7 +74,8 @@ def scoreboard(
         measured again.
       conditions: What else a run depends on: results are kept under it.
       cache: A file of JSON lines; what stands in it is not done again, so that the same call
-        continues one that was killed.
+        continues one that was killed. The run under way is kept in its folder.
+      save_minutes: Minutes after which the run under way is kept; 0 for only when a signal comes.
       progress: Whether a progress bar is shown.
 
     Returns:
@@ -103,6 +106,8 @@ def scoreboard(
         before = bar.n
         if curve is None:
             optimizer = entrant.make(setting)
+            folder = None if cache is None else Path(cache).parent
+            unfinished = Unfinished(folder, key, save_minutes)
             curve = run(
                 problem,
                 optimizer,
@@ -112,8 +117,10 @@ def scoreboard(
                 also=between_too,
                 accuracy=reported,
                 on_step=lambda: bar.step(),
+                unfinished=unfinished,
             )
             known.add_curve(key, curve)
+            unfinished.clear()
             bar.update(length - (bar.n - before))
         else:
             bar.skip(length)
