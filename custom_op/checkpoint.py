@@ -12,6 +12,7 @@ from tensorflow.python.ops import control_flow_util
 
 from custom_op import held_gradients, structures
 from custom_op.copying import BRANCHES, CALLS, LOOPS, Copies
+from custom_op.gradient_paths import Paths, refuse_missing
 from custom_op.held_gradients import custom_gradient
 
 Structure = Any
@@ -45,21 +46,26 @@ def checkpoint(function: Callable[..., Structure]) -> Callable[..., Structure]:
       TypeError: When called, if a result is not a floating tensor.
       ValueError: When called, if the function assigns a variable or draws random numbers that
         would be others the second time.
+      NotDifferentiableError: When its gradient is taken, if TensorFlow has no gradient of an
+        operation on the way from what it reads to its results.
     """
 
     @functools.wraps(function)
     @tf.autograph.experimental.do_not_convert
     def recomputing(*arguments: Structure, **settings: Any) -> Structure:
-        run, inputs, outputs = _trace(function, arguments, settings)
-        return tf.nest.pack_sequence_as(outputs, _recomputed(run, inputs))
+        run, inputs, outputs, check = _trace(function, arguments, settings)
+        return tf.nest.pack_sequence_as(outputs, _recomputed(run, inputs, check))
 
     return recomputing
 
 
 def _trace(
     function: Callable[..., Structure], arguments: Structure, settings: dict[str, Any]
-) -> tuple[Run, list[tf.Tensor], Structure]:
-    """Returns a function of flat tensors, what it is to be called with, and the structure."""
+) -> tuple[Run, list[tf.Tensor], Structure, Callable[[], None]]:
+    """Returns a function of flat tensors, what it is to be called with, and the structure.
+
+    Last comes a check that TensorFlow's gradient of the function is complete.
+    """
     leaves = tf.nest.flatten(arguments)
     chosen = [i for i, leaf in enumerate(leaves) if _is_floating(leaf)]
     given = [tf.convert_to_tensor(leaves[i]) for i in chosen]
@@ -98,18 +104,28 @@ def _trace(
         copies = Copies(concrete.inputs, filled, check=_check_repeatable, reads=reads)
         return copies.compute(concrete.outputs)
 
+    def check() -> None:
+        sources = [value for value in graph.inputs if value.dtype.is_floating]
+        reads = [op.outputs[0] for op in graph.get_operations() if op.type == "ReadVariableOp"]
+        sources += [value for value in reads if value.dtype.is_floating]
+        names = ["its arguments"] * len(sources)
+        refuse_missing(Paths(sources, graph.outputs), names, "a checkpointed function")
+
     if not tf.executing_eagerly():
-        return inline, inputs, found["outputs"]
+        return inline, inputs, found["outputs"], check
     specs = [tf.TensorSpec(value.shape, value.dtype) for value in inputs]
     whole = tf.function(lambda *values: inline(values), autograph=False)
     call = whole.get_concrete_function(*specs)
-    return (lambda values: list(call(*values))), inputs, found["outputs"]
+    return (lambda values: list(call(*values))), inputs, found["outputs"], check
 
 
-def _recomputed(run: Run, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+def _recomputed(
+    run: Run, inputs: Sequence[tf.Tensor], check: Callable[[], None]
+) -> list[tf.Tensor]:
     @custom_gradient
     def recomputed(*inputs):
         def pull(*cotangents):
+            check()
             again, seeds = _later(inputs, cotangents)
             with tf.GradientTape() as tape:
                 tape.watch(again)

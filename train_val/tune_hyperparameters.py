@@ -229,9 +229,20 @@ def report(outer: hypergrad.HyperOptimizer, tuning: hyperparameters.Tuning) -> s
     if outer.result is not None:
         accuracy = tuning.network.accuracy(outer.result.weights)
         lines.append(f"Test accuracy of the last training: {accuracy:.2%}.")
-        residual = outer.result.info.get("residual")
-        if residual is not None:
-            lines.append(f"Relative residual of the last linear system: {residual:.2g}.")
+        info = outer.result.info
+        if "residual" in info:
+            verdict = "" if info["converged"] else " Not converged: take it with care."
+            lines.append(
+                "Last hypergradient: relative residual of its linear system "
+                f"{info['residual']:.2g}; norm of the gradient after training "
+                f"{info['gradient_norm']:.2g}, {info['relative_gradient']:.2g} of that before.{verdict}"
+            )
+        if "momentum" in info:
+            used = np.unique(
+                np.concatenate([np.ravel(m) for m in tf.nest.flatten(info["momentum"])])
+            )
+            text = f"{used[0]:.8g}" if len(used) == 1 else f"{used[0]:.8g} to {used[-1]:.8g}"
+            lines.append(f"Momentum as `reversible` rounds it to multiples of 1/65536: {text}.")
     for name, value in outer.hyperparameters.items():
         leaves = np.concatenate([np.ravel(leaf) for leaf in tf.nest.flatten(value)])
         if len(leaves) == 1:

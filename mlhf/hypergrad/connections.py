@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import tensorflow as tf
 
 from mlhf.hypergrad import traps
+from mlhf.hypergrad.complete_gradients import Sources, check_dynamics
 from mlhf.hypergrad.hyperparameters import INITIAL_VELOCITY, INITIAL_WEIGHTS, Rows
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ def find_connections(training: Training, weights: Any, hyper: Rows) -> Connectio
       The connections.
 
     Raises:
-      ValueError: If a hyperparameter reaches no outer loss that it follows, or an operation's
-        second derivative is wrong in TensorFlow.
+      ValueError: If a hyperparameter reaches no outer loss that it follows, or takes part in a
+        random decision, or an operation's second derivative is wrong in TensorFlow.
+      NotDifferentiableError: If TensorFlow has no complete gradient of an operation on the way.
     """
     resolver, flat, problem = training.resolver, training.flat, training.problem
     names = resolver.leaf_names
@@ -57,11 +59,15 @@ def find_connections(training: Training, weights: Any, hyper: Rows) -> Connectio
             with tf.GradientTape() as first:
                 first.watch(weight_leaves)
                 loss = training.loss(structure, rows, step, seed)
+            sources = Sources(weight_leaves, flat.names, row_leaves, names)
+            sources.check_in_weights([loss], "the training loss")
+            sources.check_draws([loss], "the training loss")
             gradient = first.gradient(loss, weight_leaves)
             still = [flat.names[i] for i, part in enumerate(gradient) if part is None]
             parts = [part for part in gradient if part is not None]
         if problem.check_layers:
             traps.check_graph(tf.compat.v1.get_default_graph(), row_leaves, names)
+        sources.check(parts, "the gradient of the training loss")
         found["still"] = still
         if parts:
             seeds = [tf.ones_like(part) for part in parts]
@@ -74,17 +80,23 @@ def find_connections(training: Training, weights: Any, hyper: Rows) -> Connectio
             )
         direct: dict[str, frozenset] = {}
         for name in problem.outer_losses:
+            structure = flat.unflatten(vector)
             with tf.GradientTape() as tape:
                 tape.watch(leaves)
-                value = problem.call_outer(
-                    name, flat.unflatten(vector), resolver.pack(leaves), seed
-                )
+                value = problem.call_outer(name, structure, resolver.pack(leaves), seed)
+            sources = Sources(tf.nest.flatten(structure), flat.names, leaves, names)
+            sources.check([value], f"the outer loss {name!r}")
+            sources.check_draws([value], f"the outer loss {name!r}")
             direct[name] = _where(names, tape.gradient(value, leaves))
         found["direct"] = direct
         with tf.GradientTape() as tape:
             tape.watch(leaves)
             state = training.initial_state(flat.unflatten(vector), resolver.pack(leaves), seed)
             slots = [state[slot] for slot in sorted(state)]
+        sources = Sources([], [], leaves, names)
+        sources.check(slots, "the first state")
+        sources.check_draws(slots, "the first state")
+        check_dynamics(training.dynamics, state, vector, resolver.dynamics_values(rows))
         found["initial"] = _where(names, tape.gradient(slots, leaves))
         return loss
 

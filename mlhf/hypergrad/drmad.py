@@ -114,6 +114,7 @@ def drmad(
     gathered = [Gathered(training, tf.nest.flatten(hyper), keep) for _ in adjoints]
     # How far the line gets in a step of training.
     distance = (ends[1] - ends[0]) / training.steps
+    moves = distance != 0
     for beta, step in reversed(list(zip(line, steps, strict=True))):
         rate, momentum = factors.at(RATE, step), factors.at("momentum", step)
         move = [FORMS[form].move(eta) for eta in rate]
@@ -129,14 +130,15 @@ def drmad(
             product = functions.products(point, adjoint.direction(push), step)
             gradient = product.gradient.numpy().astype(np.float64)
             own = adjoint.through_push(momentum, velocity, gradient, product.in_weights.numpy())
-            found.add(product.in_rows, own, adjoint.norm)
+            adjoint.bound(moves)
+            found.add(product.in_rows, own, adjoint.norm, adjoint.norm_over(moves))
 
     dtype = training.flat.dtype
     back = pulled(gathered, [_like(adjoint.state(dtype), first) for adjoint in adjoints])
     result = finish(
         "drmad", training, weights, hyper, seed, trained, outer, back, keep, largest_growth=None
     )
-    growth = _growth(result.adjoint_norm)
+    growth = _growth(result.adjoint_norm, back.moving)
     if not growth <= warn_growth:
         warnings.warn(
             f"The adjoint grew {growth:.2g}-fold along the line of DrMAD: the line runs over "
@@ -216,10 +218,11 @@ def _like(adjoint: Any, state: Any) -> Any:
     return {name: adjoint[name] for name in state}
 
 
-def _growth(norms: dict[str, tf.Tensor]) -> float:
+def _growth(norms: dict[str, tf.Tensor], moving: Sequence[tf.Tensor]) -> float:
+    """The largest growth of an adjoint on the line, over the weights that move along it."""
     growth = 0.0
-    for norm in norms.values():
-        last, largest = float(norm[-1]), float(tf.reduce_max(norm))
+    for norm, some in zip(norms.values(), moving, strict=True):
+        last, largest = float(norm[-1]), float(tf.reduce_max(some))
         if largest:
             growth = max(growth, largest / last if last else float("inf"))
     return growth

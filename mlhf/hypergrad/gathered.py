@@ -32,12 +32,15 @@ class Gathered:
         ]
         self._rows: list[list[np.ndarray]] = [[] for _ in leaves]
         self._norms: list[float] = []
+        self._moving: list[float] = []
+        self._shares: list[list[float]] = []
 
     def add(
         self,
         in_rows: Sequence[tf.Tensor],
         own: dict[str, list[np.ndarray]],
         norm: float,
+        moving: float,
     ) -> None:
         """Adds a step.
 
@@ -45,15 +48,20 @@ class Gathered:
           in_rows: What came through the gradient of the training loss, a leaf.
           own: What came through the dynamics, by the name of the hyperparameter.
           norm: ‖∂E/∂w‖ before the step.
+          moving: The same over the weights that the step moves.
         """
         self._norms.append(norm)
+        self._moving.append(moving)
+        shares = []
         parts_of = {name: iter(parts) for name, parts in own.items()}
         for i, owner in enumerate(self._owners):
             part = next(parts_of[owner]) if owner in parts_of else in_rows[i].numpy()
+            shares.append(float(np.linalg.norm(np.asarray(part, np.float64))))
             if self._kept[i]:
                 self._rows[i].append(part)
             if not self._scheduled[i]:
                 self._sums[i] += part
+        self._shares.append(shares)
 
     def sums(self) -> list[tf.Tensor]:
         """Returns the sums over the steps; of no use for schedules."""
@@ -75,6 +83,14 @@ class Gathered:
         """Returns ‖∂E/∂w‖ before each step, in the order of time."""
         return tf.constant(self._norms[::-1], self.dtype)
 
+    def moving(self) -> tf.Tensor:
+        """Returns the same over the weights that the step moves."""
+        return tf.constant(self._moving[::-1], self.dtype)
+
+    def shares(self) -> tf.Tensor:
+        """Returns the norms of what each step contributed, a leaf, [steps, leaves]."""
+        return tf.constant(self._shares[::-1], self.dtype)
+
 
 def pulled(gathered: Sequence[Gathered], adjoints: list[unroll.State]) -> unroll.Pulled:
     """Returns what was collected, one `Gathered` an outer loss, as a pass through steps."""
@@ -83,5 +99,7 @@ def pulled(gathered: Sequence[Gathered], adjoints: list[unroll.State]) -> unroll
         sums=[found.sums() for found in gathered],
         by_step=[found.by_step() for found in gathered],
         norms=[found.norms() for found in gathered],
+        moving=[found.moving() for found in gathered],
+        shares=[found.shares() for found in gathered],
         drift=tf.zeros([], gathered[0].dtype),
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+
+from mlhf.hypergrad.dynamics import State
 
 
 class DivergedError(FloatingPointError):
@@ -44,19 +47,79 @@ def check_training(bad_step: tf.Tensor) -> tf.Tensor:
         return tf.identity(bad_step)
 
 
-def check_adjoints(norms: dict[str, tf.Tensor], largest_growth: float | None) -> None:
+class Growth(NamedTuple):
+    """How an adjoint grew on the way back, in the order of time."""
+
+    norms: tf.Tensor  # ‖∂E/∂w_t‖, [T + 1]; the last is at the end of training
+    moving: tf.Tensor  # the same over the weights that step t + 1 moves, [T]
+    shares: tf.Tensor | None  # norms of what the steps add to the hyperparameters' leaves, [T, L]
+
+
+def moves(before: State, after: State) -> tf.Tensor:
+    """Returns for each weight whether a step changed it, or anything kept for it, [P]."""
+    size = before["weights"].shape
+    changed = [slot != after[name] for name, slot in before.items() if slot.shape == size]
+    return functools.reduce(tf.logical_or, changed)
+
+
+def where_moved(vector: tf.Tensor, moves: tf.Tensor) -> tf.Tensor:
+    """Returns a vector [P] with zeros where `moves` is false."""
+    return tf.where(moves, vector, tf.zeros([], vector.dtype))
+
+
+def bounded(adjoint: State, moves: tf.Tensor) -> State:
+    """Returns an adjoint kept from overflowing in weights that stood still.
+
+    An infinity there, times the zero that stands for no influence, would be no number.
+    """
+    limit = _largest(adjoint["weights"].dtype)
+    return {
+        name: tf.where(moves, slot, tf.clip_by_value(slot, -limit, limit))
+        if slot.shape == moves.shape
+        else slot
+        for name, slot in adjoint.items()
+    }
+
+
+def _largest(dtype: tf.DType) -> float:
+    # The sum of many of their squares is finite.
+    return float(np.finfo(dtype.as_numpy_dtype).max) ** 0.5 / 1e4
+
+
+def _is_tame(growth: Growth, largest_growth: float) -> tf.Tensor:
+    """Returns whether an adjoint grew by no more than so much where it counts, a boolean scalar.
+
+    A weight whose gradient is exactly zero stands still, and under Adam its adjoint is multiplied
+    by η H / √ε in every step: a wild derivative, of a place where nothing happens. It does no harm
+    if no hyperparameter acts there, which shows in what the steps add.
+    """
+    last = growth.norms[-1]
+    calm = growth.norms <= largest_growth * last
+    everywhere = tf.reduce_all(calm) | (last == 0)
+    if growth.shares is None:
+        return everywhere
+    # The adjoint that a step's share is made of is the one after it.
+    calm = calm[1:, None]
+    zero = tf.zeros([], last.dtype)
+    usual = tf.reduce_max(tf.where(calm, growth.shares, zero), 0)
+    wild = tf.reduce_max(tf.where(calm, zero, growth.shares), 0)
+    moving = tf.reduce_all(growth.moving <= largest_growth * last)
+    return everywhere | (moving & tf.reduce_all(wild <= largest_growth * usual))
+
+
+def check_adjoints(growth: dict[str, Growth], largest_growth: float | None) -> None:
     """Raises DivergedError if ‖∂E/∂w_t‖ is not finite or grew too much on the way back.
 
     Args:
-      norms: By outer loss, in the order of time; the last is at the end of training.
+      growth: By outer loss.
       largest_growth: The largest norm that is accepted, as a multiple of the last; None for any.
+        Weights that stand still, and that no hyperparameter acts on, may have any.
     """
-    for name, norm in norms.items():
-        last, largest = norm[-1], tf.reduce_max(norm)
-        finite = tf.math.is_finite(norm)
-        small = tf.constant(True)
-        if largest_growth is not None:
-            small = (largest <= largest_growth * last) | (last == 0)
+    for name, found in growth.items():
+        norms = found.norms
+        last, largest = norms[-1], tf.reduce_max(norms)
+        finite = tf.math.is_finite(norms)
+        small = tf.constant(True) if largest_growth is None else _is_tame(found, largest_growth)
         grew = (
             "The adjoint of {!r} grew from {} to {} on the way back: training is chaotic here and "
             "the hypergradient, exact as it is, tells nothing. Lower the learning rate, take fewer "
@@ -73,7 +136,7 @@ def check_adjoints(norms: dict[str, tf.Tensor], largest_growth: float | None) ->
                 "out. Look at the loss, or lower the learning rate."
             )
         elif not bool(tf.reduce_all(finite)):
-            steps = len(norm) - 1 - int(tf.where(~finite)[-1, 0])
+            steps = len(norms) - 1 - int(tf.where(~finite)[-1, 0])
             raise DivergedError(
                 f"The adjoint of {name!r} is not finite {steps} steps before the end: an operation "
                 "of the training loss has no finite second derivative there (a root or a norm at "

@@ -10,12 +10,14 @@ without a look at how the weights were trained; nor is there any gradient for it
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from mlhf.hypergrad import assembly, guards, unroll
 from mlhf.hypergrad.linear_solvers import ConjugateGradient, Solved, Solver, System
+from mlhf.hypergrad.linear_solvers import system as systems
 from mlhf.hypergrad.result import Result
 from mlhf.hypergrad.train import train
 from mlhf.hypergrad.training import Training
@@ -23,6 +25,10 @@ from mlhf.validation import check_count
 
 INSTEAD = "reverse, reversible or forward"
 _BATCHES = 20
+# Relative gradients and residuals that count as none.
+_SMALL = 1e-3
+# Of H w: gradients beyond it are far from an optimum.
+_FAR = 1e-2
 
 
 def implicit(
@@ -35,11 +41,15 @@ def implicit(
     loss_steps: int | None = None,
     start: Any = None,
     seed: int | tf.Tensor = 0,
+    largest_residual: float | None = None,
 ) -> Result:
     """Differentiates the optimum that training tends to, by one linear system.
 
     Exact at a minimum of the training loss that the solver solves for. Before it, the result is
-    off by about the remaining gradient over the smallest curvature; `info` tells both residuals.
+    off by about the remaining gradient over the smallest curvature; `info` tells both residuals,
+    and whether they are small. What is no approximation at all is refused: a training that got
+    away from its optimum, a system that is singular in the weights' dtype, a solution that leaves
+    most of the right-hand side.
 
     Args:
       problem: A `Problem`. Its dynamics and number of steps say how weights get to the optimum.
@@ -53,17 +63,24 @@ def implicit(
         alone where it has none.
       start: Where the solver's iteration starts: `info["solution"]` of an earlier result.
       seed: int32 that losses and suppliers with a parameter of that name get.
+      largest_residual: How much of E_w, relative to it, a solver that ran out of iterations may
+        leave. By default a tenth; all of it where few iterations are meant: of `Neumann`,
+        `Nystrom`, and solvers with `tolerance=0`. `float("inf")` for any.
 
     Returns:
       A `Result` without `per_step`. Its `info` has, by outer loss where there are several:
       `residual` (‖E_w - H q‖ / ‖E_w‖), `iterations`, `reason` and `solution` (q); and
-      `gradient_norm`, ‖∇_w L‖ at the trained weights, and `first_gradient_norm`, before training
-      (None without it).
+      `gradient_norm`, ‖∇_w L‖ at the trained weights, `first_gradient_norm`, before training
+      (None without it), `relative_gradient`, the former over the latter (without training, over
+      the largest curvature seen times the norm of the weights), and `converged`: whether the
+      solver reached its tolerance, or a residual of 1e-3, and the relative gradient is at most
+      1e-3 or what rounding leaves.
 
     Raises:
-      LinearSolveError: If the system is indefinite where the solver can't have that, or its
-        iteration diverges; the remedy is named.
-      DivergedError: If training, its gradient or the hypergradient is not finite.
+      LinearSolveError: If the system is indefinite where the solver can't have that, singular, not
+        solved, or the iteration diverges; the remedy is named.
+      DivergedError: If training, its gradient or the hypergradient is not finite, or training
+        ended with a larger gradient than it began with, far from any optimum.
       ValueError: For what `Problem.bind` refuses; for hyperparameters of the dynamics, of the first
         weights, and schedules: they have no influence on the optimum, whose gradient would be zero.
     """
@@ -95,6 +112,13 @@ def implicit(
 
     solved: dict[str, Solved] = {}
     through, direct = [], []
+    # Also where nothing is solved: the outer loss may be at its minimum.
+    mean.product(vector, tf.random.stateless_normal(vector.shape, [0, 1], dtype=vector.dtype))
+    gradient = mean.products(vector, tf.zeros_like(vector))[0]
+    size = mean.curvature * float(tf.norm(vector))
+    progress = _Progress(float(tf.norm(gradient)), first_norm, size, vector.dtype)
+    progress.check()
+    most = solver.largest_remainder if largest_residual is None else largest_residual
     for name in problem.outer_losses:
         system = System(lambda v: mean.product(vector, v))
         begin = start[name] if isinstance(start, Mapping) and name in start else start
@@ -103,10 +127,10 @@ def implicit(
             outer.in_weights[name],
             None if begin is None else training.flat.flatten(begin),
         )
-        gradient, in_leaves = mean.products(vector, solved[name].x)
+        systems.check(solver, solved[name], outer.in_weights[name], mean.curvature, most)
+        in_leaves = mean.products(vector, solved[name].x)[1]
         through.append([-leaf for leaf in in_leaves])
         direct.append(outer.direct[name])
-    norm = float(tf.norm(gradient))
     hypergradient = assembly.hypergradient(training, [through, direct])
     guards.check_finite(hypergradient, "implicit")
 
@@ -125,10 +149,46 @@ def implicit(
             "iterations": by_loss(lambda solution: solution.iterations),
             "reason": by_loss(lambda solution: solution.reason),
             "solution": by_loss(lambda solution: training.flat.unflatten(solution.x)),
-            "gradient_norm": norm,
+            "gradient_norm": progress.norm,
             "first_gradient_norm": first_norm,
+            "relative_gradient": progress.relative,
+            "converged": progress.converged
+            and all(s.converged or s.remaining <= _SMALL for s in solved.values()),
         },
     )
+
+
+class _Progress(NamedTuple):
+    """How far training got."""
+
+    norm: float  # of the gradient at the end
+    first: float | None  # at the beginning
+    size: float  # of H w, at most: what a gradient is a difference of
+    dtype: tf.DType
+
+    @property
+    def relative(self) -> float:
+        """The gradient relative to its start, or without one to H w."""
+        reference = self.size if self.first is None else self.first
+        return self.norm / reference if reference else float(self.norm > 0)
+
+    @property
+    def converged(self) -> bool:
+        """Whether the gradient is as good as zero."""
+        rounding = 100 * float(np.finfo(self.dtype.as_numpy_dtype).eps)
+        return self.relative <= _SMALL or self.norm <= rounding * self.size
+
+    def check(self) -> None:
+        """Raises DivergedError if training got away from its optimum."""
+        if self.first is None or self.converged:
+            return
+        # Beside the start, which may have been an optimum: as far as H w, or not small of it.
+        if self.norm > self.first and self.norm > _FAR * self.size:
+            raise guards.DivergedError(
+                f"Expected training to come near an optimum, but the norm of its gradient grew "
+                f"from {self.first:.3g} to {self.norm:.3g}: implicit says nothing of such weights. "
+                "Lower the learning rate or train longer; or use reverse, which needs no optimum."
+            )
 
 
 def _refuse_what_vanishes(training: Training) -> None:
@@ -168,16 +228,25 @@ def loss_steps_of(training: Training, loss_steps: int | None) -> list[int]:
 
 
 class _MeanLoss:
-    """The mean of some steps' training losses, and products of its second derivatives."""
+    """The mean of some steps' training losses, and products of its second derivatives.
+
+    Attributes:
+      curvature: The largest ‖H v‖ / ‖v‖ seen so far.
+    """
 
     def __init__(self, training: Training, solver: Solver, hyper: Any, steps: list[int], seed):
         self._training, self._steps, self._seed = training, steps, seed
         self._leaves = tf.nest.flatten(hyper)
         self._product_of, self._products_of = _compiled(training, solver)
+        self.curvature = 0.0
 
     def product(self, vector: tf.Tensor, direction: tf.Tensor) -> tf.Tensor:
         """Returns the product of what stands for the Hessian with a direction, [P]."""
-        return self._mean(self._product_of, vector, direction)[0]
+        product = self._mean(self._product_of, vector, direction)[0]
+        along = float(tf.norm(direction))
+        if along > 0:
+            self.curvature = max(self.curvature, float(tf.norm(product)) / along)
+        return product
 
     def products(self, vector: tf.Tensor, direction: tf.Tensor) -> tuple[tf.Tensor, list]:
         """Returns the gradient [P], and ∂<gradient, direction>/∂λ a leaf."""

@@ -19,6 +19,8 @@ import tensorflow as tf
 from mlhf.hypergrad.dynamics import State
 from mlhf.hypergrad.factors import Factor, Factors
 
+# Its square is finite.
+_LARGEST = 1e150
 RATE, MOMENTUM = "learning_rate", "momentum"
 
 
@@ -75,7 +77,16 @@ class MomentumAdjoint:
     @property
     def norm(self) -> float:
         """‖∂E/∂w‖."""
-        return float(np.sqrt(np.square(self.dw).sum()))
+        return float(np.linalg.norm(self.dw))
+
+    def norm_over(self, moves: np.ndarray) -> float:
+        """Returns ‖∂E/∂w‖ over some of the weights, told by booleans [P]."""
+        return float(np.linalg.norm(self.dw[moves]))
+
+    def bound(self, moves: np.ndarray) -> None:
+        """Keeps the adjoints of weights that stand still, not `moves` [P], from overflowing."""
+        for adjoint in (self.dw, self.dv):
+            np.clip(adjoint, -_LARGEST, _LARGEST, out=adjoint, where=~moves)
 
     def through_move(self, move: list[Factor], velocity: np.ndarray) -> None:
         """Goes back through w' = w + m v'.

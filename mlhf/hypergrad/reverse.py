@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from mlhf.hypergrad import assembly, guards
 from mlhf.hypergrad.result import Result
-from mlhf.hypergrad.training import Training
+from mlhf.hypergrad.training import Outer, Training
 from mlhf.hypergrad.unroll import Loops, Pulled, loops_of, run
 
 STORAGES = ("memory", "checkpoints", "disk")
@@ -101,11 +101,7 @@ def finish(
 ) -> Result:
     """Adds the terms of the beginning and the end and makes a result of a pass to the beginning."""
     losses = list(training.problem.outer_losses)
-    norms = {
-        loss: tf.concat([norm, [tf.norm(outer.in_weights[loss])]], 0)
-        for loss, norm in zip(losses, pulled.norms, strict=True)
-    }
-    guards.check_adjoints(norms, largest_growth)
+    norms = adjoint_norms(training, outer, pulled, largest_growth)
     loops = loops_of(training, keep)
     in_weights, in_hyper, first = loops.to_beginning(weights, hyper, seed, pulled.adjoints)
     if training.problem.initial is not None:
@@ -131,6 +127,23 @@ def finish(
     )
 
 
+def adjoint_norms(
+    training: Training, outer: Outer, pulled: Pulled, largest_growth: float | None
+) -> dict[str, tf.Tensor]:
+    """Returns ‖∂E/∂w_t‖ by outer loss, those at the end included, after checking their growth."""
+    growth = {
+        loss: guards.Growth(
+            tf.concat([pulled.norms[k], [tf.norm(outer.in_weights[loss])]], 0),
+            pulled.moving[k],
+            # What acts on the first state takes the whole adjoint, wherever it is.
+            None if training.connections.initial else pulled.shares[k],
+        )
+        for k, loss in enumerate(training.problem.outer_losses)
+    }
+    guards.check_adjoints(growth, largest_growth)
+    return {loss: found.norms for loss, found in growth.items()}
+
+
 def cuts(steps: int, pieces: int | None = None) -> list[tuple[int, int]]:
     """Returns [start, stop) of √T segments of about √T steps each."""
     pieces = pieces or math.isqrt(steps - 1) + 1 if steps > 1 else 1
@@ -142,14 +155,17 @@ def join(pulled: list[Pulled]) -> Pulled:
     """Joins segments, in the order of time, into one pass."""
     if len(pulled) == 1:
         return pulled[0]
-    return Pulled(
-        adjoints=pulled[0].adjoints,
+
+    def joined(*parts):
+        return tf.concat(parts, 0)
+
+    return pulled[0]._replace(
         sums=tf.nest.map_structure(lambda *parts: tf.add_n(parts), *[p.sums for p in pulled]),
-        by_step=tf.nest.map_structure(
-            lambda *parts: tf.concat(parts, 0), *[p.by_step for p in pulled]
-        ),
-        norms=tf.nest.map_structure(lambda *parts: tf.concat(parts, 0), *[p.norms for p in pulled]),
         drift=tf.reduce_max(tf.stack([p.drift for p in pulled])),
+        **{
+            name: tf.nest.map_structure(joined, *[getattr(p, name) for p in pulled])
+            for name in ("by_step", "norms", "moving", "shares")
+        },
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mlhf.hypergrad import assembly, determinism, fixed_point, unroll
+from mlhf.hypergrad import assembly, determinism, fixed_point, information_buffer, unroll
 from mlhf.hypergrad.dynamics_momentum import Momentum
 from mlhf.hypergrad.factors import Factors
 from mlhf.hypergrad.fixed_point_momentum import FixedPointMomentum
@@ -44,8 +44,9 @@ def reversible(
     """Differentiates through the whole training without storing it; exact.
 
     Memory: two 64-bit integers a weight, and log2(1/μ) bits a weight and step. The momentum is
-    rounded to a multiple of 2⁻¹⁶ (`quantize_decay`), the same in training and in its derivative;
-    weights and velocities live on a grid of 2⁻⁵².
+    rounded to a multiple of 2⁻¹⁶ (`quantize_decay`), the same in training and in its derivative,
+    and `info["momentum"]` says to which: the training is that of the rounded momentum. Weights
+    and velocities live on a grid of 2⁻⁵².
 
     Args:
       problem: A `Problem` with `Momentum` of the form M1, M2 or M4 as its dynamics.
@@ -61,10 +62,12 @@ def reversible(
       largest_growth: How much ‖∂E/∂w_t‖ may grow on the way back; None for any amount.
 
     Returns:
-      A `Result`. Its `info` has `bits` (in the buffers at the end of training, a weight),
-      `buffer_bytes`, `training_seconds`, `backward_seconds`, and `shared_gradient`: whether the
-      backward pass took the gradient from the function that computes the second derivatives, or,
-      where that has other bits, called the forward pass's once more.
+      A `Result`. Its `info` has `momentum` (what stood for the momentum in training and
+      derivatives, float64 in the structure of the hyperparameter: of 0.9 it is 0.899994; the
+      hypergradient is that at these values), `bits` (in the buffers at the end of training, a
+      weight), `buffer_bytes`, `training_seconds`, `backward_seconds`, and `shared_gradient`:
+      whether the backward pass took the gradient from the function that computes the second
+      derivatives, or, where that has other bits, called the forward pass's once more.
 
     Raises:
       DivergedError: If training is not finite, or the adjoint grows beyond `largest_growth`; a
@@ -147,8 +150,17 @@ class _Run:
             self._keep,
             largest_growth,
         )
-        result.info.update(info, shared_gradient=self._shared)
+        result.info.update(info, momentum=self._momentum(), shared_gradient=self._shared)
         return result
+
+    def _momentum(self) -> Any:
+        """What the arithmetic takes for the momentum."""
+        if "momentum" in self._hyper:
+            return tf.nest.map_structure(
+                lambda leaf: information_buffer.quantize_decay(leaf.numpy().astype(np.float64)),
+                self._hyper["momentum"],
+            )
+        return information_buffer.quantize_decay(self._factors.all_of("momentum")[0])
 
     def _there_and_back(self, first, probes: int):
         """Trains and comes back.
@@ -213,6 +225,7 @@ class _Run:
         gathered = [Gathered(training, leaves, self._keep) for _ in adjoints]
         for step in reversed(range(training.steps)):
             velocity = arithmetic.float_velocity()
+            moves = velocity != 0
             for adjoint in adjoints:
                 adjoint.through_move(arithmetic.move(step), velocity)
             arithmetic.undo_move(step)
@@ -226,11 +239,13 @@ class _Run:
                 gradient = self._steps.gradient(weights, step)[1]
             arithmetic.undo_push(step, gradient)
             velocity = arithmetic.float_velocity()
+            moves |= velocity != 0
             for adjoint, product, found in zip(adjoints, products, gathered, strict=True):
                 own = adjoint.through_push(
                     arithmetic.momentum(step), velocity, gradient, product.in_weights.numpy()
                 )
-                found.add(product.in_rows, own, adjoint.norm)
+                adjoint.bound(moves)
+                found.add(product.in_rows, own, adjoint.norm, adjoint.norm_over(moves))
         return pulled(gathered, [adjoint.state(training.flat.dtype) for adjoint in adjoints])
 
     def _weights(self, arithmetic):

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from mlhf.hypergrad import assembly, guards
 from mlhf.hypergrad.result import Result
-from mlhf.hypergrad.reverse import LARGEST_GROWTH
+from mlhf.hypergrad.reverse import LARGEST_GROWTH, adjoint_norms
 from mlhf.hypergrad.unroll import Pulled, loops_of, run
 from mlhf.hypergrad.updates import Update, apply, as_update
 
@@ -103,8 +103,7 @@ def truncated(
         guards.check_replay(pulled.drift, training.flat.dtype)
         at, state = stop, trained.state
         losses.append(trained.losses)
-        norms = _norms(training, pulled, outer)
-        guards.check_adjoints(norms, largest_growth)
+        norms = adjoint_norms(training, outer, pulled, largest_growth)
         direct = [outer.direct[loss] for loss in training.problem.outer_losses]
         rows = _padded(training, pulled, start, stop)
         terms = [assembly.through_steps(training, pulled.sums, rows), direct]
@@ -129,13 +128,6 @@ def truncated(
         method="truncated",
         info={"moves": history} if update is not None else {},
     )
-
-
-def _norms(training, pulled, outer):
-    return {
-        loss: tf.concat([norm, [tf.norm(outer.in_weights[loss])]], 0)
-        for loss, norm in zip(training.problem.outer_losses, pulled.norms, strict=True)
-    }
 
 
 def _padded(training, pulled: Pulled, start: int, stop: int):

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from mlhf.hypergrad import guards
 from mlhf.hypergrad.dynamics import State
 from mlhf.hypergrad.guards import is_bad
 from mlhf.hypergrad.training import Outer, Training
@@ -41,6 +42,8 @@ class Pulled(NamedTuple):
     sums: list[list[tf.Tensor]]  # by outer loss and leaf: Σ Bᵀα; of no use for schedules
     by_step: list[list[tf.Tensor]]  # by outer loss and leaf: [steps, ...], or [steps, 0]
     norms: list[tf.Tensor]  # by outer loss: ‖α_w‖ before each step, [steps]
+    moving: list[tf.Tensor]  # the same over the weights that the step moves, [steps]
+    shares: list[tf.Tensor]  # by outer loss: the norms of what each step adds, [steps, leaves]
     drift: tf.Tensor  # the largest |recomputed - recorded| relative to 1 + |recorded|
 
 
@@ -170,9 +173,12 @@ class Loops:
             for _ in outers
         ]
         dtype = training.flat.dtype
-        norms = [tf.TensorArray(dtype, length, element_shape=[]) for _ in outers]
+        norms, moving = (
+            [tf.TensorArray(dtype, length, element_shape=[]) for _ in outers] for _ in range(2)
+        )
+        shares = [tf.TensorArray(dtype, length, element_shape=[len(leaves)]) for _ in outers]
 
-        def body(step, after, adjoints, sums, by_step, norms, drift):
+        def body(step, after, adjoints, sums, by_step, measures, drift):
             i = step - start
             before = read(i)
             rows = training.resolver.rows(hyper, step)
@@ -183,6 +189,8 @@ class Loops:
                 lambda: drift,
             )
             adjoints, in_rows = training.step_vjp(before, after, adjoints, rows, step, seed)
+            moves = guards.moves(before, after)
+            adjoints = [guards.bounded(adjoint, moves) for adjoint in adjoints]
             sums = [
                 [
                     total if s else total + part
@@ -197,20 +205,31 @@ class Loops:
                 ]
                 for arrays, parts in zip(by_step, in_rows, strict=True)
             ]
-            norms = [
-                array.write(i, tf.norm(adjoint["weights"]))
-                for array, adjoint in zip(norms, adjoints, strict=True)
+            measured = [
+                [tf.norm(adjoint["weights"]) for adjoint in adjoints],
+                [tf.norm(guards.where_moved(adjoint["weights"], moves)) for adjoint in adjoints],
+                [tf.stack([_size(part, dtype) for part in parts]) for parts in in_rows],
             ]
-            return step - 1, before, adjoints, sums, by_step, norms, drift
+            measures = [
+                [array.write(i, value) for array, value in zip(arrays, values, strict=True)]
+                for arrays, values in zip(measures, measured, strict=True)
+            ]
+            return step - 1, before, adjoints, sums, by_step, measures, drift
 
-        _, _, adjoints, sums, by_step, norms, drift = tf.while_loop(
+        measures = [norms, moving, shares]
+        _, _, adjoints, sums, by_step, measures, drift = tf.while_loop(
             lambda step, *_: step >= start,
             body,
-            (stop - 1, last, list(adjoints), sums, by_step, norms, tf.zeros([], dtype)),
+            (stop - 1, last, list(adjoints), sums, by_step, measures, tf.zeros([], dtype)),
             parallel_iterations=1,
         )
-        by_step, norms = tf.nest.map_structure(lambda array: array.stack(), (by_step, norms))
-        return Pulled(adjoints, sums, by_step, norms, drift)
+        by_step, measures = tf.nest.map_structure(lambda array: array.stack(), (by_step, measures))
+        norms, moving, shares = measures
+        return Pulled(adjoints, sums, by_step, norms, moving, shares, drift)
+
+
+def _size(part: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    return tf.cast(tf.norm(part), dtype)
 
 
 def loops_of(training: Training, keep: Sequence[bool]) -> Loops:

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from custom_op import structures
+from custom_op.gradient_paths import Paths, refuse_missing
 from mlhf import keras_models
 from mlhf.hessian_free import check_not_adapted
 from mlhf.kfac import factors as factors_module
@@ -315,6 +317,8 @@ def _value(objective: Objective, parameters: Any) -> tf.Tensor:
 
 def _value_and_gradient(objective, parameters, network) -> tuple[tf.Tensor, list[tf.Tensor]]:
     objective.loss.check(network.outputs, objective.targets)
+    names = [f"the parameter {name!r}" for name in structures.leaf_names(parameters)]
+    refuse_missing(Paths(network.leaves, [network.outputs]), names, "the network")
     dtype = network.leaves[0].dtype
     value = tf.cast(objective.loss.value(network.outputs, objective.targets), dtype)
     gradient = tf.gradients(

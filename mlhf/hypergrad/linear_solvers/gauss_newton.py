@@ -7,6 +7,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 import custom_op
+from custom_op.gradient_paths import Paths, refuse_missing
 from mlhf.hypergrad.linear_solvers.conjugate_gradient import solve_definite
 from mlhf.hypergrad.linear_solvers.system import Solved, Solver, System
 from mlhf.hypergrad.problem import call_named
@@ -74,7 +75,12 @@ class GaussNewton(Solver):
             with tf.GradientTape() as inner:
                 inner.watch(vector)
                 penalty = self._regularizer(training.flat.unflatten(vector), rows)
+            refuse_missing(Paths([vector], [penalty]), ["the weights"], "the regularizer")
             slope = inner.gradient(penalty, vector)
+            if slope is not None:
+                refuse_missing(Paths([vector], [slope]), ["the weights"], "the regularizer")
+        if slope is None:
+            return product
         more = outer.gradient(slope, vector, output_gradients=direction)
         return product if more is None else product + more
 

@@ -23,7 +23,7 @@ class NormalEquations(Solver):
 
         Args:
           max_iterations: At most so many, of two products each.
-          tolerance: Stop at ‖Aᵀ(b - A x)‖ of so much of ‖Aᵀb‖.
+          tolerance: Stop at ‖Aᵀ(b - A x)‖ of so much of ‖Aᵀb‖, or where rounding ends.
           damping: Added to the diagonal of A, at least 0.
 
         Raises:
@@ -46,12 +46,16 @@ class NormalEquations(Solver):
                 "Expected a right-hand side that the system can reach, got one in the null space "
                 "of the Hessian: the training loss does not determine these weights; add damping."
             )
+        # Beyond what rounding lets it reach, the iteration blows up along the null space.
+        floor = 8 * float(tf.experimental.numpy.finfo(b.dtype.as_numpy_dtype).eps)
         solution = preconditioned_cg.conjugate_gradient(
             lambda v: transposed(system.matvec(v)),
             right,
             x0=x0,
             max_iterations=self.max_iterations,
-            tolerance=self.tolerance,
+            tolerance=max(self.tolerance, floor) if self.tolerance else 0.0,
         )
         reason = preconditioned_cg.REASONS[int(solution.reason)]
-        return systems.report(system, b, solution.x, int(solution.iterations), reason)
+        solved = systems.report(system, b, solution.x, int(solution.iterations), reason)
+        left = transposed(b - system.matvec(solution.x))
+        return solved._replace(shortfall=float(tf.norm(left)) / float(tf.norm(right)))

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from mlhf.hypergrad.training import Training
 
 
+# How far rounding may move a solution, relative to it.
+_LARGEST_ERROR = 0.1
+
+
 class LinearSolveError(ArithmeticError):
     """A system that the solver can't solve: indefinite, or the iteration diverges."""
 
@@ -24,12 +28,27 @@ class Solved(NamedTuple):
       residual: ‖b - A x‖ / ‖b‖, computed anew from x, with the damping in A; 0 where b is.
       iterations: How many the solver took.
       reason: Why it stopped.
+      shortfall: What was to become small: the residual by default.
     """
 
     x: tf.Tensor
     residual: float
     iterations: int
     reason: str
+    shortfall: float | None = None
+
+    @property
+    def remaining(self) -> float:
+        """What was to become small, relative to its start."""
+        return self.residual if self.shortfall is None else self.shortfall
+
+    @property
+    def converged(self) -> bool:
+        """Whether the solver got as far as it was told to."""
+        return self.reason in _CONVERGED
+
+
+_CONVERGED = ("converged", "zero right-hand side")
 
 
 class System(NamedTuple):
@@ -55,7 +74,17 @@ class System(NamedTuple):
 
 
 class Solver(abc.ABC):
-    """A way to solve a system; the constructor's arguments are its settings."""
+    """A way to solve a system; the constructor's arguments are its settings.
+
+    Attributes:
+      largest_remainder: How much of the right-hand side, relative to it, `implicit` lets a solution
+        that ran out of iterations leave.
+    """
+
+    @property
+    def largest_remainder(self) -> float:
+        """A tenth; with `tolerance=0`, which asks for all iterations, all of it."""
+        return 0.1 if getattr(self, "tolerance", 0.0) else 1.0
 
     def product(
         self,
@@ -119,6 +148,38 @@ def report(system: System, b: tf.Tensor, x: tf.Tensor, iterations: int, reason: 
             "iterations: the training may have diverged; lower its learning rate, or use float64."
         )
     return Solved(x, residual, iterations, reason)
+
+
+def check(solver: Solver, solved: Solved, b: tf.Tensor, curvature: float, most: float) -> None:
+    """Raises LinearSolveError for what is no solution.
+
+    Args:
+      solver: Whose it is, for the error's text.
+      solved: The solution.
+      b: The right-hand side.
+      curvature: The largest curvature of the Hessian that was seen.
+      most: How much of the right-hand side may remain, relative to it, without convergence.
+    """
+    name = type(solver).__name__
+    epsilon = float(tf.experimental.numpy.finfo(b.dtype.as_numpy_dtype).eps)
+    size = float(tf.norm(b))
+    inverse = float(tf.norm(solved.x)) * curvature / size if size else 0.0
+    # Not `inverse > bound`: a NaN is none either.
+    if not inverse * epsilon <= _LARGEST_ERROR:
+        raise LinearSolveError(
+            f"Expected a Hessian that {b.dtype.name} tells from a singular one, got a solution of "
+            f"{name} that is {inverse:.2g} times as large as the right-hand side over the largest "
+            f"curvature seen ({curvature:.3g}): training does not determine all weights that the "
+            "outer loss depends on. Add damping or a penalty, or take NormalEquations(), whose "
+            "solution is the smallest one, or float64."
+        )
+    if not (solved.converged or solved.remaining <= most):
+        raise LinearSolveError(
+            f"Expected {name} to leave at most {most:.2g} of the right-hand side, got "
+            f"{solved.remaining:.2g} after {solved.iterations} iterations ({solved.reason}). Give "
+            "it more iterations (Nystrom: a larger rank or rho), or damping; if so few are meant, "
+            "pass implicit(largest_residual=...), or set tolerance=0."
+        )
 
 
 def zero(b: tf.Tensor) -> Solved | None:

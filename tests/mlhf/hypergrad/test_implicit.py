@@ -258,3 +258,93 @@ def test_refuses_a_training_that_diverged():
         )
     with pytest.raises(TypeError, match="solver= of"):
         hypergrad.implicit(problem(), optimum(), HYPER, solver="cg")
+
+
+def underdetermined(dtype):
+    """Four equations for eight weights: H is singular, and the outer loss sees all weights."""
+    random = np.random.default_rng(3)
+    x, y = random.normal(size=(4, 8)), random.normal(size=4)
+    x_valid = random.normal(size=(6, 8))
+
+    def train(weights, hyper, step):
+        error = tf.linalg.matvec(tf.constant(x, dtype), weights["w"]) - hyper["targets"]
+        return 0.5 * tf.reduce_mean(error**2)
+
+    def valid(weights, hyper):
+        return tf.reduce_mean(tf.linalg.matvec(tf.constant(x_valid, dtype), weights["w"]) ** 2)
+
+    w = np.linalg.pinv(x) @ y
+    q = np.linalg.pinv(x.T @ x / 4) @ (2 / 6 * x_valid.T @ (x_valid @ w))
+    start = {"w": tf.constant(w, dtype)}
+    return problem(train, valid), start, {"targets": tf.constant(y, dtype)}, x @ q / 4
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64], ids=["float32", "float64"])
+def test_a_singular_hessian_has_no_inverse(dtype):
+    singular, start, hyper, right = underdetermined(dtype)
+
+    def solve(solver, **options):
+        options = {"solver": solver, "train_first": False, **options}
+        return hypergrad.implicit(singular, start, hyper, **options)
+
+    for solver in (
+        linear_solvers.ConjugateGradient(),
+        linear_solvers.ConjugateGradient(tolerance=0.0),
+        linear_solvers.ConjugateGradient(8),
+        linear_solvers.FixedPoint(),
+        linear_solvers.Nystrom(8, 1e-7 if dtype == tf.float32 else 1e-15),
+    ):
+        with pytest.raises(linear_solvers.LinearSolveError):
+            solve(solver)
+    got = solve(linear_solvers.NormalEquations())
+    np.testing.assert_allclose(got.hypergradient["targets"], right, rtol=1e-4)
+    assert got.info["converged"] and got.info["residual"] > 0.1
+    # A few terms are a choice, and said to be no solution.
+    got = solve(linear_solvers.Neumann(20))
+    assert not got.info["converged"] and 0.1 < got.info["residual"] < 1
+    damped = solve(linear_solvers.ConjugateGradient(damping=0.1))
+    assert damped.info["converged"]
+
+
+def test_few_iterations_have_to_be_meant():
+    def solve(solver, **options):
+        return hypergrad.implicit(
+            problem(), optimum(), HYPER, solver=solver, train_first=False, **options
+        )
+
+    for make in (linear_solvers.ConjugateGradient, linear_solvers.FixedPoint):
+        with pytest.raises(linear_solvers.LinearSolveError, match="at most 0.1.*largest_residual"):
+            solve(make(1))
+        for got in (solve(make(1), largest_residual=1.0), solve(make(1, tolerance=0.0))):
+            assert got.info["reason"] == "maximum of iterations" and not got.info["converged"]
+    with pytest.raises(linear_solvers.LinearSolveError, match="NormalEquations to leave"):
+        solve(linear_solvers.NormalEquations(1))
+    # A series of which nothing is left is no solution either.
+    with pytest.raises(linear_solvers.LinearSolveError, match="Nystrom to leave at most 1"):
+        solve(linear_solvers.Nystrom(1, 1e-3))
+
+
+def test_a_training_that_gets_away_from_its_optimum():
+    start = {"w": tf.zeros([P], tf.float64)}
+    hessian = ridge()[1]
+    rate = 2.6 / np.linalg.eigvalsh(hessian)[-1]
+    wild = problem(steps=30, dynamics=hypergrad.GradientDescent(rate))
+    with pytest.raises(hypergrad.DivergedError, match="gradient grew from.*no optimum"):
+        hypergrad.implicit(wild, start, HYPER)
+    flags = []
+    for steps in (3, 300):
+        info = hypergrad.implicit(problem(steps=steps), start, HYPER).info
+        flags.append(info["converged"])
+        ratio = info["gradient_norm"] / info["first_gradient_norm"]
+        np.testing.assert_allclose(info["relative_gradient"], ratio)
+    assert flags == [False, True]
+    # Where training begins at an optimum no ratio says anything.
+    there = hypergrad.implicit(problem(steps=3), optimum(), HYPER)
+    assert there.info["converged"] and there.info["gradient_norm"] < 1e-14
+    away = hypergrad.implicit(problem(), start, HYPER, train_first=False)
+    assert not away.info["converged"]
+    # An outer loss at its minimum: a right-hand side of zero.
+    w = tf.constant(ridge()[0])
+    least = problem(valid=lambda weights, hyper: tf.reduce_sum((weights["w"] - w) ** 2))
+    found = hypergrad.implicit(least, optimum(), HYPER, train_first=False)
+    assert not np.any(found.hypergradient["targets"]) and found.info["converged"]
