@@ -19,7 +19,6 @@ import tensorflow as tf
 from absl import flags
 
 from mlhf import hypergrad
-from mlhf.checkpoints import Checkpoints
 from mlhf.hypergrad import linear_solvers, plots, projections
 from train_val import hyperparameters, run_settings
 from train_val.cli import tuning_flags
@@ -102,27 +101,25 @@ def tune() -> hypergrad.HyperOptimizer:
         "seed": FLAGS.seed,
         "folder": folder,
     }
-    held = Checkpoints(folder, alone=True)
-    try:
-        return _tune_in(folder, tuning, arguments)
-    finally:
-        held.close()
+    return _tune_in(folder, tuning, arguments)
 
 
 def _tune_in(
     folder: Path, tuning: hyperparameters.Tuning, arguments: dict[str, Any]
 ) -> hypergrad.HyperOptimizer:
     run_settings.check(folder, _settings())
-    outer = hypergrad.HyperOptimizer(tuning.problem, tuning.weights, tuning.start, **arguments)
-    run_settings.write(folder, _settings())
-    if FLAGS.estimate:
-        print(hypergrad.estimate(tuning.problem, tuning.weights(FLAGS.seed), tuning.start))
-    outer.run(FLAGS.max_steps, progress=True)
-    for path in draw(outer, tuning, folder):
-        print(f"Drawn: {path}")
-    print(report(outer, tuning))
-    if outer.records and all(record["skipped"] for record in outer.records):
-        raise DivergedError("Every training diverged: try a smaller --lr.")
+    with hypergrad.HyperOptimizer(
+        tuning.problem, tuning.weights, tuning.start, **arguments
+    ) as outer:
+        run_settings.write(folder, _settings())
+        if FLAGS.estimate:
+            print(hypergrad.estimate(tuning.problem, tuning.weights(FLAGS.seed), tuning.start))
+        outer.run(FLAGS.max_steps, progress=True)
+        for path in draw(outer, tuning, folder):
+            print(f"Drawn: {path}")
+        print(report(outer, tuning))
+        if outer.records and all(record["skipped"] for record in outer.records):
+            raise DivergedError("Every training diverged: try a smaller --lr.")
     return outer
 
 
@@ -235,7 +232,8 @@ def report(outer: hypergrad.HyperOptimizer, tuning: hyperparameters.Tuning) -> s
             lines.append(
                 "Last hypergradient: relative residual of its linear system "
                 f"{info['residual']:.2g}; norm of the gradient after training "
-                f"{info['gradient_norm']:.2g}, {info['relative_gradient']:.2g} of that before.{verdict}"
+                f"{info['gradient_norm']:.2g}, {info['relative_gradient']:.2g} of the first."
+                f"{verdict}"
             )
         if "momentum" in info:
             used = np.unique(

@@ -90,6 +90,7 @@ class Batches:
 
     Attributes:
       error: What the supplier raised last, for the caller to raise once more.
+      variables: The trainable variables that it read when it was first called.
     """
 
     def __init__(self, supplier: Callable[..., Any]):
@@ -100,13 +101,21 @@ class Batches:
         """
         self._supplier = supplier
         self._in_graph = isinstance(supplier, Minibatches)
+        self.variables: tuple[Any, ...] = ()
         self.error: BaseException | None = None
         self._like: Any = None
         if not self._in_graph:
             self._seeded = "seed" in inspect.signature(supplier).parameters
 
     def _supply(self, step: int, seed: int) -> Any:
-        return self._supplier(step, seed=seed) if self._seeded else self._supplier(step)
+        try:
+            return self._supplier(step, seed=seed) if self._seeded else self._supplier(step)
+        except StopIteration as error:
+            raise ValueError(
+                f"Expected batches({step}) to return the batch of that step, at any time and as "
+                "often as it is asked, got a supplier that had come to its end (StopIteration). "
+                "Index into a list or arrays, or use Minibatches."
+            ) from error
 
     def __call__(self, step: tf.Tensor, seed: tf.Tensor) -> Any:
         """Returns the batch of a step.
@@ -118,7 +127,9 @@ class Batches:
             return self._supplier(step, seed)
         if self._like is None:
             # Its own errors pass through as they are.
-            first = self._supply(0, 0)
+            with tf.GradientTape() as tape:
+                first = self._supply(0, 0)
+            self.variables = tape.watched_variables()
             if first is None or not tf.nest.flatten(first):
                 raise ValueError(f"Expected batches(0) to return arrays, got {first!r}.")
             self._like = tf.nest.map_structure(tf.convert_to_tensor, first)
@@ -128,6 +139,11 @@ class Batches:
             try:
                 batch = self._supply(int(step), int(seed))
                 arrays = [np.asarray(leaf) for leaf in tf.nest.flatten(batch)]
+                if len(arrays) != len(specs):
+                    raise ValueError(
+                        f"Expected batches({int(step)}) of the {len(specs)} arrays that step 0 "
+                        f"has, got {len(arrays)}."
+                    )
                 for array, spec in zip(arrays, specs, strict=True):
                     if array.shape != tuple(spec.shape):
                         raise ValueError(

@@ -68,6 +68,9 @@ def find_connections(training: Training, weights: Any, hyper: Rows) -> Connectio
         if problem.check_layers:
             traps.check_graph(tf.compat.v1.get_default_graph(), row_leaves, names)
         sources.check(parts, "the gradient of the training loss")
+        training.reads.find("train_loss", [loss], first.watched_variables(), still)
+        if training._batches is not None:
+            training.reads.add("batches", training._batches.variables)
         found["still"] = still
         if parts:
             seeds = [tf.ones_like(part) for part in parts]
@@ -81,18 +84,28 @@ def find_connections(training: Training, weights: Any, hyper: Rows) -> Connectio
         direct: dict[str, frozenset] = {}
         for name in problem.outer_losses:
             structure = flat.unflatten(vector)
+            weight_leaves = tf.nest.flatten(structure)
             with tf.GradientTape() as tape:
-                tape.watch(leaves)
+                tape.watch([*leaves, *weight_leaves])
                 value = problem.call_outer(name, structure, resolver.pack(leaves), seed)
-            sources = Sources(tf.nest.flatten(structure), flat.names, leaves, names)
+            sources = Sources(weight_leaves, flat.names, leaves, names)
             sources.check([value], f"the outer loss {name!r}")
             sources.check_draws([value], f"the outer loss {name!r}")
-            direct[name] = _where(names, tape.gradient(value, leaves))
+            in_each = tape.gradient(value, [*leaves, *weight_leaves])
+            direct[name] = _where(names, in_each)
+            unread = [
+                weight
+                for weight, part in zip(flat.names, in_each[len(leaves) :], strict=True)
+                if part is None
+            ]
+            training.reads.find(name, [value], tape.watched_variables(), unread)
+            training.reads.check_outer(name, unread, reads_hyper=bool(direct[name]))
         found["direct"] = direct
         with tf.GradientTape() as tape:
             tape.watch(leaves)
             state = training.initial_state(flat.unflatten(vector), resolver.pack(leaves), seed)
             slots = [state[slot] for slot in sorted(state)]
+        training.reads.find("initial", slots, [], [])
         sources = Sources([], [], leaves, names)
         sources.check(slots, "the first state")
         sources.check_draws(slots, "the first state")
@@ -123,7 +136,7 @@ def find_connections(training: Training, weights: Any, hyper: Rows) -> Connectio
 
 def _where(names, gradients):
     return frozenset(
-        name for name, gradient in zip(names, gradients, strict=True) if gradient is not None
+        name for name, gradient in zip(names, gradients, strict=False) if gradient is not None
     )
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mlhf.hypergrad import guards, sharing, unroll
+from mlhf.hypergrad import door, guards, sharing, unroll
 from mlhf.hypergrad.dynamics import GradientDescent
 from mlhf.hypergrad.dynamics_momentum import Momentum
 from mlhf.hypergrad.factors import Factors
@@ -86,7 +86,7 @@ def drmad(
         than steps, or options that make no sense.
     """
     form = _form(problem)
-    training, weights, hyper = problem.bind(weights, hyperparameters)
+    training, weights, hyper = door.bind(problem, weights, hyperparameters)
     count = max(1, training.steps // 10) if points is None else check_count("points", points)
     line = _line(betas, count)
     steps = _steps(batches, count, training)
@@ -94,7 +94,7 @@ def drmad(
         check_choice("share", share, sharing.SHARINGS)
     if sign and share is None:
         raise ValueError('Expected share= together with sign=True, got None; take "units".')
-    seed = tf.convert_to_tensor(seed, tf.int32)
+    seed = door.as_seed(seed)
 
     keep = [False] * len(training.resolver.leaf_names)
     loops = unroll.loops_of(training, keep)
@@ -156,6 +156,7 @@ def drmad(
 
 
 def _form(problem: Any) -> str:
+    door.check_problem(problem)
     dynamics = problem.dynamics
     if not tf.executing_eagerly():
         raise ValueError("Expected drmad to be called eagerly, got it inside a tf.function.")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from mlhf.hypergrad import door
 from mlhf.hypergrad.dynamics_momentum import Momentum
 from mlhf.hypergrad.implicit import loss_steps_of
 from mlhf.hypergrad.reverse import cuts
@@ -79,7 +80,7 @@ def estimate(
     Raises:
       ValueError: For what `Problem.bind` refuses.
     """
-    training, weights, hyper = problem.bind(weights, hyperparameters)
+    training, weights, hyper = door.bind(problem, weights, hyperparameters)
     steps, flat = training.steps, training.flat
     state = tf.nest.flatten(
         tf.function(training.initial_state, autograph=False)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 import custom_op
-from mlhf.hypergrad import assembly, guards
+from mlhf.hypergrad import assembly, door, guards
 from mlhf.hypergrad.dynamics import State
 from mlhf.hypergrad.hyperparameters import Rows
 from mlhf.hypergrad.result import Result
@@ -22,6 +22,7 @@ from mlhf.hypergrad.training import Outer, Training
 from mlhf.hypergrad.unroll import run
 
 
+@tf.autograph.experimental.do_not_convert
 def forward(
     problem: Any,
     weights: Any,
@@ -50,8 +51,8 @@ def forward(
       DivergedError: If training or the derivative is not finite.
       ValueError: For what `Problem.bind` refuses.
     """
-    training, weights, hyper = problem.bind(weights, hyperparameters)
-    seed = tf.convert_to_tensor(seed, tf.int32)
+    training, weights, hyper = door.bind(problem, weights, hyperparameters)
+    seed = door.as_seed(seed)
     loops = forward_loops(training, together)
     state, tangents = run(training, loops.begin, weights, hyper, seed)
     passed = run(

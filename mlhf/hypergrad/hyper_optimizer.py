@@ -14,6 +14,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from mlhf.checkpoints import CheckpointError, Checkpoints, check_same_run, load_like, restoring
+from mlhf.hypergrad import door
 from mlhf.hypergrad import projections as projections_module
 from mlhf.hypergrad.guards import DivergedError
 from mlhf.hypergrad.movers import movers
@@ -25,7 +26,6 @@ from mlhf.validation import check_number
 from replay import (
     UnreadableFileError,
     read_structure,
-    remove_temporary_files,
     write_structure,
 )
 
@@ -43,6 +43,9 @@ NATURAL = {
 
 class HyperOptimizer:
     """Moves hyperparameters along the hypergradients of one training after the other.
+
+    A folder is one optimizer's alone until `close`, until nothing refers to the optimizer any more,
+    or until its process ends. It is a context manager that closes at its end.
 
     Attributes:
       hyperparameters: As they stand.
@@ -108,8 +111,9 @@ class HyperOptimizer:
 
         Raises:
           ValueError: If a name is not known, or a count not positive.
-          CheckpointError: If the folder's checkpoint is damaged, or of a run with another method,
-            outer optimizer, seed, dynamics, number of steps, or other hyperparameters.
+          CheckpointError: If another run has the folder, or its checkpoint is damaged, or of a run
+            with another method, outer optimizer, seed, dynamics, number of steps, or other
+            hyperparameters.
           OSError: If the folder cannot be written to.
         """
         from mlhf import hypergrad
@@ -140,7 +144,7 @@ class HyperOptimizer:
             record_per_step,
         )
         first = weights(seed) if self._makes_weights() else weights
-        _, _, self.hyperparameters = problem.bind(first, hyperparameters)
+        _, _, self.hyperparameters = door.bind(problem, first, hyperparameters)
         names = sorted(self.hyperparameters)
         natural = {name: p for name, p in NATURAL.items() if name in problem.dynamics.constants}
         self._projections = {**natural, **(projections or {})}
@@ -154,12 +158,33 @@ class HyperOptimizer:
         self._later_records: list[Path] = []
         self.result: Result | None = None
         self._folder = Path(folder) if folder is not None else None
-        self._checkpoints = Checkpoints(self._folder) if self._folder is not None else None
+        self._closed = False
+        self._checkpoints = None
         if self._folder is not None:
-            remove_temporary_files(self._folder)
-        self._signature = self._sign()
-        self._restore()
-        self._log = RunLog(self._folder, self.step)
+            self._checkpoints = Checkpoints(self._folder, alone=True)
+        try:
+            self._signature = self._sign()
+            self._restore()
+            self._log = RunLog(self._folder, self.step)
+        except BaseException:
+            # What is raised refers to this object: its folder would stay taken.
+            if self._checkpoints is not None:
+                self._checkpoints.close()
+            raise
+
+    def close(self) -> None:
+        """Leaves the folder to others; `run` raises from then on. A second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._log.close()
+            if self._checkpoints is not None:
+                self._checkpoints.close()
+
+    def __enter__(self) -> HyperOptimizer:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
 
     def run(self, steps: int | Iterable[Any], *, progress: bool = False) -> dict[str, Any]:
         """Takes outer steps.
@@ -175,7 +200,13 @@ class HyperOptimizer:
 
         Raises:
           DivergedError: If more than `most_skips` outer steps in a row diverged.
+          ValueError: If it was closed.
         """
+        if self._closed:
+            raise ValueError(
+                "Expected an open HyperOptimizer, got one that was closed; make it anew, and it "
+                "continues from its folder."
+            )
         todo = range(self.step, steps) if isinstance(steps, int) else steps
         total = steps if isinstance(steps, int) else None
         bar = ProgressBar(

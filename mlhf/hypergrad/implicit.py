@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from mlhf.hypergrad import assembly, guards, unroll
+from mlhf.hypergrad import assembly, door, guards, unroll
 from mlhf.hypergrad.linear_solvers import ConjugateGradient, Solved, Solver, System
 from mlhf.hypergrad.linear_solvers import system as systems
 from mlhf.hypergrad.result import Result
@@ -95,10 +95,10 @@ def implicit(
             "Expected implicit to be called eagerly, got it inside a tf.function: its solvers "
             "check as they go."
         )
-    training, weights, hyper = problem.bind(weights, hyperparameters)
+    training, weights, hyper = door.bind(problem, weights, hyperparameters)
     _refuse_what_vanishes(training)
     steps = loss_steps_of(training, loss_steps)
-    seed = tf.convert_to_tensor(seed, tf.int32)
+    seed = door.as_seed(seed)
     mean = _MeanLoss(training, solver, hyper, steps, seed)
     loops = unroll.loops_of(training, assembly.keep_of(training, None))
     first_norm, losses = None, None
@@ -122,6 +122,8 @@ def implicit(
     for name in problem.outer_losses:
         system = System(lambda v: mean.product(vector, v))
         begin = start[name] if isinstance(start, Mapping) and name in start else start
+        if begin is not None:
+            door.like_weights(begin, training.flat, "start=")
         solved[name] = solver.solve(
             system,
             outer.in_weights[name],

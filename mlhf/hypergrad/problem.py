@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from mlhf.hypergrad import door, variables
 from mlhf.hypergrad import hyperparameters as hyperparameters_module
 from mlhf.hypergrad.batches import Minibatches
 from mlhf.hypergrad.dynamics import Dynamics, check_domain
@@ -160,12 +161,15 @@ class Problem:
         Raises:
           TypeError: If something is not floating.
           ValueError: If a hyperparameter's shape fits nothing, is not finite, lies outside its
-            domain, or has no influence on any outer loss.
+            domain, or has no influence on any outer loss; or if a loss reads a variable instead of
+            the weights or hyperparameters that it is given.
         """
+        given = [variables.sources_of(weights), variables.sources_of(hyperparameters)]
         weights, hyper = self._as_tensors(weights, hyperparameters)
         key = repr(tf.nest.map_structure(lambda leaf: (leaf.shape, leaf.dtype), (weights, hyper)))
         if key not in self._trainings:
             self._trainings[key] = Training(self, weights, hyper)
+        self._trainings[key].reads.check(given)
         for name, value in hyper.items():
             for leaf in tf.nest.flatten(value):
                 if not hasattr(leaf, "numpy"):
@@ -210,19 +214,37 @@ class Problem:
 
     def call_initial(self, hyper: Any, seed: tf.Tensor) -> Any:
         """Returns Φ₀ of the hyperparameters."""
-        assert self.initial is not None
-        return call_named(self.initial, {"seed": seed}, hyper)
+        initial = self.initial
+        assert initial is not None
+        made = door.called(
+            "initial",
+            {"hyperparameters": hyper},
+            lambda: call_named(initial, {"seed": seed}, hyper),
+        )
+        if not tf.nest.flatten(made) or any(leaf is None for leaf in tf.nest.flatten(made)):
+            raise ValueError(
+                f"Expected initial(hyperparameters) to return a structure of tensors, got {made!r}."
+            )
+        return made
 
     def call_train(self, weights: Any, rows: Any, step: Any, batch: Any, seed: Any) -> tf.Tensor:
         """Returns the training loss of a step."""
-        return _scalar(
-            "train_loss",
-            call_named(self.train_loss, {"batch": batch, "seed": seed}, weights, rows, step),
+        named = {"batch": batch, "seed": seed}
+        given = {"weights": weights, "hyperparameters": rows, "batch": batch}
+        value = door.called(
+            "train_loss", given, lambda: call_named(self.train_loss, named, weights, rows, step)
         )
+        return _scalar("train_loss", value)
 
     def call_outer(self, name: str, weights: Any, hyper: Any, seed: Any) -> tf.Tensor:
         """Returns an outer loss."""
-        return _scalar(name, call_named(self.outer_losses[name], {"seed": seed}, weights, hyper))
+        loss = self.outer_losses[name]
+        value = door.called(
+            name,
+            {"weights": weights, "hyperparameters": hyper},
+            lambda: call_named(loss, {"seed": seed}, weights, hyper),
+        )
+        return _scalar(name, value)
 
     def aggregate(self, gradients: dict[str, Any]) -> Any:
         """Returns the gradients of several outer losses, by name, as one."""
@@ -248,6 +270,8 @@ def call_named(function: Callable, named: Mapping[str, Any], *args: Any) -> Any:
 
 
 def _scalar(name, value):
+    if value is None or tf.nest.is_nested(value):
+        raise ValueError(f"Expected {name} to return a floating scalar, got {value!r}.")
     value = tf.convert_to_tensor(value)
     if value.shape.rank != 0 or not value.dtype.is_floating:
         raise ValueError(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mlhf.hypergrad import assembly, guards
+from mlhf.hypergrad import assembly, door, guards
 from mlhf.hypergrad.result import Result
 from mlhf.hypergrad.training import Outer, Training
 from mlhf.hypergrad.unroll import Loops, Pulled, loops_of, run
@@ -26,6 +26,7 @@ STORAGES = ("memory", "checkpoints", "disk")
 LARGEST_GROWTH = 1e6
 
 
+@tf.autograph.experimental.do_not_convert
 def reverse(
     problem: Any,
     weights: Any,
@@ -69,8 +70,8 @@ def reverse(
         raise ValueError(
             'Expected storage="disk" outside a tf.function, got it inside one; use "checkpoints".'
         )
-    training, weights, hyper = problem.bind(weights, hyperparameters)
-    seed = tf.convert_to_tensor(seed, tf.int32)
+    training, weights, hyper = door.bind(problem, weights, hyperparameters)
+    seed = door.as_seed(seed)
     keep = assembly.keep_of(training, per_step)
     loops = loops_of(training, keep)
     first = run(training, loops.begin, weights, hyper, seed)

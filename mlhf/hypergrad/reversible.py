@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mlhf.hypergrad import assembly, determinism, fixed_point, information_buffer, unroll
+from mlhf.hypergrad import assembly, determinism, door, fixed_point, information_buffer, unroll
 from mlhf.hypergrad.dynamics_momentum import Momentum
 from mlhf.hypergrad.factors import Factors
 from mlhf.hypergrad.fixed_point_momentum import FixedPointMomentum
@@ -77,13 +77,14 @@ def reversible(
     """
     _check(problem)
     probes = check_count("probes", probes, at_least=0)
-    training, weights, hyper = problem.bind(weights, hyperparameters)
-    seed = tf.convert_to_tensor(seed, tf.int32)
+    training, weights, hyper = door.bind(problem, weights, hyperparameters)
+    seed = door.as_seed(seed)
     keep = assembly.keep_of(training, per_step)
     return _Run(training, hyper, seed, keep).result(weights, probes, largest_growth)
 
 
 def _check(problem: Any) -> None:
+    door.check_problem(problem)
     dynamics = problem.dynamics
     if not tf.executing_eagerly():
         raise ValueError(

@@ -11,13 +11,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from mlhf.hypergrad import assembly, guards
+from mlhf.hypergrad import assembly, door, guards
 from mlhf.hypergrad.forward import forward_loops
 from mlhf.hypergrad.result import Result
 from mlhf.hypergrad.unroll import run
 from mlhf.hypergrad.updates import Update, apply, as_update
+from mlhf.validation import check_count
 
 
+@tf.autograph.experimental.do_not_convert
 def rtho(
     problem: Any,
     weights: Any,
@@ -55,13 +57,12 @@ def rtho(
       ValueError: For what `Problem.bind` refuses, `every` < 1, or with `warm_restart` a
         hyperparameter of the first state.
     """
-    if every < 1:
-        raise ValueError(f"Expected every >= 1, got {every}.")
+    every = check_count("every", every)
     move = as_update(update)
-    training, weights, hyper = problem.bind(weights, hyperparameters)
+    training, weights, hyper = door.bind(problem, weights, hyperparameters)
     if warm_restart:
         guards.check_identifiable(training, "rtho with warm_restart=True", "forward or rtho")
-    seed = tf.convert_to_tensor(seed, tf.int32)
+    seed = door.as_seed(seed)
     loops = forward_loops(training, together)
     state, tangents = run(training, loops.begin, weights, hyper, seed)
     losses, norms, history = [], [], []

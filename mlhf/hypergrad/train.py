@@ -6,11 +6,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from mlhf.hypergrad import assembly, guards
+from mlhf.hypergrad import assembly, door, guards
 from mlhf.hypergrad.result import Result
 from mlhf.hypergrad.unroll import loops_of, run
 
 
+@tf.autograph.experimental.do_not_convert
 def train(problem: Any, weights: Any, hyperparameters: Any, *, seed: int | tf.Tensor = 0) -> Result:
     """Trains without differentiating; the weights are those of every method, bit for bit.
 
@@ -27,8 +28,8 @@ def train(problem: Any, weights: Any, hyperparameters: Any, *, seed: int | tf.Te
       DivergedError: If training is not finite.
       ValueError: For what `Problem.bind` refuses.
     """
-    training, weights, hyper = problem.bind(weights, hyperparameters)
-    seed = tf.convert_to_tensor(seed, tf.int32)
+    training, weights, hyper = door.bind(problem, weights, hyperparameters)
+    seed = door.as_seed(seed)
     loops = loops_of(training, assembly.keep_of(training, None))
     state = run(training, loops.begin, weights, hyper, seed)
     trained = run(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tensorflow as tf
 
+from mlhf.hypergrad import door
 from mlhf.hypergrad.batches import Batches
 from mlhf.hypergrad.connections import Connections, find_connections
 from mlhf.hypergrad.dynamics import State, StepLoss, scaled
@@ -21,6 +22,7 @@ from mlhf.hypergrad.hyperparameters import (
     Resolver,
     Rows,
 )
+from mlhf.hypergrad.variables import VariablesRead
 
 if TYPE_CHECKING:
     from mlhf.hypergrad.problem import Problem
@@ -53,6 +55,7 @@ class Training:
       dynamics: The problem's.
       steps: T.
       connections: Through what each hyperparameter can influence the outer losses.
+      reads: The variables that the losses read.
       functions: What methods compiled for this training, by a name of theirs.
     """
 
@@ -73,6 +76,9 @@ class Training:
         self.resolver = Resolver(hyper, self.dynamics, self.flat, self.steps, problem.schedules)
         self.functions: dict = {}
         self._batches = Batches(problem.batches) if problem.batches is not None else None
+        self.reads = VariablesRead(weights, self.flat)
+        if INITIAL_VELOCITY in hyper:
+            door.like_weights(hyper[INITIAL_VELOCITY], self.flat, "'initial_velocity'")
         self.connections: Connections = find_connections(self, weights, hyper)
 
     def raise_supplier_error(self) -> None:

@@ -11,15 +11,17 @@ from typing import Any
 
 import tensorflow as tf
 
-from mlhf.hypergrad import assembly, guards
+from mlhf.hypergrad import assembly, door, guards
 from mlhf.hypergrad.result import Result
 from mlhf.hypergrad.reverse import LARGEST_GROWTH, adjoint_norms
 from mlhf.hypergrad.unroll import Pulled, loops_of, run
 from mlhf.hypergrad.updates import Update, apply, as_update
+from mlhf.validation import check_count
 
 INSTEAD = "reverse, reversible or forward"
 
 
+@tf.autograph.experimental.do_not_convert
 def truncated(
     problem: Any,
     weights: Any,
@@ -56,9 +58,8 @@ def truncated(
       ValueError: For what `Problem.bind` refuses, `window` < 1, a hyperparameter of the first
         state, or a schedule that the window does not reach the begin of, unless `update` is given.
     """
-    if window < 1:
-        raise ValueError(f"Expected window >= 1, got {window}.")
-    training, weights, hyper = problem.bind(weights, hyperparameters)
+    window = check_count("window", window)
+    training, weights, hyper = door.bind(problem, weights, hyperparameters)
     steps = training.steps
     if window < steps:
         guards.check_identifiable(training, "truncated", INSTEAD)
@@ -77,7 +78,7 @@ def truncated(
                 f"{late}: a window of {window} would call the gradient of all rows before it "
                 f"zero. Use {INSTEAD}, or a window of {steps}."
             )
-    seed = tf.convert_to_tensor(seed, tf.int32)
+    seed = door.as_seed(seed)
     keep = assembly.keep_of(training, per_step)
     loops = loops_of(training, keep)
     state = run(training, loops.begin, weights, hyper, seed)

@@ -53,12 +53,20 @@ def test_it_descends_and_a_killed_run_continues_exactly(problem, tmp_path):
 
     first = make(tmp_path)
     first.run(4)
+    # Two at once would write over each other.
+    with pytest.raises(CheckpointError, match=r"nother run uses .*call close\(\)"):
+        make(tmp_path)
+    first.close()
+    first.close()
+    with pytest.raises(ValueError, match="one that was closed"):
+        first.run(5)
     # What was done after the last checkpoint is done again.
     second = make(tmp_path)
     assert second.step == 4 and len(second.records) == 4
     second.run(6)
     for name in HYPER:
         np.testing.assert_array_equal(second.hyperparameters[name], whole.hyperparameters[name])
+    second.close()
     records = read_records(tmp_path)
     assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
     np.testing.assert_array_equal(
@@ -82,6 +90,7 @@ def test_a_folder_is_continued_by_the_same_run_alone(problem, tmp_path):
 
     first = make()
     first.run(1)
+    first.close()
     state = {name: mover.state() for name, mover in first._movers.items()}
 
     def changed(dynamics=problem.dynamics, steps=5):
@@ -105,8 +114,9 @@ def test_a_folder_is_continued_by_the_same_run_alone(problem, tmp_path):
     step, content = first._checkpoints.read()
     del content["signature"]
     first._checkpoints.write(step, content)
-    for again in (make(seed=1), make()):
-        assert again.step == 1
+    for options in ({"seed": 1}, {}):
+        with make(**options) as again:
+            assert again.step == 1
         for name, mover in again._movers.items():
             for found, saved in zip(mover.state(), state[name], strict=True):
                 np.testing.assert_array_equal(found, saved)
@@ -188,13 +198,14 @@ def test_a_run_that_never_counted_leaves_nothing_to_continue(problem, tmp_path):
             problem, WEIGHTS, options.pop("hyper", HYPER), method=method, folder=tmp_path, **options
         )
 
-    with pytest.raises(hg.DivergedError, match="chaos"):
-        make(range(9), most_skips=3).run(9)
+    with make(range(9), most_skips=3) as bad, pytest.raises(hg.DivergedError, match="chaos"):
+        bad.run(9)
     assert not list(tmp_path.glob("checkpoint-*")) and len(read_records(tmp_path)) == 3
     # Another start in the same folder is one, and has no records of the other.
     other = make([0], hyper={**HYPER, "learning_rate": 0.05})
     assert other.step == 0 and float(other.hyperparameters["learning_rate"]) == 0.05
     other.run(2)
+    other.close()
     records = read_records(tmp_path)
     assert [record["step"] for record in records] == [1, 2]
     assert [bool(record["skipped"]) for record in records] == [True, False]
@@ -209,8 +220,8 @@ def test_what_follows_the_last_checkpoint_is_done_again(problem, tmp_path):
         yield from range(3)
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        make().run(cut_short())
+    with make() as first, pytest.raises(KeyboardInterrupt):
+        first.run(cut_short())
     assert len(read_records(tmp_path)) == 3
     again = make()
     assert again.step == 2

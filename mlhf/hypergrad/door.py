@@ -1,0 +1,128 @@
+"""Checks of what every method is called with, before anything is traced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from custom_op import structures
+from custom_op.fallback import NotDifferentiableError
+
+_OF_TENSORFLOW = ("/tensorflow/", "/keras/", "\\tensorflow\\", "\\keras\\")
+
+
+def bind(problem: Any, weights: Any, hyperparameters: Any) -> Any:
+    """Returns `problem.bind(weights, hyperparameters)`."""
+    check_problem(problem)
+    return problem.bind(weights, hyperparameters)
+
+
+def check_problem(problem: Any) -> None:
+    """Raises TypeError for what is no problem."""
+    from mlhf.hypergrad.problem import Problem
+
+    if not isinstance(problem, Problem):
+        raise TypeError(
+            "Expected a mlhf.hypergrad.Problem as the first argument, got "
+            f"{type(problem).__name__}; the order is problem, weights, hyperparameters."
+        )
+
+
+def as_seed(seed: Any) -> tf.Tensor:
+    """Returns a seed as an int32 scalar.
+
+    Raises:
+      TypeError: If it is no whole number.
+    """
+    if tf.is_tensor(seed) and seed.dtype.is_integer and seed.shape.rank == 0:
+        return tf.cast(seed, tf.int32)
+    whole = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
+    if not whole or not -(2**31) <= seed < 2**31:
+        raise TypeError(
+            f"Expected seed= as a whole number that an int32 holds, got {seed!r}; of several "
+            "seeds, call once for each, or use several(...)."
+        )
+    return tf.constant(int(seed), tf.int32)
+
+
+def like_weights(value: Any, flat: Any, what: str) -> None:
+    """Raises ValueError if something is not structured and shaped like the weights.
+
+    Args:
+      value: A structure of tensors.
+      flat: The weights' layout.
+      what: What it is, for the error's text.
+    """
+    shapes = [leaf.shape for leaf in tf.nest.flatten(value)] if flat.matches(value) else None
+    if shapes != list(flat.shapes):
+        expected = {
+            name: shape.as_list() for name, shape in zip(flat.names, flat.shapes, strict=True)
+        }
+        raise ValueError(
+            f"Expected {what} structured like the weights {expected}, got "
+            f"{structures.describe(value)}."
+        )
+
+
+def called(what: str, given: Mapping[str, Any], function: Callable[[], Any]) -> Any:
+    """Calls a user's function; what TensorFlow raises inside it comes with what it was given.
+
+    Args:
+      what: The function's name, for the error's text.
+      given: What it gets, by name.
+      function: Calls it.
+
+    Returns:
+      Its result.
+
+    Raises:
+      ValueError: If an operation in it refuses shapes or dtypes, or it asks for a hyperparameter
+        that there is not. Its own errors pass through as they are.
+    """
+    try:
+        return function()
+    except NotDifferentiableError:
+        raise
+    except KeyError as error:
+        names = given.get("hyperparameters")
+        missing = error.args[0] if error.args else None
+        if not isinstance(names, Mapping) or missing in names or not isinstance(missing, str):
+            raise
+        raise ValueError(
+            f"Expected {what} to read what it is given, but there is no {missing!r}: the "
+            f"hyperparameters are {sorted(names)}{_weights_too(given)}."
+        ) from error
+    except (TypeError, ValueError, tf.errors.OpError) as error:
+        if not _raised_by_tensorflow(error):
+            raise
+        listed = "; ".join(
+            f"{name} {_described(value)}" for name, value in given.items() if value is not None
+        )
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"Expected {what} to run on {listed}, but an operation in it raised "
+            f"{type(error).__name__}: {reason} Cast or reshape what does not fit."
+        ) from error
+
+
+def _weights_too(given: Mapping[str, Any]) -> str:
+    weights = given.get("weights")
+    return f", the weights {sorted(weights)}" if isinstance(weights, Mapping) else ""
+
+
+def _described(value: Any) -> str:
+    def text(leaf):
+        return f"{leaf.dtype.name}{list(leaf.shape)}" if hasattr(leaf, "dtype") else leaf
+
+    return str(tf.nest.map_structure(text, value)).replace("'", "")
+
+
+def _raised_by_tensorflow(error: BaseException) -> bool:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    name = trace.tb_frame.f_code.co_filename if trace is not None else ""
+    return any(part in name for part in _OF_TENSORFLOW)

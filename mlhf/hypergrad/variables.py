@@ -1,0 +1,137 @@
+"""Losses that read a variable in the place of the weights that they are given.
+
+Their derivative in the weights lacks that part, or is zero, and nothing else would show it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from custom_op.captured_variables import Read, Sources, variables_read
+from mlhf.hypergrad.flat import FlatWeights
+
+
+def sources_of(given: Any) -> Sources | None:
+    """Returns from which variables weights or hyperparameters were read, as far as is known.
+
+    Args:
+      given: A structure, a built Keras model, or None.
+    """
+    from mlhf import keras_models
+
+    if given is None:
+        return None
+    if keras_models.is_model(given):
+        given = {variable.path: variable for variable in given.trainable_variables}
+    try:
+        return Sources(given, [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(given)])
+    except (TypeError, ValueError):
+        return None  # What can't be converted is refused elsewhere, by its name.
+
+
+class VariablesRead:
+    """The variables that the functions of a problem read, each by the function's name."""
+
+    def __init__(self, weights: Any, flat: FlatWeights):
+        """Begins with none.
+
+        Args:
+          weights: What training begins with.
+          flat: Their layout.
+        """
+        self._weights, self._flat = tf.nest.flatten(weights), flat
+        self._reads: dict[str, list[Read]] = {}
+        self._trainable: dict[str, list[Read]] = {}
+
+    def find(
+        self,
+        function: str,
+        values: Sequence[tf.Tensor],
+        watched: Sequence[tf.Variable],
+        unread: Sequence[str],
+    ) -> None:
+        """Looks for the variables that values depend on, in the graph being traced.
+
+        Args:
+          function: Whose values.
+          values: Tensors.
+          watched: The trainable variables that the function read, as a tape tells.
+          unread: The names of the weights that they do not depend on.
+
+        Raises:
+          ValueError: If a trainable variable has the name or value of a weight, or the shape of one
+            that is not read.
+        """
+        reads = variables_read(values)
+        handles = [variable.handle for variable in watched]
+        trainable = [read for read in reads if any(read.handle is handle for handle in handles)]
+        self._reads[function], self._trainable[function] = reads, trainable
+        for read in trainable:
+            for name, weight in zip(self._flat.names, self._weights, strict=True):
+                if _stands_for(read, name, weight, name in unread):
+                    raise _refusal(function, read.name, name)
+
+    def add(self, function: str, variables: Sequence[Any]) -> None:
+        """Takes note of variables that a function read, eagerly."""
+        self._reads[function] = [Read(v.name, v.handle) for v in variables]
+
+    def check_outer(self, name: str, unread: Sequence[str], reads_hyper: bool) -> None:
+        """Raises ValueError if an outer loss depends on nothing that moves.
+
+        Args:
+          name: The loss's.
+          unread: The names of the weights that it does not depend on.
+          reads_hyper: Whether it depends on a hyperparameter.
+        """
+        if len(unread) < len(self._flat.names):
+            return
+        reads = self._trainable[name] if reads_hyper else self._reads[name]
+        if reads or not reads_hyper:
+            instead = f"the variables {[read.name for read in reads]}" if reads else "other values"
+            raise ValueError(
+                f"The outer loss {name!r} does not depend on the weights that it is given, and its "
+                f"hypergradient would be zero. Does it read {instead} instead of them?"
+            )
+
+    def check(self, given: Sequence[Sources | None]) -> None:
+        """Raises ValueError if a function reads a variable whose value it is given.
+
+        Args:
+          given: Where weights and hyperparameters come from.
+        """
+        for function, reads in self._reads.items():
+            for sources in given:
+                for leaf, variable in sources.also_read(reads) if sources and reads else ():
+                    raise _refusal(function, variable, leaf)
+
+
+def _stands_for(read: Read, name: str, weight: tf.Tensor, unread: bool) -> bool:
+    """Whether a trainable variable is likely the one that a weight was read from."""
+    if read.name == name:
+        return True
+    if not isinstance(read.handle, tf.__internal__.EagerTensor):
+        return False
+    with tf.init_scope():
+        try:
+            value = tf.raw_ops.ReadVariableOp(resource=read.handle, dtype=weight.dtype)
+        except tf.errors.OpError:
+            return False
+    if value.shape != weight.shape:
+        return False
+    if unread:
+        return True
+    eager = isinstance(weight, tf.__internal__.EagerTensor)
+    # Zeros and ones are what many a variable begins with.
+    return eager and len(np.unique(value)) > 1 and np.array_equal(value, weight)
+
+
+def _refusal(function: str, variable: str, leaf: str) -> ValueError:
+    return ValueError(
+        f"{function} reads the variable {variable!r} instead of what it is given as {leaf!r}, and "
+        "the hypergradient would lack what comes through it. Use what the function is given, or "
+        "where the variable is meant as a constant, tf.stop_gradient of it."
+    )
