@@ -108,14 +108,14 @@ def test_wherever_a_tape_is_used():
 def test_kfac_refuses_a_network_whose_gradient_is_incomplete():
     x, parameters = tf.ones([4, 3]), {"w": tf.ones([3, 2])}
 
-    def network(p):
+    def network(p, x):
         z = x @ p["w"]
         return z + tf.math.betainc(tf.exp(z), tf.ones_like(z), 0.5 * tf.ones_like(z))
 
-    objective = mlhf.Objective(network, "squared_error", tf.ones([4, 2]))
+    objective = mlhf.Objective(network, "squared_error", x, tf.ones([4, 2]))
     optimizer = mlhf.KFAC()
     with pytest.raises(custom_op.NotDifferentiableError, match="Betainc.*parameter 'w'"):
-        optimizer.step(parameters, optimizer.init(parameters), objective)
+        optimizer.step(objective, parameters, optimizer.init(parameters))
 
 
 def test_a_rate_of_dropout_is_no_hyperparameter():
