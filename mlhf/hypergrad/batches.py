@@ -127,12 +127,14 @@ class Batches:
             return self._supplier(step, seed)
         if self._like is None:
             # Its own errors pass through as they are.
-            with tf.GradientTape() as tape:
+            # Eagerly, as all later ones.
+            with tf.init_scope(), tf.GradientTape() as tape:
                 first = self._supply(0, 0)
-            self.variables = tape.watched_variables()
             if first is None or not tf.nest.flatten(first):
                 raise ValueError(f"Expected batches(0) to return arrays, got {first!r}.")
-            self._like = tf.nest.map_structure(tf.convert_to_tensor, first)
+            self.variables = tape.watched_variables()
+            with tf.init_scope():
+                self._like = tf.nest.map_structure(tf.convert_to_tensor, first)
         specs = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in tf.nest.flatten(self._like)]
 
         def supply(step, seed):

@@ -48,6 +48,14 @@ def as_seed(seed: Any) -> tf.Tensor:
     return tf.constant(int(seed), tf.int32)
 
 
+def as_count(name: str, value: Any) -> int:
+    """Returns a whole number of at least 1, or raises ValueError."""
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < 1:
+        raise ValueError(f"Expected {name} >= 1, a whole number, got {value!r}.")
+    return int(value)
+
+
 def like_weights(value: Any, flat: Any, what: str) -> None:
     """Raises ValueError if something is not structured and shaped like the weights.
 

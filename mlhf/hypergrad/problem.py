@@ -190,9 +190,13 @@ class Problem:
             weights = keras_models.parameters_of(weights)
             weights = tf.nest.map_structure(tf.convert_to_tensor, weights)
             dtype = tf.nest.flatten(weights)[0].dtype if tf.nest.flatten(weights) else tf.float32
+        elif self._says_first_weights(hyperparameters):
+            first = hyperparameters[hyperparameters_module.INITIAL_WEIGHTS]
+            dtype = tf.convert_to_tensor(tf.nest.flatten(first)[0]).dtype
         elif self.initial is None:
             raise ValueError(
-                "Expected weights to begin with, got None; pass them, or Problem(initial=...)."
+                "Expected weights to begin with, got None; pass them, 'initial_weights' as a "
+                "hyperparameter, or Problem(initial=...)."
             )
         else:
             dtype = tf.float32
@@ -211,6 +215,15 @@ class Problem:
         elif initial_weights is not None:
             weights = tf.nest.map_structure(tf.identity, initial_weights)
         return weights, hyper
+
+    @staticmethod
+    def _says_first_weights(hyperparameters: Any) -> bool:
+        name = hyperparameters_module.INITIAL_WEIGHTS
+        return (
+            isinstance(hyperparameters, Mapping)
+            and name in hyperparameters
+            and bool(tf.nest.flatten(hyperparameters[name]))
+        )
 
     def call_initial(self, hyper: Any, seed: tf.Tensor) -> Any:
         """Returns Φ₀ of the hyperparameters."""

@@ -16,7 +16,6 @@ from mlhf.hypergrad.forward import forward_loops
 from mlhf.hypergrad.result import Result
 from mlhf.hypergrad.unroll import run
 from mlhf.hypergrad.updates import Update, apply, as_update
-from mlhf.validation import check_count
 
 
 @tf.autograph.experimental.do_not_convert
@@ -57,7 +56,7 @@ def rtho(
       ValueError: For what `Problem.bind` refuses, `every` < 1, or with `warm_restart` a
         hyperparameter of the first state.
     """
-    every = check_count("every", every)
+    every = door.as_count("every", every)
     move = as_update(update)
     training, weights, hyper = door.bind(problem, weights, hyperparameters)
     if warm_restart:

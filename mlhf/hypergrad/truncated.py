@@ -16,7 +16,6 @@ from mlhf.hypergrad.result import Result
 from mlhf.hypergrad.reverse import LARGEST_GROWTH, adjoint_norms
 from mlhf.hypergrad.unroll import Pulled, loops_of, run
 from mlhf.hypergrad.updates import Update, apply, as_update
-from mlhf.validation import check_count
 
 INSTEAD = "reverse, reversible or forward"
 
@@ -58,7 +57,7 @@ def truncated(
       ValueError: For what `Problem.bind` refuses, `window` < 1, a hyperparameter of the first
         state, or a schedule that the window does not reach the begin of, unless `update` is given.
     """
-    window = check_count("window", window)
+    window = door.as_count("window", window)
     training, weights, hyper = door.bind(problem, weights, hyperparameters)
     steps = training.steps
     if window < steps:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from custom_op import structures
 from custom_op.captured_variables import Read, Sources, variables_read
 from mlhf.hypergrad.flat import FlatWeights
 
@@ -27,10 +28,20 @@ def sources_of(given: Any) -> Sources | None:
         return None
     if keras_models.is_model(given):
         given = {variable.path: variable for variable in given.trainable_variables}
-    try:
-        return Sources(given, [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(given)])
-    except (TypeError, ValueError):
-        return None  # What can't be converted is refused elsewhere, by its name.
+    leaves = {
+        name: leaf
+        for name, leaf in zip(structures.leaf_names(given), tf.nest.flatten(given), strict=True)
+        if _may_be_read(leaf)
+    }
+    return Sources(leaves, [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(leaves)])
+
+
+def _may_be_read(leaf: Any) -> bool:
+    """Whether a leaf is a variable, or may be what was read from one."""
+    if isinstance(leaf, tf.Variable) or isinstance(getattr(leaf, "value", None), tf.Variable):
+        return True
+    # TensorFlow keeps one tensor for all scalars of a value, which says nothing of their origin.
+    return tf.is_tensor(leaf) and leaf.shape.rank != 0
 
 
 class VariablesRead:

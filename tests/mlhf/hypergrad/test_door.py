@@ -33,10 +33,15 @@ def test_arguments_of_every_method():
             with pytest.raises(TypeError, match="Expected seed= as a whole number"):
                 method(problem, WEIGHTS, HYPER, seed=seed)
     for options in ({"window": 1.5}, {"window": 0}):
-        with pytest.raises(ValueError, match="Expected window to be a whole number"):
+        with pytest.raises(ValueError, match="Expected window >= 1, a whole number"):
             hg.truncated(problem, WEIGHTS, HYPER, **options)
-    with pytest.raises(ValueError, match="Expected every to be a whole number"):
+    with pytest.raises(ValueError, match="Expected every >= 1, a whole number"):
         hg.rtho(problem, WEIGHTS, HYPER, update=0.1, every=0)
+    first = hg.reverse(problem, None, HYPER | {"initial_weights": WEIGHTS}).hypergradient
+    info = hg.reverse(problem, WEIGHTS, HYPER).info["initial_weights_gradient"]
+    np.testing.assert_array_equal(first["initial_weights"]["w"], info["w"])
+    with pytest.raises(ValueError, match="got None; pass them, 'initial_weights'"):
+        hg.reverse(problem, None, HYPER)
     with pytest.raises(ValueError, match="'initial_velocity' structured like.*'w': .3."):
         hg.reverse(problem, WEIGHTS, HYPER | {"initial_velocity": {"w": np.ones(3), "b": [0.0]}})
     with pytest.raises(ValueError, match="start= structured like the weights"):

@@ -1,0 +1,21 @@
+"""Random hypergradient problems, each by one method, against differences of whole trainings."""
+
+import pytest
+
+from benchmarks.random_cases import hypergradients
+from benchmarks.random_cases.outcome import OK
+
+SEEDS = range(1000, 1030)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_random_problem(seed):
+    outcome = hypergradients.run_case(seed)
+    assert set(outcome.modes.values()) == {OK}, (outcome.program, outcome.notes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1030, 1036))
+def test_a_random_problem_by_every_method(seed):
+    outcome = hypergradients.run_case(seed, thorough=True)
+    assert set(outcome.modes.values()) == {OK}, (outcome.program, outcome.notes)
