@@ -190,7 +190,7 @@ def refuse_missing(paths: Paths, names: Sequence[str], what: str) -> None:
         raise fallback.refusal(
             lost.op,
             f"{what} depends on {listed} through its input "
-            f"{fallback._input_name(lost.op, lost.input)!r}, in which TensorFlow has no complete "
+            f"{fallback._name(lost.op.op_def.input_arg, len(lost.op.inputs), lost.input)!r}, in which TensorFlow has no complete "
             "gradient, and that part would be left out without a word",
             "stop that input with tf.stop_gradient if it is meant to be constant, or write the "
             "operation in others that have a gradient",
