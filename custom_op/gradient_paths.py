@@ -186,12 +186,12 @@ def refuse_missing(paths: Paths, names: Sequence[str], what: str) -> None:
       what: What the targets are.
     """
     for lost in paths.missing:
+        position = fallback._name(lost.op.op_def.input_arg, len(lost.op.inputs), lost.input)
         listed = ", ".join(dict.fromkeys(names[i] for i in sorted(lost.sources)))
         raise fallback.refusal(
             lost.op,
-            f"{what} depends on {listed} through its input "
-            f"{fallback._name(lost.op.op_def.input_arg, len(lost.op.inputs), lost.input)!r}, in which TensorFlow has no complete "
-            "gradient, and that part would be left out without a word",
+            f"{what} depends on {listed} through its input {position!r}, in which TensorFlow has "
+            "no complete gradient, and that part would be left out without a word",
             "stop that input with tf.stop_gradient if it is meant to be constant, or write the "
             "operation in others that have a gradient",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from concurrent import futures
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,19 @@ class Batches:
                 "Index into a list or arrays, or use Minibatches."
             ) from error
 
+    def _first(self) -> Any:
+        """Returns the first batch, made eagerly as all later ones, and takes note of variables."""
+
+        def supply():
+            with tf.GradientTape() as tape:
+                first = self._supply(0, 0)
+            self.variables = tape.watched_variables()
+            return first
+
+        # A thread of its own is in no graph, and its tapes are not held up by one.
+        with futures.ThreadPoolExecutor(1) as thread:
+            return thread.submit(supply).result()
+
     def __call__(self, step: tf.Tensor, seed: tf.Tensor) -> Any:
         """Returns the batch of a step.
 
@@ -127,12 +141,9 @@ class Batches:
             return self._supplier(step, seed)
         if self._like is None:
             # Its own errors pass through as they are.
-            # Eagerly, as all later ones.
-            with tf.init_scope(), tf.GradientTape() as tape:
-                first = self._supply(0, 0)
+            first = self._first()
             if first is None or not tf.nest.flatten(first):
                 raise ValueError(f"Expected batches(0) to return arrays, got {first!r}.")
-            self.variables = tape.watched_variables()
             with tf.init_scope():
                 self._like = tf.nest.map_structure(tf.convert_to_tensor, first)
         specs = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in tf.nest.flatten(self._like)]
