@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from absl import flags
 
 from replay.numbers import check_count
+from train_val.cli import running
 from train_val.cli.definitions import choice, number, text, whole, words
 from train_val.cli.exit_statuses import UsageError
 
@@ -33,6 +34,16 @@ WITHOUT_DATA = ("rgd_nn", "toy")
 WITHOUT_SEEDS = ("toy",)
 NETWORKS = ("softmax", "mlp", "cnn")
 OUTER_ADAMS = ("hips", "textbook")
+
+
+def begin(name: str, summary: str | None) -> None:
+    """Reads the flags of an experiment's process, as `running.begin` does.
+
+    Args:
+      name: One of `NAMES`.
+      summary: The experiment's docstring.
+    """
+    running.begin(summary, definer(name), check_flags, who_has=who_has)
 
 
 def definer(name: str) -> Callable[[], None]:
@@ -120,6 +131,26 @@ def check_flags() -> None:
             f"Expected --networks as some of {', '.join(NETWORKS)}, with commas between, got "
             f"{','.join(FLAGS.networks)!r}."
         )
+
+
+def who_has(flag: str) -> list[str]:
+    """Returns the experiments that have a flag, for those who gave it to one that has not.
+
+    Args:
+      flag: Its name.
+    """
+    having = {
+        "data_dir": [name for name in NAMES if name not in WITHOUT_DATA],
+        "seeds": [name for name in NAMES if name not in WITHOUT_SEEDS],
+        "iterations": list(ITERATIONS),
+        "points": ["chaos"],
+        "steps": ["drmad_fidelity"],
+        "momentum": ["drmad_fidelity"],
+        "outer_adam": ["learned_schedules"],
+        "average_seeds": ["learned_schedules"],
+        "networks": ["all_methods"],
+    }
+    return having.get(flag, [])
 
 
 def seeds_of(texts: Sequence[str]) -> list[int]:

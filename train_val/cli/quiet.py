@@ -16,6 +16,7 @@ _NOISE = (
     r"(cuInit|no CUDA-capable device|hostname|driver version|kernel version|libcuda|credentials)",
     r"Unable to register cu(FFT|DNN|BLAS) factory",
 )
+SIEVE = ["grep", "-v", "-E", "|".join(_NOISE)]
 # A driver leaves these.
 _DRIVER = ("/dev/nvidiactl", "/proc/driver/nvidia", "/dev/nvidia0", "/dev/dxg")
 
@@ -32,9 +33,7 @@ def load_tensorflow() -> None:
         return
     try:
         # A process of its own: what TensorFlow says before it crashes comes through too.
-        sieve = subprocess.Popen(
-            ["grep", "-v", "-E", "|".join(_NOISE)], stdin=subprocess.PIPE, stdout=2
-        )
+        sieve = subprocess.Popen(SIEVE, stdin=subprocess.PIPE, stdout=2)
     except OSError:
         return
     assert sieve.stdin is not None

@@ -44,6 +44,7 @@ def begin(
     define_flags: Callable[[], None],
     check: Callable[[], None] | None = None,
     tensorflow: bool = True,
+    who_has: Callable[[str], list[str]] = lambda flag: [],
 ) -> None:
     """Reads the flags of the process: help ends it with status 0, wrong flags with 2.
 
@@ -52,6 +53,7 @@ def begin(
       define_flags: Defines the flags.
       check: Raises `UsageError` where flags make no sense together.
       tensorflow: Whether the command needs TensorFlow, which is then loaded.
+      who_has: From the name of a flag that the command does not have to the commands that do.
     """
     before = set(FLAGS)
     define_flags()
@@ -61,7 +63,7 @@ def begin(
         _print(help_page.page(_command(), first.partition(": `")[0], names, FLAGS))
         sys.exit(DONE)
     try:
-        read_flags(sys.argv, check)
+        read_flags(sys.argv, check, who_has)
     except WrongUsage as error:
         _end(str(error), WRONG_USAGE)
     # Libraries' news are not this command's.
@@ -87,12 +89,17 @@ def finish(main: Callable[[], None]) -> None:
     sys.exit(DONE)
 
 
-def read_flags(argv: Sequence[str], check: Callable[[], None] | None = None) -> None:
+def read_flags(
+    argv: Sequence[str],
+    check: Callable[[], None] | None = None,
+    who_has: Callable[[str], list[str]] = lambda flag: [],
+) -> None:
     """Reads flags that are defined.
 
     Args:
       argv: The name of the command, and its words.
       check: Raises `UsageError` where flags make no sense together.
+      who_has: As for `begin`.
 
     Raises:
       WrongUsage: With a sentence.
@@ -106,6 +113,8 @@ def read_flags(argv: Sequence[str], check: Callable[[], None] | None = None) -> 
     except flags.UnrecognizedFlagError as error:
         near = difflib.get_close_matches(error.flagname, list(FLAGS), 1)
         meant = f" Did you mean --{near[0]}?" if near else ""
+        if having := who_has(error.flagname):
+            meant = f" {', '.join(having)} {'has' if len(having) == 1 else 'have'} it."
         raise WrongUsage(f"There is no flag --{error.flagname}.{meant} --help lists all.") from None
     except flags.Error as error:
         raise WrongUsage(_one_line(error)) from None

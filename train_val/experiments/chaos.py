@@ -22,7 +22,7 @@ if not __package__:
 if __name__ == "__main__":
     from train_val.cli import experiment_flags, running
 
-    running.begin(__doc__, experiment_flags.definer("chaos"), experiment_flags.check_flags)
+    experiment_flags.begin("chaos", __doc__)
 
 import math
 

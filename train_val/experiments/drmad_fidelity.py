@@ -25,7 +25,7 @@ if not __package__:
 if __name__ == "__main__":
     from train_val.cli import experiment_flags, running
 
-    running.begin(__doc__, experiment_flags.definer("drmad_fidelity"), experiment_flags.check_flags)
+    experiment_flags.begin("drmad_fidelity", __doc__)
 
 import math
 import statistics

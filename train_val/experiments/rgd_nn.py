@@ -28,7 +28,7 @@ if not __package__:
 if __name__ == "__main__":
     from train_val.cli import experiment_flags, running
 
-    running.begin(__doc__, experiment_flags.definer("rgd_nn"), experiment_flags.check_flags)
+    experiment_flags.begin("rgd_nn", __doc__)
 
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple

@@ -23,7 +23,7 @@ if not __package__:
 if __name__ == "__main__":
     from train_val.cli import experiment_flags, running
 
-    running.begin(__doc__, experiment_flags.definer("weighted_error"), experiment_flags.check_flags)
+    experiment_flags.begin("weighted_error", __doc__)
 
 import statistics
 

@@ -68,7 +68,7 @@ def test_the_list_is_complete():
         str(path.relative_to(ROOT))
         for folder in ("train_val", "train_val/experiments")
         for path in (ROOT / folder).glob("*.py")
-        if "running.begin(" in path.read_text()
+        if re.search(r"\n    (running|experiment_flags)\.begin\(", path.read_text())
     }
     runnable = {
         str(path.relative_to(ROOT))
@@ -131,6 +131,11 @@ def test_help_and_wrong_flags_are_answered_without_tensorflow():
         ("tune_hyperparameters", "--outer_lr=l2=nan", "outer_lr of l2 to be a finite number"),
         ("tune_hyperparameters", "--start=l2=inf", "start of l2 to be a finite number, got inf"),
         ("folders_to_tfrecords", "--data_dir=x", "Expected --output_dir, got none"),
+        (
+            "experiments/chaos",
+            "--iterations=3",
+            "no flag --iterations. hyper_cleaning, learned_schedules, .* have it",
+        ),
         ("experiments/chaos", "--seeds=x", "Expected --seeds as whole numbers from 0 on"),
         ("experiments/all_methods", "--networks=lstm", "Expected --networks as some of softmax"),
     ],

@@ -7,7 +7,7 @@ import pytest
 from absl import flags
 
 from tests.train_val.cli.test_commands import COMMANDS
-from train_val.cli import definitions, names, running, use_flags
+from train_val.cli import definitions, experiment_flags, names, running, use_flags
 
 FLAGS = flags.FLAGS
 
@@ -81,6 +81,49 @@ def test_plain_hessian_free_has_the_settings_of_its_class():
     assert chosen.notes[0].startswith("Plain Hessian-free: CG_iter=4, x_use=x, damping=1.0")
     given = optimizers.make("meta", rule=unused, given={"damping"}, lr=0.5)
     assert (given.optimizer.damping, given.optimizer.learning_rate) == (2e-5, 0.5)
+
+
+def test_who_has_a_flag_of_the_experiments_is_known():
+    having: dict[str, list[str]] = {}
+    for name in experiment_flags.NAMES:
+        before = set(FLAGS)
+        experiment_flags.definer(name)()
+        for flag in set(FLAGS) - before:
+            having.setdefault(flag, []).append(name)
+            delattr(FLAGS, flag)
+    for flag, experiments in having.items():
+        if len(experiments) < len(experiment_flags.NAMES):
+            assert sorted(experiment_flags.who_has(flag)) == sorted(experiments), flag
+    assert experiment_flags.who_has("none") == []
+
+
+def test_few_steps_are_not_followed_by_minutes_of_measuring():
+    from train_val import problems, use_meta_optimizer
+
+    problem = problems.make("mlp", "digits")
+    found = define(use_flags)
+    try:
+        for given, expected in {
+            (): (750, 297),
+            ("--loss_images=100", "--test_images=50"): (100, 50),
+        }.items():
+            running.read_flags(["command", "--optimizer=SGD", *given], use_flags.check_flags)
+            bounded = use_meta_optimizer.bounded(problem, 2)
+            assert (bounded.measured_images, bounded.tested_images) == expected
+        FLAGS.unparse_flags()
+        running.read_flags(["command", "--optimizer=SGD", "--batch_size=4"])
+        FLAGS.loss_images = FLAGS.test_images = None
+        use_meta_optimizer_least = use_meta_optimizer.LEAST_IMAGES
+        try:
+            use_meta_optimizer.LEAST_IMAGES = 20
+            small, large = (use_meta_optimizer.bounded(problem, steps) for steps in (2, 25))
+        finally:
+            use_meta_optimizer.LEAST_IMAGES = use_meta_optimizer_least
+        assert (small.measured_images, small.tested_images) == (20, 20)
+        assert (large.measured_images, large.tested_images) == (100, 100)
+    finally:
+        for name in found:
+            delattr(FLAGS, name)
 
 
 def test_each_kind_of_optimizer_has_a_folder_of_its_own():

@@ -8,6 +8,7 @@ from tests import damage
 from tests.train_val.comparison.problems import Halving, problem
 from train_val.comparison import Curve, RunCache, run
 from train_val.comparison.cost import Cost
+from train_val.comparison.runs import measured_steps
 
 
 def test_a_run_measures_where_it_should():
@@ -173,3 +174,12 @@ def test_a_cost_of_another_version_is_measured_again(found):
     whole = {"gradients": 2.0, "median": 1.9, "step_seconds": 0.2, "gradient_seconds": 0.1}
     assert Cost.read(whole) == Cost(**whole)
     assert Cost.read({**whole, **found} if found and isinstance(found, dict) else found) is None
+
+
+def test_steps_of_the_table_are_measured_whatever_the_others_are():
+    assert measured_steps(60, 3, (25, 50, 60)) == sorted({*range(3, 61, 3), 25, 50})
+    assert measured_steps(7, 3) == [3, 6, 7] and measured_steps(5, 2, (9,)) == [2, 4, 5]
+    curve = run(problem(), Halving(0.5), seed=0, steps=6, every=4, also=(5,))
+    assert curve.steps == [0, 4, 5, 6] and curve.at(5) == 100 / 32
+    # One that diverged has the same steps.
+    assert run(problem(), Halving(9.0), seed=0, steps=6, every=4, also=(5,)).steps == curve.steps
