@@ -221,7 +221,8 @@ class MeanLoss(Loss):
           A tensor of the outputs' shape.
         """
         del targets
-        return self.term_gradients(outputs, self.sample(outputs, seed))
+        # What was drawn is data: a derivative of the product does not pass the draw.
+        return self.term_gradients(outputs, self.sample(tf.stop_gradient(outputs), seed))
 
     def value(self, outputs, targets, weights=None, mask=None):
         """Returns Σ wᵢ ℓᵢ / N, a scalar."""

@@ -59,3 +59,18 @@ def test_no_obstacle(name):
     function, at = HARMLESS[name]
     assert np.isfinite(custom_op.jvp(function, at, tf.ones_like(at))[1]).all()
     assert name == "not_read" or random_choices(function, at) == []
+
+
+def test_a_sampled_fisher_matrix_may_be_differentiated():
+    labels, v = tf.constant([[1.0], [0.0], [1.0]], tf.float64), tf.constant([[0.7]], tf.float64)
+
+    def product(w):
+        operator = custom_op.fisher(
+            lambda w: X[:, None] @ w, w, "sigmoid_cross_entropy", labels, kind="sampled"
+        )
+        return operator @ v
+
+    def slope(w):
+        return custom_op.jvp(product, w, v)[1]
+
+    assert np.isfinite(tf.function(slope, autograph=False)(v)).all()
