@@ -31,6 +31,7 @@ def _indexing(x):
 def _scattering(x):
     row = x[0] ** 2
     settings = {"begin_mask": 0, "end_mask": 0, "ellipsis_mask": 0, "new_axis_mask": 0}
+    rows = {"indices": [0, 3, 0], "segment_ids": [0, 0, 1], "output_dim0": 5}
     return {
         "scatter": tf.scatter_nd([[3], [0], [3]], x[:3] ** 2, [5, 6]),
         "add": tf.tensor_scatter_nd_add(x, [[1], [1]], x[:2] ** 2),
@@ -55,6 +56,9 @@ def _scattering(x):
         "embedding_sum": tf.sparse.segment_sum(x, [0, 3, 0], [0, 0, 1]),
         "embedding_mean": tf.sparse.segment_mean(x, [0, 3, 0], [0, 0, 1]),
         "embedding_sqrt": tf.sparse.segment_sqrt_n(x, [0, 3, 0], [0, 0, 1]),
+        "gradient_of_sum": tf.raw_ops.SparseSegmentSumGrad(grad=x[:2] ** 2, **rows),
+        "gradient_of_mean": tf.raw_ops.SparseSegmentMeanGrad(grad=x[:2] ** 2, **rows),
+        "gradient_of_sqrt": tf.raw_ops.SparseSegmentSqrtNGrad(grad=x[:2] ** 2, **rows),
         "stitch": tf.dynamic_stitch([[0, 2], [1, 2]], [x[:2], x[2:] ** 2]),
         "stitch_parallel": tf.raw_ops.ParallelDynamicStitch(
             indices=[[0], [1, 2]], data=[x[:1], x[2:] ** 2]
