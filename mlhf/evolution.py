@@ -178,7 +178,7 @@ class _Evolution:
         for field in self.fields:
             field.kinds = self.kinds
         self.weights = optimizer.weights_of(self.kinds, self.dtype)
-        self.log_rate = tf.constant(math.log(optimizer.learning_rate), self.dtype)
+        self.log_rate = tf.constant(math.log(float(optimizer.learning_rate)), self.dtype)
         self.moments = adam.init(self._theta())
         self.shapes = [tuple(leaf.shape) for leaf in tf.nest.flatten(self._theta())]
         self.mask = self._mask()
@@ -394,14 +394,15 @@ class _Evolution:
 
     def _signature(self) -> dict[str, Any]:
         """What a checkpoint has to share with the run that continues it."""
-        fixed_rate = {} if self.learn_rate else {"learning_rate": self.optimizer.learning_rate}
+        rate = float(self.optimizer.learning_rate)
+        fixed_rate = {} if self.learn_rate else {"learning_rate": rate}
         return {
             **fixed_rate,
             "meta_lr": float(self.meta_lr(0)),
             "method": EVOLUTION,
             "task": "; ".join(field.task.name for field in self.fields),
             "rule": self.optimizer.rule.signature,
-            "damping": self.optimizer.damping,
+            "damping": float(self.optimizer.damping),
             "roll_back": self.length,
             "horizon": self.horizon,
             "pairs": len(self.fields[0].pairs),

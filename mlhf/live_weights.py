@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from mlhf import coordinate_lstm
 from mlhf.coordinate_lstm import LSTMWeights
+from mlhf.settings import new_variable
 
 
 class LiveWeights:
@@ -57,10 +58,9 @@ class LiveWeights:
     def _row(self, role, kind, kinds, weights) -> tf.Tensor:
         if (role, kind) not in self._rows:
             with tf.init_scope():
-                row = _row_of(weights[role], kinds.index(kind))
-                self._rows[role, kind] = tf.Variable(
-                    row, trainable=False, name=f"mlhf_weights_{role}_{len(self._rows)}"
-                )
+                row = _row_of(weights[role], kinds.index(kind)).numpy()
+            name = f"mlhf_weights_{role}_{len(self._rows)}"
+            self._rows[role, kind] = new_variable(row, tf.as_dtype(row.dtype), name)
         return self._rows[role, kind].read_value()
 
 

@@ -281,7 +281,7 @@ class _Run:
             course.carry,
             batch,
             tf.constant([self.seed, self.done * self.length], tf.int32),
-            tf.constant(self.optimizer.learning_rate, dtype),
+            self.optimizer._number("learning_rate", dtype),
             tf.constant(self.meta_lr(self.done), dtype),
         )
         result = compiled(*arguments)
@@ -381,8 +381,8 @@ class _Run:
             "task": "; ".join(course.task.name for course in self.courses),
             "method": BACKPROPAGATION,
             "rule": self.optimizer.rule.signature,
-            "learning_rate": self.optimizer.learning_rate,
-            "damping": self.optimizer.damping,
+            "learning_rate": float(self.optimizer.learning_rate),
+            "damping": float(self.optimizer.damping),
             "roll_back": self.length,
             "keep_prob": self.keep_prob,
             "meta_lr": float(self.meta_lr(0)),

@@ -9,6 +9,7 @@ exists, and is read-only.
 
 from __future__ import annotations
 
+import concurrent.futures
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -187,15 +188,30 @@ def _nones(optimizer: Any) -> set[str]:
 
 
 def _new_variable(value: Any, name: str) -> tf.Variable:
-    # Made outside of whatever graph is being traced, which may be traced again. In double
-    # precision, so that it reads as the number that was given.
+    # In double precision, so that it reads as the number that was given.
     if tf.is_tensor(value):
         raise ValueError(
             f"Expected a number or a variable for {name} where an optimizer is made, got {value}, "
             "which is known only when the function runs: make the optimizer outside of it."
         )
-    with tf.init_scope():
-        return tf.Variable(value, trainable=False, dtype=tf.float64, name=f"mlhf_setting_{name}")
+    return new_variable(value, tf.float64, f"mlhf_setting_{name}")
+
+
+def new_variable(value: Any, dtype: tf.DType, name: str) -> tf.Variable:
+    """Returns a variable that belongs to no graph, whatever function is being traced.
+
+    A function may be traced again, and refuses variables that are made then, in `tf.init_scope`
+    too. In a thread of its own nothing is being traced.
+
+    Args:
+      value: A number or an array.
+      dtype: Its dtype.
+      name: Its name.
+    """
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        return thread.submit(
+            lambda: tf.Variable(value, trainable=False, dtype=dtype, name=name)
+        ).result()
 
 
 def _is_own(source: Any) -> bool:
