@@ -41,24 +41,6 @@ def initial_state(parameters: Any, damping: Any = 0.0) -> HessianFreeState:
     return state
 
 
-def check_not_adapted(optimizer: Any, value: Any) -> None:
-    """Refuses a damping that is set while one is adapted: that one is in the state.
-
-    Args:
-      optimizer: Whose.
-      value: The damping.
-
-    Raises:
-      ValueError: After the first step, with what to do.
-    """
-    if optimizer.damping_type == "LM_heuristics" and optimizer._stepped:
-        raise ValueError(
-            f"Expected damping to stay, got {value!r}: it is adapted from step to step and part of "
-            "the state; replace it there, state._replace(damping=tf.constant(...)), or make "
-            "another optimizer."
-        )
-
-
 class HessianFree(CompiledSteps):
     """w ← w - lr x with (G + λ I) x ≈ g, by a few conjugate-gradient iterations.
 
@@ -73,12 +55,12 @@ class HessianFree(CompiledSteps):
 
     Attributes:
       learning_rate: lr; one that is set holds from the next step on.
-      damping: λ; one that is set holds from the next step on. Where λ is adapted, it is where
-        states begin, and can't be set after the first step.
+      damping: λ; one that is set holds from the next step on. Where λ is adapted, it is part of
+        the state, and this is where states begin that `init` makes from then on.
     """
 
     learning_rate = Number(above=0)
-    damping = Number(at_least=0, check=check_not_adapted)
+    damping = Number(at_least=0)
     cg_iterations, x_use, damping_type, decay = Fixed(), Fixed(), Fixed(), Fixed()
     curvature_share, guards, cg_tolerance, product_dtype = Fixed(), Fixed(), Fixed(), Fixed()
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from mlhf.hessian_free import HessianFreeState, check_not_adapted, initial_state
+from mlhf.hessian_free import HessianFreeState, initial_state
 from mlhf.layout import Layout
 from mlhf.levenberg_marquardt import reduction_ratio
 from mlhf.objective import Objective
@@ -47,11 +47,11 @@ class MartensHessianFree(CompiledSteps):
     for large batches: on small ones the loss of the batch says little about that of the next.
 
     Attributes:
-      damping: λ; one that is set holds from the next step on. Where λ is adapted, it is where
-        states begin, and can't be set after the first step.
+      damping: λ; one that is set holds from the next step on. Where λ is adapted, it is part of
+        the state, and this is where states begin that `init` makes from then on.
     """
 
-    damping = Number(at_least=0, check=check_not_adapted)
+    damping = Number(at_least=0)
     cg_iterations, cg_tolerance, warm_start = Fixed(), Fixed(), Fixed()
     curvature_share, damping_type, decay = Fixed(), Fixed(), Fixed()
 

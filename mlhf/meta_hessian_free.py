@@ -11,7 +11,6 @@ import tensorflow as tf
 from custom_op import structures
 from mlhf import coordinate_lstm, keras_models, live_weights, meta_file
 from mlhf.coordinate_lstm import LSTMWeights
-from mlhf.hessian_free import check_not_adapted
 from mlhf.kinds import with_layers
 from mlhf.layout import Layout
 from mlhf.live_weights import LiveWeights
@@ -56,7 +55,7 @@ class MetaHessianFree(CompiledSteps):
     Attributes:
       learning_rate: lr; one that is set holds from the next step on.
       damping: The constant; one that is set holds from the next step on. Where it is adapted, it
-        is where states begin, and can't be set after the first step.
+        is part of the state, and this is where states begin that `init` makes from then on.
       weights: The LSTMs' weights by role, or None before the kinds of variable are known; those
         that are set hold from the next step on.
       kinds: The kinds that the weights are for, in their order.
@@ -64,7 +63,7 @@ class MetaHessianFree(CompiledSteps):
     """
 
     learning_rate = Number(above=0)
-    damping = Number(at_least=0, check=check_not_adapted)
+    damping = Number(at_least=0)
     rule, detailed, longest_step = Fixed(), Fixed(), Fixed()
 
     def __init__(
@@ -225,11 +224,6 @@ class MetaHessianFree(CompiledSteps):
             raise ValueError("There are no weights to save yet; call init(parameters) first.")
         check_path("the path of a file", path)
         return meta_file.write(path, self.settings, self.kinds, self.weights)
-
-    @property
-    def damping_type(self) -> str:
-        """Whether the constant damping is one."""
-        return self.rule.damping_type
 
     @property
     def kinds(self) -> list[str] | None:

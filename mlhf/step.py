@@ -62,7 +62,7 @@ class CompiledSteps:
         self._compiled = StepCache()
         # The signatures of states by those of parameters.
         self._states: dict[Any, tuple] = {}
-        self._stepped, self._traced = False, False
+        self._traced = False
 
     def __setattr__(self, name: str, value: Any) -> None:
         own = type(self).__module__.partition(".")[0] == __name__.partition(".")[0]
@@ -75,7 +75,7 @@ class CompiledSteps:
 
     def __getstate__(self) -> dict[str, Any]:
         kept = settings.pack(self)
-        kept.update(_compiled=None, _states={}, _stepped=False, _traced=False)
+        kept.update(_compiled=None, _states={}, _traced=False)
         return kept
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
@@ -131,7 +131,6 @@ class CompiledSteps:
         step_arguments.check_layout(state, parameters)
         static, tensors, numbers = objective.static, objective.tensors, self._numbers()
         self._traced = self._traced or not tf.executing_eagerly()
-        self._stepped = True
         inside = (tensors, parameters, state, numbers, *more)
         other = (of_parameters, of_state, tuple(sorted(numbers)), signature(more))
         compiled = self._compiled.get(

@@ -9,7 +9,6 @@ import tensorflow as tf
 from custom_op import structures
 from custom_op.gradient_paths import Paths, refuse_missing
 from mlhf import keras_models
-from mlhf.hessian_free import check_not_adapted
 from mlhf.kfac import factors as factors_module
 from mlhf.kfac.blocks import Block, blocks_of
 from mlhf.kfac.factors import Factors
@@ -81,12 +80,13 @@ class KFAC(CompiledSteps):
       learning_rate: α, or None; one that is set holds from the next step on.
       momentum: μ, or None; one that is set holds from the next step on.
       damping: λ; one that is set holds from the next step on, at which the factors are inverted
-        anew. Where λ is adapted, it is where states begin, and can't be set after the first step.
+        anew. Where λ is adapted, it is part of the state, and this is where states begin that
+        `init` makes from then on.
     """
 
     learning_rate = Number(above=0, optional=True, check=_check_has_no_momentum)
     momentum = Number(at_least=0, below=1, none=_MOMENTUM, check=_check_has_rate)
-    damping = Number(above=0, check=check_not_adapted)
+    damping = Number(above=0)
     decay, inverse_every, factor_share, fisher = Fixed(), Fixed(), Fixed(), Fixed()
     damping_type, adapt_every, seed = Fixed(), Fixed(), Fixed()
 

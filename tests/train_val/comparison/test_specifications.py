@@ -30,7 +30,7 @@ def test_settings_reach_the_optimizer():
     optimizer = entrant.make({"damping": 10.0})
     assert isinstance(optimizer, mlhf.HessianFree)
     assert (optimizer.learning_rate, optimizer.damping) == (0.5, 10.0)
-    assert optimizer._iterations == 7 and optimizer._damping_type == "LM_heuristics"
+    assert optimizer.cg_iterations == 7 and optimizer.damping_type == "LM_heuristics"
     # Another value is set on the same optimizer, which is traced once.
     assert entrant.make({"damping": 1.0}) is optimizer and optimizer.damping == 1.0
 
@@ -38,7 +38,7 @@ def test_settings_reach_the_optimizer():
 def test_what_is_not_settable_makes_another_optimizer():
     entrant = parse("hf:cg=2/4:lr=1")
     two, four = (entrant.make({"cg_iterations": n}) for n in (2, 4))
-    assert two is not four and (two._iterations, four._iterations) == (2, 4)
+    assert two is not four and (two.cg_iterations, four.cg_iterations) == (2, 4)
 
 
 def test_settings_without_an_outside_need_not_be_numbers():
@@ -58,7 +58,7 @@ def test_whole_numbers_and_none_are_what_a_setting_takes(tmp_path):
 
 
 def test_the_names_stand_for_what_they_say():
-    assert parse("hf_lm").make({"learning_rate": 1.0})._damping_type == "LM_heuristics"
+    assert parse("hf_lm").make({"learning_rate": 1.0}).damping_type == "LM_heuristics"
     assert isinstance(parse("kfac").make({"learning_rate": 0.1}), mlhf.KFAC)
     quadratic_model = parse("kfac:lr=none:damping=0.1/1").make({"damping": 0.1})
     assert quadratic_model.learning_rate is None and quadratic_model.damping == 0.1
@@ -108,7 +108,7 @@ def test_what_meta_training_begins_from_takes_part():
 
 
 def test_plain_hessian_free_on_a_share_of_the_batch():
-    assert parse("hf:share=0.25").make({"learning_rate": 1.0})._share == 0.25
+    assert parse("hf:share=0.25").make({"learning_rate": 1.0}).curvature_share == 0.25
 
 
 def test_a_list():
