@@ -78,20 +78,23 @@ def in_range(
       targets: Prepared ones, zero where they are masked.
 
     Returns:
-      The targets, classes that do not exist replaced by some that do, which no kernel refuses with
+      The targets, or zeros where one is a class that does not exist, which no kernel refuses with
       words of its own; and a boolean. It is None for a loss that takes any number: what is not
       finite shows in its value.
     """
     bounds = loss.target_bounds(outputs, targets)
     if bounds is None:
         return targets, None
-    # Said so that a NaN, which shows in the loss as well, passes here.
     least, most = tf.reduce_min(targets), tf.reduce_max(targets)
     low, high = (tf.constant(bound, targets.dtype) for bound in bounds[:2])
-    sound = ~((least < low) | (most > high))
+    if targets.dtype.is_integer:
+        sound = (least >= low) & (most <= high)
+    else:
+        # Said so that a NaN, which shows in the loss as well, passes here.
+        sound = ~((least < low) | (most > high))
     say(sound, [f"{_sentence(loss, bounds)}, got", least, "to", most, f"; {bounds.advice}."])
     if targets.dtype.is_integer:
-        targets = tf.clip_by_value(targets, low, high)
+        targets = tf.where(sound, targets, tf.zeros([], targets.dtype))
     return targets, sound
 
 
