@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from custom_op import captured_variables
 from custom_op.losses import targets as loss_targets
 from mlhf import settings, step_arguments, target_check
 from mlhf.keras_contracts import projected
@@ -120,7 +121,8 @@ class CompiledSteps:
           key: What else the compiled function depends on, besides shapes.
 
         Raises:
-          ValueError: If a label is none of the network's classes, or a target out of range.
+          ValueError: If a label is none of the network's classes, a target out of range, or the
+            network reads a variable itself whose value is among the parameters.
         """
         step_arguments.check_objective(objective)
         parameters = step_arguments.as_parameters(parameters)
@@ -142,6 +144,7 @@ class CompiledSteps:
 
     def _compile(self, static: tuple) -> Callable:
         noted: list[target_check.Targets] = []
+        reads: list[captured_variables.Read] = []
 
         def step(tensors, parameters, state, numbers, *more):
             dtype = tf.nest.flatten(parameters)[0].dtype
@@ -149,14 +152,19 @@ class CompiledSteps:
             with target_check.noted() as outputs:
                 after, *rest = self._step(static, tensors, parameters, state, numbers, *more)
             noted[:] = [target_check.targets_of(static[1], z, tensors[1]) for z in outputs[:1]]
+            reads[:] = captured_variables.variables_read(outputs[:1]) if outputs else []
             # What constraints of a Keras model's variables make of where the step ends.
             return projected(static[0], after), *rest
 
         compiled = tf.function(step, jit_compile=self.jit_compile, autograph=False)
 
-        def run(tensors, *inside):
+        def run(tensors, parameters, *inside):
             with loss_targets.spoken_of():
-                results = compiled(tensors, *inside)
+                results = compiled(tensors, parameters, *inside)
+            if reads:
+                # The step sees values alone, of which nobody knows where they were read.
+                leaves = tf.nest.flatten(parameters)
+                captured_variables.Sources(parameters, leaves).check(reads)
             if self.jit_compile and noted:
                 noted[0].check(tensors[1])
             return results

@@ -17,7 +17,7 @@ import tensorflow as tf
 from custom_op.losses import targets as loss_targets
 
 # Lists to note outputs in, of the functions that are being traced.
-_noting: list[list[tf.TensorSpec]] = []
+_noting: list[list[tf.Tensor]] = []
 
 
 class Targets(NamedTuple):
@@ -54,7 +54,7 @@ class Targets(NamedTuple):
 
 
 @contextlib.contextmanager
-def noted() -> Iterator[list[tf.TensorSpec]]:
+def noted() -> Iterator[list[tf.Tensor]]:
     """Notes the outputs of the networks that are run inside, in the list that it gives."""
     _noting.append([])
     try:
@@ -66,11 +66,12 @@ def noted() -> Iterator[list[tf.TensorSpec]]:
 def note(outputs: Any) -> None:
     """Notes a network's outputs for who asked."""
     if _noting and tf.is_tensor(outputs):
-        _noting[-1].append(tf.TensorSpec(outputs.shape, outputs.dtype))
+        _noting[-1].append(outputs)
 
 
-def targets_of(loss: Any, outputs: tf.TensorSpec, targets: tf.Tensor) -> Targets:
+def targets_of(loss: Any, outputs: tf.Tensor, targets: tf.Tensor) -> Targets:
     """Returns what a step takes as targets, from those that it was traced with."""
+    outputs = tf.TensorSpec(outputs.shape, outputs.dtype)
     find = getattr(loss, "target_bounds", None)
     bounds = find(outputs, loss.prepare(outputs, targets)) if find else None
     return Targets(loss, outputs, bounds)

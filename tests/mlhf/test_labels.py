@@ -71,3 +71,19 @@ def test_a_compiled_step_names_it_too(name):
     loss = losses.SoftmaxCrossEntropy(ignore_index=255)
     assert np.isfinite(step(optimizer, np.uint8(LABELS) - np.uint8(1), loss=loss).metrics["loss"])
     assert len(optimizer._compiled) == before
+
+
+def test_a_network_that_reads_what_it_is_given():
+    kernel = tf.Variable(KERNEL["dense/kernel"].numpy(), name="kernel")
+    parameters = {"dense/kernel": tf.convert_to_tensor(kernel)}
+    optimizer = OPTIMIZERS["adam"]()
+
+    def partly(parameters, inputs):
+        return network(parameters, inputs) + 0.1 * tf.tanh(inputs @ kernel)
+
+    objective = mlhf.Objective(partly, "softmax_cross_entropy", X, LABELS)
+    with pytest.raises(ValueError, match="reads the variable 'kernel' itself, .* 'dense/kernel'"):
+        optimizer.step(objective, parameters, optimizer.init(parameters))
+    # Other parameters of the same value are not read from it.
+    parameters = {"dense/kernel": tf.constant(kernel.numpy())}
+    optimizer.step(objective, parameters, optimizer.init(parameters))
