@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -173,15 +174,19 @@ def outputs_of(
       values: The values of its trainable variables, in their order.
       state: The values of the others, in theirs.
       inputs: A batch.
-      loss: The loss; an activation that it applies itself is taken off, inside a `tf.function`.
+      loss: The loss; an activation that it applies itself is taken off.
       training: Whether in training mode.
 
     Raises:
       ValueError: As the functions of `as_network`.
     """
-    called = keras_call.call(model, values, state, inputs, training=training, advice=_ADVICE)
     activation = None if loss is None else activations.activation_of(loss)
-    if activation is None or tf.executing_eagerly():
+    if activation is not None and tf.executing_eagerly():
+        # Where an output comes from is seen in a graph only.
+        within = functools.partial(outputs_of, model, loss=loss, training=training)
+        return tf.function(within, autograph=False)(list(values), list(state), inputs)
+    called = keras_call.call(model, values, state, inputs, training=training, advice=_ADVICE)
+    if activation is None:
         return called.outputs
     return natural_outputs.undone(called.outputs, activation, False, repr(model.name))
 
@@ -202,8 +207,8 @@ def _network(
             raise ValueError(
                 f"Expected a model whose outputs carry no mask, got {model.name!r}: fit leaves the "
                 "terms out of the loss that a mask of Embedding(mask_zero=True) or Masking hides. "
-                "Reduce the sequence before the last layer, or mask inside a loss derived from "
-                "custom_op.losses.MeanLoss, with outputs that carry none."
+                "Give hidden places a label that custom_op.losses.SoftmaxCrossEntropy(ignore_index=) "
+                "leaves out, and end the model in a layer whose compute_mask returns None."
             )
         outputs = called.outputs
         if activation is not None:
