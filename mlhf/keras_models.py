@@ -207,8 +207,8 @@ def _network(
             raise ValueError(
                 f"Expected a model whose outputs carry no mask, got {model.name!r}: fit leaves the "
                 "terms out of the loss that a mask of Embedding(mask_zero=True) or Masking hides. "
-                "Give hidden places a label that custom_op.losses.SoftmaxCrossEntropy(ignore_index=) "
-                "leaves out, and end the model in a layer whose compute_mask returns None."
+                "Give hidden places a label that SoftmaxCrossEntropy(ignore_index=...) of "
+                "custom_op.losses leaves out, and end the model in a layer that ends its mask."
             )
         outputs = called.outputs
         if activation is not None:

@@ -10,6 +10,7 @@ if __name__ == "__main__":
     running.begin(__doc__, comparison_flags.define_flags, comparison_flags.check_flags)
 
 import contextlib
+import dataclasses
 import os
 import platform
 import shlex
@@ -67,7 +68,7 @@ def main() -> None:
     """Reads the flags, compares and writes the results."""
     entrants = comparison.parse_all(FLAGS.optimizers, FLAGS.meta_ckpt)
     arguments = problem_arguments()
-    problem = task_families.problem_of(arguments)
+    problem = dataclasses.replace(task_families.problem_of(arguments), statistics=FLAGS.statistics)
     steps = FLAGS.steps
     every = FLAGS.every or max(1, steps // 20)
     report = reported_steps(steps, every)
@@ -203,7 +204,9 @@ def conditions_of(problem: Any, target: float | None) -> dict[str, str]:
     }
     if problem.normalised:
         facts["statistics of normalisation"] = (
-            f"taken anew from {problem.population_images:,} training images before every "
+            "the moving averages that training leaves, as in the paper"
+            if problem.statistics == "moving"
+            else f"taken anew from {problem.population_images:,} training images before every "
             "measurement"
         )
     if target is not None:

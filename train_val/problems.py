@@ -65,6 +65,8 @@ class Problem:
       train_sample: The training loss is that of so many images, evenly spread; None for all.
       test_sample: The same of the accuracy.
       batch_size: Of training.
+      statistics: What `population_state` gives: `"population"` for statistics taken anew, or
+        `"moving"` for the moving averages as they are, as the paper has them.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Problem:
     train_sample: int | None = None
     test_sample: int | None = None
     batch_size: int = 0
+    statistics: str = "population"
 
     def __repr__(self) -> str:
         """What is trained on what, in a line."""
@@ -127,9 +130,10 @@ class Problem:
         Returns:
           The state, statistics taken over 2,000 training images: the first that `training_loss`
           measures, or of images that stay on the disk, which may lie there class by class, some
-          from everywhere in a mixed order. For a network without normalisation what came.
+          from everywhere in a mixed order. For a network without normalisation, or with
+          `statistics` of `"moving"`, what came.
         """
-        if not self.normalised:
+        if not self.normalised or self.statistics == "moving":
             return model_state
         state = model_state or mlhf.get_model_state(self.model) or {}
         names = sorted(state)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import keras
@@ -266,5 +267,7 @@ def test_a_normalised_network_is_evaluated_with_statistics_taken_anew():
         problem.training_loss(result.parameters, result.model_state)
     )
     assert found["population"] < found["moving"]
+    averages = dataclasses.replace(problem, statistics="moving")
+    assert averages.population_state(result.parameters, result.model_state) is result.model_state
     with pytest.raises(ValueError, match="Expected statistics to be one of"):
         training.train(problem, adam(), 1, statistics="old")

@@ -10,7 +10,7 @@ from train_val.cli.definitions import choice, number, text, whole, words
 from train_val.cli.exit_statuses import UsageError
 from train_val.cli.specification_checks import check_optimizers, check_tasks
 from train_val.cli.training_flags import define_problem_flags
-from train_val.cli.use_flags import check_split
+from train_val.cli.use_flags import check_split, define_statistics
 
 FLAGS = flags.FLAGS
 DEFAULT = "hf:damping=0.3/1/3,kfac:damping=0.3/1/3,SGD,momentum,adam,RMSprop"
@@ -36,6 +36,7 @@ def define_flags() -> None:
     choice(
         "part", "train", ("train", "meta_train"), "Which part of the images is trained on.", _WHAT
     )
+    define_statistics()
     text(
         "optimizers",
         DEFAULT,

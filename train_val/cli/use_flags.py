@@ -109,8 +109,8 @@ def define_flags() -> None:
     )
 
 
-def define_measured_images() -> None:
-    """Defines what a report of `use_meta_optimizer.py` measures, and on how many images."""
+def define_statistics() -> None:
+    """Defines what batch normalisation has in evaluations."""
     choice(
         "statistics",
         "population",
@@ -120,6 +120,11 @@ def define_measured_images() -> None:
         "paper.",
         "Length and reports",
     )
+
+
+def define_measured_images() -> None:
+    """Defines what a report of `use_meta_optimizer.py` measures, and on how many images."""
+    define_statistics()
     shown = "as many as training will have seen, at least 1,000, at most all"
     whole(
         "loss_images",

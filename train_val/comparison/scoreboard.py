@@ -86,7 +86,7 @@ def scoreboard(
     bar = ProgressBar(total=planned, disable=not progress)
     about = {"problem": problem.task.name, **(conditions or {})}
     if problem.normalised:
-        about["statistics"] = "population"  # runs of before measured with the moving ones
+        about["statistics"] = problem.statistics  # runs of before measured with the moving ones
 
     def once(entrant: Entrant, setting: dict, seed: int, length: int, between: int) -> Curve:
         reported = seed != TUNING_SEED
