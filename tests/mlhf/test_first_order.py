@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import mlhf
+from train_val.optimizers import KERAS
 
 RULES = {
     "SGD": lambda: keras.optimizers.SGD(0.1),
@@ -90,3 +91,28 @@ def test_bad_arguments():
     mlhf.FirstOrder(shared).init(start())
     with pytest.raises(ValueError, match="^Expected an optimizer that nothing uses yet, got"):
         mlhf.FirstOrder(shared).init(start())
+
+
+@pytest.mark.parametrize(
+    "make, sentence",
+    [
+        (lambda: keras.optimizers.SGD(-1.0), "learning_rate of optimizer, SGD, .* at least 0.*-1"),
+        (lambda: keras.optimizers.SGD(float("nan")), "learning_rate of optimizer, SGD, .* got nan"),
+        (
+            lambda: keras.optimizers.Adam(beta_1=float("nan")),
+            "beta_1 of optimizer, Adam, .* nan",
+        ),
+        (lambda: keras.optimizers.Adam(beta_2=2.0), "beta_2 of optimizer, Adam, .* below 1"),
+        (lambda: keras.optimizers.RMSprop(rho=-0.5), "rho of optimizer, RMSprop, .* at least 0"),
+        (lambda: keras.optimizers.Adam(epsilon=float("inf")), "epsilon of optimizer, Adam, .* inf"),
+    ],
+)
+def test_numbers_that_keras_takes_without_a_word_are_refused(make, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        mlhf.FirstOrder(make)
+
+
+def test_schedules_and_every_default_of_keras_pass():
+    mlhf.FirstOrder(keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)))
+    for kind in KERAS.values():
+        mlhf.FirstOrder(kind)

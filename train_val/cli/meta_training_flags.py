@@ -164,4 +164,5 @@ def check_flags() -> None:
     learned = "rnn" in (FLAGS.x_use, FLAGS.y_use, FLAGS.d_use)
     if not learned:
         raise UsageError("There is nothing to learn: give --x_use=rnn, --y_use=rnn or --d_use=rnn.")
-    check_split()
+    if not FLAGS.tasks:
+        check_split()  # tasks may name data of their own

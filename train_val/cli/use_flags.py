@@ -187,10 +187,6 @@ def check_flags() -> None:
     if FLAGS.optimizer == "kfac":
         if FLAGS["damping"].present and not FLAGS.damping > 0:
             raise UsageError(f"Expected --damping above 0 with kfac, got {FLAGS.damping}.")
-        if FLAGS["momentum"].present and FLAGS.lr is None:
-            raise UsageError(
-                "Expected --momentum with --lr for kfac: its quadratic model gives both or neither."
-            )
     check_split()
 
 

@@ -11,6 +11,7 @@ from mlhf import hypergrad as hg
 from mlhf.checkpoints import CheckpointError
 from mlhf.hypergrad import projections
 from mlhf.hypergrad.hyper_optimizer import read_records
+from mlhf.hypergrad.movers import movers
 
 D = tf.float64
 WEIGHTS = {"w": tf.constant([0.5, -1.0, 2.0], D)}
@@ -282,3 +283,18 @@ def test_projections_are_the_nearest_points():
             wrong(0.0)
     with pytest.raises(ValueError, match="low <= high"):
         projections.box(1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "outer, sentence",
+    [
+        (-1.0, "Expected outer_optimizer to be a finite number at least 0, got -1.0"),
+        (float("nan"), "Expected outer_optimizer to be .* got nan"),
+        ({"rate": -1}, "Expected outer_optimizer to be .* got -1"),
+        (keras.optimizers.Adam(-0.1), "learning_rate of outer_optimizer, Adam, .* got -0.1"),
+        (keras.optimizers.Adam(beta_1=1.0), "beta_1 of outer_optimizer, Adam, .* below 1, got 1.0"),
+    ],
+)
+def test_an_outer_optimizer_that_makes_no_sense_is_refused(outer, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        movers(outer, {"rate": tf.constant(0.1)})
