@@ -85,8 +85,11 @@ class TFRecordImages:
 
     def __del__(self):
         for descriptor in getattr(self, "_descriptors", {}).values():
-            with contextlib.suppress(OSError):
+            # Modules may be gone where the interpreter ends.
+            try:
                 os.close(descriptor)
+            except Exception:
+                return
 
     def fetch(self, indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """The records; see `Source`."""
