@@ -344,6 +344,11 @@ def _parts(batch: Any, first: int) -> tuple[Structure, Batch]:
         raise ValueError(
             "Expected targets whose first axis counts the examples of a batch, got a scalar."
         )
+    if parts[0].shape[0] == 0:
+        raise ValueError(
+            "Expected batches with at least one example, got one with targets of shape "
+            f"{parts[0].shape}; leave empty batches out."
+        )
     targets, weights, mask = (parts + [None, None])[:3]
     return inputs, Batch(targets, weights, mask, tf.constant(first, tf.int64))
 

@@ -198,13 +198,15 @@ class KFAC(CompiledSteps):
         blocks = blocks_of(parameters)
         network = TracedNetwork(objective.outputs, parameters)
         value, gradient = _value_and_gradient(objective, parameters, network)
-        batch_factors = self._factors(objective, parameters, network, blocks, state.step)
+        batch_factors, present = self._factors(objective, parameters, network, blocks, state.step)
         # A batch that is not finite moves nothing: once in an average, it would stay there.
         sound = _all_finite(
             [value, tf.linalg.global_norm(gradient), *tf.nest.flatten(batch_factors)]
         )
+        # Nor has one something to say whose examples are all ignored.
+        known = sound if present is None else sound & tf.reduce_any(present)
         factors = tf.cond(
-            sound, lambda: self._averaged(state, batch_factors), lambda: state.factors
+            known, lambda: self._averaged(state, batch_factors), lambda: state.factors
         )
         fresh = (state.step % self.inverse_every == 0) | (state.step < 3) | is_new
         inverses = tf.cond(
@@ -263,7 +265,8 @@ class KFAC(CompiledSteps):
 
     def _factors(
         self, objective, parameters, network: TracedNetwork, blocks: list[Block], step
-    ) -> Factors:
+    ) -> tuple[Factors, tf.Tensor | None]:
+        """Returns the factors of a batch's first examples, and which of their terms are there."""
         share = max(self.factor_share, min(1, _FEWEST_EXAMPLES / objective.batch_size()))
         part = objective.first_examples(share)
         if part is not objective:
@@ -276,7 +279,8 @@ class KFAC(CompiledSteps):
         )
         present = factors_module.present_terms(loss, outputs, objective.targets)
         terms = factors_module.terms_of(loss, outputs, present)
-        return factors_module.of_batch(network, blocks, layers, gradients, terms, present)
+        factors = factors_module.of_batch(network, blocks, layers, gradients, terms, present)
+        return factors, present
 
     def _averaged(self, state: KFACState, batch: Factors) -> Factors:
         dtype = state.damping.dtype

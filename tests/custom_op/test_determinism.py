@@ -135,6 +135,8 @@ def test_data_that_changes_says_in_what():
         on_data(Augmented())
     with pytest.raises(ValueError, match="their number .12 examples in 1 batches, then 0 in 0"):
         on_data(UsedUp())
+    with pytest.raises(ValueError, match="at least one example, got one with targets of shape .0"):
+        on_data([(X, Y), (X[:0], Y[:0])])
     operator = on_data(Regrouped())
     operator @ W
     with pytest.raises(ValueError, match="differ in which targets go with which inputs"):

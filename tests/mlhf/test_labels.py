@@ -49,6 +49,12 @@ def test_labels_that_are_no_classes_and_those_that_are_ignored(name):
     for part in ("loss", "gradient_norm"):
         np.testing.assert_allclose(got.metrics[part], right.metrics[part], rtol=1e-10)
     np.testing.assert_allclose(*(s.parameters["dense/kernel"] for s in (got, right)), rtol=1e-10)
+    if name == "kfac":
+        # A batch of which nothing is there says nothing of the factors.
+        objective = mlhf.Objective(network, loss, X, np.full((8, 1), 255, np.uint8))
+        after = optimizer.step(objective, got.parameters, got.state)
+        assert after.metrics["loss"] == 0
+        tf.nest.map_structure(np.testing.assert_array_equal, after.state.factors, got.state.factors)
 
 
 @pytest.mark.parametrize("name", ["adam", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)])
