@@ -7,8 +7,10 @@ from custom_op.losses.registry import get, names, register_loss
 from custom_op.losses.sigmoid import SigmoidCrossEntropy
 from custom_op.losses.softmax import SoftmaxCrossEntropy
 from custom_op.losses.squares import MeanSquaredError, SquaredError
+from custom_op.losses.targets import Bounds
 
 __all__ = [
+    "Bounds",
     "Evaluation",
     "Loss",
     "MeanLoss",
