@@ -13,10 +13,13 @@ from custom_op import registry
 # What TensorFlow raises where a derivative does not exist.
 _FAILURES = (LookupError, TypeError, NotImplementedError)
 
-# What TensorFlow has a gradient of, and a wrong one.
+# What TensorFlow has a gradient of, and a wrong one, or one that fails when it runs.
 _WRONG = dict.fromkeys(
     ("ImageProjectiveTransformV2", "ImageProjectiveTransformV3"),
     "TensorFlow's gradient of it resamples by the inverse transform, which is not its transpose",
+)
+_WRONG["EagerPyFunc"] = (
+    "the gradient of a tf.py_function belongs to the call that ran, and a copy of it has none"
 )
 
 

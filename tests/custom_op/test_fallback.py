@@ -138,6 +138,7 @@ REFUSED = {
         ),
         tf.cast(x, tf.float32),
     ),
+    "EagerPyFunc": lambda x: tf.py_function(tf.sin, [x], x.dtype),
     # Loops of TensorFlow 1.
     "body_": lambda x: _slope(
         lambda x: tf.nn.ctc_loss([[1, 2]], x[:, None], [2], [3], blank_index=0),
