@@ -45,7 +45,7 @@ def attended() -> Iterator[None]:
     finally:
         signal.set_wakeup_fd(known)
         os.close(writer)
-        listener.join()
+        listener.join(timeout=1)  # a process that was forked here may hold the other end
         os.close(reader)
         if ours:
             signal.signal(signal.SIGTERM, before)
