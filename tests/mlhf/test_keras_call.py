@@ -34,7 +34,7 @@ class Base(keras.Model):
 
 
 class Silent(Base):
-    """What the issue is of: `training` is taken and not handed on."""
+    """`training` is taken and not handed on."""
 
     def call(self, x, training=None):
         return self.run(x)
@@ -76,17 +76,10 @@ def built(make, x=X):
     return model
 
 
-def beginners(softmax=False):
+def beginners():
     """The model of TensorFlow's quickstart for beginners."""
-    return keras.Sequential(
-        [
-            L.Flatten(input_shape=(4, 4)) if False else keras.Input((4, 4)),
-            L.Flatten(),
-            L.Dense(6, activation="relu"),
-            L.Dropout(0.2, seed=1),
-            L.Dense(3),
-        ]
-    )
+    layers = [L.Flatten(), L.Dense(6, activation="relu"), L.Dropout(0.2, seed=1), L.Dense(3)]
+    return keras.Sequential([keras.Input((4, 4)), *layers])
 
 
 def frozen():
@@ -100,3 +93,26 @@ def frozen():
 )
 def test_a_step_is_that_of_fit(make):
     fit.check(built(make), X, Y, LOGITS, "softmax_cross_entropy")
+
+
+class ByContext(L.Layer):
+    """Doubles where the call context says so, which Keras hands on past models that do not know."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = L.Dense(3)
+        if hasattr(self, "_register_call_context_args"):
+            self._register_call_context_args("doubled")
+
+    def call(self, x, doubled=False):
+        return self.dense(x) * (2.0 if doubled else 1.0)
+
+
+def test_inputs_by_name_in_any_order_with_one_too_many_and_one_output_in_a_list():
+    random = np.random.default_rng(3)
+    keras.utils.set_random_seed(0)
+    first, second = keras.Input([2], name="first"), keras.Input([3], name="second")
+    outputs = ByContext()(L.Concatenate()([first, second]))
+    model = keras.Model({"first": first, "second": second}, [outputs])
+    x = {name: random.normal(size=(8, n)) for name, n in (("second", 3), ("third", 1), ("first", 2))}
+    fit.check(model, x, Y, [LOGITS], "softmax_cross_entropy")
