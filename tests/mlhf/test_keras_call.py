@@ -114,5 +114,6 @@ def test_inputs_by_name_in_any_order_with_one_too_many_and_one_output_in_a_list(
     first, second = keras.Input([2], name="first"), keras.Input([3], name="second")
     outputs = ByContext()(L.Concatenate()([first, second]))
     model = keras.Model({"first": first, "second": second}, [outputs])
-    x = {name: random.normal(size=(8, n)) for name, n in (("second", 3), ("third", 1), ("first", 2))}
+    sizes = {"second": 3, "third": 1, "first": 2}
+    x = {name: random.normal(size=(8, size)) for name, size in sizes.items()}
     fit.check(model, x, Y, [LOGITS], "softmax_cross_entropy")
