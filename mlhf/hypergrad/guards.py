@@ -73,12 +73,15 @@ def bounded(adjoint: State, moves: tf.Tensor) -> State:
     An infinity there, times the zero that stands for no influence, would be no number.
     """
     limit = _largest(adjoint["weights"].dtype)
-    return {
-        name: tf.where(moves, slot, tf.clip_by_value(slot, -limit, limit))
-        if slot.shape == moves.shape
-        else slot
-        for name, slot in adjoint.items()
-    }
+
+    def bound(slot):
+        if slot.shape != moves.shape:
+            return slot
+        # What is not finite already is for the checks.
+        stays = moves | ~tf.math.is_finite(slot)
+        return tf.where(stays, slot, tf.clip_by_value(slot, -limit, limit))
+
+    return {name: bound(slot) for name, slot in adjoint.items()}
 
 
 def _largest(dtype: tf.DType) -> float:

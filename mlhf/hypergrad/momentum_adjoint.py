@@ -86,7 +86,7 @@ class MomentumAdjoint:
     def bound(self, moves: np.ndarray) -> None:
         """Keeps the adjoints of weights that stand still, not `moves` [P], from overflowing."""
         for adjoint in (self.dw, self.dv):
-            np.clip(adjoint, -_LARGEST, _LARGEST, out=adjoint, where=~moves)
+            np.clip(adjoint, -_LARGEST, _LARGEST, out=adjoint, where=~moves & np.isfinite(adjoint))
 
     def through_move(self, move: list[Factor], velocity: np.ndarray) -> None:
         """Goes back through w' = w + m v'.
