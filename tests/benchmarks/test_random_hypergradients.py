@@ -5,7 +5,7 @@ import pytest
 from benchmarks.random_cases import hypergradients
 from benchmarks.random_cases.outcome import OK
 
-SEEDS = range(1000, 1030)
+SEEDS = range(30)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -15,7 +15,7 @@ def test_a_random_problem(seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1030, 1036))
+@pytest.mark.parametrize("seed", range(30, 36))
 def test_a_random_problem_by_every_method(seed):
     outcome = hypergradients.run_case(seed, thorough=True)
     assert set(outcome.modes.values()) == {OK}, (outcome.program, outcome.notes)
