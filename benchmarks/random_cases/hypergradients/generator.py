@@ -126,7 +126,7 @@ def make_convex(seed: int) -> Case:
     case = make(seed)
     rng = np.random.default_rng([18, seed])
     every = {**case.fixed, **case.hyper}
-    every["l2"] = rng.uniform(0.05, 0.3, size=[len(case.sizes)] if rng.integers(2) else [])
+    every["l2"] = rng.uniform(0.5, 1.5, size=[len(case.sizes)] if rng.integers(2) else [])
     possible = ["l2", "data", "targets", "kappa"]
     chosen = [name for name in possible if rng.integers(2)] or ["l2"]
     if chosen == ["kappa"]:

@@ -24,8 +24,8 @@ FUNCTIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
 SOLVERS = {
     "conjugate gradient": lambda: hypergrad.linear_solvers.ConjugateGradient(tolerance=1e-12),
     "normal equations": lambda: hypergrad.linear_solvers.NormalEquations(tolerance=1e-13),
-    "fixed point": lambda: hypergrad.linear_solvers.FixedPoint(5000, tolerance=1e-12),
-    "neumann": lambda: hypergrad.linear_solvers.Neumann(5000),
+    "fixed point": lambda: hypergrad.linear_solvers.FixedPoint(800, tolerance=1e-10),
+    "neumann": lambda: hypergrad.linear_solvers.Neumann(800),
 }
 
 
