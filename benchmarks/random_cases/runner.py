@@ -68,6 +68,10 @@ def run(
     """
     folder.mkdir(parents=True, exist_ok=True)
     known = read(folder)
+    path = folder / RECORDS
+    if path.exists() and not path.read_bytes().endswith(b"\n"):
+        with path.open("a") as file:
+            file.write("\n")  # the line that a kill cut off stays alone
     open_seeds = [seed for seed in seeds if seed not in known or again(known[seed])]
     chunks = [open_seeds[i : i + chunk] for i in range(0, len(open_seeds), chunk)]
     progress = _Progress(len(open_seeds))
@@ -82,7 +86,7 @@ def run(
             for record in _checked(kind, "thorough" if thorough else "usual", mine, timeout):
                 with lock:
                     known[record["seed"]] = record
-                    with (folder / RECORDS).open("a") as file:
+                    with path.open("a") as file:
                         file.write(json.dumps(record) + "\n")
                     progress.count(record)
 
