@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from custom_op import fallback, registry
-from custom_op.copying import BRANCHES, CALLS, LOOPS, Copies, called_graph
+from custom_op.copying import BRANCHES, CALLS, LOOPS, Copies, called_graph, inside
 from custom_op.rules.lists import zeros_like
 from custom_op.traced import Traced
 
@@ -89,11 +89,16 @@ class Derivative:
             self._prepared = Traced(prepare, [])
         self._push = parts[0]
         self.reached = list(self._push.outputs)
-        self.reads = self._prepared.residuals
+        # A custom_gradient may read what stands around the function past the function's capture.
+        self._graph = outputs[0].graph
+        self._wanted = [inside(tensor, self._graph) for tensor in self._prepared.residuals]
+        self.reads = [
+            tensor for tensor in self._wanted if getattr(tensor, "graph", None) is self._graph
+        ]
 
     def residuals(self, copies: Copies) -> list[tf.Tensor]:
         """Computes what the map reads, in the current graph, from copies of the function."""
-        computed = self._prepared.inline([], copies.compute(self.reads))
+        computed = self._prepared.inline([], copies.compute_from(self._graph, self._wanted))
         return [tensor for tensor in computed if tensor is not None]
 
     def push_with(

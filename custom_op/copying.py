@@ -61,6 +61,24 @@ class Copies:
                 self._known[output.ref()] = copy
         return [self._known[tensor.ref()] for tensor in wanted]
 
+    def compute_from(self, graph: Any, wanted: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Returns the values of tensors of one graph or of those around it.
+
+        Args:
+          graph: The traced graph.
+          wanted: Its tensors, and some of graphs that it is nested in. The copies stand in those
+            too, as a rule, and read such a tensor there, as the original does.
+
+        Returns:
+          The values, in the current graph.
+        """
+        around = _graphs_around(tf.compat.v1.get_default_graph())
+        for tensor in wanted:
+            outside = getattr(tensor, "graph", graph) is not graph
+            if outside and any(tensor.graph is outer for outer in around):
+                self._known.setdefault(tensor.ref(), tensor)
+        return self.compute(wanted)
+
     def _copy(self, inner: tf.Operation, values: list[tf.Tensor]) -> Sequence[tf.Tensor]:
         if inner.type in CALLS:
             # Not the call itself: no tape could look into a copy of it.
@@ -98,8 +116,8 @@ class Copies:
                 traced = Traced(pull, seeds)
             copies = Copies([], [])
             copies._known = dict(known)
-            residuals = [_inside(tensor, inner.graph) for tensor in traced.residuals]
-            return traced.inline(seeds, copies.compute(residuals))
+            residuals = [inside(tensor, inner.graph) for tensor in traced.residuals]
+            return traced.inline(seeds, copies.compute_from(inner.graph, residuals))
 
         name = f"CopiedCustomGradient{next(_overrides)}"
         tf.RegisterGradient(name)(gradient)
@@ -300,7 +318,7 @@ def _branch_graphs(op: tf.Operation) -> list[Any]:
     ]
 
 
-def _inside(tensor: tf.Tensor, graph: Any) -> tf.Tensor:
+def inside(tensor: tf.Tensor, graph: Any) -> tf.Tensor:
     """The tensor that stands in a graph for one of a graph around it, where it has been captured.
 
     What a custom gradient reads of an outer graph is captured from there, past the graph of the
@@ -310,6 +328,14 @@ def _inside(tensor: tf.Tensor, graph: Any) -> tf.Tensor:
         if outer is tensor:
             return inner
     return tensor
+
+
+def _graphs_around(graph: Any) -> list[Any]:
+    """The graphs that a graph is nested in, the innermost first."""
+    around = []
+    while (graph := getattr(graph, "outer_graph", None)) is not None:
+        around.append(graph)
+    return around
 
 
 def _source(tensor: tf.Tensor) -> tf.Tensor:

@@ -41,7 +41,6 @@ def _constants(inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     "TensorListConcat",
     "TensorListConcatV2",
     "TensorListFromTensor",
-    "TensorListGather",
     "TensorListGetItem",
     "TensorListPopBack",
     "TensorListResize",
@@ -80,6 +79,30 @@ def _filled(op: tf.Operation, tangents: Sequence[tf.Tensor | None]) -> list[tf.T
         value if not carries_tangents(value) else zeros_like(value) if t is None else t
         for value, t in zip(op.inputs, tangents, strict=True)
     ]
+
+
+@register_r_forward("TensorListGather")
+def entries_of_list(op):
+    """Chosen entries of a list; linear in it.
+
+    TensorFlow's gradient keeps, of an entry that is chosen several times, the last cotangent only,
+    so such entries are gathered from a tensor.
+    """
+    _, places, shape = op.inputs
+    chosen = tf.get_static_value(places)
+    if chosen is not None and len(set(chosen.tolist())) == chosen.size:
+        return one_source(op)
+    dtype = op.get_attr("element_dtype")
+
+    def tangent_map(tangent, *_):
+        if tangent is None:
+            return None
+        entries = tf.raw_ops.TensorListStack(
+            input_handle=tangent, element_shape=_constants([shape])[0], element_dtype=dtype
+        )
+        return tf.gather(entries, places)
+
+    return tangent_map
 
 
 # TensorFlow marks the next two as not differentiable, and takes their gradients for zero. Their

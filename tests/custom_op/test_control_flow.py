@@ -268,3 +268,41 @@ def test_recurrent_layers_of_keras(kind):
     weights = [tf.constant(_random.normal(size=v.shape)) for v in layer.trainable_variables]
     fixed = [variable.value for variable in layer.non_trainable_variables]
     custom_op.check_rule(lambda p: layer.stateless_call(p, fixed, inputs)[0], weights)
+
+
+@tf.custom_gradient
+def _stated_cube(x):
+    """x³; its derivative reads x, which may stand outside the branch or loop it is called in."""
+    return x**3, lambda upstream: 3 * x**2 * upstream
+
+
+_AROUND = {
+    "cond": lambda f, x: tf.cond(tf.reduce_sum(x) > 9, lambda: tf.sin(x), lambda: f(x)),
+    "case": lambda f, x: tf.switch_case(tf.constant(1), [lambda: tf.sin(x), lambda: f(x)]),
+    "call": lambda f, x: tf.function(lambda: f(x), autograph=False)(),
+    "loop": lambda f, x: tf.while_loop(
+        lambda i, _: i < 2, lambda i, h: (i + 1, h + f(x)), (0, x), maximum_iterations=2
+    )[1],
+}
+
+
+@pytest.mark.parametrize("name", _AROUND)
+def test_custom_gradients_that_read_what_stands_around(name):
+    targets, v = np.ones((3, 2)), np.arange(6.0)
+
+    def products(cube, x):
+        def network(x):
+            return _AROUND[name](cube, tf.tanh(x))
+
+        gauss_newton = custom_op.gauss_newton(network, x, "squared_error", targets)
+        hessian = custom_op.hessian(network, x, "squared_error", targets)
+        return gauss_newton @ v, hessian @ v
+
+    x = tf.constant(np.random.default_rng(1).normal(size=(3, 2)))
+    expected = tf.function(lambda x: products(lambda h: h**3, x), autograph=False)(x)
+    for xla in (False, True):
+        compiled = tf.function(
+            lambda x: products(_stated_cube, x), autograph=False, jit_compile=xla
+        )
+        for got, wanted in zip(compiled(x), expected, strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=1e-10, atol=1e-12)

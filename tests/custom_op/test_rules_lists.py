@@ -42,6 +42,16 @@ def _pushed_back(x):
     return _stack(first, 4) * _stack(second, 4)
 
 
+def test_entries_of_a_list_that_are_chosen_twice():
+    """TensorFlow's gradient keeps one of their cotangents."""
+
+    def function(x):
+        array = tf.TensorArray(tf.float64, 3, element_shape=[2]).unstack(tf.sin(x))
+        return array.gather([2, 0, 2]) * array.gather([1, 2, 0])
+
+    custom_op.check_rule(function, X, order=1)
+
+
 @pytest.mark.parametrize("function", [_joined, _joined_to_a_constant, _pushed_back])
 def test_lists_that_tensorflow_marks_as_not_differentiable(function):
     # A tape over the function itself would meet TensorFlow's zeros: the Hessian takes none.
@@ -82,3 +92,18 @@ def test_a_rule_made_of_what_has_no_gradient_is_refused():
             products(tf.fill([1, 2, 2, 1], 0.3))
     finally:
         custom_op.registry._RULES.pop("Betainc")
+
+
+def test_eager_hessians_of_lists_of_unknown_shapes():
+    """Sizes that operations of lists read while they are traced stay constants when it is cut."""
+
+    def function(x):
+        split = tf.TensorArray(tf.float64, 2, infer_shape=False).split(tf.sin(x), [1, 2])
+        return tf.ensure_shape(split.concat(), [3, 2])
+
+    targets, v = np.ones((3, 2)), np.arange(6.0)
+    product = custom_op.hessian(function, tf.constant(X), "squared_error", targets) @ v
+    # Of (sin x - 1)²/2, over three examples.
+    x = X.reshape(-1)
+    slope = np.cos(x) ** 2 - np.sin(x) * (np.sin(x) - 1)
+    np.testing.assert_allclose(product, slope * v / 3, rtol=1e-12)

@@ -15,7 +15,7 @@ ATTEMPTS = 5  # at a network whose derivatives finite differences know
 
 def modes_of(seed: int) -> tuple[str, ...]:
     """Returns in which modes a network is checked: all in graphs, one in sixteen in each other."""
-    return {0: ("graph", "eager"), 4: ("graph", "xla")}.get(seed % 16, ("graph",))
+    return {0: ("graph", "eager"), program.XLA: ("graph", "xla")}.get(seed % 16, ("graph",))
 
 
 def run_case(seed: int, thorough: bool = False) -> Outcome:

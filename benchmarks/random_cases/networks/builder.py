@@ -66,10 +66,11 @@ class Builder:
       visible: The tensors that a next line may read, the newest last.
       stops: The values of `stop`.
       templates: The templates used.
+      compiled: Whether only what XLA can compile may stand in it.
     """
 
-    def __init__(self, random: np.random.Generator):
-        self.random = random
+    def __init__(self, random: np.random.Generator, compiled: bool = False):
+        self.random, self.compiled = random, compiled
         self.parameters: dict[str, np.ndarray] = {}
         self.visible: list[Ref] = []
         self.stops = tools.Stops()
@@ -77,6 +78,7 @@ class Builder:
         self._scope: dict[str, Any] = {**tools.scope(self.stops, once=True), "p": {}}
         self._blocks: list[list[str]] = [[]]
         self._count = 0
+        self._closed = False  # whether no new parameter may be read
 
     def draw(self, options: Sequence[Any]) -> Any:
         """Returns one of several things."""
@@ -128,6 +130,8 @@ class Builder:
 
     def room(self) -> int:
         """Returns how many numbers a new parameter may have."""
+        if self._closed:
+            return -1
         return PARAMETERS - sum(values.size for values in self.parameters.values())
 
     def fit(self, ref: Ref, shape: Sequence[int]) -> Ref:
@@ -214,7 +218,7 @@ class Builder:
         if x is None:
             if np.prod(shape) <= self.room():
                 return self.parameter(shape, place.domain)
-            x = self.visible[-1] if self.visible else self.parameter([min(3, self.room())])
+            x = self.visible[-1] if self.visible else self.parameter([3])
         return self.into(self.fit(x, shape), place.domain)
 
     def _argument(self, place: Value, main: Ref | None) -> Ref:
@@ -236,18 +240,22 @@ class Builder:
         return self.into(made, place.domain)
 
     @contextlib.contextmanager
-    def function(self, x: np.ndarray) -> Iterator[Function]:
+    def function(self, x: np.ndarray, closed: bool = False) -> Iterator[Function]:
         """Begins a function of one tensor; what is written now is its body.
 
         Args:
           x: The argument's value.
+          closed: Whether it reads nothing but its argument.
 
         Yields:
           The function: its `name`, its `argument`, and `result`, which the body has to set.
         """
         self._count += 1
         made = Function(f"f{self._count}", Ref(f"h{self._count}", x))
-        outer = list(self.visible)
+        outer, was_closed = list(self.visible), self._closed
+        self._closed = self._closed or closed
+        if closed:
+            self.visible = []
         self._scope[made.argument.name] = tf.constant(x)
         self.visible.append(made.argument)
         self._blocks.append([])
@@ -259,7 +267,7 @@ class Builder:
         lines += [f"    {line}" for line in [*body, f"return {made.result.name}"]]
         exec("\n".join(lines), self._scope)
         self._blocks[-1] += lines
-        self.visible = outer
+        self.visible, self._closed = outer, was_closed
 
     def text(self, result: Ref | None = None) -> str:
         """Returns the program: a function `network` of the parameters."""

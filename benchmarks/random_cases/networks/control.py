@@ -8,7 +8,18 @@ import numpy as np
 
 from benchmarks.random_cases.networks.builder import Builder, Ref
 from benchmarks.random_cases.networks.templates import TEMPLATES
-from benchmarks.random_cases.networks.templates.base import Template, Value
+from benchmarks.random_cases.networks.templates.base import ANY, Template, Value
+
+# Operations that XLA on CPU has no kernel of.
+NOT_IN_XLA = frozenset(
+    """CropAndResize EuclideanNorm ExtractVolumePatches InvGrad MaxPoolWithArgmax OptionalFromValue
+    Range ResizeBicubic ResizeBicubicGrad ResizeNearestNeighborGrad ScaleAndTranslate
+    ScatterNdNonAliasingAdd SegmentMean SegmentSum SparseSegmentMean SparseSegmentMeanGrad
+    SparseSegmentSqrtN SparseSegmentSqrtNGrad SparseSegmentSum SparseSegmentSumGrad
+    StatelessRandomPoisson TensorListConcat TensorListConcatLists TensorListPopBack
+    TensorListPushBack TensorListPushBackBatch TensorListResize TensorListScatter
+    TensorListScatterIntoExistingList TensorListScatterV2 TensorListSplit""".split()
+)
 
 CONTROLS: dict[str, Callable[[Builder, Ref, int], Ref]] = {}
 
@@ -22,6 +33,7 @@ def control(function: Callable[[Builder, Ref, int], Ref]) -> Callable[[Builder, 
 def body(
     b: Builder, x: np.ndarray, depth: int, *, smooth: bool = False, twice: bool = False,
     shape: tuple[int, ...] | None = None,
+    closed: bool = False,
 ) -> tuple[str, Ref]:  # fmt: skip
     """Writes a function of one or two random operations.
 
@@ -32,11 +44,12 @@ def body(
       smooth: Whether only operations without kinks may stand in it.
       twice: Whether TensorFlow has to differentiate it twice.
       shape: What it returns.
+      closed: Whether it reads nothing but its argument.
 
     Returns:
       Its name, and its result.
     """
-    with b.function(x) as made:
+    with b.function(x, closed) as made:
         value = made.argument
         for _ in range(1 + b.chance(0.4)):
             if depth > 0 and not (smooth or twice) and b.chance(0.15):
@@ -56,6 +69,8 @@ def template(
         for each in TEMPLATES
         if not (inner and "{key}" in each.expression)
         and not (smooth and not (each.smooth and _free(each)))
+        and (each.kernels or not inner)
+        and not (b.compiled and NOT_IN_XLA.intersection(each.ops))
         and not (twice and (each.first_order or not each.smooth))
     ]
     weights = np.array([each.weight for each in allowed])
@@ -63,9 +78,11 @@ def template(
 
 
 def _free(each: Template) -> bool:
-    """Whether it takes any shape, or so small a matrix that a loop is not for reshaping alone."""
+    """Whether it takes what a loop brings: values anywhere, of any shape or of a small matrix."""
+    values = [place for place in each.places.values() if isinstance(place, Value)]
     place = each.places["x"]
-    return isinstance(place, Value) and (isinstance(place.shape, str) or len(place.shape) <= 2)
+    small = isinstance(place.shape, str) or len(place.shape) <= 2
+    return small and all(value.domain == ANY for value in values)
 
 
 def around(b: Builder, x: Ref, depth: int = 1, name: str | None = None) -> Ref:
@@ -189,6 +206,6 @@ def tangent(b, x, depth):
 
 @control
 def custom_gradient(b, x, depth):
-    """A piece whose derivative a `tf.custom_gradient` states."""
-    name, _ = body(b, x.value, 0, twice=True)
+    """A piece whose derivative a `tf.custom_gradient` states, in its argument alone."""
+    name, _ = body(b, x.value, 0, twice=True, closed=True)
     return b.let(f"own_gradient({name})({{0}})", x)

@@ -12,6 +12,7 @@ import tensorflow as tf
 from benchmarks.random_cases.networks import control, tools
 from benchmarks.random_cases.networks.builder import Builder, Ref
 
+XLA = 4  # networks of which numbers, modulo 16, are made for XLA
 LOSSES = ("softmax_cross_entropy", "squared_error", "mean_squared_error", "sigmoid_cross_entropy")
 # Programs whose structure of parameters is what users have: a dictionary, in one or in a list.
 FORMS = ("dict", "list", "nested")
@@ -31,6 +32,7 @@ class Program:
       weights: How much each example counts, or None.
       single: Whether it has parts in float32.
       features: Types of operation that it is made of, and controls.
+      origin: How it is drawn again.
     """
 
     text: str
@@ -42,6 +44,7 @@ class Program:
     weights: np.ndarray | None
     single: bool
     features: list[str]
+    origin: str = ""
 
     def network(self) -> Callable[[Any], tf.Tensor]:
         """Returns the network as a function of the structure `structure` returns."""
@@ -72,7 +75,8 @@ class Program:
         return np.concatenate([values.reshape(-1) for values in self.parameters.values()])
 
     def __str__(self) -> str:
-        lines = [f"{name} = np.array({v.tolist()})" for name, v in self.parameters.items()]
+        lines = [f"# {self.origin}"] if self.origin else []
+        lines += [f"{name} = np.array({v.tolist()})" for name, v in self.parameters.items()]
         lines += [self.text, f"loss = {self.loss!r}, targets = {self.targets.tolist()}"]
         if self.weights is not None:
             lines.append(f"weights = {self.weights.tolist()}")
@@ -89,7 +93,7 @@ def generate(seed: int, attempt: int = 0) -> Program:
     Returns:
       The program; the same for the same numbers.
     """
-    b = Builder(np.random.default_rng([seed, attempt]))
+    b = Builder(np.random.default_rng([seed, attempt]), compiled=seed % 16 == XLA)
     features: list[str] = []
     depth = int(b.random.integers(3, 7))
     value: Ref | None = None
@@ -103,7 +107,9 @@ def generate(seed: int, attempt: int = 0) -> Program:
         else:
             value = b.apply(control.template(b), value)
     assert value is not None
-    return finish(b, value, features)
+    made = finish(b, value, features)
+    made.origin = f"program.generate({seed}, attempt={attempt})"
+    return made
 
 
 def finish(b: Builder, value: Ref, features: list[str]) -> Program:

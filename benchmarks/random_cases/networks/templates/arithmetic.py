@@ -33,7 +33,7 @@ each(
         ("AddN", "tf.add_n([{x}, tf.sin({x}), {y}])"),
         ("IdentityN", "tf.multiply(*tf.identity_n([{x}, {y}]))"),
         ("Complex Imag", "tf.math.imag(tf.exp(tf.complex(0.3 * {x}, {y})))"),
-        ("Conj", "tf.math.real(tf.math.conj(tf.complex({x}, {y})) * tf.complex({y}, {y}))"),
+        ("Conj Real", "tf.math.real(tf.math.conj(tf.complex({x}, {y})) * tf.complex({y}, {y}))"),
         ("SelectV2", "tf.where(const(5, *{x}.shape) > 0.0, {x}, {y})"),
         ("Select", "raw.Select(condition=const(6, *{x}.shape) > 0.0, x={x}, y=2.0 * {y})"),
         ("NextAfter", "tf.math.nextafter({x}, {y})"),

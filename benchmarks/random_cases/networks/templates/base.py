@@ -52,6 +52,7 @@ class Template:
       single: Whether it computes in float32.
       first_order: Whether TensorFlow's own derivative of its gradient is wrong or missing, so
         that it may not stand in a gradient that is a part of a network.
+      kernels: Whether TensorFlow has all kernels of its gradient on CPU.
       weight: How often it is drawn, relative to others.
     """
 
@@ -61,6 +62,7 @@ class Template:
     smooth: bool
     single: bool
     first_order: bool
+    kernels: bool
     weight: float
 
 
@@ -74,6 +76,7 @@ def op(
     smooth: bool | None = None,
     single: bool | None = None,
     first_order: bool = False,
+    kernels: bool = True,
     weight: float = 1.0,
     **places: Any,
 ) -> None:
@@ -85,6 +88,7 @@ def op(
       smooth: By default, where no place is a `GRID`.
       single: By default, where the expression casts by `f32`.
       first_order: As `Template` says.
+      kernels: As `Template` says.
       weight: As `Template` says.
       **places: What stands in the places: a `Value`, a list (a `Value` of that shape), a tuple of
         texts (a `Choice`), or an `Axis`. A place `x` that is not named is `Value()`.
@@ -105,7 +109,7 @@ def op(
     # x first: other places take their shapes from it.
     made = {name: made[name] for name in sorted(made, key=lambda name: name != "x")}
     TEMPLATES.append(
-        Template(tuple(ops.split()), expression, made, smooth, single, first_order, weight)
+        Template(tuple(ops.split()), expression, made, smooth, single, first_order, kernels, weight)
     )
 
 

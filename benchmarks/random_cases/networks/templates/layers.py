@@ -43,10 +43,10 @@ op(
     x=IMAGE, y=[2, 2, 2, 1], s=STRIDES, pad=PADS, weight=3,
 )  # fmt: skip
 op("Conv2D", "tf.nn.conv2d({x}, {y}, 1, '{pad}', dilations=2)",
-   x=[1, 4, 3, 1], y=[2, 2, 1, 2], pad=PADS)  # fmt: skip
+   x=[1, 4, 3, 1], y=[2, 2, 1, 2], pad=PADS, kernels=False)  # fmt: skip
 op("Conv2D", "tf.nn.conv2d({x}, {y}, 1, [[0, 0], [1, 0], [0, 1], [0, 0]])",
    x=[1, 3, 3, 1], y=[2, 2, 1, 1])  # fmt: skip
-op("Conv2D", "tf.nn.conv2d({x}, {y}, 1, 'SAME')", x=[1, 3, 3, 2], y=[2, 1, 1, 2])
+op("Conv2D", "tf.nn.conv2d({x}, {y}, 1, 'SAME')", x=[1, 3, 3, 2], y=[2, 1, 1, 2], kernels=False)
 op("Conv2D", "tf.nn.conv1d({x}, {y}, 1, '{pad}')", x=[2, 4, 1], y=[2, 1, 2], pad=PADS)
 op("Conv3D", "tf.nn.conv3d({x}, {y}, [1, 1, 1, 1, 1], '{pad}')",
    x=[1, 2, 2, 3, 1], y=[1, 2, 2, 1, 1], pad=PADS)  # fmt: skip
