@@ -16,7 +16,7 @@ from benchmarks.random_cases.outcome import FAILED, NO_REFERENCE, OK, REFUSED
 from custom_op import registry
 
 # Not drawn themselves: they are what derivatives of max pooling may be made of.
-IN_DERIVATIVES = {"MaxPoolGradGrad", "MaxPool3DGradGrad"}
+IN_DERIVATIVES = {"MaxPoolGradGrad", "MaxPoolGradGradV2", "MaxPool3DGradGrad"}
 GROUPS, EACH = 20, 5
 
 

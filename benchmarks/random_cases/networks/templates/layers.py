@@ -100,6 +100,18 @@ op("MaxPool", "tf.nn.max_pool1d({x}, 2, 1, 'SAME')", x=Value([2, 4, 1], domain=G
 op("MaxPool", "tf.nn.max_pool2d({x}, 2, 1, [[0, 0], [1, 0], [0, 1], [0, 0]])", x=POOLED)
 op("MaxPool3D", "f64(tf.nn.max_pool3d(f32({x}), 2, {s}, '{pad}'))",
    x=Value([1, 2, 3, 2, 1], domain=GRID), s=("1", "2"), pad=PADS)  # fmt: skip
+op("MaxPoolV2",
+   "raw.MaxPoolV2(input={x}, ksize=[1, 2, 2, 1], strides=[1, {s}, {s}, 1], padding='{pad}')",
+   x=POOLED, s=("1", "2"), pad=PADS)  # fmt: skip
+op("MaxPoolGradV2",
+   "raw.MaxPoolGradV2(orig_input={x}, orig_output=tf.nn.max_pool2d({x}, 2, 1, 'SAME'), "
+   "grad=tf.sin({x}), ksize=[1, 2, 2, 1], strides=[1, 1, 1, 1], padding='SAME')",
+   x=POOLED)  # fmt: skip
+op("MaxPoolGradWithArgmax",
+   "raw.MaxPoolGradWithArgmax(input={x}, grad=tf.sin({x}), "
+   "argmax=tf.nn.max_pool_with_argmax({x}, 2, 1, 'SAME')[1], ksize=[1, 2, 2, 1], "
+   "strides=[1, 1, 1, 1], padding='SAME')",
+   x=POOLED)  # fmt: skip
 op("MaxPoolGrad",
    "raw.MaxPoolGrad(orig_input={x}, orig_output=tf.nn.max_pool2d({x}, 2, {s}, 'SAME'), "
    "grad=mix({x}, 4, *tf.nn.max_pool2d({x}, 2, {s}, 'SAME').shape), ksize=[1, 2, 2, 1], "
