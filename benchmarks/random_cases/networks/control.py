@@ -13,7 +13,8 @@ from benchmarks.random_cases.networks.templates.base import ANY, Template, Value
 # Operations that XLA on CPU has no kernel of.
 NOT_IN_XLA = frozenset(
     """CropAndResize EuclideanNorm ExtractVolumePatches InvGrad MaxPoolGradWithArgmax
-    MaxPoolWithArgmax OptionalFromValue Range ResizeBicubic ResizeBicubicGrad ResizeNearestNeighborGrad ScaleAndTranslate
+    MaxPoolWithArgmax OptionalFromValue Range ResizeBicubic ResizeBicubicGrad
+    ResizeNearestNeighborGrad ScaleAndTranslate
     ScatterNdNonAliasingAdd SegmentMean SegmentSum SparseSegmentMean SparseSegmentMeanGrad
     SparseSegmentSqrtN SparseSegmentSqrtNGrad SparseSegmentSum SparseSegmentSumGrad
     StatelessRandomPoisson TensorListConcat TensorListConcatLists TensorListPopBack
