@@ -205,7 +205,9 @@ class Builder:
         if any(
             op in DYNAMIC or op.startswith(("TensorList", "SparseSegment")) for op in template.ops
         ):
-            made = self.let(f"tf.ensure_shape({{0}}, {list(made.shape)})", made)
+            unknown = made
+            made = self.let(f"tf.ensure_shape({{0}}, {list(made.shape)})", unknown)
+            self.visible.remove(unknown)
         return self.scaled(made)
 
     def _main(self, place: Value, x: Ref | None) -> Ref:

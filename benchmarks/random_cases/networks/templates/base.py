@@ -66,6 +66,13 @@ class Template:
     weight: float
 
 
+# What TensorFlow's own gradients are wrong or incomplete in: they leave out the value that fills,
+# labels in a slope, and what was chosen or written twice.
+INCOMPLETE = (
+    "padding_value", "constant_values", "SoftmaxCrossEntropyWithLogits(", "dynamic_stitch([[0, 2",
+    ".gather([2, 0, 2])", "scatter_nd_update",
+)  # fmt: skip
+
 TEMPLATES: list[Template] = []
 
 
@@ -104,6 +111,8 @@ def op(
         made[name] = place
     if smooth is None:
         smooth = not any(isinstance(p, Value) and p.domain == GRID for p in made.values())
+    if any(word in expression for word in INCOMPLETE):
+        first_order = True
     if single is None:
         single = "f32(" in expression
     # x first: other places take their shapes from it.
