@@ -17,10 +17,14 @@ from custom_op import registry
 
 # Not drawn themselves: they are what derivatives of max pooling may be made of.
 IN_DERIVATIVES = {"MaxPoolGradGrad", "MaxPoolGradGradV2", "MaxPool3DGradGrad"}
-GROUPS, EACH = 20, 5
+GROUPS, EACH, QUICK = 20, 5, 6
 
 
-@pytest.mark.parametrize("group", range(GROUPS))
+# A network takes two to three seconds of one core: most of the hundred are slow tests.
+@pytest.mark.parametrize(
+    "group",
+    [pytest.param(i, marks=[pytest.mark.slow] if i >= QUICK else []) for i in range(GROUPS)],
+)
 def test_networks(group):
     for seed in range(group * EACH, (group + 1) * EACH):
         outcome = networks.run_case(seed)
