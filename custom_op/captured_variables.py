@@ -65,8 +65,8 @@ class Sources:
 
     It is known of leaves that are variables of TensorFlow or Keras, of tensors that were read from
     one in the graph being traced, and, on a CPU, of eager tensors that still share their memory
-    with one (`tf.convert_to_tensor(variable)`, `mlhf.get_parameters(model)`). Of an argument of a
-    `tf.function` it is not known, nor of a copy.
+    with one (`tf.convert_to_tensor(variable)`, `mlhf.get_parameters(model)`), scalars excepted. Of an
+    argument of a `tf.function` it is not known, nor of a copy.
     """
 
     def __init__(self, structure: Structure, leaves: Sequence[tf.Tensor]):
@@ -201,6 +201,9 @@ def _handle_read(tensor: tf.Tensor) -> tf.Tensor | None:
 def _shares_memory(leaf: tf.Tensor, handle: tf.Tensor) -> bool:
     """Whether an eager tensor is the present value of a variable, and no copy."""
     leaf = _outermost(leaf)
+    if leaf.shape.rank == 0:
+        # TensorFlow keeps one tensor for equal constants: unrelated scalars share their memory.
+        return False
     eager = tf.__internal__.EagerTensor
     if not (isinstance(leaf, eager) and isinstance(handle, eager)):
         return False

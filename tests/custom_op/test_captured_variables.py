@@ -106,3 +106,9 @@ def test_what_a_traced_function_reads():
         return after
 
     tf.function(trace, autograph=False).get_concrete_function(V)
+
+
+def test_a_scalar_of_equal_value_is_not_the_variable():
+    # TensorFlow caches scalar constants, so that both share their memory.
+    rate, scale = tf.constant(2.0), tf.Variable(2.0)
+    assert float(custom_op.jvp(lambda s: s * scale, rate, tf.constant(1.0))[1]) == 2.0
