@@ -114,10 +114,13 @@ MEANT = {
 @pytest.mark.parametrize("name", MEANT)
 def test_losses_of_keras_are_what_they_mean(name):
     loss, activation, targets = MEANT[name]
+    policy = keras.config.dtype_policy()
     keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
     try:
         fit.check(network(activated(activation)), X, targets, loss, loss, rtol=1e-6, atol=1e-8)
     finally:
+        keras.config.set_dtype_policy(policy)
         keras.config.set_floatx("float32")
 
 

@@ -26,8 +26,10 @@ def run_case(seed: int, thorough: bool = False) -> Outcome:
     Returns:
       What became of it, with the mode `"step"` and those of products.
     """
-    floatx = keras.config.floatx()
+    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
     keras.config.set_floatx("float64")
+    # Once anything in the process has set a policy, layers no longer look at floatx.
+    keras.config.set_dtype_policy("float64")
     try:
         case = models.generate(np.random.default_rng(seed), seed)
         outcome = Outcome(seed, features=case.features, program=case.text)
@@ -42,6 +44,7 @@ def run_case(seed: int, thorough: bool = False) -> Outcome:
                 outcome.modes[mode] = FAILED
                 outcome.notes.append(f"{mode}: {type(error).__name__}: {str(error)[:700]}")
     finally:
+        keras.config.set_dtype_policy(policy)
         keras.config.set_floatx(floatx)
     outcome.checked = ["loss", "weights", "state"] + ["J v", "G v"] * (len(modes) > 1)
     return outcome

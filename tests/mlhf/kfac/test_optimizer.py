@@ -218,7 +218,7 @@ def test_what_it_can_not_do_is_refused():
         {"v": tf.ones([2], tf.float64)},
         "'v' .* not a scale or a shift",
     )
-    with pytest.raises(ValueError, match="expects a network that returns one tensor, got tuple"):
+    with pytest.raises(TypeError, match="to return one tensor of outputs, .* got a tuple of 2"):
         pair = mlhf.Objective(lambda p, x: (x @ p["w"], x), "squared_error", X, X)
         kfac.KFAC(0.1).step(pair, {"w": w}, kfac.KFAC(0.1).init({"w": w}))
     with pytest.raises(ValueError, match=r"got the parameter 'w' of shape \(1, 2, 3\)"):
