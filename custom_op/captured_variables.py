@@ -65,8 +65,8 @@ class Sources:
 
     It is known of leaves that are variables of TensorFlow or Keras, of tensors that were read from
     one in the graph being traced, and, on a CPU, of eager tensors that still share their memory
-    with one (`tf.convert_to_tensor(variable)`, `mlhf.get_parameters(model)`), scalars excepted. Of an
-    argument of a `tf.function` it is not known, nor of a copy.
+    with one (`tf.convert_to_tensor(variable)`, `mlhf.get_parameters(model)`), scalars excepted. Of
+    an argument of a `tf.function` it is not known, nor of a copy.
     """
 
     def __init__(self, structure: Structure, leaves: Sequence[tf.Tensor]):
