@@ -5,7 +5,9 @@ import pytest
 from benchmarks.random_cases import hypergradients
 from benchmarks.random_cases.outcome import OK
 
-SEEDS = range(30)
+# These two have many columns and steps: half a minute each.
+DEAR = (8, 20)
+SEEDS = [pytest.param(k, marks=[pytest.mark.slow] * (k in DEAR)) for k in range(30)]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
