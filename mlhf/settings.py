@@ -197,6 +197,8 @@ def _new_variable(value: Any, name: str) -> tf.Variable:
     return new_variable(value, tf.float64, f"mlhf_setting_{name}")
 
 
+# AutoGraph can't read the code of threads, and would say so.
+@tf.autograph.experimental.do_not_convert
 def new_variable(value: Any, dtype: tf.DType, name: str) -> tf.Variable:
     """Returns a variable that belongs to no graph, whatever function is being traced.
 

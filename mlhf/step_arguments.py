@@ -136,8 +136,8 @@ def check_layout(state: Any, parameters: Any) -> None:
     What passed a file or a function of the user's is not known any more.
     """
     for vector in _flat_vectors(state):
-        noted = getattr(vector, _LAYOUT, None)
-        if noted is not None and noted != (shapes := _shapes(parameters)):
+        noted, shapes = getattr(vector, _LAYOUT, None), _shapes(parameters)
+        if noted is not None and noted != shapes:
             raise ValueError(
                 f"Expected the state of parameters of the shapes {_text(shapes)}, got that of "
                 f"parameters of the shapes {_text(noted)}: a state is of the parameters that init "

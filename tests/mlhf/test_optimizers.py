@@ -58,7 +58,9 @@ def test_the_contract(name, dtype, tmp_path):
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_inside_a_function_of_the_user(name):
+def test_inside_a_function_of_the_user(name, monkeypatch):
+    warned = []
+    monkeypatch.setattr(tf.get_logger(), "warning", lambda *text, **_: warned.append(text))
     optimizer = OPTIMIZERS[name]()
     parameters = start(tf.float64)
     state = optimizer.init(parameters)
@@ -76,6 +78,8 @@ def test_inside_a_function_of_the_user(name):
     outside, _, _ = train(optimizer, tf.float64, 2)
     for a, b in zip(tf.nest.flatten(inside), tf.nest.flatten(outside), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+    # AutoGraph reads the code of a step too, and says what it can't transform.
+    assert not [text for text in warned if "AutoGraph" in str(text)]
 
 
 @pytest.mark.parametrize("name", CLASSES)
