@@ -253,7 +253,7 @@ class Builder:
           The function: its `name`, its `argument`, and `result`, which the body has to set.
         """
         self._count += 1
-        made = Function(f"f{self._count}", Ref(f"h{self._count}", x))
+        made = Function(f"part{self._count}", Ref(f"h{self._count}", x))
         outer, was_closed = list(self.visible), self._closed
         self._closed = self._closed or closed
         if closed:

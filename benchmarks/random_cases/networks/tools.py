@@ -62,11 +62,15 @@ def push(function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor, t: Any) -> tf
 
 
 def own_gradient(function: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns the function with its derivative as a `tf.custom_gradient` states it."""
+    """Returns the function with its derivative as a `tf.custom_gradient` states it.
+
+    It is stated by a linearization: TensorFlow's own gradient may lack a path, such as that of
+    `tf.range`, and then what is stated would be another derivative.
+    """
 
     @tf.custom_gradient
     def stated(x):
-        return function(x), lambda u: pull(function, x, u)
+        return function(x), lambda u: custom_op.linearize(function, x).vjp(u)
 
     return stated
 
@@ -112,7 +116,8 @@ def _push_by_tapes(function, x, t):
         seed = tf.zeros_like(function(x))
         outer.watch(seed)
         pulled = pull(function, x, seed)
-    return outer.gradient(pulled, seed, output_gradients=tf.cast(t, x.dtype))
+    t = tf.cast(t, x.dtype)
+    return outer.gradient(pulled, seed, output_gradients=t, unconnected_gradients="zero")
 
 
 def scope(stops: Stops, once: bool = False) -> dict[str, Any]:
