@@ -101,39 +101,47 @@ def multiplication_or_zero(op):
 
 @register_r_forward("Xdivy")
 def division_of_zero(op):
-    """As a quotient, and zero where the dividend is zero."""
+    """As a quotient, and zero where dividend and divisor are zero."""
     x, y = op.inputs
     return lambda a, b: _sum(
         op.outputs[0],
-        _product(lambda: tf.math.xdivy(_nonzero(x), y), a),
+        _product(lambda: tf.math.xdivy(_one_unless(x, tf.equal(y, 0)), y), a),
         _product(lambda: -tf.math.xdivy(op.outputs[0], y), b),
     )
 
 
 @register_r_forward("Xlogy")
 def times_logarithm(op):
-    """R(x log y) = log(y) R(x) + (x/y) R(y), and zero where x is zero."""
+    """R(x log y) = log(y) R(x) + (x/y) R(y), and zero where x is zero and log(y) infinite."""
     x, y = op.inputs
     return lambda a, b: _sum(
         op.outputs[0],
-        _product(lambda: tf.math.xlogy(_nonzero(x), y), a),
+        _product(lambda: tf.math.xlogy(_one_unless(x, _up_to(y, 0)), y), a),
         _product(lambda: tf.math.xdivy(x, y), b),
     )
 
 
 @register_r_forward("Xlog1py")
 def times_logarithm_of_one_plus(op):
-    """R(x log(1 + y)) = log(1 + y) R(x) + x/(1 + y) R(y), and zero where x is zero."""
+    """R(x log(1 + y)) = log(1 + y) R(x) + x/(1 + y) R(y), and zero where x is and log(1 + y) not."""
     x, y = op.inputs
     return lambda a, b: _sum(
         op.outputs[0],
-        _product(lambda: tf.math.xlog1py(_nonzero(x), y), a),
+        _product(lambda: tf.math.xlog1py(_one_unless(x, _up_to(y, -1)), y), a),
         _product(lambda: tf.math.xdivy(x, 1 + y), b),
     )
 
 
-def _nonzero(x: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tf.not_equal(x, tf.zeros([], x.dtype)), x.dtype)
+def _up_to(y: tf.Tensor, bound: int) -> tf.Tensor:
+    return tf.equal(y, bound) if y.dtype.is_complex else y <= bound
+
+
+def _one_unless(x: tf.Tensor, undefined: tf.Tensor) -> tf.Tensor:
+    """Returns 1, and 0 where x is zero and the factor of x is undefined.
+
+    TensorFlow's gradients are zero wherever x is, also where the factor is an ordinary number.
+    """
+    return tf.cast(tf.logical_not(tf.logical_and(tf.equal(x, 0), undefined)), x.dtype)
 
 
 def _known_number(x: tf.Tensor) -> float | None:

@@ -111,6 +111,22 @@ def test_zero_beats_what_is_not_finite():
     np.testing.assert_allclose(tangents, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [tf.float64, tf.complex128])
+def test_slopes_where_the_first_factor_is_zero(dtype):
+    y = np.array([2.0, 3.0, 0.5])
+    for function, slope in (
+        (tf.math.xlogy, np.log(y)),
+        (tf.math.xlog1py, np.log1p(y)),
+        (tf.math.xdivy, 1 / y),
+    ):
+
+        def behind(x, function=function):
+            return tf.math.real(function(2 * tf.cast(x, dtype), tf.cast(y, dtype)))
+
+        tangent = custom_op.jvp(behind, tf.zeros(3, tf.float64), tf.ones(3, tf.float64))[1]
+        np.testing.assert_allclose(tangent, 2 * slope, rtol=1e-14)
+
+
 @pytest.mark.parametrize("exponent", [1, 2, 3, 2.5])
 def test_powers_with_known_exponents(exponent):
     x, t = np.array([0.5, 1.5, 2.0]), np.array([1.0, -2.0, 3.0])
