@@ -123,7 +123,7 @@ def times_logarithm(op):
 
 @register_r_forward("Xlog1py")
 def times_logarithm_of_one_plus(op):
-    """R(x log(1 + y)) = log(1 + y) R(x) + x/(1 + y) R(y), and zero where x is and log(1 + y) not."""
+    """R(x log(1 + y)) = log(1 + y) R(x) + x/(1 + y) R(y), zero where x is and log(1 + y) not."""
     x, y = op.inputs
     return lambda a, b: _sum(
         op.outputs[0],
