@@ -7,19 +7,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from custom_op import (
-    control_flow,
-    determinism,
-    held_gradients,
-    paired,
-    precision,
-    random_choices,
-    structures,
-)
-from custom_op.captured_variables import Sources, variables_read
+from custom_op import determinism, precision, structures
 from custom_op.fallback import NotDifferentiableError, check_no_silent_zero
+from custom_op.graphs import control_flow, random_choices
+from custom_op.graphs.captured_variables import Sources, variables_read
+from custom_op.graphs.traced import Traced
+from custom_op.linear_maps import held_gradients, paired
 from custom_op.program import TangentProgram
-from custom_op.traced import Traced
 
 Structure = Any
 
@@ -57,7 +51,7 @@ def linearize(
     Raises:
       ValueError: If a leaf is unconnected and `unconnected` is `"error"`, the function reads the
         variable that a leaf was read from (where that can be known: see
-        `custom_op.captured_variables.Sources`), or the product's dtype is none of those.
+        `custom_op.graphs.captured_variables.Sources`), or the product's dtype is none of those.
       TypeError: If a leaf of primals or outputs is not floating.
       NotDifferentiableError: When an operation has no derivative; inside a `tf.function` the first
         product may raise it instead.

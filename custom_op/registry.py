@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow.python.eager import execute
 from tensorflow.python.ops import control_flow_util
 
-from custom_op import held_gradients
+from custom_op.linear_maps import held_gradients
 
 LinearMap = Callable[..., Any]
 Rule = Callable[[tf.Operation], LinearMap]

@@ -7,8 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 import custom_op
-from custom_op import activations
-from custom_op.losses import keras_names, registry
+from custom_op.losses import activations, keras_names, registry
 
 
 def resolve(loss: Any) -> tuple[custom_op.losses.Loss, str | None]:

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 import custom_op
-from custom_op import activations, structures
+from custom_op import structures
+from custom_op.losses import activations
 from mlhf import keras_models, natural_outputs, network_checks, target_check
 from mlhf.validation import check_number
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from custom_op import captured_variables
+from custom_op.graphs import captured_variables
 from custom_op.losses import targets as loss_targets
 from mlhf import settings, step_arguments, target_check
 from mlhf.keras_contracts import projected

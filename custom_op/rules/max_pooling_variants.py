@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from custom_op import fallback
-from custom_op.maxima import Windows, first_places, put, take
+from custom_op.linear_maps.maxima import Windows, first_places, put, take
 from custom_op.registry import register_r_forward
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.framework import ops
 
-from custom_op.maxima import first_places, put, take
+from custom_op.linear_maps.maxima import first_places, put, take
 from custom_op.rules.max_pooling_variants import told_places, windows_of
 
 Gradient = Callable[..., Any]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from custom_op.grouping import Group, Readers
+from custom_op.linear_maps.grouping import Group, Readers
 from custom_op.registry import has_custom_gradient
 from custom_op.rules import moments, standardization
 

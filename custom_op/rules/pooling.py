@@ -3,7 +3,7 @@
 The derivative is a selection: of each window the tangent at its first maximum. Where that stands
 is found once; TensorFlow's own kernels for the two directions, `MaxPoolGrad` and `MaxPoolGradGrad`,
 search for it at every product. Where windows tile the input, a mask or a byte a window tells it,
-else an index (`custom_op.maxima`). A ReLU before passes
+else an index (`custom_op.linear_maps.maxima`). A ReLU before passes
 its tangent at the same places where the pooled value is positive, and nowhere else: the selection
 takes its part over, and that of a bias before it.
 """
@@ -15,9 +15,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from custom_op import paired, selection
-from custom_op.grouping import Group, Readers
-from custom_op.maxima import first_places, take
+from custom_op.linear_maps import paired, selection
+from custom_op.linear_maps.grouping import Group, Readers
+from custom_op.linear_maps.maxima import first_places, take
 from custom_op.registry import has_custom_gradient, register_r_forward
 from custom_op.rules.max_pooling_variants import windows_of
 

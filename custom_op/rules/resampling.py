@@ -11,7 +11,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from custom_op.fallback import refusal
-from custom_op.held_gradients import custom_gradient
+from custom_op.linear_maps.held_gradients import custom_gradient
 from custom_op.registry import is_compiled, register_r_forward, replay
 
 Map = Callable[[tf.Tensor], tf.Tensor]

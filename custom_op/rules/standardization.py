@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from custom_op import paired
+from custom_op.linear_maps import paired
 
 _LANES = 1024  # entries of a row, when sums go over rows: enough to fill the vector units
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from custom_op.gradient_paths import Paths, refuse_missing
+from custom_op.graphs.gradient_paths import Paths, refuse_missing
 from mlhf.hypergrad import dynamics as dynamics_module
 from mlhf.hypergrad.dynamics import Dynamics, State
 

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 import custom_op
-from custom_op import activations
+from custom_op.losses import activations
 from mlhf import keras_call, keras_contracts, keras_models, natural_outputs
 
 _ADVICE = (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from custom_op.copying import BRANCHES, CALLS, LOOPS, Branches, Loop, called_graph
+from custom_op.graphs.copying import BRANCHES, CALLS, LOOPS, Branches, Loop, called_graph
 
 NO_SECOND = {
     "ResizeBilinear": "bilinear tf.image.resize",

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from custom_op import structures
-from custom_op.captured_variables import Read, Sources, variables_read
+from custom_op.graphs.captured_variables import Read, Sources, variables_read
 from mlhf.hypergrad.flat import FlatWeights
 
 

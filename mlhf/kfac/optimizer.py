@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from custom_op import structures
-from custom_op.gradient_paths import Paths, refuse_missing
+from custom_op.graphs.gradient_paths import Paths, refuse_missing
 from mlhf import keras_models
 from mlhf.kfac import factors as factors_module
 from mlhf.kfac.blocks import Block, blocks_of

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 import custom_op
-from custom_op.gradient_paths import Paths, refuse_missing
+from custom_op.graphs.gradient_paths import Paths, refuse_missing
 from mlhf.hypergrad.linear_solvers.conjugate_gradient import solve_definite
 from mlhf.hypergrad.linear_solvers.system import Solved, Solver, System
 from mlhf.hypergrad.problem import call_named

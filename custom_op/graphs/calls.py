@@ -1,0 +1,144 @@
+"""Tangents through a call of a `tf.function` inside the differentiated function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from custom_op import fallback, registry
+from custom_op.graphs.copying import BRANCHES, CALLS, LOOPS, Copies, called_graph, inside
+from custom_op.graphs.traced import Traced
+from custom_op.rules.lists import zeros_like
+
+
+def call(op: tf.Operation, live: Sequence[bool], program: Callable[..., Any]) -> registry.LinearMap:
+    """Returns the tangent map of a call, from the operations of the called function.
+
+    What the derivative reads of the function's inside is computed by copies of its operations
+    next to the call; TensorFlow's optimizer merges them with the call's own where the call is
+    stateless.
+
+    Args:
+      op: The call.
+      live: For each input, whether it depends on the primals.
+      program: Builds the linear map of a piece of a graph; `TangentProgram`.
+
+    Returns:
+      A map from one tangent (or None) an input to one tangent (or None) an output.
+
+    Raises:
+      NotDifferentiableError: If copies of the function's operations need not compute the same
+        (it draws random numbers, or assigns a variable that it reads).
+    """
+    body = called_graph(op)
+    chosen = [i for i, depends in enumerate(live) if depends]
+    operations = body.get_operations()
+    # TensorFlow appends what a backward pass needs; the call has the first ones.
+    derivative = Derivative(
+        body.inputs, body.outputs[: len(op.outputs)], chosen, operations, program
+    )
+    check = check_repeatable(op, operations, "calls a tf.function")
+    residuals = derivative.residuals(Copies(body.inputs, op.inputs, check))
+
+    def push(*tangents):
+        filled = [zeros_like(op.inputs[i]) if tangents[i] is None else tangents[i] for i in chosen]
+        return derivative.push_with(residuals, filled)
+
+    return push
+
+
+class Derivative:
+    """The linear map of a function's graph, made in that graph and written out in others.
+
+    It is traced within the function's own graph, because a `tf.custom_gradient` in there refers to
+    tensors of that graph. What it reads of the function's inside is to be supplied by copies.
+
+    Attributes:
+      reached: For each output, whether a tangent arrives there.
+      reads: The tensors of the function's graph that the map reads.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[tf.Tensor],
+        outputs: Sequence[tf.Tensor],
+        chosen: Sequence[int],
+        operations: Sequence[tf.Operation],
+        program: Callable[..., Any],
+    ):
+        """Traces the map from tangents of chosen inputs to those of all outputs.
+
+        Args:
+          inputs: The inputs of the function's graph.
+          outputs: Tensors of the function's graph.
+          chosen: Which inputs have tangents.
+          operations: Those of the function's graph.
+          program: Builds the linear map of a piece of a graph; `TangentProgram`.
+        """
+        live = [inputs[i] for i in chosen]
+        parts: list[Traced] = []
+
+        def prepare(_):
+            steps = program(live, outputs, operations)
+            parts.append(Traced(steps.push, live))
+            return parts[0].residuals
+
+        with outputs[0].graph.as_default():
+            self._prepared = Traced(prepare, [])
+        self._push = parts[0]
+        self.reached = list(self._push.outputs)
+        # A custom_gradient may read what stands around the function past the function's capture.
+        self._graph = outputs[0].graph
+        self._wanted = [inside(tensor, self._graph) for tensor in self._prepared.residuals]
+        self.reads = [
+            tensor for tensor in self._wanted if getattr(tensor, "graph", None) is self._graph
+        ]
+
+    def residuals(self, copies: Copies) -> list[tf.Tensor]:
+        """Computes what the map reads, in the current graph, from copies of the function."""
+        computed = self._prepared.inline([], copies.compute_from(self._graph, self._wanted))
+        return [tensor for tensor in computed if tensor is not None]
+
+    def push_with(
+        self, residuals: Sequence[tf.Tensor], tangents: Sequence[tf.Tensor]
+    ) -> list[tf.Tensor | None]:
+        """Maps tangents of the chosen inputs, with residuals computed before."""
+        return self._push.inline(tangents, residuals)
+
+    def push(self, copies: Copies, tangents: Sequence[tf.Tensor]) -> list[tf.Tensor | None]:
+        """Maps tangents of the chosen inputs to those of the outputs, in the current graph."""
+        return self.push_with(self.residuals(copies), tangents)
+
+
+def check_repeatable(
+    op: tf.Operation,
+    operations: Sequence[tf.Operation],
+    what: str,
+    advice: str = "call the Python function, or draw random numbers by tf.random.stateless_*",
+) -> Callable[[Sequence[tf.Operation]], None]:
+    """Returns a check that operations give the same when they run a second time.
+
+    Args:
+      op: The call, loop or choice that holds them, for the error's text.
+      operations: All of the function's operations.
+      what: What `op` does with the function, for the error's text.
+      advice: What to do instead, for the error's text.
+
+    Returns:
+      A function of the operations that are to be copied, which raises NotDifferentiableError.
+    """
+    assigned = any(inner.type.startswith("Assign") for inner in operations)
+
+    def check(making: Sequence[tf.Operation]) -> None:
+        for inner in making:
+            if inner.type == "ReadVariableOp":
+                if assigned:
+                    raise fallback.refusal(
+                        op, f"it {what} that reads and assigns variables", advice
+                    )
+            elif inner.op_def.is_stateful and inner.type not in (*CALLS, *LOOPS, *BRANCHES):
+                raise fallback.refusal(op, f"it {what} in which {inner.type!r} has a state", advice)
+
+    return check

@@ -1,0 +1,222 @@
+"""Which variables a traced function reads, and whether one of them is what it was given.
+
+A function that reads `w` itself beside the value of `w` that it is handed has a derivative with
+one path missing, and nothing shows it. A variable is known by its resource handle, through calls,
+loops and branches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from custom_op import fallback, structures
+from custom_op.graphs.copying import BRANCHES, CALLS, LOOPS, Branches, Loop, called_graph
+from custom_op.registry import has_custom_gradient
+from custom_op.rules import moments
+
+Structure = Any
+
+
+class Read(NamedTuple):
+    """A variable that is read.
+
+    Attributes:
+      name: Its name, for messages.
+      handle: Its resource handle: eager where the variable was made eagerly.
+    """
+
+    name: str
+    handle: tf.Tensor
+
+
+def variables_read(
+    outputs: Sequence[tf.Tensor], operations: Collection[tf.Operation] | None = None
+) -> list[Read]:
+    """Returns the variables whose values outputs depend on by differentiable operations.
+
+    What is read behind `tf.stop_gradient`, or for an integer (a choice, a shape), is no part of a
+    derivative and does not count.
+
+    Args:
+      outputs: Tensors of one graph, such as a `FuncGraph` that is being traced.
+      operations: Where to look: what lies beyond them was computed before, and is a constant. By
+        default the whole graph.
+
+    Returns:
+      Each variable once.
+    """
+    if operations is None:
+        operations = outputs[0].graph.get_operations()
+    found: dict[int, Read] = {}
+    if not any(value.dtype == tf.resource for op in operations for value in op.inputs):
+        return []
+    for tensor in _resources(outputs, set(operations)):
+        handle = _outermost(tensor)
+        found.setdefault(id(handle), Read(_name(handle, tensor), handle))
+    return list(found.values())
+
+
+class Sources:
+    """The variables that the leaves of a structure were read from, where that can be known.
+
+    It is known of leaves that are variables of TensorFlow or Keras, of tensors that were read from
+    one in the graph being traced, and, on a CPU, of eager tensors that still share their memory
+    with one (`tf.convert_to_tensor(variable)`, `mlhf.get_parameters(model)`), scalars excepted. Of
+    an argument of a `tf.function` it is not known, nor of a copy.
+    """
+
+    def __init__(self, structure: Structure, leaves: Sequence[tf.Tensor]):
+        """Looks where leaves come from.
+
+        Args:
+          structure: Of variables and tensors.
+          leaves: The same as tensors, flat.
+        """
+        self._names = structures.leaf_names(structure)
+        self._leaves = list(leaves)
+        self._handles = [
+            _handle_of(leaf) if _handle_of(leaf) is not None else _handle_read(tensor)
+            for leaf, tensor in zip(tf.nest.flatten(structure), leaves, strict=True)
+        ]
+
+    def also_read(self, reads: Sequence[Read]) -> list[tuple[str, str]]:
+        """Returns the leaves whose variable is among those read: (leaf, variable)."""
+        found = zip(self._names, self._leaves, self._handles, strict=True)
+        return [
+            (name, read.name)
+            for name, leaf, handle in found
+            for read in reads
+            if _is_of(leaf, handle, read)
+        ]
+
+    def check(self, reads: Sequence[Read], leaves: Collection[str] | None = None) -> None:
+        """Checks that no variable is read that a leaf is the value of.
+
+        Args:
+          reads: From `variables_read`.
+          leaves: The names of those that matter; by default all.
+
+        Raises:
+          ValueError: If one is; it names both.
+        """
+        for leaf, variable in self.also_read(reads):
+            if leaves is None or leaf in leaves:
+                raise ValueError(
+                    f"The function reads the variable {variable!r} itself, whose value it is given "
+                    f"as {leaf!r}: the derivative would leave that path out. Use what the function "
+                    "is given in all places; or, where the variable is meant as a constant, wrap "
+                    "what is read in tf.stop_gradient."
+                )
+
+
+def _is_of(leaf: tf.Tensor, handle: tf.Tensor | None, read: Read) -> bool:
+    return read.handle is handle or (handle is None and _shares_memory(leaf, read.handle))
+
+
+def _resources(
+    outputs: Sequence[tf.Tensor], operations: Collection[tf.Operation] | None
+) -> list[tf.Tensor]:
+    """Returns the handles, in the outputs' graph, of what they read."""
+    found: list[tf.Tensor] = []
+    seen: set[tf.Operation] = set()
+    stack = [tensor.op for tensor in outputs if fallback.carries_tangents(tensor)]
+    while stack:
+        op = stack.pop()
+        if op in seen or (operations is not None and op not in operations):
+            continue
+        seen.add(op)
+        if op.type == "StopGradient" and not moments.is_stopped_mean(op):
+            continue
+        inputs = list(op.inputs)
+        if has_custom_gradient(op):
+            inputs = [inputs[i] for i in fallback.inputs_with_gradient(op)]
+        stack += [value.op for value in inputs if fallback.carries_tangents(value)]
+        if any(value.dtype == tf.resource for value in inputs):
+            found += _handed_in(op, inputs)
+    return found
+
+
+def _handed_in(op: tf.Operation, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Returns the handles that an operation reads, or functions that it calls."""
+    if op.type in CALLS:
+        body = called_graph(op)
+        parts = [(body.inputs, body.outputs[: len(op.outputs)], inputs)]
+    elif op.type in LOOPS:
+        loop = Loop(op)
+        parts = [(loop.variables, loop.results, inputs)]
+    elif op.type in BRANCHES:
+        branches = Branches(op)
+        parts = [
+            (inside, outputs, inputs[1:])
+            for inside, outputs in zip(branches.inputs, branches.outputs, strict=True)
+        ]
+    else:
+        return [value for value in inputs if value.dtype == tf.resource]
+    found = []
+    for inside, outputs, given in parts:
+        handed = {inner.ref(): outer for inner, outer in zip(inside, given, strict=False)}
+        read = _resources(outputs, None)
+        found += [handed[tensor.ref()] for tensor in read if tensor.ref() in handed]
+    return found
+
+
+def _outermost(tensor: tf.Tensor) -> tf.Tensor:
+    """Returns what a tensor of a graph stands for, as far out as it was captured from."""
+    while not isinstance(tensor, tf.__internal__.EagerTensor):
+        if tensor.op.type == "Identity":
+            tensor = tensor.op.inputs[0]
+            continue
+        captures = getattr(tensor.graph, "captures", ())
+        outer = next((given for given, inner in captures if inner is tensor), None)
+        if outer is None:
+            break
+        tensor = outer
+    return tensor
+
+
+def _name(handle: tf.Tensor, inner: tf.Tensor) -> str:
+    """Returns a variable's name: its handle bears it where that is eager."""
+    return (getattr(handle, "_name", None) or inner.op.name).partition(":")[0]
+
+
+def _handle_of(leaf: Any) -> tf.Tensor | None:
+    """Returns the handle of a variable of TensorFlow or Keras; None for anything else."""
+    if not isinstance(leaf, tf.Variable):
+        leaf = getattr(leaf, "value", None)
+    return getattr(leaf, "handle", None) if isinstance(leaf, tf.Variable) else None
+
+
+def _handle_read(tensor: tf.Tensor) -> tf.Tensor | None:
+    """Returns the handle of the variable that a tensor of a graph was read from."""
+    tensor = _outermost(tensor)
+    if isinstance(tensor, tf.__internal__.EagerTensor) or tensor.op.type != "ReadVariableOp":
+        return None
+    return _outermost(tensor.op.inputs[0])
+
+
+def _shares_memory(leaf: tf.Tensor, handle: tf.Tensor) -> bool:
+    """Whether an eager tensor is the present value of a variable, and no copy."""
+    leaf = _outermost(leaf)
+    if leaf.shape.rank == 0:
+        # TensorFlow keeps one tensor for equal constants: unrelated scalars share their memory.
+        return False
+    eager = tf.__internal__.EagerTensor
+    if not (isinstance(leaf, eager) and isinstance(handle, eager)):
+        return False
+    if not all("CPU" in value.backing_device for value in (leaf, handle)):
+        # What can be seen of another device's memory is a copy.
+        return False
+    with tf.init_scope():
+        try:
+            value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=leaf.dtype)
+        except tf.errors.OpError:
+            return False  # of another dtype, or not a single variable
+        return value.shape == leaf.shape and _address(value) == _address(leaf)
+
+
+def _address(tensor: tf.Tensor) -> int:
+    return np.asarray(memoryview(tensor)).__array_interface__["data"][0]

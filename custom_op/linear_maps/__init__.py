@@ -1,0 +1,1 @@
+"""Linear maps with their transposes, which rules of operations are made of."""

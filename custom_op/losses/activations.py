@@ -1,0 +1,265 @@
+"""Recognizes outputs that passed their loss's activation already, such as a softmax.
+
+A loss from logits takes the softmax itself. Given probabilities it computes a number that looks
+like a loss and trains badly: with the softmax of a softmax it can't fall below log(1 + (K-1)/e).
+In a traced network the activation is seen, and what went into it is there.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from custom_op import losses
+from custom_op.graphs.copying import called_graph
+
+# Which op a loss applies to its outputs, by the name that messages use.
+ACTIVATIONS = {"softmax": "Softmax", "sigmoid": "Sigmoid", "exponential": "Exp"}
+
+_RATES = ("Softplus", "Relu")
+_SAME_VALUES = ("Identity", "EnsureShape", "CheckNumerics", "Cast")
+_SAME_ROWS = ("Reshape", "Squeeze", "ExpandDims", "Transpose", "StridedSlice")
+_NONNEGATIVE = ("Exp", "Softplus", "Relu", "Relu6", "Sigmoid", "Square", "Abs")
+
+
+def before(outputs: tf.Tensor, activation: str) -> tf.Tensor | None:
+    """Returns what went into the activation that outputs come from, in the outputs' form.
+
+    Args:
+      outputs: A symbolic tensor; an eager one has no history.
+      activation: A key of `ACTIVATIONS`.
+
+    Returns:
+      z with outputs = activation(z), exactly, or None where the outputs do not end in it. Casts,
+      and reshapes that keep the last axis together, may stand between.
+    """
+    path = []
+    tensor = outputs
+    while tensor.op.type != ACTIVATIONS[activation]:
+        if not _passes(tensor.op, rows=activation == "softmax"):
+            return None
+        path.append(tensor)
+        tensor = tensor.op.inputs[0]
+    inner = tensor.op.inputs[0]
+    for later in reversed(path):
+        inner = _again(later.op, inner)
+    return inner
+
+
+def ends_in(outputs: tf.Tensor) -> str | None:
+    """Returns the activation whose values outputs are, a key of `ACTIVATIONS` or None.
+
+    Also where it can't be undone: averages of softmaxes, clipped ones, exp(z) / Σ exp(z), what is
+    inside a called function.
+
+    Args:
+      outputs: A symbolic tensor; for an eager one the result is None.
+    """
+    if _is_eager(outputs):
+        return None
+    found = _mass(outputs, {})
+    if found is not None and abs(found[1] - 1) < 1e-6:
+        return found[0]
+    return None
+
+
+def activation_of(loss: losses.Loss) -> str | None:
+    """Returns the activation that a loss applies to outputs itself, None for none."""
+    if isinstance(loss, losses.SoftmaxCrossEntropy):
+        return "softmax"
+    if isinstance(loss, losses.SigmoidCrossEntropy):
+        return "sigmoid"
+    return "exponential" if isinstance(loss, losses.Poisson) else None
+
+
+def wrong_for(outputs: tf.Tensor, activation: str) -> str | None:
+    """Returns what outputs are where a loss would take them for what its activation maps.
+
+    Args:
+      outputs: A symbolic tensor; for an eager one the result is None.
+      activation: What the loss applies itself.
+
+    Returns:
+      Words for a message; None where nothing is wrong.
+    """
+    found = ends_in(outputs)
+    if activation == "exponential":
+        if found == "exponential" or (not _is_eager(outputs) and outputs.op.type in _RATES):
+            return f"rates ({outputs.op.type})"
+        return None
+    return f"probabilities (of a {found})" if found in ("softmax", "sigmoid") else None
+
+
+def check(outputs: Any, loss: losses.Loss) -> None:
+    """Checks that a function's outputs have not passed the activation of a cross entropy.
+
+    Args:
+      outputs: What the function returned; looked at where it is a symbolic tensor.
+      loss: The loss.
+
+    Raises:
+      ValueError: If they have.
+    """
+    activation = activation_of(loss)
+    # Log rates that are exponentials may be meant.
+    if activation in (None, "exponential") or not tf.is_tensor(outputs):
+        return
+    wrong = wrong_for(outputs, activation)
+    if wrong:
+        raise ValueError(
+            f"Expected a network that returns outputs from before their {activation}, which "
+            f"{type(loss).__name__} takes itself, got one that returns {wrong}; return what goes "
+            "into it."
+        )
+
+
+def checked(function: Callable[..., tf.Tensor], loss: losses.Loss) -> Callable[..., tf.Tensor]:
+    """Returns a function of the same outputs, which checks them where it is traced."""
+
+    @functools.wraps(function)
+    def run(*arguments):
+        outputs = function(*arguments)
+        check(outputs, loss)
+        return outputs
+
+    return run
+
+
+def _is_eager(tensor: tf.Tensor) -> bool:
+    return isinstance(tensor, tf.__internal__.EagerTensor)
+
+
+def _passes(op: tf.Operation, rows: bool) -> bool:
+    """Whether an op hands its first input's values on, with `rows` in rows of the same kind."""
+    if op.type == "Cast":
+        return op.inputs[0].dtype.is_floating and op.outputs[0].dtype.is_floating
+    if op.type in _SAME_VALUES:
+        return True
+    if op.type not in _SAME_ROWS:
+        return False
+    if not rows:
+        return True
+    before, after = op.inputs[0].shape, op.outputs[0].shape
+    if not before.rank or not after.rank or before[-1] is None or before[-1] != after[-1]:
+        return False
+    if op.type == "Transpose":
+        order = tf.get_static_value(op.inputs[1])
+        return order is not None and order[-1] == len(order) - 1
+    return True
+
+
+def _again(op: tf.Operation, tensor: tf.Tensor) -> tf.Tensor:
+    """Applies an op of `_passes` to another tensor."""
+    if op.type == "Cast":
+        return tf.cast(tensor, op.outputs[0].dtype)
+    if op.type in _SAME_VALUES:
+        return tensor
+    if op.type == "Squeeze":
+        return tf.squeeze(tensor, op.get_attr("squeeze_dims") or None)
+    if op.type == "StridedSlice":
+        masks = ("begin", "end", "ellipsis", "new_axis", "shrink_axis")
+        settings = {f"{name}_mask": op.get_attr(f"{name}_mask") for name in masks}
+        begin, end, strides = op.inputs[1:]
+        return tf.raw_ops.StridedSlice(
+            input=tensor, begin=begin, end=end, strides=strides, **settings
+        )
+    again = {"Reshape": tf.reshape, "ExpandDims": tf.expand_dims, "Transpose": tf.transpose}
+    return again[op.type](tensor, op.inputs[1])
+
+
+def _mass(tensor: tf.Tensor, known: dict) -> tuple[str, float] | None:
+    """Returns (activation, c) where a tensor is c times a convex combination of its values."""
+    key = tensor.ref()
+    if key not in known:
+        known[key] = None  # a tensor does not depend on itself
+        known[key] = _mass_of(tensor.op, tensor.value_index, known)
+    return known[key]
+
+
+def _mass_of(op: tf.Operation, index: int, known: dict) -> tuple[str, float] | None:
+    for name, kind in ACTIVATIONS.items():
+        if op.type == kind:
+            # A multiple of a rate is a rate of something else, which is none of our business.
+            return name, 1.0
+    if op.type == "IdentityN":
+        return _mass(op.inputs[index], known)
+    if _passes(op, rows=True):
+        return _mass(op.inputs[0], known)
+    if op.type in ("ConcatV2", "Pack"):
+        parts = list(op.inputs)[: -1 if op.type == "ConcatV2" else None]
+        if _joins_last(op):
+            return None
+        masses = {_mass(part, known) for part in parts}
+        return masses.pop() if len(masses) == 1 else None
+    if op.type in ("PartitionedCall", "StatefulPartitionedCall"):
+        return _mass(called_graph(op).outputs[index], known)
+    if op.type in ("Maximum", "Minimum"):
+        return _with_constant(op, known, lambda mass, _: mass)
+    if op.type == "Mul":
+        return _with_constant(op, known, lambda mass, c: mass * c)
+    if op.type == "RealDiv":
+        a, b = op.inputs
+        if _is_sum_of_rows(b, a):
+            return "softmax", 1.0
+        scale = tf.get_static_value(b)
+        found = _mass(a, known)
+        if found is None or scale is None or scale.size != 1:
+            return None
+        return found[0], found[1] / float(scale.item())
+    if op.type in ("AddV2", "Add", "AddN"):
+        terms = [_mass(term, known) for term in op.inputs]
+        kinds = {term[0] for term in terms if term is not None}
+        if None in terms or len(kinds) != 1:
+            return None
+        return kinds.pop(), sum(term[1] for term in terms if term is not None)
+    if op.type in ("Mean", "Sum"):
+        return _reduced(op, known)
+    return None
+
+
+def _joins_last(op: tf.Operation) -> bool:
+    rank = op.outputs[0].shape.rank
+    axis = op.get_attr("axis") if op.type == "Pack" else tf.get_static_value(op.inputs[-1])
+    return rank is None or axis is None or int(axis) % rank == rank - 1
+
+
+def _with_constant(op, known, combine) -> tuple[str, float] | None:
+    for value, other in (tuple(op.inputs), tuple(op.inputs)[::-1]):
+        found, constant = _mass(value, known), tf.get_static_value(other)
+        if found is not None and constant is not None and constant.size == 1:
+            return found[0], combine(found[1], float(constant.item()))
+    return None
+
+
+def _is_sum_of_rows(sums: tf.Tensor, values: tf.Tensor) -> bool:
+    """Whether one tensor is Σ of the other over its last axis, kept, and that is not negative."""
+    op = sums.op
+    if op.type != "Sum" or not op.get_attr("keep_dims") or op.inputs[0] is not values:
+        return False
+    axes = tf.get_static_value(op.inputs[1])
+    rank = values.shape.rank
+    if axes is None or rank is None or [int(a) % rank for a in axes.reshape(-1)] != [rank - 1]:
+        return False
+    return values.op.type in _NONNEGATIVE
+
+
+def _reduced(op: tf.Operation, known: dict) -> tuple[str, float] | None:
+    found, axes = _mass(op.inputs[0], known), tf.get_static_value(op.inputs[1])
+    shape = op.inputs[0].shape
+    if found is None or axes is None or not shape.rank:
+        return None
+    reduced = [int(axis) % shape.rank for axis in axes.reshape(-1)]
+    if shape.rank - 1 in reduced:
+        return None
+    if op.type == "Mean":
+        return found
+    sizes = [shape[axis] for axis in reduced]
+    if None in sizes:
+        return None
+    product = 1
+    for size in sizes:
+        product *= size
+    return found[0], found[1] * product

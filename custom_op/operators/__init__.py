@@ -1,0 +1,1 @@
+"""Curvature matrices as linear operators: Gauss-Newton, Hessian, Fisher, Jacobian."""

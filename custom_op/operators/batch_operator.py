@@ -1,0 +1,160 @@
+"""Curvature of a network and a loss on one batch."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from custom_op import losses, structures
+from custom_op.linearization import linearize
+from custom_op.operators.operator import CurvatureOperator
+
+Structure = Any
+
+
+class Batch(NamedTuple):
+    """What a loss compares a network's outputs with.
+
+    Attributes:
+      targets: Targets of the loss.
+      weights: How much each example counts, or None.
+      mask: Which examples are there, or None.
+      first: The number of the batch's first example in its data set.
+    """
+
+    targets: tf.Tensor
+    weights: tf.Tensor | None = None
+    mask: tf.Tensor | None = None
+    first: tf.Tensor | int = 0
+
+
+class BatchOperator(CurvatureOperator):
+    """A curvature operator on one batch, from a forward pass that runs once.
+
+    Products are differentiable, in the vector and (unless they are stopped) in the parameters.
+
+    Attributes:
+      outputs: The network's outputs z.
+      count: How many terms of the loss the mean is over, a scalar.
+      examples: How many examples there are, a scalar.
+    """
+
+    def __init__(self, parameters: Structure, evaluation: losses.Evaluation, summed: bool):
+        super().__init__(parameters)
+        self._evaluation = evaluation
+        # The sums over the batch that a mean over several batches is made of, or its own mean.
+        self._summed = summed
+        self.outputs = evaluation.outputs
+        self.count = evaluation.count
+        self.examples = evaluation.examples
+
+    # Whether a batch's place among the others has a say.
+    goes_by_number = False
+
+    @property
+    def _mean(self) -> float | None:
+        """The scale of the loss: 1 for sums, None for the mean."""
+        return 1.0 if self._summed else None
+
+    @staticmethod
+    def normalization(count: Any, examples: Any) -> Any:
+        """Returns what the sum over all batches is multiplied by."""
+        del examples
+        return 1 / count
+
+    def loss(self) -> tf.Tensor:
+        """Returns the mean loss at the parameters, a scalar."""
+        return self._evaluation.value(self._mean)
+
+    @abc.abstractmethod
+    def gradient(self) -> Structure:
+        """Returns the gradient of the mean loss, in the structure of the parameters."""
+
+
+class LinearizedOperator(BatchOperator):
+    """An operator Jᵀ M J, with J the Jacobian of the outputs and M a matrix over the outputs."""
+
+    def __init__(
+        self,
+        function: Callable[[Structure], tf.Tensor],
+        parameters: Structure,
+        loss: losses.Loss,
+        batch: Batch,
+        summed: bool = False,
+        product_dtype: Any = None,
+        unconnected: str = "error",
+        check_deterministic: bool = False,
+    ):
+        """Linearizes a network and evaluates a loss at its outputs.
+
+        Args:
+          function: Takes the parameters and returns the network's outputs.
+          parameters: A structure of floating tensors.
+          loss: The loss.
+          batch: Targets, weights and mask.
+          summed: Whether to give the sums that a mean over several batches is made of.
+          product_dtype: As in `linearize`. The gradient is never computed in it.
+          unconnected: As in `linearize`.
+          check_deterministic: Whether the function is run twice, outside a `tf.function`.
+
+        Raises:
+          ValueError: If targets, weights or mask do not fit the outputs, a parameter is
+            unconnected, or the product's dtype is unknown.
+          TypeError: If a parameter is not floating, or the output is not one tensor of float32 or
+            float64.
+        """
+        self._unconnected = unconnected
+        self._linearization = linearize(
+            function, parameters, unconnected=unconnected, product_dtype=product_dtype
+        )
+        if check_deterministic:
+            self._linearization.check_deterministic()
+        outputs = self._linearization.outputs
+        super().__init__(parameters, evaluate(loss, outputs, batch), summed)
+        # Those of the network, also where a mask hides some from the loss.
+        self.outputs = outputs
+        self._function = None if product_dtype is None else function
+
+    @abc.abstractmethod
+    def _output_product(self, tangents: tf.Tensor) -> tf.Tensor:
+        """Returns M u for tangents u of the outputs."""
+
+    def gradient(self) -> Structure:
+        """Returns the gradient of the mean loss, in the structure of the parameters."""
+        linearization = self._linearization
+        if self._function is not None:
+            # Products may be rough where a step's direction must not be.
+            point = tf.nest.pack_sequence_as(self._parameters, self._form.leaves)
+            linearization = linearize(self._function, point, unconnected=self._unconnected)
+        return linearization.vjp(self._evaluation.gradient(self._mean))
+
+    def _product(self, vector: Structure) -> Structure:
+        pushed = self._linearization.jvp(vector)
+        return self._linearization.vjp(self._output_product(pushed))
+
+
+def evaluate(loss: losses.Loss, outputs: Structure, batch: Batch) -> losses.Evaluation:
+    """Evaluates a loss at a network's outputs.
+
+    Args:
+      loss: The loss.
+      outputs: The outputs, which have to be one tensor.
+      batch: Targets, weights and mask.
+
+    Returns:
+      The evaluation.
+
+    Raises:
+      ValueError: If targets, weights or mask do not fit the outputs.
+      TypeError: If the outputs are not one tensor of float32 or float64.
+    """
+    if tf.nest.is_nested(outputs):
+        raise TypeError(
+            "Expected a network with one output tensor, got the structure "
+            f"{structures.describe(outputs)}."
+        )
+    outputs = tf.convert_to_tensor(outputs)
+    return loss.evaluate(outputs, tf.convert_to_tensor(batch.targets), batch.weights, batch.mask)

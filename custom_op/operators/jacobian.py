@@ -1,0 +1,119 @@
+"""The Jacobian of a function of parameters, as a linear operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from custom_op.flat_form import FlatForm
+from custom_op.linearization import linearize
+from custom_op.operators import adapters
+
+Structure = Any
+
+
+class Jacobian:
+    """J = ∂z/∂w at one point: M outputs by P parameters.
+
+    Vectors of either side are structures, or flat of shape [P] or [M], or the columns of a matrix.
+
+    Attributes:
+      outputs: z.
+      shape: (M, P).
+      dtype: The parameters' dtype (of the first, where they differ).
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Structure], Structure],
+        parameters: Structure,
+        unconnected: str = "error",
+    ):
+        self._linearization = linearize(function, parameters, unconnected=unconnected)
+        self.outputs = self._linearization.outputs
+        self._columns = FlatForm(parameters, "parameters")
+        self._rows = FlatForm(self.outputs, "outputs")
+        self.shape = (self._rows.size, self._columns.size)
+        self.dtype = self._columns.dtype
+
+    def matvec(self, vector: Structure) -> Structure:
+        """Returns J v, R-forward.
+
+        Args:
+          vector: A structure like the parameters, a flat vector [P], or a matrix [P, K].
+
+        Returns:
+          The product, in the corresponding form: a structure like the outputs, [M] or [M, K].
+
+        Raises:
+          ValueError: If the structure or a shape differs from the parameters'.
+          TypeError: If a dtype differs.
+        """
+        return self._columns.apply(self._linearization.jvp, vector, self._rows)
+
+    def rmatvec(self, vector: Structure) -> Structure:
+        """Returns Jᵀ u.
+
+        Args:
+          vector: A structure like the outputs, a flat vector [M], or a matrix [M, K].
+
+        Returns:
+          The product, in the corresponding form: a structure like the parameters, [P] or [P, K].
+
+        Raises:
+          ValueError: If the structure or a shape differs from the outputs'.
+          TypeError: If a dtype differs.
+        """
+        return self._rows.apply(self._linearization.vjp, vector, self._columns)
+
+    def __matmul__(self, vector: Structure) -> Structure:
+        """Returns J v, as `matvec` does."""
+        return self.matvec(vector)
+
+    def to_dense(self) -> tf.Tensor:
+        """Returns J as an [M, P] matrix; for small networks."""
+        if self.shape[0] < self.shape[1]:
+            return tf.transpose(self.rmatvec(tf.eye(self.shape[0], dtype=self._rows.one_dtype())))
+        return self.matvec(tf.eye(self.shape[1], dtype=self._columns.one_dtype()))
+
+    def to_scipy(self) -> Any:
+        """Returns J for SciPy's least squares (`lsmr`, `lsqr`, `svds`).
+
+        Returns:
+          A `scipy.sparse.linalg.LinearOperator` of the parameters' dtype. Its products run
+          eagerly, so the operator has to be made outside a `tf.function`.
+
+        Raises:
+          TypeError: If there are several dtypes, or one that NumPy does not have.
+        """
+        return adapters.to_scipy(self)
+
+    def _flat_dtype(self) -> tf.DType:
+        self._rows.one_dtype()
+        return self._columns.one_dtype()
+
+
+def jacobian(
+    function: Callable[[Structure], Structure],
+    parameters: Structure,
+    *,
+    unconnected: str = "error",
+) -> Jacobian:
+    """Returns the Jacobian operator of a function.
+
+    Args:
+      function: Takes the parameters and returns a structure of floating tensors of static shapes.
+      parameters: A structure of floating tensors of static shapes.
+      unconnected: What to do with a parameter that no output depends on: `"error"`, or `"zero"`
+        for columns of zeros.
+
+    Returns:
+      The operator; its forward pass has run.
+
+    Raises:
+      ValueError: If a shape is not static or a parameter is unconnected.
+      TypeError: If a tensor is not floating.
+    """
+    return Jacobian(function, parameters, unconnected)

@@ -1,0 +1,128 @@
+"""A square matrix that is known by its products with vectors of parameters."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import tensorflow as tf
+
+from custom_op.flat_form import FlatForm
+from custom_op.operators import adapters
+
+Structure = Any
+
+
+class CurvatureOperator(abc.ABC):
+    """A symmetric matrix over parameters, such as a Gauss-Newton, Fisher or Hessian matrix.
+
+    A vector is a structure like the parameters, or flat, of shape [P]; several at once are the
+    columns of a [P, K] matrix. Flat means the leaves in the order of `tf.nest.flatten`, each in
+    row-major order.
+
+    Attributes:
+      shape: (P, P), with P the number of parameters.
+      dtype: The parameters' dtype (of the first, where they differ).
+      positive_semidefinite: Whether <v, A v> ≥ 0 for every v by construction.
+    """
+
+    positive_semidefinite = True
+
+    def __init__(self, parameters: Structure):
+        self._parameters = parameters
+        self._form = FlatForm(parameters, "parameters")
+        self.shape = (self._form.size, self._form.size)
+        self.dtype = self._form.dtype
+
+    @abc.abstractmethod
+    def _product(self, vector: Structure) -> Structure:
+        """Returns the product with a structure, which it checks."""
+
+    def _products(self, rows: tf.Tensor) -> tf.Tensor:
+        """Returns the products with the rows of a [K, P] matrix, as rows."""
+        return tf.map_fn(lambda row: self.flatten(self._product(self.unflatten(row))), rows)
+
+    @tf.autograph.experimental.do_not_convert
+    def matvec(self, vector: Structure) -> Structure:
+        """Returns A v.
+
+        Args:
+          vector: A structure like the parameters, a flat vector of shape [P], or a matrix of
+            shape [P, K] whose columns are flat vectors.
+
+        Returns:
+          The product, in the form of the vector.
+
+        Raises:
+          ValueError: If the structure or a shape differs from the parameters'.
+          TypeError: If a dtype differs.
+        """
+        if self._form.rank(vector) == 2:
+            return tf.transpose(self._products(tf.transpose(self._form.tensor(vector))))
+        return self._form.apply(self._product, vector, self._form)
+
+    def __matmul__(self, vector: Structure) -> Structure:
+        """Returns A v, as `matvec` does."""
+        return self.matvec(vector)
+
+    def to_dense(self) -> tf.Tensor:
+        """Returns A as a [P, P] matrix, by P products; for small networks."""
+        return tf.transpose(self._products(tf.eye(self.shape[0], dtype=self._flat_dtype())))
+
+    def to_scipy(self, damping: float = 0.0) -> Any:
+        """Returns A + λI for SciPy's solvers and eigensolvers.
+
+        Args:
+          damping: λ.
+
+        Returns:
+          A `scipy.sparse.linalg.LinearOperator` of the parameters' dtype. Its products run
+          eagerly, so the operator has to be made outside a `tf.function`.
+
+        Raises:
+          TypeError: If the parameters have several dtypes, or one that NumPy does not have.
+        """
+        return adapters.to_scipy(self, damping)
+
+    def to_linear_operator(
+        self, damping: float = 0.0, is_positive_definite: bool | None = None
+    ) -> tf.linalg.LinearOperator:
+        """Returns A + λI as a `tf.linalg.LinearOperator`.
+
+        Args:
+          damping: λ.
+          is_positive_definite: What the operator says of itself;
+            `tf.linalg.experimental.conjugate_gradient` asks for `True`. By default that is so
+            where A is positive semidefinite by construction and λ > 0.
+
+        Returns:
+          The operator, self-adjoint, of shape [P, P] and the parameters' dtype.
+
+        Raises:
+          TypeError: If the parameters have several dtypes.
+        """
+        if is_positive_definite is None and self.positive_semidefinite and damping > 0:
+            is_positive_definite = True
+        return adapters.to_linear_operator(self, damping, is_positive_definite)
+
+    def flatten(self, structure: Structure) -> tf.Tensor:
+        """Returns a structure like the parameters as one vector of shape [P]."""
+        return self._form.flatten(structure)
+
+    def unflatten(self, vector: tf.Tensor) -> Structure:
+        """Returns a flat vector of shape [P] as a structure like the parameters.
+
+        Args:
+          vector: A tensor or array.
+
+        Returns:
+          The structure.
+
+        Raises:
+          ValueError: If the shape is not [P].
+          TypeError: If the dtype is not the parameters', or they have several.
+        """
+        return self._form.unflatten(vector)
+
+    def _flat_dtype(self) -> tf.DType:
+        return self._form.one_dtype()

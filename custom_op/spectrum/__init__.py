@@ -1,0 +1,1 @@
+"""What a curvature operator's spectrum is, from its products: eigenvalues, traces, densities."""
