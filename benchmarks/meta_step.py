@@ -31,9 +31,9 @@ import tensorflow as tf
 from absl import app, flags
 
 import mlhf
-from mlhf import coordinate_lstm, proposal
-from mlhf import preconditioned_cg as cg
-from mlhf.coordinate_lstm import Cotangent
+from mlhf.meta_optimizer import coordinate_lstm, proposal
+from mlhf.meta_optimizer.coordinate_lstm import Cotangent
+from mlhf.optimizers import preconditioned_cg as cg
 from train_val import problems
 
 FLAGS = flags.FLAGS

@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from mlhf import run_log
+from mlhf.runs import run_log
 
 # What is drawn, and the range that is shown of it: the first rollouts go far outside.
 CURVES = {

@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from custom_op import structures
-from mlhf.structure_checks import kind as kind_of_thing
+from mlhf.checks.structures import kind as kind_of_thing
 
 KINDS = (
     "conv_kernel",

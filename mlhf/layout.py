@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from mlhf import kinds as kinds_module
-from mlhf.validation import check_parameters
+from mlhf.checks.arguments import check_parameters
 
 LARGEST_BLOCK = 2048
 SMALLEST_BLOCK = 64

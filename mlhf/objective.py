@@ -11,8 +11,9 @@ import tensorflow as tf
 import custom_op
 from custom_op import structures
 from custom_op.losses import activations
-from mlhf import keras_models, natural_outputs, network_checks, target_check
-from mlhf.validation import check_number
+from mlhf.checks import networks, targets
+from mlhf.checks.arguments import check_number
+from mlhf.models import keras_models, natural_outputs
 
 Structure = Any
 
@@ -132,7 +133,7 @@ class Objective:
             something that would be left out (float16, quantization, a `train_step` of its own).
           TypeError: If the network is not callable, or inputs or targets make no dense tensors.
         """
-        network_checks.check_network(network)
+        networks.check_network(network)
         if keras_models.is_model(network):
             self.loss, activation = natural_outputs.resolve(loss)
             if model_state is None:
@@ -145,13 +146,13 @@ class Objective:
         else:
             self.loss = custom_op.losses.get(loss)
         self.network: Callable = network
-        network_checks.check_regularizer(regularizer)
+        networks.check_regularizer(regularizer)
         self.regularizer = regularizer
-        self.inputs = network_checks.as_tensors("inputs", inputs)
-        self.targets = network_checks.as_tensor("targets", targets)
+        self.inputs = networks.as_tensors("inputs", inputs)
+        self.targets = networks.as_tensor("targets", targets)
         # A network without a state carries the empty structure, which loops can carry too.
         self.model_state = tf.nest.map_structure(
-            lambda leaf: network_checks.as_tensor("a model_state", leaf),
+            lambda leaf: networks.as_tensor("a model_state", leaf),
             () if model_state is None else model_state,
         )
 
@@ -185,11 +186,11 @@ class Objective:
             the loss is one from logits.
         """
         state = (self.model_state,) if tf.nest.flatten(self.model_state) else ()
-        network_checks.check_takes(self.network, bool(state))
+        networks.check_takes(self.network, bool(state))
         returned = self.network(parameters, *state, self.inputs)
-        outputs, model_state = network_checks.split(self.network, returned, self.model_state)
+        outputs, model_state = networks.split(self.network, returned, self.model_state)
         activations.check(outputs, self.loss)
-        target_check.note(outputs)
+        targets.note(outputs)
         return outputs, model_state
 
     def model_state_after(self, sound: tf.Tensor, new: Structure) -> Structure:

@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 import custom_op
-from mlhf import keras_contracts, keras_models, kinds
+from mlhf import kinds
+from mlhf.models import keras_contracts, keras_models
 from mlhf.objective import Objective, Regularizer
 
 _SHAPES = (

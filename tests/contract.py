@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import mlhf
-from mlhf.checkpoints import Checkpoints
+from mlhf.runs.checkpoints import Checkpoints
 
 
 def quadratic(parameters, inputs):

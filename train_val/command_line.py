@@ -8,7 +8,7 @@ from typing import Any
 import tqdm
 from absl import flags
 
-from mlhf import debugging
+from mlhf.runs import debugging
 from train_val import problems
 from train_val.cli.training_flags import OWN_NUMBERS
 from train_val.data import IMAGENET

@@ -21,8 +21,8 @@ import tensorflow as tf
 import tqdm
 from absl import flags
 
-from mlhf.progress import ProgressBar
-from mlhf.validation import check_count
+from mlhf.checks.arguments import check_count
+from mlhf.runs.progress import ProgressBar
 from replay import (
     DamagedFileError,
     DirectoryLock,

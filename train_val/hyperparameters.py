@@ -12,8 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 import custom_op
-from mlhf import hypergrad, keras_models
-from mlhf.validation import check_choice
+from mlhf import hypergrad
+from mlhf.checks.arguments import check_choice
+from mlhf.models import keras_models
 from train_val import networks, problems
 from train_val.data import ImageData, test_batches
 from train_val.data.order import shuffled_indices

@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 import mlhf
-from mlhf import meta_file
-from mlhf.validation import check_number
+from mlhf.checks.arguments import check_number
+from mlhf.meta_optimizer import weights_file
 from train_val.cli.use_flags import default_rate
 
 # The optimizers of Keras, but those that are made of other optimizers.
@@ -208,7 +208,7 @@ def _meta(lr, rule, meta_ckpt, given, product_dtype, jit_compile, detailed) -> C
             "Hessian-free, y_use=none with d_use=none, needs none."
         )
     # A file may be older than a setting, which then has its default.
-    trained = {**mlhf.MetaHessianFree().settings, **meta_file.read(meta_ckpt).settings}
+    trained = {**mlhf.MetaHessianFree().settings, **weights_file.read(meta_ckpt).settings}
     asked = {"lr": lr, **rule}
     notes = []
     for flag in _FIXED:

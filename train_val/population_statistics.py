@@ -1,5 +1,5 @@
-"""Normalisation's statistics of many images: `mlhf.moving_statistics`, by its old name."""
+"""Normalisation's statistics of many images: `mlhf.models.moving_statistics`, by its old name."""
 
-from mlhf.moving_statistics import PopulationStatistics
+from mlhf.models.moving_statistics import PopulationStatistics
 
 __all__ = ["PopulationStatistics"]

@@ -13,9 +13,9 @@ import tensorflow as tf
 
 import custom_op
 import mlhf
-from mlhf import keras_models
-from mlhf.moving_statistics import PopulationStatistics
-from mlhf.validation import check_number
+from mlhf.checks.arguments import check_number
+from mlhf.models import keras_models
+from mlhf.models.moving_statistics import PopulationStatistics
 from train_val import networks, resnet
 from train_val.data import (
     IMAGENET,

@@ -23,7 +23,7 @@ import tensorflow as tf
 from absl import flags
 
 import mlhf
-from mlhf.progress import ProgressBar
+from mlhf.runs.progress import ProgressBar
 from replay import PrioritizedReplay
 from train_val import comparison
 from train_val.cli import quickstart_flags

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlhf.checkpoints import check_same_run
+from mlhf.runs.checkpoints import check_same_run
 from replay import read_json, replace_file
 
 FILE = "settings.json"

@@ -18,7 +18,7 @@ import tqdm
 from absl import flags
 
 import mlhf
-from mlhf.validation import check_number
+from mlhf.checks.arguments import check_number
 from replay import PrioritizedReplay
 from train_val import command_line, optimizers, run_settings, task_families, training
 from train_val.cli import meta_training_flags

@@ -14,19 +14,13 @@ import numpy as np
 import tensorflow as tf
 
 import mlhf
-from mlhf.checkpoints import (
-    CheckpointError,
-    Checkpoints,
-    check_same_run,
-    load_like,
-    restoring,
-)
-from mlhf.portable_state import from_portable, to_portable
-from mlhf.progress import ProgressBar
-from mlhf.run_log import RunLog
-from mlhf.saving import Saving
-from mlhf.step import is_failed_factorization
-from mlhf.validation import check_choice, check_count
+from mlhf.checks.arguments import check_choice, check_count
+from mlhf.meta_optimizer.portable_state import from_portable, to_portable
+from mlhf.optimizers.step import is_failed_factorization
+from mlhf.runs.checkpoints import CheckpointError, Checkpoints, check_same_run, load_like, restoring
+from mlhf.runs.progress import ProgressBar
+from mlhf.runs.run_log import RunLog
+from mlhf.runs.saving import Saving
 from replay import PrioritizedReplay
 from train_val.problems import Problem
 

@@ -22,7 +22,7 @@ from typing import Any
 import tqdm
 
 from benchmarks.hypergradients import report
-from mlhf import run_log
+from mlhf.runs import run_log
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = (

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import tensorflow as tf
 
 import mlhf
-from mlhf import martens_hessian_free
+from mlhf.optimizers import martens_hessian_free
 from train_val import task_families
 
 STEPS = (25, 50, 100)

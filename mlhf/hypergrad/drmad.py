@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mlhf.checks.arguments import check_choice, check_count
 from mlhf.hypergrad import door, guards, sharing, unroll
 from mlhf.hypergrad.dynamics import GradientDescent
 from mlhf.hypergrad.dynamics_momentum import Momentum
@@ -32,7 +33,6 @@ from mlhf.hypergrad.result import Result
 from mlhf.hypergrad.reverse import finish
 from mlhf.hypergrad.step_functions import StepFunctions
 from mlhf.hypergrad.training import Training
-from mlhf.validation import check_choice, check_count
 
 BETAS = ("inner", "paper")
 BATCHES = ("first", "strided")

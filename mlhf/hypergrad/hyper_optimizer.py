@@ -13,16 +13,16 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from mlhf.checkpoints import CheckpointError, Checkpoints, check_same_run, load_like, restoring
+from mlhf.checks.arguments import check_number
 from mlhf.hypergrad import door
 from mlhf.hypergrad import projections as projections_module
 from mlhf.hypergrad.guards import DivergedError
 from mlhf.hypergrad.movers import movers
 from mlhf.hypergrad.result import Result
-from mlhf.progress import ProgressBar
-from mlhf.run_log import RunLog
-from mlhf.saving import Saving
-from mlhf.validation import check_number
+from mlhf.runs.checkpoints import CheckpointError, Checkpoints, check_same_run, load_like, restoring
+from mlhf.runs.progress import ProgressBar
+from mlhf.runs.run_log import RunLog
+from mlhf.runs.saving import Saving
 from replay import (
     UnreadableFileError,
     read_structure,
@@ -291,7 +291,7 @@ class HyperOptimizer:
         return moved
 
     def _makes_weights(self) -> bool:
-        from mlhf import keras_models
+        from mlhf.models import keras_models
 
         return callable(self._weights) and not keras_models.is_model(self._weights)
 

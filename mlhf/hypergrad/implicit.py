@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from mlhf.checks.arguments import check_count
 from mlhf.hypergrad import assembly, door, guards, unroll
 from mlhf.hypergrad.linear_solvers import ConjugateGradient, Solved, Solver, System
 from mlhf.hypergrad.linear_solvers import system as systems
 from mlhf.hypergrad.result import Result
 from mlhf.hypergrad.train import train
 from mlhf.hypergrad.training import Training
-from mlhf.validation import check_count
 
 INSTEAD = "reverse, reversible or forward"
 _BATCHES = 20

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import custom_op
 from custom_op.losses import activations
-from mlhf import keras_call, keras_contracts, keras_models, natural_outputs
+from mlhf.models import keras_call, keras_contracts, keras_models, natural_outputs
 
 _ADVICE = (
     "Make the model without them, and pass keras_losses(regularizer=...), a function of weights "

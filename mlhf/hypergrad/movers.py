@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mlhf.validation import check_keras_optimizer, check_number
+from mlhf.checks.arguments import check_keras_optimizer, check_number
 
 
 class Mover:

@@ -184,7 +184,7 @@ class Problem:
         return self._trainings[key], weights, hyper
 
     def _as_tensors(self, weights, hyperparameters):
-        from mlhf import keras_models
+        from mlhf.models import keras_models
 
         if weights is not None:
             weights = keras_models.parameters_of(weights)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from mlhf.validation import check_number
+from mlhf.checks.arguments import check_number
 
 Projection = Callable[[tf.Tensor], tf.Tensor]
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mlhf.checks.arguments import check_count
 from mlhf.hypergrad import assembly, determinism, door, fixed_point, information_buffer, unroll
 from mlhf.hypergrad.dynamics_momentum import Momentum
 from mlhf.hypergrad.factors import Factors
@@ -28,7 +29,6 @@ from mlhf.hypergrad.result import Result
 from mlhf.hypergrad.reverse import LARGEST_GROWTH, finish
 from mlhf.hypergrad.step_functions import StepFunctions
 from mlhf.hypergrad.training import Training
-from mlhf.validation import check_count
 
 
 def reversible(

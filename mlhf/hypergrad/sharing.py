@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from mlhf.validation import check_choice
+from mlhf.checks.arguments import check_choice
 
 SHARINGS = ("all", "layers", "units")
 

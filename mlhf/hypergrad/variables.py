@@ -22,7 +22,7 @@ def sources_of(given: Any) -> Sources | None:
     Args:
       given: A structure, a built Keras model, or None.
     """
-    from mlhf import keras_models
+    from mlhf.models import keras_models
 
     if given is None:
         return None

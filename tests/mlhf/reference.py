@@ -18,9 +18,9 @@ import numpy as np
 import tensorflow as tf
 
 import mlhf
-from mlhf.coordinate_lstm import LSTMWeights, initial_weights
-from mlhf.proposal import MetaState
-from mlhf.rollout import Carry
+from mlhf.meta_optimizer.coordinate_lstm import LSTMWeights, initial_weights
+from mlhf.meta_optimizer.proposal import MetaState
+from mlhf.meta_training.rollout import Carry
 
 STEP = 1e-40
 BATCH = 4

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import mlhf
-from mlhf import keras_models
+from mlhf.models import keras_models
 from tests.mlhf import reference
 
 

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 import mlhf
-from mlhf.moving_statistics import PopulationStatistics
+from mlhf.models.moving_statistics import PopulationStatistics
 from train_val import normalization, problems
 
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import mlhf
-from mlhf.checkpoints import Checkpoints
+from mlhf.runs.checkpoints import Checkpoints
 from replay import PrioritizedReplay
 from tests.train_val import photographs as made
 from tests.train_val.commands import run

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mlhf.checkpoints import CheckpointError
+from mlhf.runs.checkpoints import CheckpointError
 from replay import DamagedFileError
 from tests import damage
 from train_val import run_settings

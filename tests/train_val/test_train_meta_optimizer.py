@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import mlhf
-from mlhf import debugging
+from mlhf.runs import debugging
 from replay import PrioritizedReplay, read_structure
 from tests.train_val import photographs as made
 from tests.train_val.commands import DIGITS, kill_at, run, start

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 import mlhf
-from mlhf import debugging
-from mlhf.checkpoints import CheckpointError, Checkpoints
+from mlhf.runs import debugging
+from mlhf.runs.checkpoints import CheckpointError, Checkpoints
 from replay import PrioritizedReplay
 from train_val import optimizers, problems, training
 

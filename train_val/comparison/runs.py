@@ -13,8 +13,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from mlhf import run_log
-from mlhf.step import is_failed_factorization
+from mlhf.optimizers.step import is_failed_factorization
+from mlhf.runs import run_log
 from train_val.comparison.unfinished import Point, Unfinished
 from train_val.problems import Problem
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlhf.progress import ProgressBar
+from mlhf.runs.progress import ProgressBar
 from train_val.comparison.cost import Cost
 from train_val.comparison.runs import Curve, RunCache, measured_steps, run
 from train_val.comparison.specifications import Entrant, setting_text

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mlhf.portable_state import from_portable, to_portable
-from mlhf.saving import Saving
+from mlhf.meta_optimizer.portable_state import from_portable, to_portable
+from mlhf.runs.saving import Saving
 from replay import DamagedFileError, read_structure, write_structure
 
 FILE = "unfinished.npz"
@@ -48,7 +48,7 @@ class Unfinished:
           folder: Of the comparison; None keeps nothing.
           key: What the run depends on. What is kept under another key is left alone until this run
             is kept.
-          minutes: As for `mlhf.saving.Saving`.
+          minutes: As for `mlhf.runs.saving.Saving`.
         """
         self._path = None if folder is None else Path(folder) / FILE
         self._key, self._minutes = json.dumps(key, sort_keys=True), minutes

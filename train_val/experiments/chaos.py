@@ -31,7 +31,7 @@ import tensorflow as tf
 from absl import flags
 
 from mlhf import hypergrad
-from mlhf.progress import ProgressBar
+from mlhf.runs.progress import ProgressBar
 from train_val.cli import experiment_flags
 from train_val.experiments import mnist_slices, reporting
 

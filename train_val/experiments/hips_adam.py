@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from mlhf.adam import AdamState, init
+from mlhf.meta_training.adam import AdamState, init
 
 FORGETTING, DECAY, BETA2, EPSILON = 0.9, 1e-4, 0.99, 1e-4
 

@@ -30,8 +30,9 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from mlhf import adam, hypergrad
-from mlhf.progress import ProgressBar
+from mlhf import hypergrad
+from mlhf.meta_training import adam
+from mlhf.runs.progress import ProgressBar
 from train_val.cli import experiment_flags
 from train_val.experiments import hips_adam, mnist_slices, reporting
 

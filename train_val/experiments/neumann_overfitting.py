@@ -40,7 +40,7 @@ from absl import flags
 
 from mlhf import hypergrad
 from mlhf.hypergrad import linear_solvers
-from mlhf.progress import ProgressBar
+from mlhf.runs.progress import ProgressBar
 from train_val.cli import experiment_flags
 from train_val.experiments import mnist_slices, reporting
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mlhf.validation import check_number
+from mlhf.checks.arguments import check_number
 from train_val import problems
 from train_val.problems import Problem
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from mlhf.checks.arguments import check_count, check_number
 from mlhf.hypergrad.linear_solvers import system as systems
 from mlhf.hypergrad.linear_solvers.neumann import check_contracts, step_of
 from mlhf.hypergrad.linear_solvers.system import Solved, Solver, System
-from mlhf.validation import check_count, check_number
 
 
 class FixedPoint(Solver):

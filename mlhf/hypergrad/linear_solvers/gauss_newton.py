@@ -8,10 +8,10 @@ import tensorflow as tf
 
 import custom_op
 from custom_op.graphs.gradient_paths import Paths, refuse_missing
+from mlhf.checks.arguments import check_count, check_number
 from mlhf.hypergrad.linear_solvers.conjugate_gradient import solve_definite
 from mlhf.hypergrad.linear_solvers.system import Solved, Solver, System
 from mlhf.hypergrad.problem import call_named
-from mlhf.validation import check_count, check_number
 
 
 class GaussNewton(Solver):

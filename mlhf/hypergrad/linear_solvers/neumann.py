@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from mlhf.checks.arguments import check_count, check_number
 from mlhf.hypergrad.linear_solvers import system as systems
 from mlhf.hypergrad.linear_solvers.system import LinearSolveError, Solved, Solver, System
-from mlhf.validation import check_count, check_number
 
 _POWER_ITERATIONS = 20
 # A residual that grows by rounding alone grows by less.

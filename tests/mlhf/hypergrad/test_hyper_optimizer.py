@@ -8,10 +8,10 @@ import pytest
 import tensorflow as tf
 
 from mlhf import hypergrad as hg
-from mlhf.checkpoints import CheckpointError
 from mlhf.hypergrad import projections
 from mlhf.hypergrad.hyper_optimizer import read_records
 from mlhf.hypergrad.movers import movers
+from mlhf.runs.checkpoints import CheckpointError
 
 D = tf.float64
 WEIGHTS = {"w": tf.constant([0.5, -1.0, 2.0], D)}

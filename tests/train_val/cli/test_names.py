@@ -1,9 +1,10 @@
 """The names that flags take are those of what they name."""
 
-from mlhf import pretrained_names, proposal
+from mlhf import pretrained_names
 from mlhf.hypergrad import hyper_optimizer
 from mlhf.hypergrad.reverse import STORAGES
 from mlhf.hypergrad.sharing import SHARINGS
+from mlhf.meta_optimizer import proposal
 from train_val import (
     comparison,
     data,

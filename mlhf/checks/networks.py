@@ -1,0 +1,194 @@
+"""What an objective checks of a network and of what it returns."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from custom_op import structures
+from mlhf.checks.structures import kind
+
+
+def check_network(network: Any) -> None:
+    """Raises TypeError where something is not a network.
+
+    Args:
+      network: A function or a Keras model.
+    """
+    keras = sys.modules.get("keras")
+    if isinstance(network, type):
+        raise TypeError(
+            f"Expected a network, got the class {network.__name__}: make one of it, and if it is a "
+            "Keras model, call that on a batch once."
+        )
+    if not callable(network):
+        raise TypeError(
+            f"Expected a network to call, got {network!r}: a function (parameters, inputs) -> "
+            "outputs, or a built Keras model."
+        )
+    if (
+        keras is not None
+        and isinstance(network, keras.Layer)
+        and not isinstance(network, keras.Model)
+    ):
+        raise TypeError(
+            f"Expected a function or a built Keras model, got the layer {network.name!r}: put it "
+            "into a keras.Sequential."
+        )
+
+
+def check_regularizer(regularizer: Any) -> None:
+    """Raises TypeError where something is neither a regularizer nor None."""
+    methods = ("value", "gradient", "hessian_product")
+    if regularizer is None:
+        return
+    missing = [name for name in methods if not callable(getattr(regularizer, name, None))]
+    if missing or isinstance(regularizer, type):
+        raise TypeError(
+            f"Expected a regularizer with the methods {', '.join(methods)}, such as mlhf.L2(1e-4), "
+            f"got {kind(regularizer)}."
+        )
+
+
+def as_tensors(what: str, structure: Any) -> Any:
+    """Returns a structure of tensors, made of tensors, arrays and numbers.
+
+    Args:
+      what: What the structure is, for the error's text.
+      structure: Of anything.
+
+    Raises:
+      TypeError: If a leaf is no dense tensor.
+    """
+    return tf.nest.map_structure(lambda leaf: as_tensor(what, leaf), structure)
+
+
+def as_tensor(what: str, leaf: Any) -> tf.Tensor:
+    """Returns a tensor of a tensor, an array or numbers, or raises TypeError.
+
+    Args:
+      what: What it is, for the error's text.
+      leaf: Of anything.
+    """
+    if isinstance(leaf, tf.Tensor):
+        return leaf
+    sort = type(leaf).__name__
+    if isinstance(leaf, tf.RaggedTensor):
+        raise TypeError(f"Expected dense {what}, got a {sort}: pad it, {what}.to_tensor().")
+    if isinstance(leaf, tf.SparseTensor):
+        raise TypeError(f"Expected dense {what}, got a {sort}: give tf.sparse.to_dense of it.")
+    if leaf is None or isinstance(leaf, tf.data.Dataset) or callable(leaf):
+        hint = ": one step takes one batch of it" if isinstance(leaf, tf.data.Dataset) else ""
+        raise TypeError(
+            f"Expected {what} as a tensor or a structure of tensors, got {kind(leaf)}{hint}."
+        )
+    try:
+        return tf.convert_to_tensor(leaf)
+    except (ValueError, TypeError) as error:
+        raise TypeError(f"Expected {what} that make a tensor, got {kind(leaf)}.") from error
+
+
+def takes(function: Callable, *arguments: Any) -> bool:
+    """Returns whether a function may be called with some arguments, as far as it tells.
+
+    Args:
+      function: Anything that may be called.
+      *arguments: Of any values.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (ValueError, TypeError):
+        return True
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return False
+    return True
+
+
+def check_takes(network: Callable, stateful: bool) -> None:
+    """Raises TypeError where a network does not take the arguments that it will be called with.
+
+    Args:
+      network: A function.
+      stateful: Whether it is called with a model state.
+    """
+    wanted = ("parameters", "model_state", "inputs") if stateful else ("parameters", "inputs")
+    if not takes(network, *wanted):
+        given = "with a model_state" if stateful else "without a model_state"
+        raise TypeError(
+            f"Expected a network that takes ({', '.join(wanted)}), as one {given} is called, got "
+            f"{getattr(network, '__name__', network)}{inspect.signature(network)}."
+        )
+
+
+def split(network: Callable, returned: Any, before: Any) -> tuple[tf.Tensor, Any]:
+    """Returns the outputs and the new state of a network that was called.
+
+    Args:
+      network: For the error's text.
+      returned: What it returned.
+      before: The model state that it was given, `()` for none.
+
+    Raises:
+      TypeError: If the outputs are no floating tensor, or a stateful network returns no pair.
+      ValueError: If the new state is not like the old one.
+    """
+    name = getattr(network, "__name__", type(network).__name__)
+    stateful = bool(tf.nest.flatten(before))
+    if stateful and not (isinstance(returned, (tuple, list)) and len(returned) == 2):
+        raise TypeError(
+            f"Expected the network {name} to return (outputs, new model_state), since it has a "
+            f"model_state, got {_returned(returned)}."
+        )
+    outputs, after = returned if stateful else (returned, ())
+    if isinstance(outputs, (tuple, list, dict)):
+        hint = ": a network that returns a state too is given one, Objective(model_state=...)"
+        raise TypeError(
+            f"Expected the network {name} to return one tensor of outputs, which the loss compares "
+            f"with the targets, got {_returned(outputs)}{'' if stateful else hint}."
+        )
+    if outputs is None or isinstance(outputs, tf.RaggedTensor) or not tf.is_tensor(outputs):
+        hint = ": does it end without return?" if outputs is None else ""
+        raise TypeError(
+            f"Expected the network {name} to return a floating tensor, got "
+            f"{_returned(outputs)}{hint}."
+        )
+    if not outputs.dtype.is_floating:
+        raise TypeError(
+            f"Expected the network {name} to return floating outputs, got {outputs.dtype.name}."
+        )
+    if stateful:
+        _check_state(name, before, after)
+    return outputs, after
+
+
+def _check_state(name: str, before: Any, after: Any) -> None:
+    same = True
+    try:
+        tf.nest.assert_same_structure(before, after)
+    except (ValueError, TypeError):
+        same = False
+    pairs = zip(tf.nest.flatten(before), tf.nest.flatten(after), strict=False)
+    if same and all(_alike(old, new) for old, new in pairs):
+        return
+    raise ValueError(
+        f"Expected the network {name} to return a new model_state like the one it was given, "
+        f"{structures.describe(before)}, got {structures.describe(after)}: names, shapes and "
+        "dtypes have to stay."
+    )
+
+
+def _alike(old: tf.Tensor, new: Any) -> bool:
+    new = tf.convert_to_tensor(new) if not tf.is_tensor(new) else new
+    return old.shape.is_compatible_with(new.shape) and old.dtype == new.dtype
+
+
+def _returned(thing: Any) -> str:
+    if isinstance(thing, (tuple, list, dict)):
+        return f"a {type(thing).__name__} of {len(thing)}"
+    return kind(thing)

@@ -1,5 +1,0 @@
-"""K-FAC: the Fisher matrix approximated by a Kronecker product for each layer."""
-
-from mlhf.kfac.optimizer import KFAC, KFACState
-
-__all__ = ["KFAC", "KFACState"]

@@ -1,0 +1,1 @@
+"""The learned optimizer: its rule, its networks, its files."""

@@ -1,0 +1,502 @@
+"""MLHF, the meta-learned Hessian-free optimizer (Chen, Lu and Fokoue 2018, arXiv 1805.08462)."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from custom_op import structures
+from mlhf.checks.arguments import check_choice, check_count, check_number
+from mlhf.checks.structures import check_path
+from mlhf.kinds import with_layers
+from mlhf.layout import Layout
+from mlhf.meta_optimizer import coordinate_lstm, live_weights, weights_file
+from mlhf.meta_optimizer.coordinate_lstm import LSTMWeights
+from mlhf.meta_optimizer.live_weights import LiveWeights
+from mlhf.meta_optimizer.proposal import (
+    INPUTS,
+    MetaState,
+    Rule,
+    adapt_damping,
+    describe,
+    linearize_shares,
+    model_decrease,
+    propose,
+    shorten,
+    zero_state,
+)
+from mlhf.models import keras_models
+from mlhf.objective import Objective
+from mlhf.optimizers.settings import Fixed, Number
+from mlhf.optimizers.step import CompiledSteps, Step
+from mlhf.optimizers.step_arguments import as_parameters, as_tensors, check_objective, note_layout
+
+# Arguments of the constructor that a file does not keep.
+_NOT_SAVED = {"initial_damping", "kinds", "seed", "product_dtype", "jit_compile", "detailed"}
+
+
+class MetaHessianFree(CompiledSteps):
+    """Hessian-free steps whose damping, preconditioner and start come from a learned LSTM.
+
+    With g the gradient, G = Jᵀ H J the Gauss-Newton matrix, and x₋, r₋ the solution and the
+    residual of the step before:
+
+        δ  = s · softplus(LSTM_d(g, r₋, x₋)) + damping     A = G + diag(δ)
+        x₀ = x₋, or g, or LSTM_x(g, r₋, x₋)             r₀ = g - A x₀
+        P  = softplus(LSTM_y(g, r₀, x₀))
+        x, r by `cg_iterations` preconditioned conjugate-gradient iterations
+        w ← w - lr x
+
+    One set of LSTM weights serves all coordinates of a kind of variable. A new optimizer's are
+    random: meta-train it (`mlhf.meta_train`) or load trained ones (`from_pretrained`).
+
+    Attributes:
+      learning_rate: lr; one that is set holds from the next step on.
+      damping: The constant; one that is set holds from the next step on. Where it is adapted, it
+        is part of the state, and this is where states begin that `init` makes from then on.
+      weights: The LSTMs' weights by role, or None before the kinds of variable are known; those
+        that are set hold from the next step on.
+      kinds: The kinds that the weights are for, in their order.
+      rule: What is learned.
+    """
+
+    learning_rate = Number(above=0)
+    damping = Number(at_least=0)
+    rule, detailed, longest_step = Fixed(), Fixed(), Fixed()
+
+    def __init__(
+        self,
+        learning_rate: float = 1.0,
+        *,
+        cg_iterations: int = 2,
+        x_use: str = "x",
+        y_use: str = "rnn",
+        d_use: str = "rnn",
+        damping: float = 2e-5,
+        damping_type: str = "regular",
+        decay: float = 0.9,
+        curvature_share: float = 1.0,
+        input_scale: str = "none",
+        damping_scale: float = 1.0,
+        inputs: str = "grx",
+        longest_step: float | None = None,
+        initial_damping: float | None = None,
+        kinds: Any = None,
+        seed: int = 0,
+        product_dtype: str | None = None,
+        jit_compile: bool = False,
+        detailed: bool = False,
+    ):
+        """Sets an optimizer up.
+
+        Args:
+          learning_rate: lr, positive: a number, a tensor, or a variable, read at every step.
+          cg_iterations: Conjugate-gradient iterations a step, each one product with G.
+          x_use: Where they start: `"x"` at the last solution, `"d"` at the gradient, `"rnn"`
+            learned.
+          y_use: The preconditioner: `"rnn"` learned, `"none"` ones.
+          d_use: The damping: `"rnn"` learned, added to the constant, `"none"` the constant alone.
+          damping: The constant, at least 0; where it starts, if it is adapted, from then on within
+            [1e-3, 1].
+          damping_type: `"regular"` (constant) or `"LM_heuristics"`.
+          decay: The factor of the heuristic, between 0 and 1.
+          curvature_share: The share of the batch that G is taken on, its first examples: above 0
+            and at most 1. The gradient is that of the whole batch.
+          input_scale: What the LSTMs see of g, r and x: `"none"` them as they are, as in the
+            paper; `"rms"` each divided by the root mean square of its variable's entries. Entries
+            of gradients are often far below one, where an LSTM tells none from another; scaled,
+            what it learns depends neither on the size of a network nor on that of a batch.
+          damping_scale: s, positive. Curvature has a scale of its own on every network, and a
+            learned damping that of the networks that it was learned on: this is the one number to
+            try beside the learning rate on a network that is unlike them.
+          inputs: Which of g, r and x the LSTMs see, as letters: `"grx"` all, as in the paper, `"g"`
+            the gradient alone. The others are zero. To find out what each is worth.
+          longest_step: A step is at most this share of ‖w‖ long, and is shortened where it would
+            be longer, as in meta-training, where the share is 0.25; None for no bound, as in the
+            paper's training. On networks that are unlike those of meta-training single solves go
+            wrong by factors of hundreds. Meta-optimizers that ship have 0.25.
+          initial_damping: What the damping's LSTM gives, about, before it has learned: its dense
+            layer's bias is set to it. None for the paper's bias of 0, which gives 0.69. Of new
+            weights only.
+          kinds: The kinds of variable, where paths and layers do not tell them; as for
+            `mlhf.kinds.resolve_kinds`.
+          seed: Of the random weights.
+          product_dtype: `"bfloat16"` to compute the network's part of products with G in it, which
+            processors with such units do about three times as fast, with errors of up to 1%;
+            None, the default, in the parameters' dtype. Gradient, loss and the vectors of
+            conjugate gradients stay in the parameters' dtype either way.
+          jit_compile: Whether a step is compiled with XLA as a whole (a GPU wants it, a CPU's
+            convolutions do not; the LSTMs are compiled by themselves either way).
+          detailed: Whether the metrics have `g_length_in_A`, ‖g‖²/√<g, A g>, which costs a
+            product with G more, and `w_norm` too.
+
+        Raises:
+          ValueError: If a value makes no sense; the message says what was expected.
+        """
+        super().__init__(jit_compile)
+        self.rule = Rule(
+            x_use=check_choice("x_use", x_use, ("x", "d", "rnn")),
+            y_use=check_choice("y_use", y_use, ("rnn", "none")),
+            d_use=check_choice("d_use", d_use, ("rnn", "none")),
+            cg_iterations=check_count("cg_iterations", cg_iterations),
+            damping_type=check_choice("damping_type", damping_type, ("regular", "LM_heuristics")),
+            decay=check_number("decay", decay, above=0, below=1),
+            curvature_share=check_number("curvature_share", curvature_share, above=0, at_most=1),
+            input_scale=check_choice("input_scale", input_scale, ("none", "rms")),
+            damping_scale=check_number("damping_scale", damping_scale, above=0),
+            inputs=check_choice("inputs", inputs, INPUTS),
+            product_dtype=check_choice("product_dtype", product_dtype, (None, "bfloat16")),
+        )
+        self.learning_rate, self.damping = learning_rate, damping
+        if longest_step is not None:
+            longest_step = check_number("longest_step", longest_step, above=0)
+        self.longest_step = longest_step
+        if initial_damping is not None:
+            check_number("initial_damping", initial_damping, above=0)
+        self._initial_damping = initial_damping
+        self._weights: dict[str, LSTMWeights] | None = None
+        self._kinds: list[str] | None = None
+        self._live = LiveWeights()
+        self.detailed = detailed
+        self._given_kinds = kinds
+        # By the structures that `init` saw: a network's layers say more than the constructor knows.
+        self._kinds_of: dict[Any, Any] = {}
+        self._seed = check_count("seed", seed, 0)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, **overrides: Any) -> MetaHessianFree:
+        """Loads a trained optimizer.
+
+        Args:
+          name_or_path: A name that ships with the package (`mlhf.pretrained_names()`), a file
+            that `save` wrote, or the folder of a meta-training.
+          **overrides: Arguments of the constructor that differ from those it was saved with, such
+            as `learning_rate`.
+
+        Returns:
+          The optimizer.
+
+        Raises:
+          FileNotFoundError: If there is no such name or file.
+          ValueError: If the file is damaged or an override is not an argument.
+        """
+        check_path("a name or a file", name_or_path)
+        content = weights_file.read(name_or_path)
+        # A file may be older than a setting, which then has its default.
+        settings = {**cls().settings, **content.settings}
+        newer = sorted(set(content.settings) - set(cls().settings))
+        if newer:
+            raise ValueError(
+                f"{name_or_path} has the settings {newer}, which this version does not know: a "
+                "newer one saved it."
+            )
+        unknown = set(overrides) - set(settings) - _NOT_SAVED
+        if unknown:
+            raise ValueError(f"Expected overrides among {sorted(settings)}, got {sorted(unknown)}.")
+        optimizer = cls(**{**settings, **overrides})
+        missing = set(optimizer.rule.roles) - set(content.weights)
+        if missing:
+            raise ValueError(
+                f"{name_or_path} holds weights for the roles {sorted(content.weights)}, and "
+                f"{sorted(missing)} are wanted too: the uses given (x_use, y_use, d_use) have to "
+                "be those of its meta-training."
+            )
+        weights = {role: content.weights[role] for role in optimizer.rule.roles}
+        optimizer.set_weights(content.kinds, weights)
+        return optimizer
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the weights and settings to one file of a few kilobytes.
+
+        Args:
+          path: Where; `.npz` is added if it is missing.
+
+        Returns:
+          The file's path.
+
+        Raises:
+          ValueError: If there are no weights yet.
+          OSError: If it can't be written; nothing half-written is left.
+        """
+        if self.weights is None or self.kinds is None:
+            raise ValueError("There are no weights to save yet; call init(parameters) first.")
+        check_path("the path of a file", path)
+        return weights_file.write(path, self.settings, self.kinds, self.weights)
+
+    @property
+    def kinds(self) -> list[str] | None:
+        """The kinds that the weights are for."""
+        return self._kinds
+
+    @property
+    def weights(self) -> dict[str, LSTMWeights] | None:
+        """The LSTMs' weights by role."""
+        return self._weights
+
+    @weights.setter
+    def weights(self, weights: dict[str, LSTMWeights]) -> None:
+        if self._kinds is None:
+            raise ValueError(
+                "Expected weights after their kinds are known, from init(parameters), or with "
+                "them: set_weights(kinds, weights)."
+            )
+        self.set_weights(self._kinds, weights)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments that a file keeps."""
+        rule = self.rule
+        return {
+            "learning_rate": float(self.learning_rate),
+            "cg_iterations": rule.cg_iterations,
+            "x_use": rule.x_use,
+            "y_use": rule.y_use,
+            "d_use": rule.d_use,
+            "damping": float(self.damping),
+            "damping_type": rule.damping_type,
+            "decay": rule.decay,
+            "curvature_share": rule.curvature_share,
+            "input_scale": rule.input_scale,
+            "damping_scale": rule.damping_scale,
+            "inputs": rule.inputs,
+            "longest_step": self.longest_step,
+        }
+
+    def layout(self, parameters: Any, kinds: Any = None) -> Layout:
+        """Returns how parameters lie in the flat vectors of the state.
+
+        Args:
+          parameters: A structure of floating tensors.
+          kinds: As for the constructor; None for those that `init` had for such parameters, or
+            else the constructor's.
+        """
+        if kinds is None:
+            kinds = self._kinds_of.get(_structure_key(parameters), self._given_kinds)
+        return Layout(parameters, kinds)
+
+    def init(self, parameters: Any, kinds: Any = None) -> MetaState:
+        """Returns the state before the first step, and draws weights if there are none.
+
+        Args:
+          parameters: A structure of floating tensors, or a built Keras model, whose layers then
+            say the kinds of its variables.
+          kinds: As for the constructor; None for those of an earlier `init` of such parameters (a
+            meta-training's, say), or else the constructor's.
+
+        Returns:
+          The state: flat vectors and the LSTMs' states, all zero.
+
+        Raises:
+          ValueError: If the kind of a variable is not known, or not among those that the weights
+            were trained for.
+        """
+        if keras_models.is_model(parameters):
+            kinds = with_layers(parameters, self._given_kinds if kinds is None else kinds)
+            parameters = keras_models.get_parameters(parameters)
+        elif kinds is None:
+            parameters = as_tensors(parameters)
+            kinds = self._kinds_of.get(_structure_key(parameters), self._given_kinds)
+        layout = Layout(parameters, kinds)
+        self._kinds_of[_structure_key(parameters)] = kinds
+        if self.weights is None:
+            self.draw_weights(layout.kinds, layout.dtype)
+        self._check_kinds(layout)
+        state = zero_state(self.rule, layout, type(self).damping.read(self))
+        note_layout(state, parameters)
+        return state
+
+    def _state_like(self, parameters):
+        return zero_state(self.rule, self.layout(parameters), 0.0)
+
+    def draw_weights(self, kinds: list[str], dtype: Any = tf.float32) -> None:
+        """Draws new weights for those kinds that have none.
+
+        `init` does so for the kinds of its parameters if there are no weights at all.
+
+        Args:
+          kinds: The kinds of variable that weights are needed for.
+          dtype: Theirs.
+        """
+        missing = sorted(set(kinds) - set(self.kinds or []))
+        if not missing:
+            return
+        # They outlive a function that is being traced.
+        with tf.init_scope():
+            drawn = {
+                role: coordinate_lstm.initial_weights(
+                    len(missing), self._seed + 1000 * number, tf.as_dtype(dtype)
+                )
+                for number, role in enumerate(self.rule.roles)
+            }
+            if self._initial_damping is not None and "d" in drawn:
+                # The inverse of softplus, log(eˣ - 1).
+                bias = self._initial_damping + math.log(-math.expm1(-self._initial_damping))
+                drawn["d"] = drawn["d"]._replace(
+                    dense_bias=tf.fill([len(missing)], tf.cast(bias, dtype))
+                )
+            self.set_weights(missing, drawn)
+
+    def weights_for(self, layout: Layout) -> dict[str, LSTMWeights]:
+        """Returns the weights of the kinds that a layout has, in its order and dtype."""
+        self._check_kinds(layout)
+        return self.weights_of(layout.kinds, layout.dtype)
+
+    def weights_of(self, kinds: list[str], dtype: Any) -> dict[str, LSTMWeights]:
+        """Returns the weights of some of the kinds that they are for, in that order."""
+        assert self.weights is not None and self.kinds is not None
+        if not tf.executing_eagerly():
+            return self._live.read(kinds, self.rule.roles, self.kinds, self.weights, dtype)
+        rows = [self.kinds.index(kind) for kind in kinds]
+        return {
+            role: LSTMWeights(
+                *[tf.cast(tf.gather(value, rows), dtype) for value in self.weights[role]]
+            )
+            for role in self.rule.roles
+        }
+
+    def set_weights(self, kinds: list[str], weights: dict[str, LSTMWeights]) -> None:
+        """Puts trained weights in place; kinds that are not among them keep theirs.
+
+        Args:
+          kinds: In the order of the weights' first axis.
+          weights: By role.
+
+        Raises:
+          ValueError: If they are not weights of these kinds for all roles of the rule.
+        """
+        live_weights.check(weights, self.rule.roles, kinds)
+        known, own = self.kinds or [], self.weights
+        kept = [kind for kind in known if kind not in kinds]
+        if own is not None and kept:
+            rows = [known.index(kind) for kind in kept]
+            weights = {
+                role: LSTMWeights(
+                    *[
+                        tf.concat([new, tf.cast(tf.gather(old, rows), new.dtype)], 0)
+                        for new, old in zip(value, own[role], strict=True)
+                    ]
+                )
+                for role, value in weights.items()
+            }
+        self._kinds, self._weights = [*kinds, *kept], dict(weights)
+        self._live.update(self._kinds, self._weights)
+
+    def step(self, objective: Objective, parameters: Any, state: MetaState) -> Step:
+        """Takes one step.
+
+        Args:
+          objective: The loss on a batch.
+          parameters: Where it stands.
+          state: From `init` or the step before.
+
+        Returns:
+          New parameters, state and model state, and metrics: `loss`, `gradient_norm`,
+          `step_norm`, `damping`, `mean_delta`, and those of the original's log (`x_by_g`,
+          `r_norm`, `minus_h`, `g_dot_x`, `g_square`, `cg_iterations`; if `detailed`, also
+          `g_length_in_A` and `w_norm`).
+
+        Raises:
+          ValueError: If there are no weights yet.
+        """
+        if self.weights is None:
+            raise ValueError("There are no weights yet; call init(parameters) before step.")
+        check_objective(objective)
+        parameters = as_parameters(parameters)
+        layout = self.layout(parameters)
+        return self._take(
+            objective, parameters, state, self.weights_for(layout), key=layout.signature
+        )
+
+    def _step(self, static, tensors, parameters, state, numbers, weights):
+        layout = self.layout(parameters)
+        if self.rule.damping_type == "regular":
+            state = state._replace(damping=numbers["damping"])
+        rate = numbers["learning_rate"]
+        return self.step_in(layout, static, tensors, parameters, state, weights, rate)
+
+    def step_in(
+        self,
+        layout: Layout,
+        static: tuple,
+        tensors: tuple,
+        parameters: Any,
+        state: MetaState,
+        weights: dict[str, LSTMWeights],
+        rate: tf.Tensor,
+    ) -> tuple[Any, MetaState, Any, dict[str, tf.Tensor]]:
+        """One step as a function of all that it depends on, to be traced inside another.
+
+        Args:
+          layout: Of the parameters, whose kinds the weights are for, in its order.
+          static: `Objective.static`.
+          tensors: `Objective.tensors`.
+          parameters: Where it stands.
+          state: Of the step before.
+          weights: By role.
+          rate: lr.
+
+        Returns:
+          New parameters, state and model state, and the metrics of `step`.
+        """
+        objective = Objective.of(static, tensors)
+        linearized, curvature = linearize_shares(
+            objective, parameters, layout, self.rule.curvature_share, self.rule.product_dtype
+        )
+        gradient = layout.flatten(linearized.gradient())
+        proposal, after = propose(
+            self.rule, weights, layout, curvature, gradient, state, guarded=True
+        )
+        here = layout.flatten(parameters)
+        if self.longest_step is not None:
+            longest = self.longest_step * tf.norm(here) / rate
+            proposal, after = shorten(proposal, after, gradient, longest)
+        moved = layout.unflatten(here - rate * proposal.solution)
+        if self.rule.damping_type == "LM_heuristics":
+            predicted = model_decrease(gradient, proposal.solution, after.residual, rate)
+            damping = adapt_damping(
+                state.damping,
+                linearized.data_loss,
+                objective.data_loss(moved),
+                predicted,
+                self.rule.decay,
+            )
+            after = after._replace(damping=damping)
+        metrics = {
+            "loss": linearized.value,
+            "gradient_norm": tf.norm(gradient),
+            "step_norm": rate * tf.norm(proposal.solution),
+            "damping": state.damping,
+            "mean_delta": tf.reduce_sum(proposal.delta * layout.mask()) / layout.parameters,
+            **describe(gradient, proposal),
+        }
+        if self.detailed:
+            product = curvature(gradient) + proposal.delta * gradient
+            metrics.update(describe(gradient, proposal, product))
+            metrics["w_norm"] = tf.norm(layout.flatten(parameters))
+        return moved, after, linearized.model_state, metrics
+
+    def __getstate__(self):
+        # A copy's graphs are yet to be traced.
+        return {**super().__getstate__(), "_live": LiveWeights(), "_kinds_of": {**self._kinds_of}}
+
+    def _settable(self):
+        return [*super()._settable(), "weights"]
+
+    def _check_kinds(self, layout: Layout) -> None:
+        missing = sorted(set(layout.kinds) - set(self.kinds or []))
+        if missing:
+            raise ValueError(
+                f"The network has variables of the kinds {missing}, and these weights were "
+                f"trained for {self.kinds}. Meta-train on a network that has them, or say which "
+                "kind serves them, with kinds= (for example "
+                f'{{"path/of/variable": "{(self.kinds or [""])[0]}"}}).'
+            )
+
+
+def _structure_key(parameters: Any) -> tuple:
+    """What tells structures of parameters apart: paths and shapes."""
+    shapes = [tuple(leaf.shape) for leaf in tf.nest.flatten(parameters) if hasattr(leaf, "shape")]
+    return tuple(structures.leaf_names(parameters)), tuple(shapes)

@@ -1,0 +1,377 @@
+"""One step of MLHF up to the update: the learned rules and the conjugate gradients between them.
+
+The steps 1 to 6 of Chen, Lu and Fokoue 2018 (arXiv 1805.08462) on flat vectors, see
+`MetaHessianFree` for the mathematics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from mlhf.layout import Layout
+from mlhf.meta_optimizer import coordinate_lstm
+from mlhf.meta_optimizer.coordinate_lstm import LSTMWeights
+from mlhf.objective import LinearizedObjective, Objective
+from mlhf.optimizers import preconditioned_cg as cg
+from mlhf.optimizers.levenberg_marquardt import known_to
+
+# The roles that a learned rule can have: the start of the conjugate gradients, their
+# preconditioner, and the damping.
+ROLES = ("x", "y", "d")
+# What they may see of a gradient, a residual and a solution.
+INPUTS = ("grx", "gr", "gx", "rx", "g", "r", "x")
+
+
+class Rule(NamedTuple):
+    """What is learned and what is not; static."""
+
+    x_use: str = "x"  # the start: "x" the last solution, "d" the gradient, "rnn" learned
+    y_use: str = "rnn"  # the preconditioner: "rnn" learned, "none" ones
+    d_use: str = "rnn"  # the damping: "rnn" learned and added to the constant, "none" constant
+    cg_iterations: int = 2
+    damping_type: str = "regular"  # or "LM_heuristics"
+    decay: float = 0.9  # the factor of the LM heuristic
+    product_dtype: str | None = None  # "bfloat16" for cheaper products with G
+    curvature_share: float = 1.0  # of the batch that G is taken on
+    input_scale: str = "none"  # "rms": LSTMs see g, r and x by their root mean squares
+    damping_scale: float = 1.0  # of the learned damping
+    inputs: str = "grx"  # which of g, r and x LSTMs see; zeros in the place of the others
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that have a learned rule."""
+        uses = {"x": self.x_use, "y": self.y_use, "d": self.d_use}
+        return tuple(role for role in ROLES if uses[role] == "rnn")
+
+    @property
+    def signature(self) -> str:
+        """The rule as checkpoints name it.
+
+        The first seven fields are as old as checkpoints; of the others it has those that are not
+        the default, so that a checkpoint that is older than a field stays valid.
+        """
+        newer = {
+            name: value
+            for name, value in list(self._asdict().items())[7:]
+            if value != self._field_defaults[name]
+        }
+        return f"{tuple(self)[:7]} {newer}" if newer else str(tuple(self)[:7])
+
+
+class MetaState(NamedTuple):
+    """What MLHF carries from step to step; flat vectors of the layout's size."""
+
+    solution: tf.Tensor  # x₋
+    residual: tf.Tensor  # r₋
+    damping: tf.Tensor  # the scalar part of δ
+    lstm: dict[str, tuple[tf.Tensor, ...]]  # by role
+
+
+class Proposal(NamedTuple):
+    """A proposed update, and what its derivative needs."""
+
+    start: tf.Tensor  # x₀
+    start_residual: tf.Tensor  # r₀
+    diagonal: tf.Tensor  # P
+    delta: tf.Tensor  # δ, its constant part included
+    delta_drive: tf.Tensor  # the damping LSTM's output before softplus
+    diagonal_drive: tf.Tensor  # the preconditioner LSTM's
+    solution: tf.Tensor  # x_n
+    trajectory: cg.Trajectory
+
+
+def zero_state(rule: Rule, layout: Layout, damping: Any) -> MetaState:
+    """Returns the state at the start of training."""
+    zeros = tf.zeros([layout.size], layout.dtype)
+    return MetaState(
+        zeros,
+        zeros,
+        tf.cast(damping, layout.dtype),
+        {
+            role: coordinate_lstm.zero_state(layout.blocks, layout.block, layout.dtype)
+            for role in rule.roles
+        },
+    )
+
+
+def curvature_of(linearized: LinearizedObjective, layout: Layout) -> Callable:
+    """Returns G v on flat vectors."""
+    return lambda v: layout.flatten(linearized.curvature_product(layout.unflatten(v)))
+
+
+def linearize_shares(
+    objective: Objective,
+    parameters: Any,
+    layout: Layout,
+    share: float = 1.0,
+    product_dtype: str | None = None,
+) -> tuple[LinearizedObjective, Callable[[tf.Tensor], tf.Tensor]]:
+    """Linearizes a batch, and its first examples for the curvature.
+
+    Args:
+      objective: On the whole batch.
+      parameters: The point.
+      layout: Of the flat vectors.
+      share: Of the batch that the curvature is taken on, above 0 and at most 1.
+      product_dtype: Of the products, as for `Objective.linearize`.
+
+    Returns:
+      The whole objective at the point, and G v on flat vectors.
+    """
+    part = objective.first_examples(share)
+    if part is objective:
+        whole = objective.linearize(parameters, product_dtype)
+        return whole, curvature_of(whole, layout)
+    return objective.linearize(parameters), curvature_of(
+        part.linearize(parameters, product_dtype), layout
+    )
+
+
+def lstm_inputs(
+    rule: Rule, layout: Layout, vectors: Sequence[tf.Tensor]
+) -> tuple[list[tf.Tensor], list[tf.Tensor | None]]:
+    """Returns what an LSTM sees of flat vectors, and the factors that they were scaled with.
+
+    Args:
+      rule: Says whether they are scaled, and which are seen.
+      layout: Of the vectors.
+      vectors: A gradient, a residual and a solution, each [size].
+
+    Returns:
+      The blocks, [blocks, block] each; and the factors, [size] each or None for one. They count
+      as constants where a rollout is differentiated.
+    """
+    factors: list[tf.Tensor | None] = []
+    for name, vector in zip("grx", vectors, strict=True):
+        if name not in rule.inputs:
+            factors.append(tf.zeros_like(vector))
+        elif rule.input_scale == "rms":
+            factors.append(layout.inverse_root_mean_square(vector))
+        else:
+            factors.append(None)
+    scaled = [v if f is None else f * v for f, v in zip(factors, vectors, strict=True)]
+    return [layout.to_blocks(vector) for vector in scaled], factors
+
+
+def propose(
+    rule: Rule,
+    weights: dict[str, LSTMWeights],
+    layout: Layout,
+    curvature: Callable[[tf.Tensor], tf.Tensor],
+    gradient: tf.Tensor,
+    state: MetaState,
+    unrolled: bool = False,
+    guarded: bool = False,
+) -> tuple[Proposal, MetaState]:
+    """Solves (G + diag(δ)) x ≈ g with learned δ, start and preconditioner.
+
+    Args:
+      rule: What is learned.
+      weights: By role.
+      layout: Of the vectors.
+      curvature: G v, [size] to [size].
+      gradient: g, [size].
+      state: Of the step before.
+      unrolled: Whether conjugate gradients are written out instead of looped.
+      guarded: Whether a batch whose gradient or products are not finite is kept out of the state:
+        its solution is zero, the state's stay what they were, and the LSTMs see zeros. Once in the
+        state, what is not finite would stay there. (Meta-training leaves such rollouts out itself.)
+
+    Returns:
+      The proposal, and the state for the next step.
+    """
+    lstm = dict(state.lstm)
+    sound = tf.constant(True)
+    if guarded:
+        sound = tf.math.is_finite(tf.norm(gradient))
+        gradient = tf.where(sound, gradient, tf.zeros_like(gradient))
+
+    def run(role, *inputs):
+        blocks, _ = lstm_inputs(rule, layout, inputs)
+        output, lstm[role] = coordinate_lstm.apply(
+            weights[role], layout.kind_of_block, blocks, state.lstm[role]
+        )
+        return tf.reshape(output, [layout.size])
+
+    nothing = tf.zeros([0], layout.dtype)
+    delta_drive = diagonal_drive = nothing
+    delta = tf.fill([layout.size], state.damping)
+    if rule.d_use == "rnn":
+        delta_drive = run("d", gradient, state.residual, state.solution)
+        delta = rule.damping_scale * tf.nn.softplus(delta_drive) + state.damping
+
+    def damped(v):
+        return curvature(v) + delta * v
+
+    if rule.x_use == "x":
+        start = state.solution
+    elif rule.x_use == "d":
+        start = gradient
+    else:
+        start = run("x", gradient, state.residual, state.solution) * layout.mask()
+    start_residual = gradient - damped(start)
+    if guarded:
+        sound &= tf.math.is_finite(tf.norm(start_residual))
+        start_residual = tf.where(sound, start_residual, tf.zeros_like(start_residual))
+    diagonal = tf.ones_like(gradient)
+    if rule.y_use == "rnn":
+        diagonal_drive = run("y", gradient, start_residual, start)
+        diagonal = tf.nn.softplus(diagonal_drive)
+    solution, trajectory = cg.solve_recorded(
+        damped, start_residual, start, diagonal, rule.cg_iterations, unrolled
+    )
+    after = MetaState(solution, trajectory.residual, state.damping, lstm)
+    if guarded:
+        sound &= tf.math.is_finite(tf.norm(solution)) & tf.math.is_finite(tf.norm(after.residual))
+        after = after._replace(
+            solution=tf.where(sound, solution, state.solution),
+            residual=tf.where(sound, after.residual, state.residual),
+        )
+        solution = tf.where(sound, solution, tf.zeros_like(solution))
+    proposal = Proposal(
+        start,
+        start_residual,
+        diagonal,
+        delta,
+        delta_drive,
+        diagonal_drive,
+        solution,
+        trajectory,
+    )
+    return proposal, after
+
+
+def shorten(
+    proposal: Proposal, after: MetaState, gradient: tf.Tensor, longest: tf.Tensor
+) -> tuple[Proposal, MetaState]:
+    """Returns a proposal whose solution is at most so long, and the state that goes with it.
+
+    Args:
+      proposal: With a solution x, A x = g - r.
+      after: The state that it leaves.
+      gradient: g.
+      longest: The bound on ‖x‖, a scalar; none where it is zero (at parameters that are).
+    """
+    norm = tf.norm(proposal.solution)
+    # Not its negation: a solution that is not finite is none.
+    share = tf.where((longest > 0) & (norm > longest), longest / norm, tf.ones_like(norm))
+
+    def shorter(x, r):
+        # The residual of s x is g - s A x.
+        return tf.where(share < 1, share * x, x), tf.where(
+            share < 1, gradient + share * (r - gradient), r
+        )
+
+    trajectory = proposal.trajectory
+    x, r = shorter(proposal.solution, trajectory.residual)
+    solution, residual = shorter(after.solution, after.residual)
+    return (
+        proposal._replace(solution=x, trajectory=trajectory._replace(residual=r)),
+        after._replace(solution=solution, residual=residual),
+    )
+
+
+def proposal_specs(rule: Rule, layout: Layout) -> Proposal:
+    """Returns the shapes of a proposal's tensors."""
+    vector = tf.TensorSpec([layout.size], layout.dtype)
+    nothing = tf.TensorSpec([0], layout.dtype)
+    n = rule.cg_iterations
+    return Proposal(
+        start=vector,
+        start_residual=vector,
+        diagonal=vector,
+        delta=vector,
+        delta_drive=vector if rule.d_use == "rnn" else nothing,
+        diagonal_drive=vector if rule.y_use == "rnn" else nothing,
+        solution=vector,
+        trajectory=cg.Trajectory(
+            tf.TensorSpec([n, layout.size], layout.dtype),
+            tf.TensorSpec([n, layout.size], layout.dtype),
+            tf.TensorSpec([n + 1], layout.dtype),
+            tf.TensorSpec([n], layout.dtype),
+            vector,
+            tf.TensorSpec([], tf.int32),
+        ),
+    )
+
+
+def model_decrease(
+    gradient: tf.Tensor, solution: tf.Tensor, residual: tf.Tensor, learning_rate: tf.Tensor
+) -> tf.Tensor:
+    """Returns q = -lr <g, x> + lr²/2 <x, A x>, what the quadratic model says of a step.
+
+    Args:
+      gradient: g.
+      solution: x, where A x = g - residual.
+      residual: r.
+      learning_rate: lr.
+
+    Returns:
+      A scalar, negative where the model expects the loss to fall.
+    """
+    slope = tf.tensordot(gradient, solution, 1)
+    curvature = tf.tensordot(solution, gradient - residual, 1)
+    return -learning_rate * slope + 0.5 * learning_rate**2 * curvature
+
+
+def adapt_damping(
+    damping: tf.Tensor, before: tf.Tensor, after: tf.Tensor, predicted: tf.Tensor, decay: float
+) -> tf.Tensor:
+    """Levenberg and Marquardt's heuristic, as the original sets it.
+
+    Where less change is predicted than the loss is known to, the damping stays: at a minimum it
+    would else grow by rounding alone.
+
+    Args:
+      damping: The scalar damping of the step.
+      before: The loss on the step's batch before the step, without weight decay.
+      after: The same after it.
+      predicted: q of `model_decrease`.
+      decay: Below 1. The damping is divided by it where the ratio of both is at most 1/4, and
+        multiplied by it where it exceeds 3/4.
+
+    Returns:
+      The damping of the next step, within [1e-3, 1].
+    """
+    # Constants in the damping's own precision: tf.where alone makes float32 of Python's numbers.
+    half, grow, shrink, keep = (
+        tf.constant(value, damping.dtype) for value in (0.5, 1 / decay, decay, 1.0)
+    )
+    told = tf.abs(predicted) > known_to(before)
+    ratio = tf.where(told, (after - before) / tf.where(told, predicted, half), half)
+    factor = tf.where(ratio <= 0.25, grow, tf.where(ratio > 0.75, shrink, keep))
+    return tf.clip_by_value(damping * factor, 1e-3, 1.0)
+
+
+def describe(gradient: tf.Tensor, proposal: Proposal, product: Any = None) -> dict[str, tf.Tensor]:
+    """Returns the numbers that the original logs of a step.
+
+    Args:
+      gradient: g.
+      proposal: The step's.
+      product: A g, for the length of the plain gradient in A's norm; left out if None.
+
+    Returns:
+      Scalars by name.
+    """
+    x, residual = proposal.solution, proposal.trajectory.residual
+    slope = tf.tensordot(gradient, x, 1)
+    square = tf.tensordot(gradient, gradient, 1)
+    tiny = tf.constant(1e-30, gradient.dtype)
+    curvature = tf.tensordot(x, gradient - residual, 1)
+    found = {
+        "x_by_g": tf.norm(x) / tf.maximum(tf.sqrt(square), tiny),
+        "r_norm": tf.norm(residual),
+        "minus_h": slope / tf.sqrt(tf.maximum(curvature, tiny)),
+        "g_dot_x": slope,
+        "g_square": square,
+        "cg_iterations": proposal.trajectory.iterations,
+    }
+    if product is not None:
+        found["g_length_in_A"] = square / tf.sqrt(
+            tf.maximum(tf.tensordot(gradient, product, 1), tiny)
+        )
+    return found

@@ -1,0 +1,1 @@
+"""How the learned optimizer is learned: by backpropagation and by evolution strategies."""

@@ -1,0 +1,254 @@
+"""One task's training while an optimizer is meta-trained: where it is, where it begins again."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from mlhf.layout import Layout
+from mlhf.meta_optimizer.meta_hessian_free import MetaHessianFree
+from mlhf.meta_optimizer.portable_state import from_portable, to_portable
+from mlhf.meta_training.rollout import Carry
+from mlhf.runs.checkpoints import CheckpointError, finite_numbers, load_like
+from mlhf.task import Task
+from replay import DamagedSnapshotError, PrioritizedReplay
+
+# A snapshot is worth keeping while its weights have not grown out of proportion.
+LARGEST_GROWTH = 1.2
+LARGEST_LOG_PRIORITY = 50.0
+
+
+class Course:
+    """A task, the point that its rollouts have come to, and the replay that they begin again from.
+
+    Attributes:
+      task: What is trained.
+      layout: Of its parameters.
+      carry: Where the next rollout starts.
+      replay: Its snapshots; set before `begin` or `restore`.
+      function: A meta-step on this task, not compiled; None before the first.
+      step: The same compiled.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        optimizer: MetaHessianFree,
+        seed: int,
+        generator: np.random.Generator,
+        experience: PrioritizedReplay | None,
+    ):
+        """Sets a course up.
+
+        Args:
+          task: What is trained.
+          optimizer: Knows the kinds of its variables.
+          seed: Of the initial parameters.
+          generator: Shared by all courses.
+          experience: A replay recorded elsewhere: rollouts begin from its snapshots.
+        """
+        self.task = task
+        self.parameters = task.initialize(seed)
+        task.check_rollouts()
+        self.initial_state = optimizer.init(self.parameters, task.variable_kinds())
+        self.layout: Layout = optimizer.layout(self.parameters)
+        self.replay: PrioritizedReplay
+        self.function: Callable | None = None
+        self.step: Callable | None = None
+        self._generator, self._experience = generator, experience
+        self._batches: Iterator | None = None
+        self._best_loss, self._best_norm = math.inf, math.inf
+        self._begun_from: int | None = None
+        self._meta_losses: list[float] = []
+        # Damaged snapshots of the experience, whose own files do not tell them.
+        self._left_out: list[int] = []
+
+    def begin(self) -> None:
+        """Starts at the initial parameters."""
+        model_state = self.task.initial_model_state()
+        self.carry = Carry(self.layout.flatten(self.parameters), model_state, self.initial_state)
+        self._best_norm = float(tf.norm(self.carry.weights))
+        self._begun_from = self.replay.add(self._snapshot())
+        if self._experience is not None:
+            self.begin_again(0)
+
+    def next_batch(self, done: int, length: int, asked: int) -> Any:
+        """Returns the batches of the next rollout.
+
+        Args:
+          done: Rollouts of this course that are done.
+          length: T.
+          asked: Rollouts of this course in all.
+
+        Raises:
+          ValueError: If the task's batches end.
+        """
+        if self._batches is None:
+            self._batches = iter(self.task.rollout_batches(done * length, length))
+        try:
+            return next(self._batches)
+        except StopIteration:
+            raise ValueError(
+                f"The task's batches ended after {done} meta-steps of {length} batches; {asked} "
+                "were asked for. Let batches(k) repeat its data."
+            ) from None
+
+    def compile(self, meta_step: Callable, batch: Any, jit_compile: bool) -> Callable:
+        """Returns the compiled meta-step, made at the first call.
+
+        Args:
+          meta_step: A function of a layout, what is static of an objective, and the rest.
+          batch: Of a rollout.
+          jit_compile: Whether XLA compiles it.
+        """
+        if self.step is None:
+            inputs, targets = tf.nest.map_structure(lambda value: value[0], batch)
+            static = self.task.objective(inputs, targets).static
+            self.function = functools.partial(meta_step, self.layout, static)
+            self.step = tf.function(self.function, jit_compile=jit_compile, autograph=False)
+        return self.step
+
+    def went_on(self, carry: Carry, meta_loss: float) -> None:
+        """Takes the outcome of a meta-step that was finite."""
+        self.carry = carry
+        self._meta_losses.append(meta_loss)
+
+    def keep_if_best(self, loss: float, norm: float) -> None:
+        """Stores where it stands if nothing better was stored."""
+        if loss < self._best_loss and norm < LARGEST_GROWTH * self._best_norm:
+            self._best_loss, self._best_norm = loss, norm
+            self.replay.add(self._snapshot())
+
+    def rate_begun(self) -> None:
+        """Rates the snapshot that the rollouts since the last reset began from."""
+        if self._begun_from is not None and self._meta_losses:
+            mean = sum(self._meta_losses) / len(self._meta_losses)
+            bounded = min(max(mean, -LARGEST_LOG_PRIORITY), LARGEST_LOG_PRIORITY)
+            self.replay.update([self._begun_from], [math.exp(bounded)])
+
+    def begin_again(self, done: int) -> None:
+        """Goes back to a snapshot.
+
+        Args:
+          done: Meta-steps done, of which the replay's corrections depend.
+        """
+        self._meta_losses = []
+        self._begun_from, snapshot = self._draw(done)
+        self._check_like(snapshot)
+        parameters, model_state = (
+            tf.nest.map_structure(tf.constant, snapshot[part])
+            for part in ("parameters", "model_state")
+        )
+        self.carry = Carry(self.layout.flatten(parameters), model_state, self.initial_state)
+
+    def state(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps, but for the replay: `carry` and `decisions`."""
+        return {
+            "carry": {
+                "parameters": self.layout.unflatten(self.carry.weights),
+                "model_state": self.carry.model_state,
+                **to_portable(self.carry.state, self.layout),
+            },
+            "decisions": {
+                "best_loss": self._best_loss.hex(),
+                "best_norm": self._best_norm.hex(),
+                "begun_from": -1 if self._begun_from is None else self._begun_from,
+                "meta_losses": np.array(self._meta_losses),
+                "left_out": np.array(self._left_out, np.int64),
+            },
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Goes on from what `state` returned, and `replay` with the replay's state."""
+        carry, decisions = saved["carry"], saved["decisions"]
+        parameters = load_like(self.parameters, carry["parameters"], "parameters")
+        model_state = load_like(
+            self.task.initial_model_state(), carry["model_state"], "model_state"
+        )
+        self.carry = Carry(
+            self.layout.flatten(parameters),
+            model_state,
+            from_portable(carry, self.initial_state, self.layout, finite=True),
+        )
+        self._best_loss = float.fromhex(decisions["best_loss"])
+        self._best_norm = float.fromhex(decisions["best_norm"])
+        self._begun_from = None if decisions["begun_from"] < 0 else int(decisions["begun_from"])
+        self._meta_losses = finite_numbers(decisions["meta_losses"], "meta_losses")
+        for number in decisions.get("left_out", ()):
+            self._leave_out(int(number))
+        self.replay.restore(saved["replay"])
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Returns the shapes of the parameters."""
+        return _shapes(self.layout.unflatten(tf.zeros([self.layout.size], self.layout.dtype)))
+
+    def _draw(self, done: int) -> tuple[int | None, Any]:
+        """Draws the snapshot to begin from; one of a recorded experience is not rated."""
+        while True:
+            try:
+                if self._experience is None:
+                    sample = self.replay.sample(step=done)
+                    return int(sample.ids[0]), sample.snapshots[0]
+                if not len(self._experience):
+                    raise CheckpointError(
+                        "Expected an experience with snapshots, got an empty one: record it with "
+                        "--record_experience."
+                    )
+                # Drawn with this run's generator, which a checkpoint keeps.
+                ids, chances = self._experience.ids, self._experience.probabilities
+                chosen = int(self._generator.choice(ids, p=chances))
+                return None, self._experience.snapshot(chosen)
+            except DamagedSnapshotError as error:
+                # The rest of the replay is whole: go on without the damaged snapshot.
+                tqdm.tqdm.write(f"Left out: {error}")
+                if self._experience is None:
+                    self.replay.drop(error.id)
+                else:
+                    self._leave_out(error.id)
+
+    def _leave_out(self, number: int) -> None:
+        """Drops a damaged snapshot of the experience; what is drawn later depends on that."""
+        self._left_out.append(number)
+        if self._experience is not None:
+            self._experience.drop(number)
+
+    def _check_like(self, snapshot) -> None:
+        if not isinstance(snapshot, dict) or not {"parameters", "model_state"} <= set(snapshot):
+            raise CheckpointError(
+                'Expected snapshots with "parameters" and "model_state", as --record_experience '
+                f"makes them, got {type(snapshot).__name__} {str(snapshot)[:60]}."
+            )
+        own = {"parameters": self.parameters, "model_state": self.task.initial_model_state()}
+        for part, like in own.items():
+            expected, found = _described(like), _described(snapshot[part])
+            if found != expected:
+                raise CheckpointError(
+                    f"Expected snapshots with the {part} {expected}, got {found}; they have to "
+                    "come from the same network."
+                )
+
+    def _snapshot(self) -> dict[str, Any]:
+        return tf.nest.map_structure(
+            np.asarray,
+            {
+                "parameters": self.layout.unflatten(self.carry.weights),
+                "model_state": self.carry.model_state,
+            },
+        )
+
+
+def _shapes(structure) -> list[tuple[int, ...]]:
+    return [tuple(leaf.shape) for leaf in tf.nest.flatten(structure)]
+
+
+def _described(structure) -> list[str]:
+    """Returns dtypes and shapes. Names do not tell: Keras numbers layers anew in every process."""
+    return [
+        f"{tf.as_dtype(leaf.dtype).name}{list(leaf.shape)}" for leaf in tf.nest.flatten(structure)
+    ]

@@ -1,0 +1,110 @@
+"""One meta-step: a rollout, its meta-gradient, and Adam on the LSTMs' weights."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from mlhf.layout import Layout
+from mlhf.meta_optimizer.coordinate_lstm import LSTMWeights
+from mlhf.meta_optimizer.meta_hessian_free import MetaHessianFree
+from mlhf.meta_training import adam, rollout
+from mlhf.meta_training.rollout import Carry
+
+WEIGHT_PENALTY = 2e-7
+
+
+class MetaStep(NamedTuple):
+    """What one compiled meta-step returns."""
+
+    weights: dict[str, LSTMWeights]
+    adam: adam.AdamState
+    carry: Carry
+    metrics: dict[str, tf.Tensor]
+    finite: tf.Tensor
+
+
+def meta_step(
+    optimizer: MetaHessianFree,
+    layout: Layout,
+    static: tuple,
+    length: int,
+    unrolled: bool,
+    weights: dict[str, LSTMWeights],
+    moments: adam.AdamState,
+    carry: Carry,
+    batches: tuple,
+    seed: tf.Tensor,
+    learning_rate: tf.Tensor,
+    meta_rate: tf.Tensor,
+    *,
+    rows_of_kinds: tuple[int, ...] | None = None,
+) -> MetaStep:
+    """One rollout and one update of the LSTMs' weights; to be compiled as a whole.
+
+    Args:
+      optimizer: Gives the rule; if it is `detailed`, the metrics have its own numbers of the
+        rollout's last step.
+      layout: Of the flat vectors.
+      static: `Objective.static`.
+      length: T.
+      unrolled: Whether loops are written out.
+      weights: The LSTMs', by role.
+      moments: Adam's state.
+      carry: Where the rollout starts.
+      batches: Inputs and targets, [T, ...].
+      seed: int32 [2], of the noise.
+      learning_rate: The trained optimizer's.
+      meta_rate: Adam's.
+      rows_of_kinds: Which rows of the weights are the layout's kinds; None for all, in order.
+
+    Returns:
+      The new weights and states. Where anything is not finite, weights and moments stay.
+    """
+    rule = optimizer.rule
+    own = weights
+    if rows_of_kinds is not None:
+        own = tf.nest.map_structure(lambda w: tf.gather(w, rows_of_kinds), weights)
+    after, rows = rollout.roll(
+        rule, own, layout, static, batches, carry, learning_rate, seed, length, unrolled
+    )
+    found = rollout.meta_gradient(
+        rule, own, layout, static, batches, rows, learning_rate, seed, length, unrolled
+    )
+    gradient = found.gradient
+    if rows_of_kinds is not None:
+        # Kinds that this task does not have get no gradient from it.
+        places = [[row] for row in rows_of_kinds]
+        gradient = tf.nest.map_structure(
+            lambda g, w: tf.scatter_nd(places, g, w.shape), gradient, weights
+        )
+    gradient = tf.nest.map_structure(lambda g, w: g + WEIGHT_PENALTY * w, gradient, weights)
+    grad_length = tf.linalg.global_norm(tf.nest.flatten(gradient))
+    var_length = tf.linalg.global_norm(tf.nest.flatten(weights))
+    scale = tf.minimum(tf.ones_like(var_length), var_length / tf.maximum(grad_length, 1e-30))
+    gradient = tf.nest.map_structure(lambda g: scale * g, gradient)
+    moved, new_moments = adam.update(weights, gradient, moments, meta_rate)
+
+    watched = [grad_length, after.weights, rows.column("loss"), rows.column("loss_after")]
+    watched += [after.state.solution, after.state.residual]
+    watched += [v for v in tf.nest.flatten(after.model_state) if v.dtype.is_floating]
+    finite = functools.reduce(
+        tf.logical_and, [tf.reduce_all(tf.math.is_finite(value)) for value in watched]
+    )
+    moved, new_moments = tf.nest.map_structure(
+        lambda new, old: tf.where(finite, new, old), (moved, new_moments), (weights, moments)
+    )
+    metrics = {
+        **found.metrics,
+        "r_loss": 0.5 * WEIGHT_PENALTY * var_length**2,
+        "var_length": var_length,
+        "grad_length": grad_length,
+        "grad_rate": grad_length / tf.maximum(var_length, 1e-30),
+        "weights_norm": tf.norm(after.weights),
+        "learning_rate": meta_rate,
+    }
+    if optimizer.detailed:
+        metrics.update(rollout.describe_last(rule, layout, static, batches, rows, length))
+    return MetaStep(moved, new_moments, after, metrics, finite)

@@ -1,0 +1,240 @@
+"""Trainings in pairs, with opposite perturbations of the meta-parameters; for `mlhf.meta_training.evolution`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mlhf.layout import Layout
+from mlhf.meta_optimizer.meta_hessian_free import MetaHessianFree
+from mlhf.meta_optimizer.portable_state import from_portable, to_portable
+from mlhf.meta_training.rollout import Carry
+from mlhf.meta_training.scan import scan
+from mlhf.objective import Objective
+from mlhf.runs.checkpoints import load_like
+from mlhf.task import Task
+
+# A loss counts as at most this multiple of the first one of its training: one that diverges is bad,
+# and no worse than that.
+LARGEST_LOSS = 2.0
+SMALLEST_LOSS = 1e-8
+
+
+class Pair:
+    """Two trainings on the same batches, with opposite perturbations.
+
+    Attributes:
+      carries: Where both stand.
+      drift: The sum of the perturbations since their training began, in units of θ; the second
+        training has seen its negative.
+      age: Steps since then.
+      horizon: The age at which they begin again.
+      first_loss: The loss at age 0.
+    """
+
+    def __init__(self, carries: list[Carry], drift: np.ndarray, horizon: int):
+        """Sets a pair up at age 0."""
+        self.carries, self.drift, self.horizon = carries, drift, horizon
+        self.age = 0
+        self.first_loss = math.nan
+
+
+class Field:
+    """A task and the pairs that train on it.
+
+    Attributes:
+      task: What is trained.
+      layout: Of its parameters.
+      kinds: Those that weights are given for, in their order; a task may have fewer.
+      pairs: Its pairs.
+    """
+
+    def __init__(self, task: Task, optimizer: MetaHessianFree, seed: int):
+        """Sets a field up, without pairs.
+
+        Args:
+          task: What is trained.
+          optimizer: Gives the rule.
+          seed: Of initial parameters, of which only shapes matter.
+        """
+        self.task = task
+        parameters = task.initialize(seed)
+        task.check_rollouts()
+        self.layout: Layout = optimizer.layout(parameters, task.variable_kinds())
+        self.kinds = self.layout.kinds
+        self.pairs: list[Pair] = []
+        self._optimizer = optimizer
+        self._initial_state = optimizer.init(parameters, task.variable_kinds())
+        self._model_state = task.initial_model_state()
+        self._run: Callable | None = None
+        self._stream: Iterator | None = None
+
+    def begin(self, seed: int) -> list[Carry]:
+        """Returns where both trainings of a pair begin: at the initial weights of a seed."""
+        weights = self.layout.flatten(self.task.initialize(seed))
+        return [Carry(weights, self._model_state, self._initial_state)] * 2
+
+    def batches(self, turn: int, length: int) -> Any:
+        """Returns the batches of a turn, [T, ...].
+
+        Raises:
+          ValueError: If the task's batches end.
+        """
+        if self._stream is None:
+            self._stream = iter(self.task.rollout_batches(turn * length, length))
+        try:
+            return next(self._stream)
+        except StopIteration:
+            raise ValueError(
+                f"The task's batches ended after {turn} updates of {length} batches; let "
+                "batches(k) repeat its data."
+            ) from None
+
+    def train(
+        self, pair: Pair, side: int, weights: Any, rate: tf.Tensor, batches: Any
+    ) -> np.ndarray:
+        """Takes one training of a pair on by a step a batch.
+
+        Args:
+          pair: Which; where it stands is changed.
+          side: 0 or 1.
+          weights: The LSTMs', by role, of `kinds`.
+          rate: The learning rate.
+          batches: Of `batches`.
+
+        Returns:
+          The losses before each step, bounded, [T].
+
+        Raises:
+          ValueError: If a training begins with a loss that is not above 0.
+        """
+        if self._run is None:
+            self._run = tf.function(self._steps, autograph=False)
+        pair.carries[side], found = self._run(weights, rate, pair.carries[side], batches)
+        found = found.numpy().astype(float)
+        if math.isnan(pair.first_loss):
+            pair.first_loss = float(found[0])
+            if not (math.isfinite(pair.first_loss) and pair.first_loss > 0):
+                raise ValueError(
+                    f"Expected losses above 0, whose logarithms are compared, got "
+                    f"{pair.first_loss} at the start of a training of the task {self.task.name!r}: "
+                    "meta-train on it by backpropagation (meta_train), or with another loss."
+                )
+        largest = LARGEST_LOSS * pair.first_loss
+        return np.clip(np.where(np.isfinite(found), found, largest), SMALLEST_LOSS, largest)
+
+    def _steps(self, weights, rate, carry, batches):
+        if self.layout.kinds != self.kinds:
+            rows = [self.kinds.index(kind) for kind in self.layout.kinds]
+            weights = tf.nest.map_structure(lambda w: tf.gather(w, rows), weights)
+        first = tf.nest.map_structure(lambda value: value[0], batches)
+        static = self.task.objective(*first).static
+
+        def body(t, carry):
+            inputs, targets = tf.nest.map_structure(lambda value: value[t], batches)
+            tensors = Objective.of(static, (inputs, targets, carry.model_state)).tensors
+            moved, state, model_state, metrics = self._optimizer.step_in(
+                self.layout,
+                static,
+                tensors,
+                self.layout.unflatten(carry.weights),
+                carry.state,
+                weights,
+                rate,
+            )
+            return Carry(self.layout.flatten(moved), model_state, state), metrics["loss"]
+
+        length = tf.nest.flatten(batches)[0].shape[0]
+        carry, losses = scan(body, carry, length, tf.TensorSpec([], self.layout.dtype))
+        return carry, losses.stacked()
+
+    def state(self, pair: Pair) -> dict[str, Any]:
+        """Returns what a checkpoint keeps of a pair."""
+        return {
+            "drift": pair.drift,
+            "age": pair.age,
+            "horizon": pair.horizon,
+            "first_loss": pair.first_loss if math.isfinite(pair.first_loss) else -1.0,
+            "carries": [self._carry_state(carry) for carry in pair.carries],
+        }
+
+    def _carry_state(self, carry: Carry) -> dict[str, Any]:
+        """Returns a carry as a checkpoint may hold it: what is not finite stands apart, as bits."""
+        whole = {
+            "weights": carry.weights,
+            "model_state": carry.model_state,
+            **to_portable(carry.state, self.layout),
+        }
+        lost = not np.all(np.isfinite(carry.weights))
+        return {
+            "lost": lost,
+            **tf.nest.map_structure(_finite, whole),
+            "not_finite": [_not_finite(leaf) for leaf in tf.nest.flatten(whole)],
+        }
+
+    def restore(self, pair: Pair, saved: dict[str, Any]) -> None:
+        """Goes on from what `state` returned.
+
+        Raises:
+          ValueError: If it is not what `state` returns for such a pair.
+        """
+        pair.drift = load_like(tf.constant(pair.drift), saved["drift"], "drift").numpy()
+        pair.age, pair.horizon = int(saved["age"]), int(saved["horizon"])
+        pair.first_loss = float(saved["first_loss"])
+        if pair.first_loss < 0:
+            pair.first_loss = math.nan
+        first, second = saved["carries"]
+        pair.carries = [self._carry(first), self._carry(second)]
+
+    def _carry(self, saved: dict[str, Any]) -> Carry:
+        whole = {name: value for name, value in saved.items() if name not in ("lost", "not_finite")}
+        like = {
+            "weights": tf.zeros([self.layout.size], self.layout.dtype),
+            "model_state": self._model_state,
+            **to_portable(self._initial_state, self.layout),
+        }
+        whole = tf.nest.map_structure(np.asarray, load_like(like, whole, "a training"))
+        if "not_finite" in saved:
+            leaves = tf.nest.flatten(whole)
+            filled = [_fill(*pair) for pair in zip(leaves, saved["not_finite"], strict=True)]
+            whole = tf.nest.pack_sequence_as(whole, filled)
+        elif saved["lost"]:
+            # Of before it was known which of them were not finite.
+            whole["weights"] = np.full_like(whole["weights"], math.nan)
+        return Carry(
+            tf.constant(whole["weights"], self.layout.dtype),
+            tf.nest.map_structure(
+                lambda like, value: tf.constant(value, like.dtype),
+                self._model_state,
+                whole["model_state"],
+            ),
+            from_portable(whole, self._initial_state, self.layout),
+        )
+
+
+def _not_finite(value: Any) -> dict[str, np.ndarray]:
+    """Returns where a value is not finite, and the bytes that stand there."""
+    value = np.asarray(value)
+    floating = np.issubdtype(value.dtype, np.floating)
+    flat = value.reshape(-1)
+    places = np.flatnonzero(~np.isfinite(flat)) if floating else np.zeros(0, np.int64)
+    return {"places": places, "bytes": np.frombuffer(flat[places].tobytes(), np.uint8)}
+
+
+def _fill(value: Any, saved: dict[str, np.ndarray]) -> np.ndarray:
+    """Returns the value that `_finite` and `_not_finite` took apart."""
+    filled = np.array(value)
+    filled.reshape(-1)[saved["places"]] = np.frombuffer(saved["bytes"].tobytes(), filled.dtype)
+    return filled
+
+
+def _finite(value: Any) -> Any:
+    """Returns zeros where a value is not finite: a checkpoint holds no such numbers."""
+    value = tf.convert_to_tensor(value)
+    if not value.dtype.is_floating:
+        return value
+    return tf.where(tf.math.is_finite(value), value, tf.zeros_like(value))

@@ -1,0 +1,205 @@
+"""Any Keras optimizer behind the interface of the curvature optimizers, for comparisons."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from custom_op import structures
+from mlhf.checks.arguments import check_keras_optimizer, check_number, check_parameters
+from mlhf.checks.networks import takes
+from mlhf.checks.structures import kind
+from mlhf.models import keras_models
+from mlhf.objective import Objective
+from mlhf.optimizers import keras_optimizers
+from mlhf.optimizers.settings import as_python, is_variable
+from mlhf.optimizers.step import CompiledSteps, Step
+from mlhf.optimizers.step_arguments import as_tensors
+
+
+class FirstOrder(CompiledSteps):
+    """A Keras optimizer with its state in and out: `init`, `step`.
+
+    The optimizer's variables live inside; a step writes parameters and state into them, applies
+    the gradient and reads both back. The learning rate alone is the optimizer's, and not read from
+    the state, which records it. The Keras optimizer's other numbers (`momentum`, `beta_1`) are
+    constants of a `tf.function` of yours that a step was traced in.
+    """
+
+    class State(NamedTuple):
+        """The optimizer's variables."""
+
+        variables: tuple[tf.Tensor, ...]
+
+    def __init__(self, optimizer: Any, jit_compile: bool = False):
+        """Wraps an optimizer.
+
+        Args:
+          optimizer: A `keras.optimizers.Optimizer`, or a function that returns a new one.
+          jit_compile: Whether a step is compiled with XLA.
+
+        Raises:
+          TypeError: If it is neither.
+          ValueError: If a number that it was made with makes no sense, such as a negative rate, or
+            it keeps averages of the weights (`use_ema`) that only the end of `fit` would write
+            into them.
+        """
+        import keras
+
+        super().__init__(jit_compile)
+
+        if isinstance(optimizer, type) or not isinstance(optimizer, keras.optimizers.Optimizer):
+            if not callable(optimizer):
+                raise TypeError(f"Expected a Keras optimizer, got {kind(optimizer)}.")
+            made = optimizer() if takes(optimizer) else None
+            if not isinstance(made, keras.optimizers.Optimizer):
+                raise TypeError(
+                    f"Expected a Keras optimizer or a function that returns a new one, got "
+                    f"{kind(optimizer)}."
+                )
+            optimizer = made
+        check_keras_optimizer("optimizer", optimizer)
+        self._optimizer = keras_optimizers.prepared(optimizer)
+        self._variables: list[Any] = []
+        self._rate_given: Any = None
+
+    @property
+    def learning_rate(self) -> Any:
+        """The optimizer's learning rate; one that is set holds from the next step on.
+
+        It may be set to a number, a tensor, or a variable, which is then read at every step. It
+        can't be set where the optimizer has a schedule.
+        """
+        if self._rate_given is not None:
+            return self._rate_given
+        rate = self._optimizer.learning_rate
+        return float(rate) if tf.executing_eagerly() else tf.convert_to_tensor(rate)
+
+    @learning_rate.setter
+    def learning_rate(self, rate: Any) -> None:
+        if not is_variable(self._optimizer._learning_rate):
+            raise TypeError(
+                f"Expected a Keras optimizer with a number as its learning rate, got one with "
+                f"{self._optimizer._learning_rate!r}: that schedule gives it, and it can't be set "
+                f"to {rate!r}. Make an optimizer with a number."
+            )
+        if rate is not self._rate_given and (is_variable(rate) or self._rate_given is not None):
+            self._check_untraced("learning_rate", "a variable in the place of another or a number")
+        self._rate_given = rate if is_variable(rate) else None
+        if self._rate_given is None:
+            if not tf.is_tensor(rate) or hasattr(rate, "numpy"):
+                rate = check_number("learning_rate", as_python(rate), at_least=0)
+            self._optimizer.learning_rate = rate
+
+    def init(self, parameters: Any) -> State:
+        """Returns the state before the first step.
+
+        Args:
+          parameters: A structure of floating tensors of one dtype, or a built Keras model.
+
+        Returns:
+          The state.
+
+        Raises:
+          ValueError: If the parameters have no floating dtype in common, or the optimizer is in use
+            elsewhere or was made for parameters of other shapes.
+        """
+        model = parameters if keras_models.is_model(parameters) else None
+        parameters = as_tensors(keras_models.parameters_of(parameters))
+        check_parameters(parameters)
+        leaves = tf.nest.flatten(parameters)
+        if not self._variables:
+            if self._optimizer.built:
+                raise ValueError(
+                    f"Expected an optimizer that nothing uses yet, got a {self._optimizer.name!r} "
+                    "that was built for other variables; give a function that returns a new one, "
+                    "as in FirstOrder(lambda: keras.optimizers.Adam(1e-3))."
+                )
+            # Some optimizers ask variables for their paths, which only Keras' own have.
+            paths = structures.leaf_names(parameters)
+            # Outside of whatever function is being traced. A step writes values into them.
+            with tf.init_scope():
+                values = [
+                    leaf if hasattr(leaf, "numpy") else tf.zeros(leaf.shape, leaf.dtype)
+                    for leaf in leaves
+                ]
+                variables = keras_optimizers.variables_like(values, paths)
+                keras_optimizers.leave_out_of_decay(self._optimizer, variables, paths, model)
+                self._optimizer.build(variables)
+                self._variables = variables
+                self._initial = tuple(tf.identity(v.value) for v in self._optimizer.variables)
+        self._check_own(parameters)
+        rate = tf.convert_to_tensor(self.learning_rate)
+        return self.State(
+            tuple(
+                tf.cast(rate, value.dtype) if self._is_rate(variable) else value
+                for variable, value in zip(self._optimizer.variables, self._initial, strict=True)
+            )
+        )
+
+    def step(self, objective: Objective, parameters: Any, state: State) -> Step:
+        """Takes one step.
+
+        Args:
+          objective: The loss on a batch.
+          parameters: Where it stands.
+          state: From `init` or the step before.
+
+        Returns:
+          New parameters, state and model state, and metrics: `loss`, `gradient_norm`.
+        """
+        if not self._variables:
+            raise ValueError("Expected an optimizer that was given init(parameters) before step.")
+        return self._take(objective, parameters, state, key=self._constants())
+
+    def _state_like(self, parameters):
+        self._check_own(parameters)
+        variables = self._optimizer.variables
+        return self.State(tuple(tf.zeros(v.shape, v.dtype) for v in variables))
+
+    def _check_own(self, parameters: Any) -> None:
+        """Refuses parameters that are not like those of the first `init`."""
+        shapes = [(tuple(leaf.shape), leaf.dtype.name) for leaf in tf.nest.flatten(parameters)]
+        own = [(v.shape, tf.as_dtype(v.dtype).name) for v in self._variables]
+        if shapes != own:
+            raise ValueError(
+                f"Expected parameters of the shapes {own}, which init was given, got {shapes}: "
+                "make another optimizer for another network."
+            )
+
+    def _numbers(self):
+        given = self._rate_given
+        return {} if given is None else {"learning_rate": tf.convert_to_tensor(given)}
+
+    def _settable(self):
+        return ["learning_rate"]
+
+    def _constants(self) -> tuple:
+        """The Keras optimizer's numbers that a compiled step has as constants."""
+        kinds = (bool, int, float, str)
+        attributes = vars(self._optimizer).items()
+        return tuple((name, value) for name, value in attributes if type(value) in kinds)
+
+    def _is_rate(self, variable: Any) -> bool:
+        return variable is self._optimizer._learning_rate
+
+    def _step(self, static, tensors, parameters, state, numbers):
+        linearized = Objective.of(static, tensors).linearize(parameters)
+        gradient = tf.nest.flatten(linearized.gradient())
+        for variable, value in zip(self._variables, tf.nest.flatten(parameters), strict=True):
+            variable.assign(value)
+        for variable, value in zip(self._optimizer.variables, state.variables, strict=True):
+            if not self._is_rate(variable):
+                variable.assign(value)
+            elif "learning_rate" in numbers:
+                variable.assign(tf.cast(numbers["learning_rate"], variable.dtype))
+        with keras_optimizers.without_replicas(self._optimizer):
+            scaled = keras_optimizers.scaled(self._optimizer, gradient)
+            self._optimizer.apply(scaled, self._variables)
+        moved = tf.nest.pack_sequence_as(
+            parameters, [tf.identity(variable.value) for variable in self._variables]
+        )
+        after = self.State(tuple(tf.identity(v.value) for v in self._optimizer.variables))
+        metrics = {"loss": linearized.value, "gradient_norm": tf.linalg.global_norm(gradient)}
+        return moved, after, linearized.model_state, metrics

@@ -1,0 +1,295 @@
+"""Hessian-free optimization as Martens ran it (ICML 2010; Martens and Sutskever 2012)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from mlhf.checks.arguments import check_choice, check_count, check_number
+from mlhf.layout import Layout
+from mlhf.meta_optimizer.proposal import linearize_shares
+from mlhf.objective import Objective
+from mlhf.optimizers.hessian_free import HessianFreeState, initial_state
+from mlhf.optimizers.levenberg_marquardt import reduction_ratio
+from mlhf.optimizers.settings import Fixed, Number
+from mlhf.optimizers.step import CompiledSteps, Step
+
+# Conjugate gradients keep the iterates number ⌈1.3ʲ⌉ (section 4.6 of the paper).
+_SPACING = 1.3
+# Progress is measured over max(10, i/10) iterations (section 4.4).
+_SHORTEST_WINDOW, _WINDOW_SHARE = 10, 0.1
+# The line search: sufficient decrease, shrinking, and when it gives up.
+_ARMIJO, _SHRINK, _LARGEST_TRIALS = 1e-2, 0.8, 60
+# λ can't grow again from nothing.
+_LEAST_DAMPING = 1e-8
+
+
+class MartensHessianFree(CompiledSteps):
+    """w ← w - α x with (G + λ I) x ≈ g, solved until progress is slow, then checked on the loss.
+
+    - Conjugate gradients start at a multiple of the last solution, the one from 0 to `warm_start`
+      that minimises the quadratic model φ(x) = ½⟨x, (G + λ I) x⟩ - ⟨x, g⟩, and stop when φ has
+      gained less than a share kε of itself over the last k = max(10, i/10) iterations, or after
+      `cg_iterations`. (Martens takes `warm_start` itself. On another batch that start can be far
+      worse than zero, in directions that a few iterations never come to, and is then carried
+      from step to step.)
+    - Of the iterates kept on the way the last one is taken before which the loss would rise.
+    - A line search takes α = 1, or shrinks it until the loss has fallen enough; where it does not
+      fall at all, no step is taken.
+    - λ is adapted by Levenberg and Marquardt's rule from ρ, the change of the loss at α = 1 by φ.
+    - Gradient and losses are those of the whole batch; G may be that of its first examples only,
+      which is where most of the time goes.
+
+    Martens' preconditioner (the gradients' squares, example by example) is left out. All is meant
+    for large batches: on small ones the loss of the batch says little about that of the next.
+
+    Attributes:
+      damping: λ; one that is set holds from the next step on. Where λ is adapted, it is part of
+        the state, and this is where states begin that `init` makes from then on.
+    """
+
+    damping = Number(at_least=0)
+    cg_iterations, cg_tolerance, warm_start = Fixed(), Fixed(), Fixed()
+    curvature_share, damping_type, decay = Fixed(), Fixed(), Fixed()
+
+    def __init__(
+        self,
+        damping: float = 1.0,
+        cg_iterations: int = 250,
+        *,
+        cg_tolerance: float = 5e-4,
+        warm_start: float = 0.95,
+        curvature_share: float = 1.0,
+        damping_type: str = "LM_heuristics",
+        decay: float = 2 / 3,
+        jit_compile: bool = False,
+    ):
+        """Sets an optimizer up.
+
+        Args:
+          damping: λ, at least 0; where it starts, if it is adapted.
+          cg_iterations: At most so many, each one product with G.
+          cg_tolerance: ε.
+          warm_start: The most of the last solution that conjugate gradients start at, from 0,
+            which starts at zero, to 1.
+          curvature_share: The share of the batch that G is taken on, above 0 and at most 1.
+          damping_type: `"LM_heuristics"`, or `"regular"` for a constant λ.
+          decay: λ is multiplied by it where ρ > 3/4, and divided where ρ < 1/4.
+          jit_compile: Whether a step is compiled with XLA.
+
+        Raises:
+          ValueError: If a value makes no sense; the message says what was expected.
+        """
+        super().__init__(jit_compile)
+        self.damping_type = check_choice("damping_type", damping_type, ("regular", "LM_heuristics"))
+        self.damping = damping
+        self.cg_iterations = check_count("cg_iterations", cg_iterations)
+        self.cg_tolerance = check_number("cg_tolerance", cg_tolerance, at_least=0)
+        self.warm_start = check_number("warm_start", warm_start, at_least=0, at_most=1)
+        self.curvature_share = check_number("curvature_share", curvature_share, above=0, at_most=1)
+        self.decay = check_number("decay", decay, above=0, below=1)
+
+    def init(self, parameters: Any) -> HessianFreeState:
+        """Returns the state before the first step.
+
+        Args:
+          parameters: A structure of floating tensors of one dtype, or a built Keras model.
+        """
+        return initial_state(parameters, type(self).damping.read(self))
+
+    def _state_like(self, parameters):
+        return initial_state(parameters)
+
+    def step(self, objective: Objective, parameters: Any, state: HessianFreeState) -> Step:
+        """Takes one step.
+
+        Args:
+          objective: The loss on a batch.
+          parameters: Where it stands.
+          state: From `init` or the step before.
+
+        Returns:
+          New parameters, state and model state, and metrics: `loss`, `gradient_norm`,
+          `step_norm`, `damping`, `cg_iterations`, `learning_rate` (α), `backtracked` (the
+          iteration whose solution was taken) and `ratio` (ρ).
+        """
+        return self._take(objective, parameters, state)
+
+    def _step(self, static, tensors, parameters, state, numbers):
+        if self.damping_type == "regular":
+            state = state._replace(damping=numbers["damping"])
+        layout = Layout(parameters, "any")
+        objective = Objective.of(static, tensors)
+        linearized, curvature = linearize_shares(
+            objective, parameters, layout, self.curvature_share
+        )
+        gradient = layout.flatten(linearized.gradient())
+        found = _solve(
+            lambda v: curvature(v) + state.damping * v,
+            gradient,
+            state.solution,
+            self.warm_start,
+            self.cg_iterations,
+            self.cg_tolerance,
+        )
+        here = layout.flatten(parameters)
+
+        def value(x):
+            moved = layout.unflatten(here - x)
+            loss = objective.data_loss(moved)
+            if objective.regularizer is not None:
+                loss += objective.regularizer.value(moved)
+            # What is not finite is never better.
+            return tf.where(tf.math.is_finite(loss), loss, tf.constant(np.inf, loss.dtype))
+
+        solution, iteration, loss = _backtrack(value, found)
+        predicted = tf.gather(found.models, iteration)
+        ratio = reduction_ratio(linearized.value, loss, predicted)
+        rate = _line_search(
+            value, solution, linearized.value, loss, tf.tensordot(gradient, solution, 1)
+        )
+        damping = state.damping
+        if self.damping_type == "LM_heuristics":
+            shrink = tf.constant(self.decay, damping.dtype)
+            one = tf.ones_like(damping)
+            damping *= tf.where(ratio > 0.75, shrink, tf.where(ratio < 0.25, 1 / shrink, one))
+            damping = tf.maximum(damping, tf.constant(_LEAST_DAMPING, damping.dtype))
+        metrics = {
+            "loss": linearized.value,
+            "gradient_norm": tf.norm(gradient),
+            "step_norm": rate * tf.norm(solution),
+            "damping": state.damping,
+            "cg_iterations": found.iterations,
+            "learning_rate": rate,
+            "backtracked": iteration,
+            "ratio": ratio,
+        }
+        # A step that is not taken must not be multiplied by zero: it may not be finite.
+        moved = tf.where(rate > 0, here - rate * solution, here)
+        # Nor is it where the next conjugate gradients start.
+        nothing = tf.zeros_like(gradient)
+        kept = tf.where(tf.math.is_finite(tf.norm(found.solution)), found.solution, nothing)
+        new_state = HessianFreeState(kept, damping)
+        return layout.unflatten(moved), new_state, linearized.model_state, metrics
+
+
+class _Found(NamedTuple):
+    """What conjugate gradients leave."""
+
+    solution: tf.Tensor  # the last iterate
+    iterations: tf.Tensor  # int32
+    models: tf.Tensor  # φ after i iterations, [n + 1]
+    kept: tf.TensorArray  # iterates
+    numbers: tf.Tensor  # the iterations after which they were kept, int32
+
+
+def _kept_numbers(iterations: int) -> list[int]:
+    """Returns ⌈1.3ʲ⌉ up to a number, each once."""
+    numbers = {math.ceil(_SPACING**j) for j in range(200)}
+    return sorted(number for number in numbers if number <= iterations)
+
+
+def _share_of_last(last, product, gradient, warm_start) -> tf.Tensor:
+    """Returns the s in [0, warm_start] that minimises φ(s x₋) = s²/2 ⟨x₋, A x₋⟩ - s ⟨x₋, g⟩."""
+    curved = tf.tensordot(last, product, 1)
+    best = tf.tensordot(last, gradient, 1) / tf.where(curved > 0, curved, tf.ones_like(curved))
+    sound = (curved > 0) & tf.math.is_finite(best)
+    return tf.where(sound, tf.clip_by_value(best, 0, warm_start), tf.zeros_like(best))
+
+
+def _solve(matvec, gradient, last, warm_start, iterations, tolerance) -> _Found:
+    numbers = _kept_numbers(iterations)
+    slot_of = np.full(iterations + 1, -1, np.int32)
+    slot_of[numbers] = np.arange(len(numbers))
+    slots = tf.constant(slot_of)
+    dtype = gradient.dtype
+
+    def model(x, r):
+        return -0.5 * tf.tensordot(x, gradient + r, 1)
+
+    def keep_going(i, x, r, p, rho, models, kept, positive):
+        del x, p, kept
+        window = tf.maximum(
+            _SHORTEST_WINDOW, tf.cast(tf.math.ceil(_WINDOW_SHARE * tf.cast(i, dtype)), tf.int32)
+        )
+        now = models[i]
+        gain = now - models[tf.maximum(i - window, 0)]
+        # (φ_i - φ_{i-k}) / φ_i < kε, for a negative φ_i.
+        slow = (i > window) & (now < 0) & (gain > tf.cast(window, dtype) * tolerance * now)
+        return (i < iterations) & positive & (rho > 0) & ~slow & tf.reduce_all(r == r)
+
+    def iterate(i, x, r, p, rho, models, kept, positive):
+        product = matvec(p)
+        curved = tf.tensordot(p, product, 1)
+        positive = curved > 0
+        alpha = tf.where(positive, rho / tf.where(positive, curved, 1), 0)
+        x, r = x + alpha * p, r - alpha * product
+        new_rho = tf.tensordot(r, r, 1)
+        p = r + new_rho / rho * p
+        models = tf.tensor_scatter_nd_update(models, [[i + 1]], [model(x, r)])
+        slot = slots[i + 1]
+        kept = tf.cond(slot >= 0, lambda: kept.write(slot, x), lambda: kept)
+        return i + 1, x, r, p, new_rho, models, kept, positive
+
+    product = matvec(last)
+    share = _share_of_last(last, product, gradient, warm_start)
+    start, r = share * last, gradient - share * product
+    models = tf.concat([[model(start, r)], tf.zeros([iterations], dtype)], 0)
+    kept = tf.TensorArray(dtype, len(numbers), element_shape=gradient.shape, clear_after_read=False)
+    state = (0, start, r, r, tf.tensordot(r, r, 1), models, kept, True)
+    i, x, _, _, _, models, kept, _ = tf.while_loop(
+        keep_going, iterate, state, maximum_iterations=iterations
+    )
+    return _Found(x, i, models, kept, tf.constant(numbers, tf.int32))
+
+
+def _backtrack(value, found: _Found) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Goes back over the kept iterates while the loss does not rise by that."""
+
+    def better(slot, x, iteration, loss, go):
+        del x, iteration, loss
+        return (slot >= 0) & go
+
+    def back(slot, x, iteration, loss, go):
+        earlier = found.kept.read(slot)
+        other = value(earlier)
+        go = other <= loss
+        return (
+            slot - 1,
+            tf.where(go, earlier, x),
+            tf.where(go, found.numbers[slot], iteration),
+            tf.where(go, other, loss),
+            go,
+        )
+
+    # The last kept one may be the solution itself.
+    slot = tf.reduce_sum(tf.cast(found.numbers < found.iterations, tf.int32)) - 1
+    state = (slot, found.solution, found.iterations, value(found.solution), True)
+    _, x, iteration, loss, _ = tf.while_loop(
+        better, back, state, maximum_iterations=found.numbers.shape[0]
+    )
+    return x, iteration, loss
+
+
+def _line_search(value, solution, before, after, slope) -> tf.Tensor:
+    """Returns the largest of 1, 0.8, 0.64 ... that lowers the loss enough; 0 if none does."""
+
+    # Said so that nothing that is not a number is low enough.
+    def low_enough(rate, loss):
+        return loss <= before - _ARMIJO * rate * slope
+
+    def go_on(trial, rate, loss):
+        del trial
+        return (slope > 0) & tf.math.is_finite(before) & ~low_enough(rate, loss)
+
+    def shrink(trial, rate, loss):
+        del loss
+        rate = _SHRINK * rate
+        return trial + 1, rate, value(rate * solution)
+
+    state = (0, tf.ones_like(before), after)
+    _, rate, loss = tf.while_loop(go_on, shrink, state, maximum_iterations=_LARGEST_TRIALS)
+    return tf.where((slope > 0) & low_enough(rate, loss), rate, tf.zeros_like(rate))

@@ -1,0 +1,229 @@
+"""An optimizer's settings: numbers that may change between steps, and what stays as it was made.
+
+A step may be traced inside a `tf.function` of the user's, where a Python number would be a
+constant from then on. A number that may change is therefore a variable of the optimizer's: reading
+it in a graph reads what it holds when the graph runs, and setting it, outside or inside, holds from
+the next step on. What decides which operations a step consists of can't change in a graph that
+exists, and is read-only.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from mlhf.checks.arguments import check_number
+
+
+class Number:
+    """A number that holds from the next step on, wherever that step is compiled.
+
+    What is given may be a Python number, a tensor, or a variable, TensorFlow's or Keras', which is
+    then read at every step. Outside of graphs the attribute reads as a Python number, or as the
+    variable that was given; inside as a tensor. Setting it inside a `tf.function` sets it when that
+    runs; a tensor that is known only then is not checked.
+    """
+
+    def __init__(
+        self,
+        *,
+        none: float | None = None,
+        optional: bool = False,
+        check: Callable[[Any, Any], None] | None = None,
+        **bounds: float,
+    ):
+        """Describes a number.
+
+        Args:
+          none: The number that None stands for.
+          optional: Whether it may be None, which makes the step another one.
+          check: Called with the optimizer and the value before it is set, to raise an error.
+          **bounds: As for `check_number`.
+        """
+        self._none, self._optional, self._bounds = none, optional, bounds
+        self._check = check
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, optimizer: Any, owner: type | None = None) -> Any:
+        if optimizer is None:
+            return self
+        source = _sources(optimizer).get(self.name)
+        if source is None or self.name in _nones(optimizer):
+            return None
+        if not _is_own(source):
+            return source
+        value = source.read_value()
+        return float(value) if tf.executing_eagerly() else value
+
+    def __set__(self, optimizer: Any, value: Any) -> None:
+        if self._check is not None:
+            self._check(optimizer, value)
+        sources = _sources(optimizer)
+        nones, before = _nones(optimizer), sources.get(self.name)
+        if value is None and self._none is not None:
+            nones.add(self.name)
+            value = self._none
+        elif value is None and self._optional:
+            self._replace(optimizer, None)
+            return
+        else:
+            nones.discard(self.name)
+        if is_variable(value):
+            self._check_variable(value)
+            if before is not value:
+                self._replace(optimizer, value)
+            return
+        if tf.is_tensor(value) and not hasattr(value, "numpy"):
+            value = tf.cast(tf.reshape(value, []), tf.float64)
+        else:
+            value = check_number(self.name, as_python(value), **self._bounds)
+        if before is not None and _is_own(before):
+            before.assign(value)
+        else:
+            self._replace(optimizer, _new_variable(value, self.name))
+
+    def read(self, optimizer: Any) -> tf.Tensor | None:
+        """Returns what a step takes as the number, a tensor; None where there is none."""
+        source = _sources(optimizer).get(self.name)
+        return None if source is None else tf.convert_to_tensor(source)
+
+    def _replace(self, optimizer: Any, source: Any) -> None:
+        """Puts another source in place, which graphs that exist do not know."""
+        sources = _sources(optimizer)
+        if self.name in sources and sources[self.name] is not source:
+            optimizer._check_untraced(
+                self.name, "a number, None or a variable in the place of each other"
+            )
+        sources[self.name] = source
+
+    def _check_variable(self, variable: Any) -> None:
+        dtype, shape = tf.as_dtype(variable.dtype), tuple(variable.shape)
+        if not dtype.is_floating or shape:
+            raise ValueError(
+                f"Expected {self.name} to be a number or a floating variable of shape (), got a "
+                f"variable of shape {shape} in {dtype.name}."
+            )
+
+
+class Fixed:
+    """A setting that a step is built on: it reads as it was given, and setting it is an error."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, optimizer: Any, owner: type | None = None) -> Any:
+        if optimizer is None:
+            return self
+        return optimizer.__dict__["_fixed"][self.name]
+
+    def __set__(self, optimizer: Any, value: Any) -> None:
+        kept = optimizer.__dict__.setdefault("_fixed", {})
+        if self.name in kept:
+            kind = type(optimizer).__name__
+            raise AttributeError(
+                f"Expected {self.name} to stay {kept[self.name]!r}, got {value!r}: steps are "
+                f"compiled for it. Make another optimizer, {kind}({self.name}=...); its steps take "
+                "the parameters, and the state if its shapes are the same."
+            )
+        kept[self.name] = value
+
+
+def numbers_of(kind: type) -> dict[str, Number]:
+    """Returns a class's numbers by name."""
+    return {
+        name: value
+        for part in reversed(kind.__mro__)
+        for name, value in vars(part).items()
+        if isinstance(value, Number)
+    }
+
+
+def read_all(optimizer: Any) -> dict[str, tf.Tensor]:
+    """Returns an optimizer's numbers as tensors, those that are None left out."""
+    found = {name: number.read(optimizer) for name, number in numbers_of(type(optimizer)).items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def pack(optimizer: Any) -> dict[str, Any]:
+    """Returns an optimizer's attributes as a copy or a pickle of it keeps them."""
+    kept = dict(optimizer.__dict__)
+    kept["_sources"] = {
+        name: float(source.read_value()) if source is not None and _is_own(source) else source
+        for name, source in _sources(optimizer).items()
+    }
+    kept["_nones"] = set(_nones(optimizer))
+    kept["_fixed"] = dict(kept.get("_fixed", {}))
+    return kept
+
+
+def unpack(optimizer: Any, kept: dict[str, Any]) -> None:
+    """Gives a copy the attributes of `pack`, with variables of its own."""
+    sources = {
+        name: _new_variable(source, name) if isinstance(source, float) else source
+        for name, source in kept["_sources"].items()
+    }
+    optimizer.__dict__.update({**kept, "_sources": sources})
+
+
+def is_variable(thing: Any) -> bool:
+    """Whether something is TensorFlow's or Keras' variable."""
+    keras = sys.modules.get("keras")
+    return isinstance(thing, tf.Variable) or (
+        keras is not None and isinstance(thing, keras.Variable)
+    )
+
+
+def _sources(optimizer: Any) -> dict[str, Any]:
+    return optimizer.__dict__.setdefault("_sources", {})
+
+
+def _nones(optimizer: Any) -> set[str]:
+    return optimizer.__dict__.setdefault("_nones", set())
+
+
+def _new_variable(value: Any, name: str) -> tf.Variable:
+    # In double precision, so that it reads as the number that was given.
+    if tf.is_tensor(value):
+        raise ValueError(
+            f"Expected a number or a variable for {name} where an optimizer is made, got {value}, "
+            "which is known only when the function runs: make the optimizer outside of it."
+        )
+    return new_variable(value, tf.float64, f"mlhf_setting_{name}")
+
+
+# AutoGraph can't read the code of threads, and would say so.
+@tf.autograph.experimental.do_not_convert
+def new_variable(value: Any, dtype: tf.DType, name: str) -> tf.Variable:
+    """Returns a variable that belongs to no graph, whatever function is being traced.
+
+    A function may be traced again, and refuses variables that are made then, in `tf.init_scope`
+    too. In a thread of its own nothing is being traced.
+
+    Args:
+      value: A number or an array.
+      dtype: Its dtype.
+      name: Its name.
+    """
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        return thread.submit(
+            lambda: tf.Variable(value, trainable=False, dtype=dtype, name=name)
+        ).result()
+
+
+def _is_own(source: Any) -> bool:
+    return isinstance(source, tf.Variable) and source.name.startswith("mlhf_setting_")
+
+
+def as_python(value: Any) -> Any:
+    """Returns a scalar tensor or array as the number that it is, and anything else as it is."""
+    if tf.is_tensor(value) or type(value).__module__ == "numpy":
+        if getattr(value, "shape", None) == ():
+            value = value.numpy() if tf.is_tensor(value) else value
+            return value.item() if hasattr(value, "item") else value
+    return value

@@ -1,0 +1,186 @@
+"""What every optimizer of the project returns from a step, and how its step is compiled."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from custom_op.graphs import captured_variables
+from custom_op.losses import targets as loss_targets
+from mlhf.checks import targets
+from mlhf.models.keras_contracts import projected
+from mlhf.objective import Objective
+from mlhf.optimizers import settings, step_arguments
+from mlhf.optimizers.step_cache import StepCache, signature
+
+_FAILED = ("decomposition was not successful", "not invertible")
+
+
+class Step(NamedTuple):
+    """One step taken."""
+
+    parameters: Any  # in the structure of those that went in
+    state: Any  # of the optimizer
+    model_state: Any  # of the network; None if it has none
+    metrics: dict[str, tf.Tensor]  # scalars
+
+
+def is_failed_factorization(error: tf.errors.InvalidArgumentError) -> bool:
+    """Whether TensorFlow could not factor a matrix: what an optimizer that diverged ends in.
+
+    Decompositions and inverses of what is not finite, or singular, are errors on a CPU, where other
+    operations give NaN (Cholesky's too from some version of TensorFlow on).
+    """
+    return any(words in str(error) for words in _FAILED)
+
+
+def public_model_state(model_state: Any) -> Any:
+    """Returns a model state as users see it: None where there is none."""
+    return model_state if tf.nest.flatten(model_state) else None
+
+
+class CompiledSteps:
+    """What optimizers share whose step is one function, compiled once for each objective.
+
+    The last 16 compiled steps are kept. Attributes that are numbers (`mlhf.optimizers.settings.Number`) hold
+    from the next step on, also where the step is part of a `tf.function` of the user's; the others
+    can't be set.
+
+    Attributes:
+      jit_compile: Whether XLA compiles a step.
+    """
+
+    jit_compile = settings.Fixed()
+
+    _step: Callable[..., tuple]
+    # From parameters to a state of theirs, of which only structure, shapes and dtypes matter.
+    _state_like: Callable[[Any], Any]
+
+    def __init__(self, jit_compile: bool):
+        self.jit_compile = jit_compile
+        self._compiled = StepCache()
+        # The signatures of states by those of parameters.
+        self._states: dict[Any, tuple] = {}
+        self._traced = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        own = type(self).__module__.partition(".")[0] == __name__.partition(".")[0]
+        if own and not name.startswith("_") and not hasattr(type(self), name):
+            raise AttributeError(
+                f"Expected one of the attributes of a {type(self).__name__} that can be set, "
+                f"{self._settable()}, got {name!r}, which no step reads."
+            )
+        super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = settings.pack(self)
+        kept.update(_compiled=None, _states={}, _traced=False)
+        return kept
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        settings.unpack(self, {**kept, "_compiled": StepCache()})
+
+    def without_xla(self) -> CompiledSteps:
+        """Returns a copy that compiles its steps anew, without XLA, to look into them."""
+        fresh = copy.copy(self)
+        fresh.__dict__["_fixed"]["jit_compile"] = False
+        return fresh
+
+    def _numbers(self) -> dict[str, tf.Tensor]:
+        """Returns the numbers that a step takes, by name."""
+        return settings.read_all(self)
+
+    def _number(self, name: str, dtype: tf.DType) -> tf.Tensor:
+        """Returns one of the numbers as a tensor."""
+        return tf.cast(settings.numbers_of(type(self))[name].read(self), dtype)
+
+    def _settable(self) -> list[str]:
+        return sorted(settings.numbers_of(type(self)))
+
+    def _check_untraced(self, name: str, what: str) -> None:
+        """Refuses a change that steps inside functions of the user's can't follow."""
+        if self._traced:
+            raise ValueError(
+                f"Expected {name} to stay of its kind, since a step of this optimizer was traced "
+                f"inside a tf.function of yours, which would not see {what}. Make another "
+                "optimizer, and trace the function again with it."
+            )
+
+    def _take(
+        self, objective: Objective, parameters: Any, state: Any, *more: Any, key: Any = None
+    ) -> Step:
+        """Returns `self._step(objective.static, objective.tensors, ...)`, compiled.
+
+        Args:
+          objective: The loss on a batch.
+          parameters: Where it stands.
+          state: The optimizer's.
+          *more: Structures of tensors.
+          key: What else the compiled function depends on, besides shapes.
+
+        Raises:
+          ValueError: If a label is none of the network's classes, a target out of range, or the
+            network reads a variable itself whose value is among the parameters.
+        """
+        step_arguments.check_objective(objective)
+        parameters = step_arguments.as_parameters(parameters)
+        state = step_arguments.as_tensors(state)
+        of_parameters, of_state = signature(parameters), signature(state)
+        if self._states.get((of_parameters, key)) != of_state:
+            self._check_state(parameters, state, (of_parameters, key), of_state)
+        step_arguments.check_layout(state, parameters)
+        static, tensors, numbers = objective.static, objective.tensors, self._numbers()
+        self._traced = self._traced or not tf.executing_eagerly()
+        inside = (tensors, parameters, state, numbers, *more)
+        other = (of_parameters, of_state, tuple(sorted(numbers)), signature(more))
+        compiled = self._compiled.get(
+            static, signature(tensors), other, key, lambda: self._compile(static)
+        )
+        parameters, state, model_state, metrics = compiled(*inside)
+        step_arguments.note_layout(state, parameters)
+        return Step(parameters, state, public_model_state(model_state), metrics)
+
+    def _compile(self, static: tuple) -> Callable:
+        noted: list[targets.Targets] = []
+        reads: list[captured_variables.Read] = []
+
+        def step(tensors, parameters, state, numbers, *more):
+            dtype = tf.nest.flatten(parameters)[0].dtype
+            numbers = {name: tf.cast(value, dtype) for name, value in numbers.items()}
+            with targets.noted() as outputs:
+                after, *rest = self._step(static, tensors, parameters, state, numbers, *more)
+            noted[:] = [targets.targets_of(static[1], z, tensors[1]) for z in outputs[:1]]
+            reads[:] = captured_variables.variables_read(outputs[:1]) if outputs else []
+            # What constraints of a Keras model's variables make of where the step ends.
+            return projected(static[0], after), *rest
+
+        compiled = tf.function(step, jit_compile=self.jit_compile, autograph=False)
+
+        def run(tensors, parameters, *inside):
+            with loss_targets.spoken_of():
+                results = compiled(tensors, parameters, *inside)
+            if reads:
+                # The step sees values alone, of which nobody knows where they were read.
+                leaves = tf.nest.flatten(parameters)
+                captured_variables.Sources(parameters, leaves).check(reads)
+            if self.jit_compile and noted:
+                noted[0].check(tensors[1])
+            return results
+
+        return run
+
+    def _check_state(self, parameters: Any, state: Any, key: Any, of_state: tuple) -> None:
+        """Refuses a state that is not of this optimizer and these parameters."""
+        step_arguments.check_parameters_of_step(parameters)
+        with tf.Graph().as_default():
+            zeros = tf.nest.map_structure(lambda leaf: tf.zeros(leaf.shape, leaf.dtype), parameters)
+            like = self._state_like(zeros)
+            own = signature(like)
+        if own != of_state:
+            step_arguments.refuse_state(type(self).__name__, state, like, parameters)
+        if len(self._states) >= 64:
+            self._states.clear()
+        self._states[key] = own

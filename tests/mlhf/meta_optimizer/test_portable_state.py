@@ -1,0 +1,62 @@
+"""States of files: those of other optimizers and networks are refused by name."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import mlhf
+from mlhf.meta_optimizer.portable_state import from_portable, to_portable
+from tests.contract import start
+
+
+def as_file(structure):
+    return tf.nest.map_structure(np.asarray, structure)
+
+
+def test_a_meta_state_comes_back_and_others_are_refused():
+    optimizer, parameters = mlhf.MetaHessianFree(), start(tf.float32)
+    like, layout = optimizer.init(parameters), optimizer.layout(parameters)
+    state = tf.nest.map_structure(lambda leaf: leaf + 0.5, like)
+    state = state._replace(solution=layout.mask(), residual=2 * layout.mask())
+    saved = as_file(to_portable(state, layout))
+    for a, b in zip(
+        tf.nest.flatten(from_portable(saved, like, layout, True)),
+        tf.nest.flatten(state),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+    kernel = saved["solution"]["dense"]["kernel"]
+
+    def refused(change, match, finite=False):
+        with pytest.raises(ValueError, match=match):
+            from_portable({**saved, **change}, like, layout, finite)
+
+    def solution(value):
+        return {"solution": {"dense": {**saved["solution"]["dense"], "kernel": value}}}
+
+    # As many numbers in another shape: a network of its own.
+    refused(solution(kernel.T), r"solution/dense/kernel of the shape \(4, 2\).*found.*\(2, 4\)")
+    refused(solution(kernel.astype(int)), "dense/kernel .* in float32, found int64")
+    refused(solution(kernel * np.nan), "finite numbers in solution/dense/kernel", True)
+    refused({"solution": {"w": kernel}}, "solution with 2 arrays.*found 1")
+    refused({"damping": np.zeros(2)}, r"damping of the shape \(\)")
+    refused({"lstm": {"d": saved["lstm"]["d"]}}, r"roles \['d', 'y'\], found \['d'\]")
+    refused({"lstm": {**saved["lstm"], "d": saved["lstm"]["d"][:, 1:]}}, "lstm/d of the shape")
+    with pytest.raises(ValueError, match=r"found one without \['damping', 'lstm', 'residual'"):
+        from_portable({"leaves": []}, like, layout)
+    with pytest.raises(ValueError, match="Expected a saved state, found list"):
+        from_portable([1, 2], like, layout)
+
+
+def test_a_state_of_leaves_comes_back_and_others_are_refused():
+    like = mlhf.HessianFree().init(start(tf.float64))
+    saved = as_file(to_portable(like))
+    assert tf.nest.flatten(from_portable(saved, like, finite=True))[1] == 1
+    with pytest.raises(ValueError, match="solution of the shape .* in float64, found int64"):
+        from_portable({"leaves": [saved["leaves"][0].astype(int), 1.0]}, like)
+    with pytest.raises(ValueError, match="2 arrays.*found one of 1"):
+        from_portable({"leaves": [np.zeros(64)]}, like)
+    with pytest.raises(ValueError, match="finite numbers in damping"):
+        from_portable({"leaves": [saved["leaves"][0], np.float64(np.nan)]}, like, finite=True)
+    with pytest.raises(ValueError, match=r"found one of another optimizer, with \['lstm'\]"):
+        from_portable({"lstm": {}}, like)
