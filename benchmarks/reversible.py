@@ -23,8 +23,8 @@ import tensorflow as tf
 from absl import app, flags
 
 from mlhf import hypergrad
-from mlhf.hypergrad.fixed_point_momentum import FixedPointMomentum
-from mlhf.hypergrad.information_buffer import quantize_decay
+from mlhf.hypergrad.exact_arithmetic.fixed_point_momentum import FixedPointMomentum
+from mlhf.hypergrad.exact_arithmetic.information_buffer import quantize_decay
 
 FLAGS = flags.FLAGS
 SIZES = (784, 50, 50, 50, 10)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from custom_op.graphs.gradient_paths import Paths, refuse_missing
-from mlhf.hypergrad import dynamics as dynamics_module
-from mlhf.hypergrad.dynamics import Dynamics, State
+from mlhf.hypergrad.dynamics import base as dynamics_module
+from mlhf.hypergrad.dynamics.base import Dynamics, State
 
 
 class Sources:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from mlhf.hypergrad.dynamics import State
+from mlhf.hypergrad.dynamics.base import State
 
 
 class DivergedError(FloatingPointError):

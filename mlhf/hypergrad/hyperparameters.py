@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from custom_op import structures
-from mlhf.hypergrad.dynamics import Dynamics
+from mlhf.hypergrad.dynamics.base import Dynamics
 from mlhf.hypergrad.flat import FlatWeights
 
 INITIAL_WEIGHTS = "initial_weights"

@@ -8,10 +8,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from mlhf.hypergrad import door, variables
+from mlhf.hypergrad import arguments, variables
 from mlhf.hypergrad import hyperparameters as hyperparameters_module
 from mlhf.hypergrad.batches import Minibatches
-from mlhf.hypergrad.dynamics import Dynamics, check_domain
+from mlhf.hypergrad.dynamics.base import Dynamics, check_domain
 from mlhf.hypergrad.training import Training
 
 OUTER = "valid_loss"
@@ -229,7 +229,7 @@ class Problem:
         """Returns Φ₀ of the hyperparameters."""
         initial = self.initial
         assert initial is not None
-        made = door.called(
+        made = arguments.called(
             "initial",
             {"hyperparameters": hyper},
             lambda: call_named(initial, {"seed": seed}, hyper),
@@ -244,7 +244,7 @@ class Problem:
         """Returns the training loss of a step."""
         named = {"batch": batch, "seed": seed}
         given = {"weights": weights, "hyperparameters": rows, "batch": batch}
-        value = door.called(
+        value = arguments.called(
             "train_loss", given, lambda: call_named(self.train_loss, named, weights, rows, step)
         )
         return _scalar("train_loss", value)
@@ -252,7 +252,7 @@ class Problem:
     def call_outer(self, name: str, weights: Any, hyper: Any, seed: Any) -> tf.Tensor:
         """Returns an outer loss."""
         loss = self.outer_losses[name]
-        value = door.called(
+        value = arguments.called(
             name,
             {"weights": weights, "hyperparameters": hyper},
             lambda: call_named(loss, {"seed": seed}, weights, hyper),

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tensorflow as tf
 
-from mlhf.hypergrad import door
+from mlhf.hypergrad import arguments
 from mlhf.hypergrad.batches import Batches
-from mlhf.hypergrad.connections import Connections, find_connections
-from mlhf.hypergrad.dynamics import State, StepLoss, scaled
+from mlhf.hypergrad.dependencies import Connections, find_connections
+from mlhf.hypergrad.dynamics.base import State, StepLoss, scaled
 from mlhf.hypergrad.flat import FlatWeights
 from mlhf.hypergrad.hyperparameters import (
     INITIAL_VELOCITY,
@@ -78,7 +78,7 @@ class Training:
         self._batches = Batches(problem.batches) if problem.batches is not None else None
         self.reads = VariablesRead(weights, self.flat)
         if INITIAL_VELOCITY in hyper:
-            door.like_weights(hyper[INITIAL_VELOCITY], self.flat, "'initial_velocity'")
+            arguments.like_weights(hyper[INITIAL_VELOCITY], self.flat, "'initial_velocity'")
         self.connections: Connections = find_connections(self, weights, hyper)
 
     def raise_supplier_error(self) -> None:

@@ -29,9 +29,9 @@ import tensorflow as tf
 from absl import flags
 
 from mlhf import hypergrad
-from mlhf.hypergrad.factors import Factors
-from mlhf.hypergrad.fixed_point import to_float
-from mlhf.hypergrad.fixed_point_momentum import FixedPointMomentum
+from mlhf.hypergrad.exact_arithmetic.factors import Factors
+from mlhf.hypergrad.exact_arithmetic.fixed_point import to_float
+from mlhf.hypergrad.exact_arithmetic.fixed_point_momentum import FixedPointMomentum
 from train_val.cli import experiment_flags
 from train_val.experiments import reporting
 

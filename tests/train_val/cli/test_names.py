@@ -1,9 +1,9 @@
 """The names that flags take are those of what they name."""
 
 from mlhf import pretrained_names
-from mlhf.hypergrad import hyper_optimizer
-from mlhf.hypergrad.reverse import STORAGES
-from mlhf.hypergrad.sharing import SHARINGS
+from mlhf.hypergrad.methods.reverse import STORAGES
+from mlhf.hypergrad.outer import hyper_optimizer
+from mlhf.hypergrad.outer.sharing import SHARINGS
 from mlhf.meta_optimizer import proposal
 from train_val import (
     comparison,

@@ -18,16 +18,18 @@ import numpy as np
 import tensorflow as tf
 
 from mlhf.checks.arguments import check_count
-from mlhf.hypergrad import assembly, determinism, door, fixed_point, information_buffer, unroll
-from mlhf.hypergrad.dynamics_momentum import Momentum
-from mlhf.hypergrad.factors import Factors
-from mlhf.hypergrad.fixed_point_momentum import FixedPointMomentum
-from mlhf.hypergrad.gathered import Gathered, pulled
+from mlhf.hypergrad import arguments, determinism
+from mlhf.hypergrad.dynamics.momentum import Momentum
+from mlhf.hypergrad.exact_arithmetic import fixed_point, information_buffer
+from mlhf.hypergrad.exact_arithmetic.factors import Factors
+from mlhf.hypergrad.exact_arithmetic.fixed_point_momentum import FixedPointMomentum
+from mlhf.hypergrad.exact_arithmetic.momentum_adjoint import MomentumAdjoint
 from mlhf.hypergrad.guards import DivergedError
-from mlhf.hypergrad.momentum_adjoint import MomentumAdjoint
+from mlhf.hypergrad.methods import assembly, unroll
+from mlhf.hypergrad.methods.gathered import Gathered, pulled
+from mlhf.hypergrad.methods.reverse import LARGEST_GROWTH, finish
+from mlhf.hypergrad.methods.step_functions import StepFunctions
 from mlhf.hypergrad.result import Result
-from mlhf.hypergrad.reverse import LARGEST_GROWTH, finish
-from mlhf.hypergrad.step_functions import StepFunctions
 from mlhf.hypergrad.training import Training
 
 
@@ -77,14 +79,14 @@ def reversible(
     """
     _check(problem)
     probes = check_count("probes", probes, at_least=0)
-    training, weights, hyper = door.bind(problem, weights, hyperparameters)
-    seed = door.as_seed(seed)
+    training, weights, hyper = arguments.bind(problem, weights, hyperparameters)
+    seed = arguments.as_seed(seed)
     keep = assembly.keep_of(training, per_step)
     return _Run(training, hyper, seed, keep).result(weights, probes, largest_growth)
 
 
 def _check(problem: Any) -> None:
-    door.check_problem(problem)
+    arguments.check_problem(problem)
     dynamics = problem.dynamics
     if not tf.executing_eagerly():
         raise ValueError(

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from mlhf.hypergrad import fixed_point, information_buffer
-from mlhf.hypergrad.information_buffer import DENOMINATOR, InformationBuffer
+from mlhf.hypergrad.exact_arithmetic import fixed_point, information_buffer
+from mlhf.hypergrad.exact_arithmetic.information_buffer import DENOMINATOR, InformationBuffer
 
 SIZE = 7
 

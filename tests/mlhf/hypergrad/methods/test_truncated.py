@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from mlhf import hypergrad as hg
 from tests.mlhf.hypergrad import numpy_training as reference
-from tests.mlhf.hypergrad.test_exact_methods import (
+from tests.mlhf.hypergrad.methods.test_exact_methods import (
     FIRST,
     as_array,
     differences,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from mlhf.hypergrad.dynamics import Dynamics
+from mlhf.hypergrad.dynamics.base import Dynamics
 
 
 class Adam(Dynamics):

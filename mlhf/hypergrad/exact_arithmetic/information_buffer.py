@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlhf.hypergrad import fixed_point
+from mlhf.hypergrad.exact_arithmetic import fixed_point
 
 DENOMINATOR_BITS = 16
 DENOMINATOR = 2**DENOMINATOR_BITS

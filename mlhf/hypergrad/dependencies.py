@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tensorflow as tf
 
-from mlhf.hypergrad import traps
+from mlhf.hypergrad import differentiability
 from mlhf.hypergrad.complete_gradients import Sources, check_dynamics
 from mlhf.hypergrad.hyperparameters import INITIAL_VELOCITY, INITIAL_WEIGHTS, Rows
 
@@ -66,7 +66,7 @@ def find_connections(training: Training, weights: Any, hyper: Rows) -> Connectio
             still = [flat.names[i] for i, part in enumerate(gradient) if part is None]
             parts = [part for part in gradient if part is not None]
         if problem.check_layers:
-            traps.check_graph(tf.compat.v1.get_default_graph(), row_leaves, names)
+            differentiability.check_graph(tf.compat.v1.get_default_graph(), row_leaves, names)
         sources.check(parts, "the gradient of the training loss")
         training.reads.find("train_loss", [loss], first.watched_variables(), still)
         if training._batches is not None:

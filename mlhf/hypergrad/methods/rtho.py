@@ -11,11 +11,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from mlhf.hypergrad import assembly, door, guards
-from mlhf.hypergrad.forward import forward_loops
+from mlhf.hypergrad import arguments, guards
+from mlhf.hypergrad.methods import assembly
+from mlhf.hypergrad.methods.forward import forward_loops
+from mlhf.hypergrad.methods.unroll import run
+from mlhf.hypergrad.methods.updates import Update, apply, as_update
 from mlhf.hypergrad.result import Result
-from mlhf.hypergrad.unroll import run
-from mlhf.hypergrad.updates import Update, apply, as_update
 
 
 @tf.autograph.experimental.do_not_convert
@@ -56,12 +57,12 @@ def rtho(
       ValueError: For what `Problem.bind` refuses, `every` < 1, or with `warm_restart` a
         hyperparameter of the first state.
     """
-    every = door.as_count("every", every)
+    every = arguments.as_count("every", every)
     move = as_update(update)
-    training, weights, hyper = door.bind(problem, weights, hyperparameters)
+    training, weights, hyper = arguments.bind(problem, weights, hyperparameters)
     if warm_restart:
         guards.check_identifiable(training, "rtho with warm_restart=True", "forward or rtho")
-    seed = door.as_seed(seed)
+    seed = arguments.as_seed(seed)
     loops = forward_loops(training, together)
     state, tangents = run(training, loops.begin, weights, hyper, seed)
     losses, norms, history = [], [], []

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from mlhf.hypergrad import unroll
+from mlhf.hypergrad.methods import unroll
 from mlhf.hypergrad.training import Training
 
 

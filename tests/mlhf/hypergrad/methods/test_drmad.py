@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from mlhf import hypergrad
-from mlhf.hypergrad.drmad import DrmadDivergedWarning
+from mlhf.hypergrad.methods.drmad import DrmadDivergedWarning
 
 RANDOM = np.random.default_rng(0)
 N, P, STEPS = 12, 5, 40

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from mlhf.hypergrad.dynamics import State
-from mlhf.hypergrad.factors import Factor, Factors
+from mlhf.hypergrad.dynamics.base import State
+from mlhf.hypergrad.exact_arithmetic.factors import Factor, Factors
 
 # Its square is finite.
 _LARGEST = 1e150

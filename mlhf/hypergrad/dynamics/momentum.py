@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from mlhf.hypergrad.dynamics import Dynamics, Pulled, product_like
+from mlhf.hypergrad.dynamics.base import Dynamics, Pulled, product_like
 
 FORMS = ("M1", "M2", "M3", "M4")
 

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mlhf.hypergrad import assembly, door, guards
+from mlhf.hypergrad import arguments, guards
+from mlhf.hypergrad.methods import assembly
+from mlhf.hypergrad.methods.unroll import Loops, Pulled, loops_of, run
 from mlhf.hypergrad.result import Result
 from mlhf.hypergrad.training import Outer, Training
-from mlhf.hypergrad.unroll import Loops, Pulled, loops_of, run
 
 STORAGES = ("memory", "checkpoints", "disk")
 LARGEST_GROWTH = 1e6
@@ -70,8 +71,8 @@ def reverse(
         raise ValueError(
             'Expected storage="disk" outside a tf.function, got it inside one; use "checkpoints".'
         )
-    training, weights, hyper = door.bind(problem, weights, hyperparameters)
-    seed = door.as_seed(seed)
+    training, weights, hyper = arguments.bind(problem, weights, hyperparameters)
+    seed = arguments.as_seed(seed)
     keep = assembly.keep_of(training, per_step)
     loops = loops_of(training, keep)
     first = run(training, loops.begin, weights, hyper, seed)

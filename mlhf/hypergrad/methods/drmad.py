@@ -23,15 +23,17 @@ import numpy as np
 import tensorflow as tf
 
 from mlhf.checks.arguments import check_choice, check_count
-from mlhf.hypergrad import door, guards, sharing, unroll
-from mlhf.hypergrad.dynamics import GradientDescent
-from mlhf.hypergrad.dynamics_momentum import Momentum
-from mlhf.hypergrad.factors import Factors
-from mlhf.hypergrad.gathered import Gathered, pulled
-from mlhf.hypergrad.momentum_adjoint import FORMS, RATE, MomentumAdjoint
+from mlhf.hypergrad import arguments, guards
+from mlhf.hypergrad.dynamics.base import GradientDescent
+from mlhf.hypergrad.dynamics.momentum import Momentum
+from mlhf.hypergrad.exact_arithmetic.factors import Factors
+from mlhf.hypergrad.exact_arithmetic.momentum_adjoint import FORMS, RATE, MomentumAdjoint
+from mlhf.hypergrad.methods import unroll
+from mlhf.hypergrad.methods.gathered import Gathered, pulled
+from mlhf.hypergrad.methods.reverse import finish
+from mlhf.hypergrad.methods.step_functions import StepFunctions
+from mlhf.hypergrad.outer import sharing
 from mlhf.hypergrad.result import Result
-from mlhf.hypergrad.reverse import finish
-from mlhf.hypergrad.step_functions import StepFunctions
 from mlhf.hypergrad.training import Training
 
 BETAS = ("inner", "paper")
@@ -86,7 +88,7 @@ def drmad(
         than steps, or options that make no sense.
     """
     form = _form(problem)
-    training, weights, hyper = door.bind(problem, weights, hyperparameters)
+    training, weights, hyper = arguments.bind(problem, weights, hyperparameters)
     count = max(1, training.steps // 10) if points is None else check_count("points", points)
     line = _line(betas, count)
     steps = _steps(batches, count, training)
@@ -94,7 +96,7 @@ def drmad(
         check_choice("share", share, sharing.SHARINGS)
     if sign and share is None:
         raise ValueError('Expected share= together with sign=True, got None; take "units".')
-    seed = door.as_seed(seed)
+    seed = arguments.as_seed(seed)
 
     keep = [False] * len(training.resolver.leaf_names)
     loops = unroll.loops_of(training, keep)
@@ -156,7 +158,7 @@ def drmad(
 
 
 def _form(problem: Any) -> str:
-    door.check_problem(problem)
+    arguments.check_problem(problem)
     dynamics = problem.dynamics
     if not tf.executing_eagerly():
         raise ValueError("Expected drmad to be called eagerly, got it inside a tf.function.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from mlhf.hypergrad.dynamics import State
+from mlhf.hypergrad.dynamics.base import State
 from mlhf.hypergrad.problem import OUTER
 from mlhf.hypergrad.training import Training
 

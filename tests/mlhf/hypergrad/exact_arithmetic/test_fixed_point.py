@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies
 from hypothesis.extra import numpy as arrays
 
-from mlhf.hypergrad import fixed_point
+from mlhf.hypergrad.exact_arithmetic import fixed_point
 
 IN_RANGE = strategies.floats(-1023, 1023, allow_nan=False)
 

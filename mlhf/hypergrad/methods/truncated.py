@@ -11,11 +11,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from mlhf.hypergrad import assembly, door, guards
+from mlhf.hypergrad import arguments, guards
+from mlhf.hypergrad.methods import assembly
+from mlhf.hypergrad.methods.reverse import LARGEST_GROWTH, adjoint_norms
+from mlhf.hypergrad.methods.unroll import Pulled, loops_of, run
+from mlhf.hypergrad.methods.updates import Update, apply, as_update
 from mlhf.hypergrad.result import Result
-from mlhf.hypergrad.reverse import LARGEST_GROWTH, adjoint_norms
-from mlhf.hypergrad.unroll import Pulled, loops_of, run
-from mlhf.hypergrad.updates import Update, apply, as_update
 
 INSTEAD = "reverse, reversible or forward"
 
@@ -57,8 +58,8 @@ def truncated(
       ValueError: For what `Problem.bind` refuses, `window` < 1, a hyperparameter of the first
         state, or a schedule that the window does not reach the begin of, unless `update` is given.
     """
-    window = door.as_count("window", window)
-    training, weights, hyper = door.bind(problem, weights, hyperparameters)
+    window = arguments.as_count("window", window)
+    training, weights, hyper = arguments.bind(problem, weights, hyperparameters)
     steps = training.steps
     if window < steps:
         guards.check_identifiable(training, "truncated", INSTEAD)
@@ -77,7 +78,7 @@ def truncated(
                 f"{late}: a window of {window} would call the gradient of all rows before it "
                 f"zero. Use {INSTEAD}, or a window of {steps}."
             )
-    seed = door.as_seed(seed)
+    seed = arguments.as_seed(seed)
     keep = assembly.keep_of(training, per_step)
     loops = loops_of(training, keep)
     state = run(training, loops.begin, weights, hyper, seed)

@@ -6,9 +6,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from mlhf.hypergrad import assembly, door, guards
+from mlhf.hypergrad import arguments, guards
+from mlhf.hypergrad.methods import assembly
+from mlhf.hypergrad.methods.unroll import loops_of, run
 from mlhf.hypergrad.result import Result
-from mlhf.hypergrad.unroll import loops_of, run
 
 
 @tf.autograph.experimental.do_not_convert
@@ -28,8 +29,8 @@ def train(problem: Any, weights: Any, hyperparameters: Any, *, seed: int | tf.Te
       DivergedError: If training is not finite.
       ValueError: For what `Problem.bind` refuses.
     """
-    training, weights, hyper = door.bind(problem, weights, hyperparameters)
-    seed = door.as_seed(seed)
+    training, weights, hyper = arguments.bind(problem, weights, hyperparameters)
+    seed = arguments.as_seed(seed)
     loops = loops_of(training, assembly.keep_of(training, None))
     state = run(training, loops.begin, weights, hyper, seed)
     trained = run(

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 import custom_op
-from mlhf.hypergrad import assembly, door, guards
-from mlhf.hypergrad.dynamics import State
+from mlhf.hypergrad import arguments, guards
+from mlhf.hypergrad.dynamics.base import State
 from mlhf.hypergrad.hyperparameters import Rows
+from mlhf.hypergrad.methods import assembly
+from mlhf.hypergrad.methods.unroll import run
 from mlhf.hypergrad.result import Result
 from mlhf.hypergrad.training import Outer, Training
-from mlhf.hypergrad.unroll import run
 
 
 @tf.autograph.experimental.do_not_convert
@@ -51,8 +52,8 @@ def forward(
       DivergedError: If training or the derivative is not finite.
       ValueError: For what `Problem.bind` refuses.
     """
-    training, weights, hyper = door.bind(problem, weights, hyperparameters)
-    seed = door.as_seed(seed)
+    training, weights, hyper = arguments.bind(problem, weights, hyperparameters)
+    seed = arguments.as_seed(seed)
     loops = forward_loops(training, together)
     state, tangents = run(training, loops.begin, weights, hyper, seed)
     passed = run(

@@ -16,11 +16,12 @@ import numpy as np
 import tensorflow as tf
 
 from mlhf.checks.arguments import check_count
-from mlhf.hypergrad import assembly, door, guards, unroll
+from mlhf.hypergrad import arguments, guards
 from mlhf.hypergrad.linear_solvers import ConjugateGradient, Solved, Solver, System
 from mlhf.hypergrad.linear_solvers import system as systems
+from mlhf.hypergrad.methods import assembly, unroll
+from mlhf.hypergrad.methods.train import train
 from mlhf.hypergrad.result import Result
-from mlhf.hypergrad.train import train
 from mlhf.hypergrad.training import Training
 
 INSTEAD = "reverse, reversible or forward"
@@ -95,10 +96,10 @@ def implicit(
             "Expected implicit to be called eagerly, got it inside a tf.function: its solvers "
             "check as they go."
         )
-    training, weights, hyper = door.bind(problem, weights, hyperparameters)
+    training, weights, hyper = arguments.bind(problem, weights, hyperparameters)
     _refuse_what_vanishes(training)
     steps = loss_steps_of(training, loss_steps)
-    seed = door.as_seed(seed)
+    seed = arguments.as_seed(seed)
     mean = _MeanLoss(training, solver, hyper, steps, seed)
     loops = unroll.loops_of(training, assembly.keep_of(training, None))
     first_norm, losses = None, None
@@ -123,7 +124,7 @@ def implicit(
         system = System(lambda v: mean.product(vector, v))
         begin = start[name] if isinstance(start, Mapping) and name in start else start
         if begin is not None:
-            door.like_weights(begin, training.flat, "start=")
+            arguments.like_weights(begin, training.flat, "start=")
         solved[name] = solver.solve(
             system,
             outer.in_weights[name],

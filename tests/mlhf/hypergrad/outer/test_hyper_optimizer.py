@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from mlhf import hypergrad as hg
 from mlhf.hypergrad import projections
-from mlhf.hypergrad.hyper_optimizer import read_records
-from mlhf.hypergrad.movers import movers
+from mlhf.hypergrad.outer.hyper_optimizer import read_records
+from mlhf.hypergrad.outer.outer_optimizers import movers
 from mlhf.runs.checkpoints import CheckpointError
 
 D = tf.float64

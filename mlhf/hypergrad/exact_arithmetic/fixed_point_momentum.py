@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from mlhf.hypergrad import fixed_point, information_buffer
-from mlhf.hypergrad.factors import Factor, Factors
-from mlhf.hypergrad.momentum_adjoint import FORMS
+from mlhf.hypergrad.exact_arithmetic import fixed_point, information_buffer
+from mlhf.hypergrad.exact_arithmetic.factors import Factor, Factors
+from mlhf.hypergrad.exact_arithmetic.momentum_adjoint import FORMS
 
 
 class FixedPointMomentum:

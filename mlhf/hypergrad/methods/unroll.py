@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from mlhf.hypergrad import guards
-from mlhf.hypergrad.dynamics import State
+from mlhf.hypergrad.dynamics.base import State
 from mlhf.hypergrad.guards import is_bad
 from mlhf.hypergrad.training import Outer, Training
 

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from mlhf.hypergrad import door
-from mlhf.hypergrad.dynamics_momentum import Momentum
-from mlhf.hypergrad.implicit import loss_steps_of
-from mlhf.hypergrad.reverse import cuts
+from mlhf.hypergrad import arguments
+from mlhf.hypergrad.dynamics.momentum import Momentum
+from mlhf.hypergrad.methods.implicit import loss_steps_of
+from mlhf.hypergrad.methods.reverse import cuts
 from mlhf.hypergrad.training import Training
 
 # What follows is what `python -m benchmarks.hypergradients` measures.
@@ -80,7 +80,7 @@ def estimate(
     Raises:
       ValueError: For what `Problem.bind` refuses.
     """
-    training, weights, hyper = door.bind(problem, weights, hyperparameters)
+    training, weights, hyper = arguments.bind(problem, weights, hyperparameters)
     steps, flat = training.steps, training.flat
     state = tf.nest.flatten(
         tf.function(training.initial_state, autograph=False)

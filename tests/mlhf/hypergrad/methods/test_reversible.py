@@ -7,9 +7,11 @@ import pytest
 import tensorflow as tf
 
 from mlhf import hypergrad
-from mlhf.hypergrad import determinism, fixed_point_momentum, step_functions
-from mlhf.hypergrad.fixed_point import FixedPointRangeError, to_float
-from mlhf.hypergrad.information_buffer import quantize_decay
+from mlhf.hypergrad import determinism
+from mlhf.hypergrad.exact_arithmetic import fixed_point_momentum
+from mlhf.hypergrad.exact_arithmetic.fixed_point import FixedPointRangeError, to_float
+from mlhf.hypergrad.exact_arithmetic.information_buffer import quantize_decay
+from mlhf.hypergrad.methods import step_functions
 
 STEPS = 6
 RANDOM = np.random.default_rng(0)

@@ -1,0 +1,1 @@
+"""Training in fixed point that runs backwards to its first bits."""

@@ -1,0 +1,1 @@
+"""The methods: each takes a problem, weights and hyperparameters, and returns a `Result`."""

@@ -1,0 +1,1 @@
+"""The outer loop: hyperparameters that follow their hypergradients."""
