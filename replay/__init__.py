@@ -6,14 +6,14 @@ with serves checkpoints too: `write_structure`, `read_structure`, `replace_file`
 `read_json` and `read_json_lines` read what others may have damaged.
 """
 
-from replay.atomic import remove_temporary_files, replace_file
-from replay.directory_lock import DirectoryLock
-from replay.directory_store import DamagedSnapshotError
-from replay.json_files import JsonLines, read_json, read_json_lines
+from replay.files.atomic import remove_temporary_files, replace_file
+from replay.files.directory_lock import DirectoryLock
+from replay.files.json_files import JsonLines, read_json, read_json_lines
+from replay.files.storage import read_structure, write_structure
+from replay.files.unreadable import DamagedFileError, LaterVersionError, UnreadableFileError
 from replay.prioritized_replay import PrioritizedReplay
 from replay.sampling import Sample
-from replay.storage import read_structure, write_structure
-from replay.unreadable import DamagedFileError, LaterVersionError, UnreadableFileError
+from replay.stores.directory_store import DamagedSnapshotError
 
 __all__ = [
     "DamagedFileError",

@@ -13,13 +13,13 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from replay.directory_store import INDEX_NAME, DirectoryStore, read_index
-from replay.memory_store import MemoryStore
-from replay.priority_index import PriorityIndex
+from replay.files.structure import Structure
+from replay.files.unreadable import DamagedFileError
+from replay.priorities.priority_index import PriorityIndex
 from replay.sampling import Sample, annealed, importance_weights, stratified_points
 from replay.state import ReplayState
-from replay.structure import Structure
-from replay.unreadable import DamagedFileError
+from replay.stores.directory_store import INDEX_NAME, DirectoryStore, read_index
+from replay.stores.memory_store import MemoryStore
 
 Priority: TypeAlias = Literal["rank", "proportional"]
 _SETTINGS = {"capacity", "priority", "alpha", "beta", "beta_steps", "eps"}

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from replay.structure import Structure
+from replay.files.structure import Structure
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from replay.distribution import check_priority
+from replay.priorities.distribution import check_priority
 
 _VERSION = 1
 _ROWS = ("ids", "slots", "priorities", "checksums")

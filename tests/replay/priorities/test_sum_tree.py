@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay.sum_tree import SumTree
+from replay.priorities.sum_tree import SumTree
 
 
 def build(values):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replay.structure import Structure, flatten, unflatten
+from replay.files.structure import Structure, flatten, unflatten
 
 
 class MemoryStore:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replay.distribution import Distribution
-from replay.proportional import Proportional
-from replay.rank_based import RankBased
+from replay.priorities.distribution import Distribution
+from replay.priorities.proportional import Proportional
+from replay.priorities.rank_based import RankBased
 from replay.state import Entry
 
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay.proportional import Proportional
-from replay.rank_based import RankBased
+from replay.priorities.proportional import Proportional
+from replay.priorities.rank_based import RankBased
 
 KINDS = {
     "rank": lambda capacity, alpha=0.7: RankBased(capacity, alpha),

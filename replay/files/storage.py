@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replay.atomic import replace_file
-from replay.structure import Structure, flatten, unflatten
-from replay.unreadable import DamagedFileError, LaterVersionError
+from replay.files.atomic import replace_file
+from replay.files.structure import Structure, flatten, unflatten
+from replay.files.unreadable import DamagedFileError, LaterVersionError
 
 _DESCRIPTION = "structure.json"
 _VERSION = 1
@@ -31,7 +31,7 @@ def write_structure(path: str | os.PathLike[str], structure: Structure) -> int:
 
     Args:
       path: the file. The name is taken as it is; `.npz` is the usual ending.
-      structure: dicts, lists and tuples of arrays and plain values, as `replay.structure.flatten`
+      structure: dicts, lists and tuples of arrays and plain values, as `replay.files.structure.flatten`
         takes them. Every dtype of NumPy but `object` comes back bit for bit, as do shapes [] and
         shapes with a 0.
 

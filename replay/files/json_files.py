@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from replay.unreadable import DamagedFileError
+from replay.files.unreadable import DamagedFileError
 
 
 class JsonLines(NamedTuple):

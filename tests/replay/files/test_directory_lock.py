@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from replay.directory_lock import DirectoryLock
+from replay.files.directory_lock import DirectoryLock
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no locks on Windows")
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from replay.structure import flatten, unflatten
+from replay.files.structure import flatten, unflatten
 
 plain = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(st.characters(codec="utf-8"))

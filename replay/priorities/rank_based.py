@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from replay.distribution import check_priority
+from replay.priorities.distribution import check_priority
 
 
 class RankBased:

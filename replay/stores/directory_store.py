@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from replay.atomic import remove_temporary_files, replace_file
-from replay.directory_lock import DirectoryLock
-from replay.json_files import read_json
-from replay.storage import read_structure, write_structure
-from replay.structure import Structure
-from replay.unreadable import DamagedFileError, UnreadableFileError
+from replay.files.atomic import remove_temporary_files, replace_file
+from replay.files.directory_lock import DirectoryLock
+from replay.files.json_files import read_json
+from replay.files.storage import read_structure, write_structure
+from replay.files.structure import Structure
+from replay.files.unreadable import DamagedFileError, UnreadableFileError
 
 INDEX_NAME = "index.json"
 _SNAPSHOT_NAME = re.compile(r"snapshot-(\d{8,})\.npz")

@@ -7,8 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from replay.distribution import check_priority
-from replay.sum_tree import SumTree
+from replay.priorities.distribution import check_priority
+from replay.priorities.sum_tree import SumTree
 
 
 class Proportional:

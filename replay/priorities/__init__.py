@@ -1,0 +1,1 @@
+"""From priorities to probabilities: rank-based and proportional, with their trees."""

@@ -1,0 +1,1 @@
+"""Where snapshots are kept: in memory or in a directory."""
