@@ -18,7 +18,8 @@ import keras
 from absl import app, flags
 
 import mlhf
-from train_val import comparison, problems
+from train_val import comparison
+from train_val.problems import image_problems
 
 FLAGS = flags.FLAGS
 STEPS = 300
@@ -59,7 +60,9 @@ def main(argv: list[str]) -> None:
     output = Path(FLAGS.output)
     output.mkdir(parents=True, exist_ok=True)
     results = comparison.compare(
-        problems.make("convnet", "cifar10", data_dir=FLAGS.data_dir, part="train", batch_size=128),
+        image_problems.make(
+            "convnet", "cifar10", data_dir=FLAGS.data_dir, part="train", batch_size=128
+        ),
         contenders(FLAGS.meta_ckpt),
         seeds=SEEDS,
         steps=STEPS,

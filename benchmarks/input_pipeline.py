@@ -31,7 +31,7 @@ from train_val.data import StoredBatches  # noqa: E402
 from train_val.data.image_folders import FolderImages  # noqa: E402
 from train_val.data.imagenet import load_imagenet  # noqa: E402
 from train_val.data.photographs import MEAN, STD  # noqa: E402
-from train_val.resnet import imagenet_resnet  # noqa: E402
+from train_val.networks.resnet import imagenet_resnet  # noqa: E402
 
 
 def plain(folder: Path, size: int, batch_size: int) -> tf.data.Dataset:

@@ -34,7 +34,7 @@ import mlhf
 from mlhf.meta_optimizer import coordinate_lstm, proposal
 from mlhf.meta_optimizer.coordinate_lstm import Cotangent
 from mlhf.optimizers import preconditioned_cg as cg
-from train_val import problems
+from train_val.problems import image_problems
 
 FLAGS = flags.FLAGS
 IMPORTED = time.time()
@@ -76,10 +76,10 @@ def random_task(name: str, batch_size: int) -> mlhf.Task:
     """Returns a network of the experiments with random images of CIFAR-10's shape.
 
     Args:
-      name: Of the network, one of `train_val.problems.NETWORKS`.
+      name: Of the network, one of `train_val.problems.image_problems.NETWORKS`.
       batch_size: Images in a batch.
     """
-    model = problems.NETWORKS[name](IMAGE_SHAPE, CLASSES)
+    model = image_problems.NETWORKS[name](IMAGE_SHAPE, CLASSES)
     random = np.random.default_rng(0)
     images = random.standard_normal((8, batch_size, *IMAGE_SHAPE)).astype(np.float32)
     labels = random.integers(CLASSES, size=(8, batch_size)).astype(np.int32)
@@ -295,7 +295,7 @@ def report(result: dict[str, Any]) -> str:
 def measure() -> dict[str, Any]:
     """Runs the benchmark that the flags describe and returns its figures."""
     if FLAGS.data_dir:
-        task = problems.make(
+        task = image_problems.make(
             FLAGS.problem, data_dir=FLAGS.data_dir, part="meta_train", batch_size=FLAGS.batch_size
         ).task
     else:
@@ -335,7 +335,7 @@ def main(argv: list[str]) -> None:
 
 def define_flags() -> None:
     """Defines the flags."""
-    flags.DEFINE_enum("problem", "convnet", sorted(problems.NETWORKS), "The network.")
+    flags.DEFINE_enum("problem", "convnet", sorted(image_problems.NETWORKS), "The network.")
     flags.DEFINE_integer("batch_size", 64, "Images in a batch.", lower_bound=1)
     flags.DEFINE_integer("roll_back", 10, "T, training steps in a meta-step.", lower_bound=1)
     flags.DEFINE_integer("cg_iterations", 4, "Conjugate-gradient iterations.", lower_bound=1)

@@ -22,7 +22,8 @@ import tensorflow as tf
 
 import mlhf
 from mlhf import hypergrad
-from train_val import networks, problems
+from train_val.networks import convnets
+from train_val.problems import image_problems
 
 STEPS = 20
 FIRST_ORDER: dict[str, Callable[[], Any]] = {
@@ -85,7 +86,7 @@ def meta_trainings() -> Iterator[tuple[str, np.ndarray]]:
     Yields:
       A name, and the weights of the LSTMs in one vector.
     """
-    task = problems.make("mlp", "digits", batch_size=64).task
+    task = image_problems.make("mlp", "digits", batch_size=64).task
     for name, train in {
         "backpropagation": lambda o: mlhf.meta_train(task, o, 6, roll_back=3, progress=False),
         "evolution": lambda o: mlhf.evolve(
@@ -137,7 +138,7 @@ def hypergradients() -> Iterator[tuple[str, np.ndarray]]:
 
 def everything() -> Iterator[tuple[str, np.ndarray]]:
     """Yields every result by its name."""
-    yield from trainings(problems.make("mlp", "digits", batch_size=64).task, "digits", STEPS)
+    yield from trainings(image_problems.make("mlp", "digits", batch_size=64).task, "digits", STEPS)
     yield from trainings(_convnet(), "convnet", STEPS)
     yield from meta_trainings()
     yield from hypergradients()
@@ -145,7 +146,7 @@ def everything() -> Iterator[tuple[str, np.ndarray]]:
 
 def _convnet() -> mlhf.Task:
     """Returns the paper's convnet on images of noise, whose labels are their brightest corner."""
-    model = networks.convnet((32, 32, 3), 10)
+    model = convnets.convnet((32, 32, 3), 10)
 
     def batches(first):
         while True:
@@ -158,7 +159,7 @@ def _convnet() -> mlhf.Task:
         network=model,
         loss="softmax_cross_entropy",
         batches=batches,
-        initialize=lambda seed: mlhf.get_parameters(networks.convnet((32, 32, 3), 10, seed=seed)),
+        initialize=lambda seed: mlhf.get_parameters(convnets.convnet((32, 32, 3), 10, seed=seed)),
     )
 
 

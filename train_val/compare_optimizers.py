@@ -5,7 +5,8 @@ from __future__ import annotations
 if not __package__:
     import _bootstrap  # noqa: F401
 if __name__ == "__main__":
-    from train_val.cli import comparison_flags, running
+    from train_val.cli import running
+    from train_val.cli.flags import comparison_flags
 
     running.begin(__doc__, comparison_flags.define_flags, comparison_flags.check_flags)
 
@@ -23,10 +24,11 @@ import tensorflow as tf
 from absl import flags
 
 from replay import DirectoryLock, replace_file
-from train_val import comparison, problems, task_families
-from train_val.cli import comparison_flags
+from train_val import comparison, task_families
 from train_val.cli.exit_statuses import DivergedError
+from train_val.cli.flags import comparison_flags
 from train_val.data import IMAGENET, StoredImages
+from train_val.problems import image_problems
 
 FLAGS = flags.FLAGS
 define_flags, check_flags = comparison_flags.define_flags, comparison_flags.check_flags
@@ -140,7 +142,9 @@ def alone_in(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def cache_conditions(arguments: Mapping[str, Any], problem: problems.Problem) -> dict[str, Any]:
+def cache_conditions(
+    arguments: Mapping[str, Any], problem: image_problems.Problem
+) -> dict[str, Any]:
     """Returns what runs depend on besides the problem's name and the optimizer.
 
     Args:

@@ -5,7 +5,8 @@ from __future__ import annotations
 if not __package__:
     import _bootstrap  # noqa: F401
 if __name__ == "__main__":
-    from train_val.cli import conversion_flags, running
+    from train_val.cli import running
+    from train_val.cli.flags import conversion_flags
 
     running.begin(__doc__, conversion_flags.define_flags, conversion_flags.check_flags)
 
@@ -30,7 +31,7 @@ from replay import (
     remove_temporary_files,
     replace_file,
 )
-from train_val.cli import conversion_flags
+from train_val.cli.flags import conversion_flags
 from train_val.data import DataError
 from train_val.data.image_folders import FolderImages, shown
 from train_val.data.imagenet import CONVERSION_FILE, LABELS_FILE

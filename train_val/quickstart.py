@@ -10,7 +10,8 @@ from __future__ import annotations
 if not __package__:
     import _bootstrap  # noqa: F401
 if __name__ == "__main__":
-    from train_val.cli import quickstart_flags, running
+    from train_val.cli import running
+    from train_val.cli.flags import quickstart_flags
 
     running.begin(__doc__, quickstart_flags.define_flags)
 
@@ -26,9 +27,9 @@ import mlhf
 from mlhf.runs.progress import ProgressBar
 from replay import PrioritizedReplay
 from train_val import comparison
-from train_val.cli import quickstart_flags
+from train_val.cli.flags import quickstart_flags
 from train_val.data import Batches, load
-from train_val.problems import Problem
+from train_val.problems.image_problems import Problem
 
 FLAGS = flags.FLAGS
 define_flags = quickstart_flags.define_flags

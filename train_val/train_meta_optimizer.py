@@ -5,7 +5,8 @@ from __future__ import annotations
 if not __package__:
     import _bootstrap  # noqa: F401
 if __name__ == "__main__":
-    from train_val.cli import meta_training_flags, running
+    from train_val.cli import running
+    from train_val.cli.flags import meta_training_flags
 
     running.begin(__doc__, meta_training_flags.define_flags, meta_training_flags.check_flags)
 
@@ -20,10 +21,12 @@ from absl import flags
 import mlhf
 from mlhf.checks.arguments import check_number
 from replay import PrioritizedReplay
-from train_val import command_line, optimizers, run_settings, task_families, training
-from train_val.cli import meta_training_flags
+from train_val import task_families
+from train_val.cli import problem_of_flags
 from train_val.cli.exit_statuses import DivergedError
-from train_val.problems import Problem
+from train_val.cli.flags import meta_training_flags
+from train_val.problems.image_problems import Problem
+from train_val.training import loop, optimizers, run_settings
 
 FLAGS = flags.FLAGS
 define_flags, check_flags = meta_training_flags.define_flags, meta_training_flags.check_flags
@@ -92,7 +95,7 @@ class Report:
     def __call__(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Takes the metrics of a meta-step."""
         if self._own_numbers:
-            self._write(command_line.own_numbers(step, metrics))
+            self._write(problem_of_flags.own_numbers(step, metrics))
         self._seen.append(metrics)
         period = self._steps * self._epochs
         if int(step / period) == int((step - 1) / period):
@@ -118,7 +121,7 @@ def open_experience(path: str) -> PrioritizedReplay:
     Raises:
       ValueError: If there is none, or another process uses it.
     """
-    inside = Path(path) / training.EXPERIENCE
+    inside = Path(path) / loop.EXPERIENCE
     folder = inside if inside.is_dir() else Path(path)
     try:
         return PrioritizedReplay.load(folder)
@@ -134,7 +137,7 @@ def make_problems() -> list[Problem]:
     if FLAGS.task_file:
         task_families.load_file(FLAGS.task_file)
     if not FLAGS.tasks:
-        return [command_line.make_problem("meta_train")]
+        return [problem_of_flags.make_problem("meta_train")]
     of_imagenet = ("num_classes", "image_size")
     names = ("data", "data_dir", "split", "batch_size", "weight_decay", "seed", *of_imagenet)
     given = {name: FLAGS[name].value for name in names}
@@ -211,7 +214,7 @@ def main() -> None:
             on_step=keeping(
                 Report(*pace, own_numbers=FLAGS.print_log_in_meta_optimizer), folder, shared
             ),
-            on_not_finite=command_line.name_once(),
+            on_not_finite=problem_of_flags.name_once(),
             **arguments,
         )
     print(summary(result, folder))
@@ -248,7 +251,7 @@ def settings(found: list[Problem]) -> dict[str, Any]:
     shared = {name: FLAGS[name].value for name in names}
     if FLAGS.task_file:
         shared["task_file"] = task_families.file_digest(FLAGS.task_file)
-    return {**shared, **command_line.problem_settings(*found)}
+    return {**shared, **problem_of_flags.problem_settings(*found)}
 
 
 def summary(result: mlhf.MetaTraining, folder: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 if not __package__:
     import _bootstrap  # noqa: F401
 if __name__ == "__main__":
-    from train_val.cli import running, tuning_flags
+    from train_val.cli import running
+    from train_val.cli.flags import tuning_flags
 
     running.begin(__doc__, tuning_flags.define_flags, tuning_flags.check_flags)
 
@@ -20,9 +21,10 @@ from absl import flags
 
 from mlhf import hypergrad
 from mlhf.hypergrad import linear_solvers, plots, projections
-from train_val import hyperparameters, run_settings
-from train_val.cli import tuning_flags
 from train_val.cli.exit_statuses import DivergedError
+from train_val.cli.flags import tuning_flags
+from train_val.problems import hyperparameters
+from train_val.training import run_settings
 
 FLAGS = flags.FLAGS
 define_flags, check_flags = tuning_flags.define_flags, tuning_flags.check_flags

@@ -5,7 +5,8 @@ from __future__ import annotations
 if not __package__:
     import _bootstrap  # noqa: F401
 if __name__ == "__main__":
-    from train_val.cli import running, use_flags
+    from train_val.cli import running
+    from train_val.cli.flags import use_flags
 
     running.begin(__doc__, use_flags.define_flags, use_flags.check_flags)
 
@@ -18,9 +19,11 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from train_val import command_line, optimizers, problems, training
-from train_val.cli import use_flags
+from train_val.cli import problem_of_flags
 from train_val.cli.exit_statuses import DivergedError
+from train_val.cli.flags import use_flags
+from train_val.problems import image_problems
+from train_val.training import loop, optimizers
 
 FLAGS = flags.FLAGS
 # Reports measure at least so many images, if there are.
@@ -57,7 +60,7 @@ def choose_optimizer() -> optimizers.Chosen:
 
 def main() -> None:
     """Reads the flags, trains and prints the result."""
-    problem = command_line.make_problem("train")
+    problem = problem_of_flags.make_problem("train")
     chosen = choose_optimizer()
     for note in chosen.notes:
         print(note)
@@ -70,7 +73,7 @@ def main() -> None:
         )
     steps = min(steps, FLAGS.max_steps or steps)
     problem = bounded(problem, steps)
-    result = training.train(
+    result = loop.train(
         problem,
         chosen.optimizer,
         steps,
@@ -80,9 +83,9 @@ def main() -> None:
         save_minutes=FLAGS.save_minutes,
         eval_steps=steps_of(FLAGS.epochs_per_eval, images, FLAGS.batch_size),
         record_experience=FLAGS.record_experience,
-        settings={**chosen.settings, **command_line.problem_settings(problem)},
+        settings={**chosen.settings, **problem_of_flags.problem_settings(problem)},
         on_step=print_own_numbers if FLAGS.print_log_in_meta_optimizer else None,
-        on_not_finite=command_line.name_once(),
+        on_not_finite=problem_of_flags.name_once(),
         statistics=FLAGS.statistics,
     )
     print(report(result, problem.measured_images, problem.tested_images, statistics_of(problem)))
@@ -90,7 +93,7 @@ def main() -> None:
         raise DivergedError(trouble)
 
 
-def bounded(problem: problems.Problem, steps: int) -> problems.Problem:
+def bounded(problem: image_problems.Problem, steps: int) -> image_problems.Problem:
     """Returns the problem with as many images to measure on as the flags and the steps say.
 
     A few steps to try something out are not followed by minutes of measuring.
@@ -107,7 +110,7 @@ def bounded(problem: problems.Problem, steps: int) -> problems.Problem:
     )
 
 
-def diverged(result: training.TrainingResult) -> str | None:
+def diverged(result: loop.TrainingResult) -> str | None:
     """Returns a sentence if training has diverged, else None.
 
     It has if steps stayed not finite, the loss at the end is not finite, or the loss of the last
@@ -115,7 +118,7 @@ def diverged(result: training.TrainingResult) -> str | None:
     """
     advice = "Try a smaller --lr, or for second-order optimizers a larger --damping."
     if result.diverged:
-        return f"Training diverged: {training.LARGEST_SKIPS_IN_A_ROW} steps in a row. {advice}"
+        return f"Training diverged: {loop.LARGEST_SKIPS_IN_A_ROW} steps in a row. {advice}"
     losses = [math.inf if line["loss"] is None else line["loss"] for line in result.history]
     if not math.isfinite(result.training_loss):
         return f"Training diverged: its loss is {result.training_loss}. {advice}"
@@ -130,10 +133,10 @@ def diverged(result: training.TrainingResult) -> str | None:
 
 def print_own_numbers(step: int, metrics: Mapping[str, Any]) -> None:
     """Writes a line with the optimizer's own numbers of a step."""
-    tqdm.tqdm.write(command_line.own_numbers(step, metrics))
+    tqdm.tqdm.write(problem_of_flags.own_numbers(step, metrics))
 
 
-def statistics_of(problem: problems.Problem) -> str:
+def statistics_of(problem: image_problems.Problem) -> str:
     """Returns in words what normalisation had in evaluations; empty for a network without."""
     if not problem.normalised:
         return ""
@@ -148,9 +151,7 @@ def statistics_of(problem: problems.Problem) -> str:
     )
 
 
-def report(
-    result: training.TrainingResult, measured: int, tested: int, statistics: str = ""
-) -> str:
+def report(result: loop.TrainingResult, measured: int, tested: int, statistics: str = "") -> str:
     """Returns the outcome in a sentence or two.
 
     Args:
@@ -168,7 +169,7 @@ def report(
     if result.skipped:
         text += f" {result.skipped} steps were not finite and were not taken."
     if result.diverged:
-        text += f" Training ended early: {training.LARGEST_SKIPS_IN_A_ROW} of them came in a row."
+        text += f" Training ended early: {loop.LARGEST_SKIPS_IN_A_ROW} of them came in a row."
     return text
 
 

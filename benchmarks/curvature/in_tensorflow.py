@@ -21,7 +21,7 @@ from benchmarks.curvature.workloads import (
     WORDS,
     Workload,
 )
-from train_val import networks, resnet
+from train_val.networks import convnets, resnet
 
 HERE, ACCUMULATOR, TRANSPOSES = "custom_op", "ForwardAccumulator", "double VJP"
 HERE_BFLOAT16 = "custom_op, bfloat16"
@@ -69,7 +69,7 @@ def _transformer() -> keras.Model:
 def _model(network: str) -> keras.Model:
     shape = (32, 32, 3)
     if network == "convnet":
-        return networks.convnet(shape, CLASSES)
+        return convnets.convnet(shape, CLASSES)
     if network == "resnet20":
         return resnet.cifar_resnet(shape, CLASSES, resnet_size=20)
     return _transformer()

@@ -14,12 +14,12 @@ from absl import flags
 import mlhf
 from train_val import (
     compare_optimizers,
-    optimizers,
     task_families,
     train_meta_optimizer,
     use_meta_optimizer,
     use_meta_resnet_on_imagenet,
 )
+from train_val.training import optimizers
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = {

@@ -9,7 +9,8 @@ import pytest
 from replay import DirectoryLock
 from tests.train_val.commands import run, start
 from tests.train_val.photographs import make_folders
-from train_val import compare_optimizers, problems, task_families
+from train_val import compare_optimizers, task_families
+from train_val.problems import image_problems
 from train_val.task_families import registry
 
 SMALL = (
@@ -82,7 +83,7 @@ def test_a_task_file_that_changes_is_run_again(tmp_path, monkeypatch):
 
 
 def test_folders_of_photographs_are_told_apart_and_other_data_keep_their_keys(tmp_path):
-    problem = problems.make("mlp", "digits")
+    problem = image_problems.make("mlp", "digits")
     arguments = {"name": "mlp", "part": "train", "train_sample": 9, "batch_size": 4}
     found = compare_optimizers.cache_conditions(arguments, problem)
     assert found == {"part": "train", "train_sample": 9}

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from train_val import networks
+from train_val.networks import convnets
 
 # Of the kernels, in the order of the layers; and what the biases begin with.
 CONVNET = ((0.05, 0.0), (0.05, 0.0), (0.04, 0.1), (0.04, 0.1), (1 / 192, 0.0))
 
 
 def test_convnet_has_the_papers_parameters_and_initial_weights():
-    model = networks.convnet((32, 32, 3), 10)
+    model = convnets.convnet((32, 32, 3), 10)
     assert model.count_params() == 1_756_426
     weights = model.get_weights()
     assert [w.shape for w in weights[::2]] == [
@@ -25,7 +25,7 @@ def test_convnet_has_the_papers_parameters_and_initial_weights():
 
 
 def test_mlp_has_20_sigmoid_units_and_normal_weights():
-    model = networks.mlp((8, 8, 1), 10)
+    model = convnets.mlp((8, 8, 1), 10)
     weights = model.get_weights()
     assert [w.shape for w in weights] == [(64, 20), (20,), (20, 10), (10,)]
     everything = np.concatenate([w.ravel() for w in weights])
@@ -34,7 +34,7 @@ def test_mlp_has_20_sigmoid_units_and_normal_weights():
     assert model.layers[-2].activation.__name__ == "sigmoid"
 
 
-@pytest.mark.parametrize("build", [networks.convnet, networks.mlp])
+@pytest.mark.parametrize("build", [convnets.convnet, convnets.mlp])
 def test_weights_are_a_function_of_the_seed(build):
     first, again, other = (build((8, 8, 1), 10, seed=seed).get_weights() for seed in (3, 3, 4))
     for a, b in zip(first, again, strict=True):

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import custom_op
-from train_val.normalization import ExactBatchNormalization
+from train_val.networks.normalization import ExactBatchNormalization
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(4, 3, 2, 5)) * 2 + 1

@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 from tests import contract
-from train_val import optimizers, problems, training
+from train_val.problems import image_problems
+from train_val.training import loop, optimizers
 
 # Rates at which they get on with a small quadratic; those that scale their steps need large ones.
 RATES = {"Adadelta": 100.0, "Adafactor": 10.0, "Lamb": 0.5}
@@ -14,7 +15,7 @@ RATES = {"Adadelta": 100.0, "Adafactor": 10.0, "Lamb": 0.5}
 
 @pytest.fixture(scope="module")
 def problem():
-    return problems.make("mlp", "digits", batch_size=32)
+    return image_problems.make("mlp", "digits", batch_size=32)
 
 
 def test_every_optimizer_of_keras_has_a_name():
@@ -41,7 +42,7 @@ def test_a_run_that_was_killed_goes_on(name, problem, tmp_path):
     optimizer = optimizers.make(name, rule=rule, given=set(rule)).optimizer
 
     def go(folder, steps):
-        return training.train(
+        return loop.train(
             problem, optimizer, steps, model_dir=tmp_path / folder, save_steps=2, progress=False
         )
 

@@ -5,7 +5,8 @@ import tensorflow as tf
 
 import mlhf
 from mlhf.models.moving_statistics import PopulationStatistics
-from train_val import normalization, problems
+from train_val.networks import normalization
+from train_val.problems import image_problems
 
 
 def normalised(kind):
@@ -67,7 +68,7 @@ def test_batches_of_all_sizes_count_by_their_images():
 
 
 def test_a_problem_measures_a_network_that_trains_as_it_trains():
-    problem = problems.make("resnet", "digits", resnet_size=8)
+    problem = image_problems.make("resnet", "digits", resnet_size=8)
     parameters = {path: 10 * value for path, value in problem.task.initialize(1).items()}
     assert problem.normalised
     state = problem.population_state(parameters)
@@ -81,5 +82,5 @@ def test_a_problem_measures_a_network_that_trains_as_it_trains():
     assert problem.training_loss(parameters, state) == pytest.approx(in_training, rel=0.02)
     assert problem.training_loss(parameters) != pytest.approx(in_training, rel=0.1)
 
-    plain = problems.make("mlp", "digits")
+    plain = image_problems.make("mlp", "digits")
     assert not plain.normalised and plain.population_state(plain.task.initialize(1)) is None

@@ -4,8 +4,8 @@ import pytest
 import tensorflow as tf
 
 import mlhf
-from train_val import problems
 from train_val.data import test_batches as whole_batches
+from train_val.problems import image_problems
 
 
 def outputs(problem, parameters, data):
@@ -18,7 +18,7 @@ def outputs(problem, parameters, data):
 
 
 def test_accuracy_and_training_loss_are_those_of_all_images():
-    problem = problems.make("MLP", "digits", weight_decay=0.1)
+    problem = image_problems.make("MLP", "digits", weight_decay=0.1)
     parameters = {
         path: 30 * value + 0.1 for path, value in problem.task.initialize(2).items()
     }  # far from the start, so that classes differ
@@ -37,8 +37,8 @@ def test_statistics_of_a_model_count_in_its_accuracy():
         [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.BatchNormalization(),
          keras.layers.Dense(10)]
     )  # fmt: skip
-    plain = problems.make("mlp", "digits")
-    problem = problems.Problem("own", model, plain.train, plain.test, plain.task)
+    plain = image_problems.make("mlp", "digits")
+    problem = image_problems.Problem("own", model, plain.train, plain.test, plain.task)
     parameters, state = mlhf.get_parameters(model), mlhf.get_model_state(model)
     moved = {name: value + tf.range(64.0) for name, value in state.items()}
     assert problem.training_loss(parameters) == problem.training_loss(parameters, state)
@@ -46,7 +46,7 @@ def test_statistics_of_a_model_count_in_its_accuracy():
 
 
 def test_initial_parameters_are_a_function_of_the_seed():
-    task = problems.make("mlp", "digits").task
+    task = image_problems.make("mlp", "digits").task
     first, again, other = (tf.nest.flatten(task.initialize(seed)) for seed in (1, 1, 2))
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -54,7 +54,7 @@ def test_initial_parameters_are_a_function_of_the_seed():
 
 
 def test_an_objective_of_the_task_includes_weight_decay():
-    plain, decayed = (problems.make("mlp", "digits", weight_decay=c).task for c in (0.0, 0.5))
+    plain, decayed = (image_problems.make("mlp", "digits", weight_decay=c).task for c in (0.0, 0.5))
     parameters = plain.initialize(0)
     inputs, targets = next(iter(plain.batches(0)))
     difference = (
@@ -84,17 +84,17 @@ def test_an_objective_of_the_task_includes_weight_decay():
 )
 def test_what_makes_no_sense_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        problems.make(**{"name": "mlp", "data": "digits", **arguments})
+        image_problems.make(**{"name": "mlp", "data": "digits", **arguments})
 
 
 @pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="a GPU can do it")
 def test_channels_first_needs_a_gpu():
     with pytest.raises(ValueError, match="needs a GPU.*Give data_format=channels_last"):
-        problems.make("convnet", "digits", data_format="channels_first")
+        image_problems.make("convnet", "digits", data_format="channels_first")
 
 
 def test_problems_and_tasks_are_shown_in_a_line():
-    problem = problems.make("mlp", "digits")
+    problem = image_problems.make("mlp", "digits")
     for shown in (repr(problem), repr(problem.task), str(problem)):
         assert "\n" not in shown and len(shown) < 200 and "mlp on digits" in shown
     assert "750 training and" in repr(problem)

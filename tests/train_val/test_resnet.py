@@ -8,7 +8,7 @@ import tensorflow as tf
 import mlhf
 from custom_op import kernels
 from mlhf.kinds import kind_of_path
-from train_val import resnet
+from train_val.networks import resnet
 
 
 class Reference:

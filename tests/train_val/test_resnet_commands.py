@@ -12,24 +12,20 @@ from mlhf.runs.checkpoints import Checkpoints
 from replay import PrioritizedReplay
 from tests.train_val import photographs as made
 from tests.train_val.commands import run
-from train_val import (
-    problems,
-    train_meta_optimizer,
-    training,
-    use_meta_optimizer,
-    use_meta_resnet_on_imagenet,
-)
-from train_val.normalization import ExactBatchNormalization
+from train_val import train_meta_optimizer, use_meta_optimizer, use_meta_resnet_on_imagenet
+from train_val.networks.normalization import ExactBatchNormalization
+from train_val.problems import image_problems
+from train_val.training import loop
 
 SMALL = ("--problem=resnet", "--resnet_size=8", "--data=digits", "--batch_size=16")
 
 
 def test_moving_statistics_survive_a_kill(tmp_path):
-    problem = problems.make("resnet", "digits", batch_size=16, resnet_size=8, seed=2)
+    problem = image_problems.make("resnet", "digits", batch_size=16, resnet_size=8, seed=2)
     optimizer = mlhf.FirstOrder(keras.optimizers.SGD(0.05, momentum=0.9))
 
     def go(folder, steps):
-        return training.train(
+        return loop.train(
             problem, optimizer, steps, model_dir=tmp_path / folder, save_steps=2, progress=False
         )
 
@@ -88,11 +84,11 @@ def test_replayed_snapshots_hold_the_moving_statistics(tmp_path):
 
 def test_weight_decay_leaves_normalisation_out_on_imagenet_only(tmp_path):
     folders = made.make_folders(tmp_path)
-    photographs = problems.make(
+    photographs = image_problems.make(
         "resnet", "imagenet", data_dir=str(folders), batch_size=4, resnet_size=18, image_size=32,
         weight_decay=1e-4,
     )  # fmt: skip
-    small = problems.make("resnet", "digits", resnet_size=8, batch_size=4, weight_decay=2e-4)
+    small = image_problems.make("resnet", "digits", resnet_size=8, batch_size=4, weight_decay=2e-4)
     for problem, coefficient in ((photographs, 1e-4), (small, 2e-4)):
         parameters = problem.task.initialize(0)
         kinds = mlhf.kinds_of_model(problem.model)
@@ -154,13 +150,13 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
 
 
 def test_a_learning_rate_that_diverges_is_a_recorded_result():
-    problem = problems.make("mlp", "digits", batch_size=16)
+    problem = image_problems.make("mlp", "digits", batch_size=16)
     # SGD's weights overflow; K-FAC's damped steps end at a loss of some 1e32, which is finite.
     for optimizer, overflows in (
         (mlhf.FirstOrder(keras.optimizers.SGD(1e38)), True),
         (mlhf.KFAC(1e30, 1e-3), False),
     ):
-        result = training.train(problem, optimizer, 60, progress=False)
+        result = loop.train(problem, optimizer, 60, progress=False)
         assert result.diverged == overflows
         assert (result.steps < 60) == overflows
         assert result.training_loss > 1e6

@@ -7,7 +7,7 @@ import pytest
 from mlhf.runs.checkpoints import CheckpointError
 from replay import DamagedFileError
 from tests import damage
-from train_val import run_settings
+from train_val.training import run_settings
 
 
 def test_settings_are_compared_where_there_is_something_to_continue(tmp_path):

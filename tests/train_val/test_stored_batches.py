@@ -9,9 +9,9 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.train_val import photographs as made
-from train_val import problems
 from train_val.data import DataError, StoredBatches, StoredImages, StoredTestBatches, photographs
 from train_val.data.imagenet import load_imagenet
+from train_val.problems import image_problems
 
 SIZE = 16
 
@@ -124,7 +124,7 @@ def test_a_mixed_order_is_drawn_once_and_of_the_same_images(folders):
 def test_a_damaged_image_is_named_once_for_all_measurements(folders, capsys):
     made.damage(folders / "train" / "n00000002" / "4.JPEG")
     layer = keras.layers.BatchNormalization()
-    problem = problems.of_network(
+    problem = image_problems.of_network(
         lambda shape, classes, seed=0: keras.Sequential(
             [keras.Input(shape), layer, keras.layers.Flatten(), keras.layers.Dense(classes)]
         ),

@@ -10,8 +10,9 @@ from mlhf.runs import debugging
 from replay import PrioritizedReplay, read_structure
 from tests.train_val import photographs as made
 from tests.train_val.commands import DIGITS, kill_at, run, start
-from train_val import problems, train_meta_optimizer
+from train_val import train_meta_optimizer
 from train_val.data import cifar10
+from train_val.problems import image_problems
 
 LOGGED = (
     "hession_loss", "meta_loss", "meta_loss_same_batch", "meta_loss_next_batch", "base_loss",
@@ -58,7 +59,7 @@ def test_a_run_leaves_its_record_and_the_optimizer(meta_folder):
 
 
 def test_rollouts_begin_from_an_experience_and_log_their_own_numbers(tmp_path, capsys):
-    parameters = problems.make("mlp", "digits").task.initialize(7)
+    parameters = image_problems.make("mlp", "digits").task.initialize(7)
     far = {path: value.numpy() + 2.0 for path, value in parameters.items()}
     with PrioritizedReplay(1, tmp_path / "experience", "proportional") as experience:
         experience.add({"parameters": far, "model_state": ()})

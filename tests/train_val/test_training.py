@@ -10,14 +10,15 @@ import mlhf
 from mlhf.runs import debugging
 from mlhf.runs.checkpoints import CheckpointError, Checkpoints
 from replay import PrioritizedReplay
-from train_val import optimizers, problems, training
+from train_val.problems import image_problems
+from train_val.training import loop, optimizers
 
 QUIET = {"progress": False, "eval_steps": 4}
 
 
 @pytest.fixture(scope="module")
 def problem():
-    return problems.make("mlp", "digits", batch_size=32, seed=3)
+    return image_problems.make("mlp", "digits", batch_size=32, seed=3)
 
 
 def adam():
@@ -64,14 +65,14 @@ class Faulty:
 )
 def test_a_continued_run_ends_with_the_same_bits(problem, tmp_path, make):
     optimizer = make()
-    whole = training.train(problem, optimizer, 7, model_dir=tmp_path / "whole", **QUIET)
-    first = training.train(problem, optimizer, 3, model_dir=tmp_path / "parted", **QUIET)
+    whole = loop.train(problem, optimizer, 7, model_dir=tmp_path / "whole", **QUIET)
+    first = loop.train(problem, optimizer, 3, model_dir=tmp_path / "parted", **QUIET)
     assert first.steps == 3
     # The checkpoint is all that it takes.
     for path in (tmp_path / "parted").iterdir():
         if not path.name.startswith("checkpoint"):
             path.unlink()
-    parted = training.train(problem, optimizer, 7, model_dir=tmp_path / "parted", **QUIET)
+    parted = loop.train(problem, optimizer, 7, model_dir=tmp_path / "parted", **QUIET)
     assert_same(parted.parameters, whole.parameters)
     assert_same(parted.optimizer_state, whole.optimizer_state)
     assert (parted.accuracy, parted.training_loss) == (whole.accuracy, whole.training_loss)
@@ -81,7 +82,7 @@ def test_a_continued_run_ends_with_the_same_bits(problem, tmp_path, make):
 
 def test_metrics_say_how_training_goes(problem, tmp_path):
     seen = []
-    result = training.train(
+    result = loop.train(
         problem,
         adam(),
         10,
@@ -109,7 +110,7 @@ def test_a_step_that_is_not_finite_is_not_taken(problem, tmp_path):
         del metrics
         states[step] = len(repeats)
 
-    result = training.train(
+    result = loop.train(
         problem,
         Faulty(3),
         5,
@@ -140,7 +141,7 @@ def test_a_factorization_that_fails_is_a_step_that_is_not_taken(problem):
             return super().step(objective, parameters, state)
 
     repeats = []
-    result = training.train(problem, Failing(), 4, on_not_finite=repeats.append, **QUIET)
+    result = loop.train(problem, Failing(), 4, on_not_finite=repeats.append, **QUIET)
     assert [line["skipped"] for line in result.history] == [0, 0, 1, 1] and len(repeats) == 1
     assert result.history[2]["loss"] is None and float(result.optimizer_state) == 1
     assert result.steps == 4 and np.isfinite(result.training_loss)
@@ -150,28 +151,28 @@ def test_a_factorization_that_fails_is_a_step_that_is_not_taken(problem):
             tf.debugging.assert_less(3, 2, "a label beyond the classes")
 
     with pytest.raises(tf.errors.InvalidArgumentError, match="a label beyond the classes"):
-        training.train(problem, Wrong(), 1, **QUIET)
+        loop.train(problem, Wrong(), 1, **QUIET)
 
 
 def test_a_run_that_stays_not_finite_ends_with_a_result(problem, tmp_path):
     optimizer = Faulty(*range(3, 1000))
     arguments = {"model_dir": tmp_path, "save_steps": 5, **QUIET}
-    result = training.train(problem, optimizer, 500, **arguments)
+    result = loop.train(problem, optimizer, 500, **arguments)
     assert result.diverged
-    assert result.steps == 2 + training.LARGEST_SKIPS_IN_A_ROW
-    assert result.skipped == training.LARGEST_SKIPS_IN_A_ROW
+    assert result.steps == 2 + loop.LARGEST_SKIPS_IN_A_ROW
+    assert result.skipped == loop.LARGEST_SKIPS_IN_A_ROW
     assert np.isfinite(result.training_loss) and result.history[-1]["test_accuracy"] >= 0
     _, saved = Checkpoints(tmp_path).read()
     assert all(np.all(np.isfinite(value)) for value in saved["parameters"].values())
     calls = optimizer.calls
-    again = training.train(problem, optimizer, 500, **arguments)
+    again = loop.train(problem, optimizer, 500, **arguments)
     assert again.diverged and again.steps == result.steps and optimizer.calls == calls
 
 
 def test_an_overflow_is_named(problem):
     # The second loss is not finite: the first step goes 1e38 far.
     named = []
-    result = training.train(
+    result = loop.train(
         problem,
         optimizers.make("SGD", lr=1e38).optimizer,
         3,
@@ -194,32 +195,32 @@ def test_experience_is_recorded_evenly_and_survives_an_interruption(problem, tmp
 
     arguments = {"model_dir": tmp_path, "record_experience": 4, "save_steps": 3, **QUIET}
     with pytest.raises(KeyboardInterrupt):
-        training.train(problem, optimizer, 8, on_step=stop_at_5, **arguments)
-    training.train(problem, optimizer, 8, **arguments)
-    with PrioritizedReplay.load(tmp_path / training.EXPERIENCE) as experience:
+        loop.train(problem, optimizer, 8, on_step=stop_at_5, **arguments)
+    loop.train(problem, optimizer, 8, **arguments)
+    with PrioritizedReplay.load(tmp_path / loop.EXPERIENCE) as experience:
         assert experience.ids.tolist() == [0, 1, 2, 3]
         np.testing.assert_allclose(experience.probabilities, 0.25)
         for number, step in enumerate((0, 2, 4, 6)):
             if step:
-                path[step] = training.train(problem, optimizer, step, **QUIET).parameters
+                path[step] = loop.train(problem, optimizer, step, **QUIET).parameters
             assert_same(experience.snapshot(number)["parameters"], path[step])
 
 
 def test_a_folder_is_one_runs_at_a_time(problem, tmp_path):
     def another(step, metrics):
         with pytest.raises(CheckpointError, match="^Another run uses .*this one is"):
-            training.train(problem, adam(), 5, model_dir=tmp_path, settings={"lr": 2}, **QUIET)
+            loop.train(problem, adam(), 5, model_dir=tmp_path, settings={"lr": 2}, **QUIET)
 
-    training.train(problem, adam(), 2, model_dir=tmp_path, on_step=another, **QUIET)
-    assert training.train(problem, adam(), 3, model_dir=tmp_path, **QUIET).steps == 3
+    loop.train(problem, adam(), 2, model_dir=tmp_path, on_step=another, **QUIET)
+    assert loop.train(problem, adam(), 3, model_dir=tmp_path, **QUIET).steps == 3
 
 
 def test_a_folder_of_another_run_is_refused(problem, tmp_path):
-    training.train(problem, adam(), 2, model_dir=tmp_path, settings={"lr": 1}, **QUIET)
+    loop.train(problem, adam(), 2, model_dir=tmp_path, settings={"lr": 1}, **QUIET)
     before = sorted(path.name for path in tmp_path.iterdir())
     for changed in ({"seed": 2}, {"settings": {"lr": 2}}, {"record_experience": 1}):
         with pytest.raises(CheckpointError, match="is of another run .*expected .*found"):
-            training.train(
+            loop.train(
                 problem,
                 adam(),
                 4,
@@ -228,9 +229,7 @@ def test_a_folder_of_another_run_is_refused(problem, tmp_path):
                 **QUIET,
             )
     with pytest.raises(CheckpointError, match="optimizer: expected HessianFree, found FirstOrder"):
-        training.train(
-            problem, mlhf.HessianFree(), 4, model_dir=tmp_path, settings={"lr": 1}, **QUIET
-        )
+        loop.train(problem, mlhf.HessianFree(), 4, model_dir=tmp_path, settings={"lr": 1}, **QUIET)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
@@ -247,7 +246,7 @@ def test_a_folder_of_another_run_is_refused(problem, tmp_path):
 )
 def test_arguments_that_make_no_sense_are_refused(problem, arguments, message):
     with pytest.raises(ValueError, match=message):
-        training.train(problem, adam(), **{"steps": 4, "progress": False, **arguments})
+        loop.train(problem, adam(), **{"steps": 4, "progress": False, **arguments})
 
 
 def test_a_normalised_network_is_evaluated_with_statistics_taken_anew():
@@ -256,10 +255,10 @@ def test_a_normalised_network_is_evaluated_with_statistics_taken_anew():
         layers = [keras.layers.Flatten(), keras.layers.Dense(8), keras.layers.BatchNormalization()]
         return keras.Sequential([keras.Input(shape), *layers, keras.layers.Dense(classes)])
 
-    problem = problems.of_network(build, "normed", "digits", batch_size=64)
+    problem = image_problems.of_network(build, "normed", "digits", batch_size=64)
     found, optimizer = {}, adam()
-    for statistics in training.STATISTICS:
-        result = training.train(problem, optimizer, 8, statistics=statistics, progress=False)
+    for statistics in loop.STATISTICS:
+        result = loop.train(problem, optimizer, 8, statistics=statistics, progress=False)
         found[statistics] = result.training_loss
     anew = problem.population_state(result.parameters, result.model_state)
     assert found["population"] == pytest.approx(problem.training_loss(result.parameters, anew))
@@ -270,4 +269,4 @@ def test_a_normalised_network_is_evaluated_with_statistics_taken_anew():
     averages = dataclasses.replace(problem, statistics="moving")
     assert averages.population_state(result.parameters, result.model_state) is result.model_state
     with pytest.raises(ValueError, match="Expected statistics to be one of"):
-        training.train(problem, adam(), 1, statistics="old")
+        loop.train(problem, adam(), 1, statistics="old")

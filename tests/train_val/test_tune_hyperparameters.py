@@ -8,8 +8,9 @@ from mlhf import hypergrad
 from mlhf.hypergrad import read_records
 from mlhf.hypergrad.outer.hyper_optimizer import METHODS
 from tests.train_val.commands import kill_at, run, start
-from train_val import hyperparameters, tune_hyperparameters
+from train_val import tune_hyperparameters
 from train_val.cli import exit_statuses
+from train_val.problems import hyperparameters
 
 SMALL = ("--data=digits", "--steps=5", "--max_steps=2", "--train_examples=300")
 

@@ -7,8 +7,9 @@ import pytest
 from replay import read_structure
 from tests.train_val import photographs as made
 from tests.train_val.commands import DIGITS, kill_at, run, start
-from train_val import problems, train_meta_optimizer, use_meta_optimizer
+from train_val import train_meta_optimizer, use_meta_optimizer
 from train_val.cli import running
+from train_val.problems import image_problems
 
 FLAGS = (*DIGITS, "--max_steps=40", "--save_steps=4", "--epochs_per_eval=1")
 
@@ -64,7 +65,7 @@ def test_killed_and_continued_ends_with_the_same_bits(meta_folder, tmp_path, cap
 def test_every_optimizer_lowers_the_loss(arguments, tmp_path):
     run(use_meta_optimizer, *DIGITS, "--max_steps=30", f"--model_dir={tmp_path}", *arguments)
     lines = read_lines(tmp_path)
-    problem = problems.make("mlp", "digits")
+    problem = image_problems.make("mlp", "digits")
     assert lines[-1]["training_loss"] < problem.training_loss(problem.task.initialize(1)) - 0.005
 
 

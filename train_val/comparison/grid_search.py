@@ -12,7 +12,7 @@ import numpy as np
 
 from train_val.comparison.contenders import Contender
 from train_val.comparison.runs import Curve, RunCache, run
-from train_val.problems import Problem
+from train_val.problems.image_problems import Problem
 
 
 @dataclasses.dataclass(frozen=True)

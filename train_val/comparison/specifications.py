@@ -14,9 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 import mlhf
-from train_val import optimizers
 from train_val.cli.specification_checks import ALIASES, TEXTS, check_setting
 from train_val.comparison.tuning import OPEN
+from train_val.training import optimizers
 
 # Settings that are set on one optimizer, which is then traced once for the whole grid.
 SETTABLE = {"learning_rate", "damping"}

@@ -23,7 +23,8 @@ from pathlib import Path
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 if __name__ == "__main__":
-    from train_val.cli import experiment_flags, running
+    from train_val.cli import running
+    from train_val.cli.flags import experiment_flags
 
     experiment_flags.begin("drmad_fidelity", __doc__)
 
@@ -37,7 +38,7 @@ import tensorflow as tf
 from absl import flags
 
 from mlhf import hypergrad
-from train_val.cli import experiment_flags
+from train_val.cli.flags import experiment_flags
 from train_val.experiments import mnist_slices, reporting
 
 FLAGS = flags.FLAGS

@@ -21,7 +21,8 @@ from pathlib import Path
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 if __name__ == "__main__":
-    from train_val.cli import experiment_flags, running
+    from train_val.cli import running
+    from train_val.cli.flags import experiment_flags
 
     experiment_flags.begin("online_tuning", __doc__)
 
@@ -30,7 +31,7 @@ import statistics
 from absl import flags
 
 from mlhf import hypergrad
-from train_val.cli import experiment_flags
+from train_val.cli.flags import experiment_flags
 from train_val.experiments import mnist_slices, reporting
 from train_val.experiments.all_methods import METHODS, error_rate, first_weights, training, tune
 

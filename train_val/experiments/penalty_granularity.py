@@ -19,7 +19,8 @@ from pathlib import Path
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 if __name__ == "__main__":
-    from train_val.cli import experiment_flags, running
+    from train_val.cli import running
+    from train_val.cli.flags import experiment_flags
 
     running.begin(
         __doc__, experiment_flags.definer("penalty_granularity"), experiment_flags.check_flags
@@ -33,7 +34,7 @@ from absl import flags
 
 from mlhf import hypergrad
 from mlhf.runs.progress import ProgressBar
-from train_val.cli import experiment_flags
+from train_val.cli.flags import experiment_flags
 from train_val.experiments import mnist_slices, reporting
 
 FLAGS = flags.FLAGS

@@ -12,7 +12,7 @@ from typing import Any
 from absl import flags
 
 from replay import DamagedFileError, read_json, replace_file
-from train_val.cli.experiment_flags import seeds_of
+from train_val.cli.flags.experiment_flags import seeds_of
 
 FLAGS = flags.FLAGS
 # Beside the runs in their file: what they were made with.

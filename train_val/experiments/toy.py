@@ -17,7 +17,8 @@ from pathlib import Path
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 if __name__ == "__main__":
-    from train_val.cli import experiment_flags, running
+    from train_val.cli import running
+    from train_val.cli.flags import experiment_flags
 
     experiment_flags.begin("toy", __doc__)
 
@@ -32,7 +33,7 @@ from mlhf import hypergrad
 from mlhf.hypergrad.exact_arithmetic.factors import Factors
 from mlhf.hypergrad.exact_arithmetic.fixed_point import to_float
 from mlhf.hypergrad.exact_arithmetic.fixed_point_momentum import FixedPointMomentum
-from train_val.cli import experiment_flags
+from train_val.cli.flags import experiment_flags
 from train_val.experiments import reporting
 
 FLAGS = flags.FLAGS

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import keras
 
-from train_val import normalization
-from train_val.resnet import cifar_resnet
+from train_val.networks import normalization
+from train_val.networks.resnet import cifar_resnet
 from train_val.task_families.registry import family
 
 
@@ -131,7 +131,7 @@ def residual(
 
 @family
 def resnet(shape, classes, seed=0, size: int = 8, width: int = 4, shrink: int = 1) -> keras.Model:
-    """Returns `train_val.resnet.cifar_resnet` of `width`, twice and four times `width` channels.
+    """Returns `train_val.networks.resnet.cifar_resnet` of `width`, twice and four times `width` channels.
 
     The images are averaged over squares of `shrink` x `shrink` pixels first.
     """

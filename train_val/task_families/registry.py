@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mlhf.checks.arguments import check_number
-from train_val import problems
-from train_val.problems import Problem
+from train_val.problems import image_problems
+from train_val.problems.image_problems import Problem
 
 Build = TypeVar("Build", bound=Callable[..., Any])
 
@@ -71,8 +71,8 @@ def make(text: str, **common: Any) -> Problem:
 
     Args:
       text: The name of a family, then settings, each after a colon: those of its function, and
-        `data`, `batch_size`, `weight_decay`, `split` as for `train_val.problems.make`.
-      **common: Further arguments of `train_val.problems.of_network`; what the text says goes
+        `data`, `batch_size`, `weight_decay`, `split` as for `train_val.problems.image_problems.make`.
+      **common: Further arguments of `train_val.problems.image_problems.of_network`; what the text says goes
         before them.
 
     Returns:
@@ -112,7 +112,7 @@ def make(text: str, **common: Any) -> Problem:
             "channels_first."
         )
     arguments["data_format"] = "channels_last"
-    return problems.of_network(
+    return image_problems.of_network(
         functools.partial(build, **settings),
         name,
         title=f"{name} ({shown})" if shown else name,
@@ -156,7 +156,7 @@ def problem_of(arguments: Mapping[str, Any]) -> Problem:
     """Returns the problem that a structure of JSON describes, in any process.
 
     Args:
-      arguments: Those of `train_val.problems.make`, or with `task`, a line as for `make`, in the
+      arguments: Those of `train_val.problems.image_problems.make`, or with `task`, a line as for `make`, in the
         place of `name`; also `task_file`, a file to load first, and `train_sample` and
         `test_sample` of `Problem`.
     """
@@ -172,7 +172,7 @@ def problem_of(arguments: Mapping[str, Any]) -> Problem:
             rest.pop(name, None)
         found = make(task, **rest)
     else:
-        found = problems.make(**rest)
+        found = image_problems.make(**rest)
     return dataclasses.replace(found, **samples)
 
 

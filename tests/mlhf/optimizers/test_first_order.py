@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import mlhf
-from train_val.optimizers import KERAS
+from train_val.training.optimizers import KERAS
 
 RULES = {
     "SGD": lambda: keras.optimizers.SGD(0.1),

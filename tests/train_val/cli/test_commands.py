@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.train_val.commands import ROOT
-from train_val.cli import experiment_flags
+from train_val.cli.flags import experiment_flags
 
 COMMANDS = [
     *(

@@ -10,9 +10,10 @@ import time
 import pytest
 
 from tests.train_val.commands import DIGITS, ROOT, run, start
-from train_val import train_meta_optimizer, training, use_meta_optimizer
+from train_val import train_meta_optimizer, use_meta_optimizer
 from train_val.cli import running
 from train_val.cli.exit_statuses import DivergedError, UsageError
+from train_val.training import loop
 
 ENDS = {
     "trouble": (ValueError("Expected a file."), 1, "Expected a file.\n"),
@@ -88,7 +89,7 @@ def test_a_training_that_diverged_ends_with_1(tmp_path, capsys):
 def test_what_counts_as_diverged():
     def sentence(*losses, end=1.0, early=False):
         history = [{"loss": loss} for loss in losses]
-        result = training.TrainingResult({}, None, (), history, len(losses), 0, early, 0.1, end)
+        result = loop.TrainingResult({}, None, (), history, len(losses), 0, early, 0.1, end)
         return use_meta_optimizer.diverged(result)
 
     assert sentence(2.3, 2.1, 1.9) is None

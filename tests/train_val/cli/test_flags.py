@@ -7,7 +7,8 @@ import pytest
 from absl import flags
 
 from tests.train_val.cli.test_commands import COMMANDS
-from train_val.cli import definitions, experiment_flags, names, running, use_flags
+from train_val.cli import definitions, names, running
+from train_val.cli.flags import experiment_flags, use_flags
 
 FLAGS = flags.FLAGS
 
@@ -54,7 +55,7 @@ def test_every_flag_says_what_it_is_for(defined):
 
 @pytest.mark.parametrize("optimizer", names.OPTIMIZERS)
 def test_the_rate_is_the_one_that_stands_beside_the_optimizer(optimizer):
-    from train_val import optimizers
+    from train_val.training import optimizers
 
     arguments = {"meta_ckpt": "convnet"} if optimizer == "meta" else {}
     made = optimizers.make(optimizer, **arguments).optimizer
@@ -73,7 +74,7 @@ def test_the_rate_is_the_one_that_stands_beside_the_optimizer(optimizer):
 
 
 def test_plain_hessian_free_has_the_settings_of_its_class():
-    from train_val import optimizers
+    from train_val.training import optimizers
 
     unused = {"y_use": "none", "d_use": "none", "damping": 2e-5, "CG_iter": 2, "x_use": "x"}
     chosen = optimizers.make("meta", rule=unused)
@@ -98,9 +99,10 @@ def test_who_has_a_flag_of_the_experiments_is_known():
 
 
 def test_few_steps_are_not_followed_by_minutes_of_measuring():
-    from train_val import problems, use_meta_optimizer
+    from train_val import use_meta_optimizer
+    from train_val.problems import image_problems
 
-    problem = problems.make("mlp", "digits")
+    problem = image_problems.make("mlp", "digits")
     found = define(use_flags)
     try:
         for given, expected in {

@@ -5,24 +5,19 @@ from mlhf.hypergrad.methods.reverse import STORAGES
 from mlhf.hypergrad.outer import hyper_optimizer
 from mlhf.hypergrad.outer.sharing import SHARINGS
 from mlhf.meta_optimizer import proposal
-from train_val import (
-    comparison,
-    data,
-    hyperparameters,
-    optimizers,
-    problems,
-    task_families,
-    training,
-)
+from train_val import comparison, data, task_families
 from train_val import tune_hyperparameters as tuning
-from train_val.cli import experiment_flags, names
+from train_val.cli import names
+from train_val.cli.flags import experiment_flags
 from train_val.experiments import all_methods, learned_schedules
+from train_val.problems import hyperparameters, image_problems
+from train_val.training import loop, optimizers
 
 
 def test_names_are_those_of_what_they_name():
-    assert sorted(problems.NETWORKS) == list(names.NETWORKS)
+    assert sorted(image_problems.NETWORKS) == list(names.NETWORKS)
     assert (data.NAMES, data.SPLITS) == (names.DATA, names.SPLITS)
-    assert training.STATISTICS == names.STATISTICS
+    assert loop.STATISTICS == names.STATISTICS
     assert names.INPUTS == proposal.INPUTS
     # Another version of Keras may lack some of its optimizers; none may have one without a name.
     assert set(optimizers.NAMES) <= set(names.OPTIMIZERS)

@@ -3,10 +3,10 @@ import itertools
 import numpy as np
 import pytest
 
-from train_val import optimizers
 from train_val.comparison import NAMES
 from train_val.comparison.charts import _OUTLINES
 from train_val.comparison.styles import COLORS, ON_DARK, family, styles
+from train_val.training import optimizers
 
 # Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
 BLINDNESS = {

@@ -5,9 +5,9 @@ import signal
 
 import pytest
 
-from train_val import problems
 from train_val.comparison import parse, run
 from train_val.comparison.unfinished import FILE, Unfinished
+from train_val.problems import image_problems
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from train_val.comparison.unfinished import FILE, Unfinished
     ["adam:lr=0.01", pytest.param("kfac:lr=0.03:damping=1", marks=pytest.mark.slow)],
 )
 def test_a_run_that_was_told_to_end_goes_on_where_it_was(text, tmp_path):
-    problem = problems.make("mlp", "digits", batch_size=32)
+    problem = image_problems.make("mlp", "digits", batch_size=32)
     optimizer = parse(text).make({})
     key = {"optimizer": text, "seed": 1}
 

@@ -171,7 +171,7 @@ def test_layers_that_compute_in_another_dtype_and_such_as_get_no_gradient():
 
 @pytest.mark.parametrize("stock", [True, False])
 def test_a_keras_model_with_convolutions_and_normalisation(stock):
-    from train_val.normalization import ExactBatchNormalization
+    from train_val.networks.normalization import ExactBatchNormalization
 
     keras.utils.set_random_seed(2)
     norm = keras.layers.BatchNormalization if stock else ExactBatchNormalization

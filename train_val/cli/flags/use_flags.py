@@ -7,7 +7,7 @@ from absl import flags
 from train_val.cli import names
 from train_val.cli.definitions import choice, number, text, whole
 from train_val.cli.exit_statuses import UsageError
-from train_val.cli.training_flags import define_common_flags
+from train_val.cli.flags.training_flags import define_common_flags
 
 FLAGS = flags.FLAGS
 

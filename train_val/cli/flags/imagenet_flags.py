@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from absl import flags
 
-from train_val.cli import use_flags
-from train_val.cli.use_flags import check_flags
+from train_val.cli.flags import use_flags
+from train_val.cli.flags.use_flags import check_flags
 
 __all__ = ["check_flags", "define_flags"]
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 import mlhf
 from mlhf.checks.arguments import check_number
 from mlhf.meta_optimizer import weights_file
-from train_val.cli.use_flags import default_rate
+from train_val.cli.flags.use_flags import default_rate
 
 # The optimizers of Keras, but those that are made of other optimizers.
 KERAS = {
@@ -79,7 +79,7 @@ def make(
     Args:
       name: One of `NAMES`, in any case. `"meta"` with `y_use` and `d_use` both `"none"` is plain
         Hessian-free, `mlhf.HessianFree`, and needs no `meta_ckpt`.
-      lr: The learning rate; None for `train_val.cli.use_flags.default_rate`.
+      lr: The learning rate; None for `train_val.cli.flags.use_flags.default_rate`.
       momentum: Of `"momentum"`.
       beta1: Of `"adam"`.
       beta2: Of `"adam"`.

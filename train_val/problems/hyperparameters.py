@@ -15,14 +15,15 @@ import custom_op
 from mlhf import hypergrad
 from mlhf.checks.arguments import check_choice
 from mlhf.models import keras_models
-from train_val import networks, problems
 from train_val.data import ImageData, test_batches
 from train_val.data.order import shuffled_indices
+from train_val.networks import convnets
+from train_val.problems import image_problems
 
 NETWORKS: dict[str, Callable[..., keras.Model]] = {
-    "convnet": networks.convnet,
-    "mlp": networks.mlp,
-    "softmax": networks.softmax,
+    "convnet": convnets.convnet,
+    "mlp": convnets.mlp,
+    "softmax": convnets.softmax,
 }
 DATA = ("cifar10", "digits", "mnist")
 # Validation images, at most; they pass the network at once.
@@ -159,7 +160,7 @@ class Tuning:
             raise ValueError("Expected initial_scale or initial_weights, got both.")
         check_choice("problem", network, sorted(NETWORKS))
         check_choice("data", data, DATA)
-        self.network = problems.of_network(
+        self.network = image_problems.of_network(
             NETWORKS[network], network, data, data_dir=data_dir, data_format="channels_last"
         )
         self.steps, self._seed, self._values = steps, seed, dict(start or {})

@@ -7,9 +7,9 @@ from absl import flags
 from train_val.cli import names
 from train_val.cli.definitions import choice, number, redescribe, text, whole
 from train_val.cli.exit_statuses import UsageError
+from train_val.cli.flags.training_flags import define_common_flags
+from train_val.cli.flags.use_flags import check_split
 from train_val.cli.specification_checks import check_tasks
-from train_val.cli.training_flags import define_common_flags
-from train_val.cli.use_flags import check_split
 
 FLAGS = flags.FLAGS
 

@@ -22,7 +22,7 @@ from mlhf.runs.progress import ProgressBar
 from mlhf.runs.run_log import RunLog
 from mlhf.runs.saving import Saving
 from replay import PrioritizedReplay
-from train_val.problems import Problem
+from train_val.problems.image_problems import Problem
 
 EXPERIENCE = "experience"
 # After so many steps in a row that are not finite, the next ones will not be either.

@@ -8,9 +8,9 @@ from replay.numbers import check_count
 from train_val.cli import names
 from train_val.cli.definitions import choice, number, text, whole, words
 from train_val.cli.exit_statuses import UsageError
+from train_val.cli.flags.training_flags import define_problem_flags
+from train_val.cli.flags.use_flags import check_split, define_statistics
 from train_val.cli.specification_checks import check_optimizers, check_tasks
-from train_val.cli.training_flags import define_problem_flags
-from train_val.cli.use_flags import check_split, define_statistics
 
 FLAGS = flags.FLAGS
 DEFAULT = "hf:damping=0.3/1/3,kfac:damping=0.3/1/3,SGD,momentum,adam,RMSprop"

@@ -9,20 +9,20 @@ import tqdm
 from absl import flags
 
 from mlhf.runs import debugging
-from train_val import problems
-from train_val.cli.training_flags import OWN_NUMBERS
+from train_val.cli.flags.training_flags import OWN_NUMBERS
 from train_val.data import IMAGENET
+from train_val.problems import image_problems
 
 FLAGS = flags.FLAGS
 
 
-def make_problem(part: str) -> problems.Problem:
+def make_problem(part: str) -> image_problems.Problem:
     """Returns the problem that the flags describe.
 
     Args:
       part: Of the images: `"meta_train"` or `"train"`.
     """
-    return problems.make(
+    return image_problems.make(
         FLAGS.problem,
         FLAGS.data,
         data_dir=FLAGS.data_dir,
@@ -38,7 +38,7 @@ def make_problem(part: str) -> problems.Problem:
     )
 
 
-def problem_settings(*found: problems.Problem) -> dict[str, str]:
+def problem_settings(*found: image_problems.Problem) -> dict[str, str]:
     """Returns what a checkpoint has to share with the run that continues it.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 
-from train_val.normalization import ExactBatchNormalization
+from train_val.networks.normalization import ExactBatchNormalization
 
 # Size -> whether blocks are bottlenecks, and their number in each of the four stages.
 IMAGENET_SIZES = {

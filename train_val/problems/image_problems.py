@@ -16,7 +16,6 @@ import mlhf
 from mlhf.checks.arguments import check_number
 from mlhf.models import keras_models
 from mlhf.models.moving_statistics import PopulationStatistics
-from train_val import networks, resnet
 from train_val.data import (
     IMAGENET,
     Batches,
@@ -27,12 +26,13 @@ from train_val.data import (
     load,
     test_batches,
 )
-from train_val.network_output import check_logits
+from train_val.networks import convnets, resnet
+from train_val.networks.network_output import check_logits
 
 # Upper and lower case are one name, as the original's scripts use both.
 NETWORKS: dict[str, Callable[..., keras.Model]] = {
-    "convnet": networks.convnet,
-    "mlp": networks.mlp,
+    "convnet": convnets.convnet,
+    "mlp": convnets.mlp,
     "resnet": resnet.cifar_resnet,
 }
 # Those that a data set of photographs has in their place.

@@ -1,0 +1,1 @@
+"""Networks on data sets, as tasks and as problems whose hyperparameters are tuned."""
