@@ -1,7 +1,7 @@
 """Meta-training by persistent evolution strategies: long horizons, at the price of evaluations.
 
-Backpropagation through a rollout (`mlhf.meta_training.backpropagation`) sees as far as the rollout and follows a
-surrogate of two losses. Here what is minimised is what a user wants, the training loss over a whole
+Backpropagation through a rollout (`mlhf.meta_training.backpropagation`) sees as far as the rollout
+and follows a surrogate of two losses. Here what is minimised is what a user wants, the training loss over a whole
 stretch of training, and nothing is differentiated.
 """
 

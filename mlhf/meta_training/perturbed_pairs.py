@@ -1,4 +1,4 @@
-"""Trainings in pairs, with opposite perturbations of the meta-parameters; for `mlhf.meta_training.evolution`."""
+"""Trainings in pairs, with opposite perturbations of the meta-parameters; for evolution."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What a Keras model asks of its training besides a loss: honoured, or refused by name.
 
-Honoured elsewhere: the training mode and all that stands around `call` (`mlhf.models.keras_call`), and
+Honoured elsewhere: the training mode and all that stands around `call` (`keras_call`), and
 constraints, which project what they stand on after every step, as Keras' optimizers do.
 """
 

@@ -45,7 +45,7 @@ def public_model_state(model_state: Any) -> Any:
 class CompiledSteps:
     """What optimizers share whose step is one function, compiled once for each objective.
 
-    The last 16 compiled steps are kept. Attributes that are numbers (`mlhf.optimizers.settings.Number`) hold
+    The last 16 compiled steps are kept. Attributes that are numbers (`settings.Number`) hold
     from the next step on, also where the step is part of a `tf.function` of the user's; the others
     can't be set.
 

@@ -31,7 +31,7 @@ def write_structure(path: str | os.PathLike[str], structure: Structure) -> int:
 
     Args:
       path: the file. The name is taken as it is; `.npz` is the usual ending.
-      structure: dicts, lists and tuples of arrays and plain values, as `replay.files.structure.flatten`
+      structure: dicts, lists and tuples of arrays and plain values, as `structure.flatten`
         takes them. Every dtype of NumPy but `object` comes back bit for bit, as do shapes [] and
         shapes with a 0.
 

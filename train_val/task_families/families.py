@@ -131,7 +131,7 @@ def residual(
 
 @family
 def resnet(shape, classes, seed=0, size: int = 8, width: int = 4, shrink: int = 1) -> keras.Model:
-    """Returns `train_val.networks.resnet.cifar_resnet` of `width`, twice and four times `width` channels.
+    """Returns `resnet.cifar_resnet` of `width`, twice and four times `width` channels.
 
     The images are averaged over squares of `shrink` x `shrink` pixels first.
     """

@@ -71,8 +71,8 @@ def make(text: str, **common: Any) -> Problem:
 
     Args:
       text: The name of a family, then settings, each after a colon: those of its function, and
-        `data`, `batch_size`, `weight_decay`, `split` as for `train_val.problems.image_problems.make`.
-      **common: Further arguments of `train_val.problems.image_problems.of_network`; what the text says goes
+        `data`, `batch_size`, `weight_decay`, `split` as for `image_problems.make`.
+      **common: Further arguments of `image_problems.of_network`; what the text says goes
         before them.
 
     Returns:
@@ -156,7 +156,7 @@ def problem_of(arguments: Mapping[str, Any]) -> Problem:
     """Returns the problem that a structure of JSON describes, in any process.
 
     Args:
-      arguments: Those of `train_val.problems.image_problems.make`, or with `task`, a line as for `make`, in the
+      arguments: Those of `image_problems.make`, or with `task`, a line as for `make`, in the
         place of `name`; also `task_file`, a file to load first, and `train_sample` and
         `test_sample` of `Problem`.
     """
