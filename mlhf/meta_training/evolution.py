@@ -1,8 +1,8 @@
 """Meta-training by persistent evolution strategies: long horizons, at the price of evaluations.
 
 Backpropagation through a rollout (`mlhf.meta_training.backpropagation`) sees as far as the rollout
-and follows a surrogate of two losses. Here what is minimised is what a user wants, the training loss over a whole
-stretch of training, and nothing is differentiated.
+and follows a surrogate of two losses. Here what is minimised is what a user wants, the training
+loss over a whole stretch of training, and nothing is differentiated.
 """
 
 from __future__ import annotations
