@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import train_val  # noqa: F401  (before TensorFlow, which it keeps quiet)
+from mlhf.meta_optimizer import recorded_cg
+from mlhf.optimizers import curvature_shares
 
 # isort: split
 import numpy as np
@@ -31,9 +33,8 @@ import tensorflow as tf
 from absl import app, flags
 
 import mlhf
-from mlhf.meta_optimizer import coordinate_lstm, proposal
+from mlhf.meta_optimizer import coordinate_lstm
 from mlhf.meta_optimizer.coordinate_lstm import Cotangent
-from mlhf.optimizers import preconditioned_cg as cg
 from train_val.problems import image_problems
 
 FLAGS = flags.FLAGS
@@ -218,7 +219,7 @@ def _functions(task, optimizer) -> dict[str, Callable[[], Any]]:
     def products(count):
         def function(w, v):
             linearized = objective.linearize(layout.unflatten(w), optimizer.rule.product_dtype)
-            curvature = proposal.curvature_of(linearized, layout)
+            curvature = curvature_shares.curvature_of(linearized, layout)
             u = v
             for _ in range(count):
                 u = v + curvature(u)
@@ -227,12 +228,12 @@ def _functions(task, optimizer) -> dict[str, Callable[[], Any]]:
         return function
 
     def solve(delta, v):
-        return cg.solve_recorded(lambda u: delta * u, v, tf.zeros_like(v), ones, n)
+        return recorded_cg.solve_recorded(lambda u: delta * u, v, tf.zeros_like(v), ones, n)
 
     _, trajectory = tf.function(solve, autograph=False)(delta, v)
 
     def solve_back(delta, v, trajectory):
-        return cg.solution_vjp(lambda u: delta * u, ones, trajectory, v)
+        return recorded_cg.solution_vjp(lambda u: delta * u, ones, trajectory, v)
 
     def lstm(role):
         def function(weights, blocks, lanes):

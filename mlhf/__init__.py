@@ -2,7 +2,7 @@
 
 from mlhf.kinds import KINDS, kinds_of_model, resolve_kinds
 from mlhf.meta_optimizer.meta_hessian_free import MetaHessianFree
-from mlhf.meta_optimizer.proposal import MetaState
+from mlhf.meta_optimizer.rule import MetaState
 from mlhf.meta_optimizer.weights_file import names as pretrained_names
 from mlhf.meta_training.backpropagation import meta_train
 from mlhf.meta_training.evolution import evolve

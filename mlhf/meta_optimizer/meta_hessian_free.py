@@ -16,20 +16,12 @@ from mlhf.layout import Layout
 from mlhf.meta_optimizer import coordinate_lstm, live_weights, weights_file
 from mlhf.meta_optimizer.coordinate_lstm import LSTMWeights
 from mlhf.meta_optimizer.live_weights import LiveWeights
-from mlhf.meta_optimizer.proposal import (
-    INPUTS,
-    MetaState,
-    Rule,
-    adapt_damping,
-    describe,
-    linearize_shares,
-    model_decrease,
-    propose,
-    shorten,
-    zero_state,
-)
+from mlhf.meta_optimizer.proposal import describe, propose, shorten
+from mlhf.meta_optimizer.rule import INPUTS, MetaState, Rule, zero_state
 from mlhf.models import keras_models
 from mlhf.objective import Objective
+from mlhf.optimizers.curvature_shares import linearize_shares
+from mlhf.optimizers.damping import adapt_damping, model_decrease
 from mlhf.optimizers.settings import Fixed, Number
 from mlhf.optimizers.step import CompiledSteps, Step
 from mlhf.optimizers.step_arguments import as_parameters, as_tensors, check_objective, note_layout

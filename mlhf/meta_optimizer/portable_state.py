@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from custom_op import structures
 from mlhf.layout import Layout
-from mlhf.meta_optimizer.proposal import MetaState
+from mlhf.meta_optimizer.rule import MetaState
 
 
 def to_portable(state: Any, layout: Layout | None = None) -> dict[str, Any]:

@@ -12,62 +12,9 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from mlhf.layout import Layout
-from mlhf.meta_optimizer import coordinate_lstm
+from mlhf.meta_optimizer import coordinate_lstm, recorded_cg
 from mlhf.meta_optimizer.coordinate_lstm import LSTMWeights
-from mlhf.objective import LinearizedObjective, Objective
-from mlhf.optimizers import preconditioned_cg as cg
-from mlhf.optimizers.levenberg_marquardt import known_to
-
-# The roles that a learned rule can have: the start of the conjugate gradients, their
-# preconditioner, and the damping.
-ROLES = ("x", "y", "d")
-# What they may see of a gradient, a residual and a solution.
-INPUTS = ("grx", "gr", "gx", "rx", "g", "r", "x")
-
-
-class Rule(NamedTuple):
-    """What is learned and what is not; static."""
-
-    x_use: str = "x"  # the start: "x" the last solution, "d" the gradient, "rnn" learned
-    y_use: str = "rnn"  # the preconditioner: "rnn" learned, "none" ones
-    d_use: str = "rnn"  # the damping: "rnn" learned and added to the constant, "none" constant
-    cg_iterations: int = 2
-    damping_type: str = "regular"  # or "LM_heuristics"
-    decay: float = 0.9  # the factor of the LM heuristic
-    product_dtype: str | None = None  # "bfloat16" for cheaper products with G
-    curvature_share: float = 1.0  # of the batch that G is taken on
-    input_scale: str = "none"  # "rms": LSTMs see g, r and x by their root mean squares
-    damping_scale: float = 1.0  # of the learned damping
-    inputs: str = "grx"  # which of g, r and x LSTMs see; zeros in the place of the others
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """The roles that have a learned rule."""
-        uses = {"x": self.x_use, "y": self.y_use, "d": self.d_use}
-        return tuple(role for role in ROLES if uses[role] == "rnn")
-
-    @property
-    def signature(self) -> str:
-        """The rule as checkpoints name it.
-
-        The first seven fields are as old as checkpoints; of the others it has those that are not
-        the default, so that a checkpoint that is older than a field stays valid.
-        """
-        newer = {
-            name: value
-            for name, value in list(self._asdict().items())[7:]
-            if value != self._field_defaults[name]
-        }
-        return f"{tuple(self)[:7]} {newer}" if newer else str(tuple(self)[:7])
-
-
-class MetaState(NamedTuple):
-    """What MLHF carries from step to step; flat vectors of the layout's size."""
-
-    solution: tf.Tensor  # x₋
-    residual: tf.Tensor  # r₋
-    damping: tf.Tensor  # the scalar part of δ
-    lstm: dict[str, tuple[tf.Tensor, ...]]  # by role
+from mlhf.meta_optimizer.rule import MetaState, Rule
 
 
 class Proposal(NamedTuple):
@@ -80,54 +27,7 @@ class Proposal(NamedTuple):
     delta_drive: tf.Tensor  # the damping LSTM's output before softplus
     diagonal_drive: tf.Tensor  # the preconditioner LSTM's
     solution: tf.Tensor  # x_n
-    trajectory: cg.Trajectory
-
-
-def zero_state(rule: Rule, layout: Layout, damping: Any) -> MetaState:
-    """Returns the state at the start of training."""
-    zeros = tf.zeros([layout.size], layout.dtype)
-    return MetaState(
-        zeros,
-        zeros,
-        tf.cast(damping, layout.dtype),
-        {
-            role: coordinate_lstm.zero_state(layout.blocks, layout.block, layout.dtype)
-            for role in rule.roles
-        },
-    )
-
-
-def curvature_of(linearized: LinearizedObjective, layout: Layout) -> Callable:
-    """Returns G v on flat vectors."""
-    return lambda v: layout.flatten(linearized.curvature_product(layout.unflatten(v)))
-
-
-def linearize_shares(
-    objective: Objective,
-    parameters: Any,
-    layout: Layout,
-    share: float = 1.0,
-    product_dtype: str | None = None,
-) -> tuple[LinearizedObjective, Callable[[tf.Tensor], tf.Tensor]]:
-    """Linearizes a batch, and its first examples for the curvature.
-
-    Args:
-      objective: On the whole batch.
-      parameters: The point.
-      layout: Of the flat vectors.
-      share: Of the batch that the curvature is taken on, above 0 and at most 1.
-      product_dtype: Of the products, as for `Objective.linearize`.
-
-    Returns:
-      The whole objective at the point, and G v on flat vectors.
-    """
-    part = objective.first_examples(share)
-    if part is objective:
-        whole = objective.linearize(parameters, product_dtype)
-        return whole, curvature_of(whole, layout)
-    return objective.linearize(parameters), curvature_of(
-        part.linearize(parameters, product_dtype), layout
-    )
+    trajectory: recorded_cg.Trajectory
 
 
 def lstm_inputs(
@@ -220,7 +120,7 @@ def propose(
     if rule.y_use == "rnn":
         diagonal_drive = run("y", gradient, start_residual, start)
         diagonal = tf.nn.softplus(diagonal_drive)
-    solution, trajectory = cg.solve_recorded(
+    solution, trajectory = recorded_cg.solve_recorded(
         damped, start_residual, start, diagonal, rule.cg_iterations, unrolled
     )
     after = MetaState(solution, trajectory.residual, state.damping, lstm)
@@ -287,7 +187,7 @@ def proposal_specs(rule: Rule, layout: Layout) -> Proposal:
         delta_drive=vector if rule.d_use == "rnn" else nothing,
         diagonal_drive=vector if rule.y_use == "rnn" else nothing,
         solution=vector,
-        trajectory=cg.Trajectory(
+        trajectory=recorded_cg.Trajectory(
             tf.TensorSpec([n, layout.size], layout.dtype),
             tf.TensorSpec([n, layout.size], layout.dtype),
             tf.TensorSpec([n + 1], layout.dtype),
@@ -296,54 +196,6 @@ def proposal_specs(rule: Rule, layout: Layout) -> Proposal:
             tf.TensorSpec([], tf.int32),
         ),
     )
-
-
-def model_decrease(
-    gradient: tf.Tensor, solution: tf.Tensor, residual: tf.Tensor, learning_rate: tf.Tensor
-) -> tf.Tensor:
-    """Returns q = -lr <g, x> + lr²/2 <x, A x>, what the quadratic model says of a step.
-
-    Args:
-      gradient: g.
-      solution: x, where A x = g - residual.
-      residual: r.
-      learning_rate: lr.
-
-    Returns:
-      A scalar, negative where the model expects the loss to fall.
-    """
-    slope = tf.tensordot(gradient, solution, 1)
-    curvature = tf.tensordot(solution, gradient - residual, 1)
-    return -learning_rate * slope + 0.5 * learning_rate**2 * curvature
-
-
-def adapt_damping(
-    damping: tf.Tensor, before: tf.Tensor, after: tf.Tensor, predicted: tf.Tensor, decay: float
-) -> tf.Tensor:
-    """Levenberg and Marquardt's heuristic, as the original sets it.
-
-    Where less change is predicted than the loss is known to, the damping stays: at a minimum it
-    would else grow by rounding alone.
-
-    Args:
-      damping: The scalar damping of the step.
-      before: The loss on the step's batch before the step, without weight decay.
-      after: The same after it.
-      predicted: q of `model_decrease`.
-      decay: Below 1. The damping is divided by it where the ratio of both is at most 1/4, and
-        multiplied by it where it exceeds 3/4.
-
-    Returns:
-      The damping of the next step, within [1e-3, 1].
-    """
-    # Constants in the damping's own precision: tf.where alone makes float32 of Python's numbers.
-    half, grow, shrink, keep = (
-        tf.constant(value, damping.dtype) for value in (0.5, 1 / decay, decay, 1.0)
-    )
-    told = tf.abs(predicted) > known_to(before)
-    ratio = tf.where(told, (after - before) / tf.where(told, predicted, half), half)
-    factor = tf.where(ratio <= 0.25, grow, tf.where(ratio > 0.75, shrink, keep))
-    return tf.clip_by_value(damping * factor, 1e-3, 1.0)
 
 
 def describe(gradient: tf.Tensor, proposal: Proposal, product: Any = None) -> dict[str, tf.Tensor]:

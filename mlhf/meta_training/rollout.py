@@ -15,24 +15,14 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from mlhf.layout import Layout
-from mlhf.meta_optimizer import coordinate_lstm
+from mlhf.meta_optimizer import coordinate_lstm, recorded_cg
 from mlhf.meta_optimizer.coordinate_lstm import Cotangent, LSTMWeights
-from mlhf.meta_optimizer.proposal import (
-    MetaState,
-    Proposal,
-    Rule,
-    adapt_damping,
-    curvature_of,
-    describe,
-    linearize_shares,
-    lstm_inputs,
-    model_decrease,
-    proposal_specs,
-    propose,
-)
+from mlhf.meta_optimizer.proposal import Proposal, describe, lstm_inputs, proposal_specs, propose
+from mlhf.meta_optimizer.rule import MetaState, Rule
 from mlhf.meta_training.scan import Rows, scan
 from mlhf.objective import Objective
-from mlhf.optimizers import preconditioned_cg as cg
+from mlhf.optimizers.curvature_shares import curvature_of, linearize_shares
+from mlhf.optimizers.damping import adapt_damping, model_decrease
 
 META_LOSS_WEIGHT = 10.0
 NOISE = 0.02
@@ -297,7 +287,7 @@ def _back_one_step(rule, weights, layout, damped, row, d_solution, gradients, d_
     d_diagonal, d_delta, d_residual = {}, {}, {}
     d_start = dict(d_solution)
     for name in live:
-        d_diagonal[name], d_delta[name], d_residual[name] = cg.solution_vjp(
+        d_diagonal[name], d_delta[name], d_residual[name] = recorded_cg.solution_vjp(
             damped, proposal.diagonal, proposal.trajectory, d_solution[name], unrolled
         )
 

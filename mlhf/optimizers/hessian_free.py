@@ -8,9 +8,10 @@ import tensorflow as tf
 
 from mlhf.checks.arguments import check_choice, check_count, check_number
 from mlhf.layout import Layout
-from mlhf.meta_optimizer.proposal import adapt_damping, linearize_shares, model_decrease
 from mlhf.models import keras_models
 from mlhf.objective import Objective
+from mlhf.optimizers.curvature_shares import linearize_shares
+from mlhf.optimizers.damping import adapt_damping, model_decrease
 from mlhf.optimizers.preconditioned_cg import conjugate_gradient
 from mlhf.optimizers.settings import Fixed, Number
 from mlhf.optimizers.step import CompiledSteps, Step

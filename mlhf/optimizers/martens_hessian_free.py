@@ -10,10 +10,10 @@ import tensorflow as tf
 
 from mlhf.checks.arguments import check_choice, check_count, check_number
 from mlhf.layout import Layout
-from mlhf.meta_optimizer.proposal import linearize_shares
 from mlhf.objective import Objective
+from mlhf.optimizers.curvature_shares import linearize_shares
+from mlhf.optimizers.damping import reduction_ratio, scaled_by_ratio
 from mlhf.optimizers.hessian_free import HessianFreeState, initial_state
-from mlhf.optimizers.levenberg_marquardt import reduction_ratio
 from mlhf.optimizers.settings import Fixed, Number
 from mlhf.optimizers.step import CompiledSteps, Step
 
@@ -153,9 +153,7 @@ class MartensHessianFree(CompiledSteps):
         )
         damping = state.damping
         if self.damping_type == "LM_heuristics":
-            shrink = tf.constant(self.decay, damping.dtype)
-            one = tf.ones_like(damping)
-            damping *= tf.where(ratio > 0.75, shrink, tf.where(ratio < 0.25, 1 / shrink, one))
+            damping = scaled_by_ratio(damping, ratio, self.decay)
             damping = tf.maximum(damping, tf.constant(_LEAST_DAMPING, damping.dtype))
         metrics = {
             "loss": linearized.value,

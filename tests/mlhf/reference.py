@@ -19,7 +19,7 @@ import tensorflow as tf
 
 import mlhf
 from mlhf.meta_optimizer.coordinate_lstm import LSTMWeights, initial_weights
-from mlhf.meta_optimizer.proposal import MetaState
+from mlhf.meta_optimizer.rule import MetaState
 from mlhf.meta_training.rollout import Carry
 
 STEP = 1e-40

@@ -11,11 +11,11 @@ from custom_op.graphs.gradient_paths import Paths, refuse_missing
 from mlhf.checks.arguments import check_choice, check_count, check_number, check_parameters
 from mlhf.models import keras_models
 from mlhf.objective import Objective
+from mlhf.optimizers.damping import reduction_ratio, scaled_by_ratio
 from mlhf.optimizers.kfac import factors as factors_module
 from mlhf.optimizers.kfac.blocks import Block, blocks_of
 from mlhf.optimizers.kfac.factors import Factors
 from mlhf.optimizers.kfac.tracing import TracedNetwork
-from mlhf.optimizers.levenberg_marquardt import reduction_ratio
 from mlhf.optimizers.settings import Fixed, Number
 from mlhf.optimizers.step import CompiledSteps, Step
 from mlhf.optimizers.step_arguments import as_tensors
@@ -292,10 +292,8 @@ class KFAC(CompiledSteps):
 
     def _adapted(self, damping, before, after, predicted):
         """Levenberg and Marquardt's rule, ω = (19/20)^T for an adaptation every T steps."""
-        factor = tf.constant(_OMEGA**self.adapt_every, damping.dtype)
-        one = tf.ones_like(damping)
         ratio = reduction_ratio(before, after, predicted)
-        return damping * tf.where(ratio > 0.75, factor, tf.where(ratio < 0.25, 1 / factor, one))
+        return scaled_by_ratio(damping, ratio, _OMEGA**self.adapt_every)
 
 
 def _minimize(gradient, proposal, last, damped):

@@ -9,8 +9,10 @@ import tensorflow as tf
 
 import mlhf
 from mlhf.meta_optimizer import coordinate_lstm
-from mlhf.meta_optimizer.proposal import MetaState, Proposal, adapt_damping, model_decrease, shorten
-from mlhf.optimizers.preconditioned_cg import Trajectory
+from mlhf.meta_optimizer.proposal import Proposal, shorten
+from mlhf.meta_optimizer.recorded_cg import Trajectory
+from mlhf.meta_optimizer.rule import MetaState
+from mlhf.optimizers.damping import adapt_damping, model_decrease
 from tests.contract import objective, start
 from tests.mlhf import reference
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import mlhf
-from mlhf.optimizers import preconditioned_cg as cg
+from mlhf.meta_optimizer import recorded_cg
 from tests.mlhf import reference
 
 N = 6
@@ -243,13 +243,13 @@ def test_derivative_of_a_solution(iterations, size, used, unrolled):
 
     arrays = P, delta, r0, x0
     x, r, count = in_numpy(*arrays)
-    got, trajectory = cg.solve_recorded(
+    got, trajectory = recorded_cg.solve_recorded(
         matvec, tf.constant(r0), tf.constant(x0), tf.constant(P), iterations, unrolled
     )
     assert count == int(trajectory.iterations) == used
     np.testing.assert_allclose(got, x, rtol=1e-12)
     np.testing.assert_allclose(trajectory.residual, r, rtol=1e-9, atol=1e-13)
-    found = cg.solution_vjp(matvec, tf.constant(P), trajectory, tf.constant(d_x), unrolled)
+    found = recorded_cg.solution_vjp(matvec, tf.constant(P), trajectory, tf.constant(d_x), unrolled)
     for i, gradient in enumerate((*found, d_x)):
         moved = [value + np.zeros((N, 1)) for value in arrays]
         moved[i] = arrays[i] + 1e-40j * np.eye(N)

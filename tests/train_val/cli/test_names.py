@@ -4,7 +4,7 @@ from mlhf import pretrained_names
 from mlhf.hypergrad.methods.reverse import STORAGES
 from mlhf.hypergrad.outer import hyper_optimizer
 from mlhf.hypergrad.outer.sharing import SHARINGS
-from mlhf.meta_optimizer import proposal
+from mlhf.meta_optimizer import rule
 from train_val import comparison, data, task_families
 from train_val import tune_hyperparameters as tuning
 from train_val.cli import names
@@ -18,7 +18,7 @@ def test_names_are_those_of_what_they_name():
     assert sorted(image_problems.NETWORKS) == list(names.NETWORKS)
     assert (data.NAMES, data.SPLITS) == (names.DATA, names.SPLITS)
     assert loop.STATISTICS == names.STATISTICS
-    assert names.INPUTS == proposal.INPUTS
+    assert names.INPUTS == rule.INPUTS
     # Another version of Keras may lack some of its optimizers; none may have one without a name.
     assert set(optimizers.NAMES) <= set(names.OPTIMIZERS)
     assert set(comparison.NAMES) <= set(names.ENTRANTS)

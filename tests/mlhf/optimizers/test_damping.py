@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import mlhf
-from mlhf.optimizers.levenberg_marquardt import reduction_ratio
+from mlhf.optimizers.damping import reduction_ratio
 
 
 @pytest.mark.parametrize("dtype, tiny", [(np.float32, 1e-6), (np.float64, 1e-15)])

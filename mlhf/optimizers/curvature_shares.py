@@ -1,0 +1,44 @@
+"""The curvature of a batch's first examples, beside the gradient of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from mlhf.layout import Layout
+from mlhf.objective import LinearizedObjective, Objective
+
+
+def curvature_of(linearized: LinearizedObjective, layout: Layout) -> Callable:
+    """Returns G v on flat vectors."""
+    return lambda v: layout.flatten(linearized.curvature_product(layout.unflatten(v)))
+
+
+def linearize_shares(
+    objective: Objective,
+    parameters: Any,
+    layout: Layout,
+    share: float = 1.0,
+    product_dtype: str | None = None,
+) -> tuple[LinearizedObjective, Callable[[tf.Tensor], tf.Tensor]]:
+    """Linearizes a batch, and its first examples for the curvature.
+
+    Args:
+      objective: On the whole batch.
+      parameters: The point.
+      layout: Of the flat vectors.
+      share: Of the batch that the curvature is taken on, above 0 and at most 1.
+      product_dtype: Of the products, as for `Objective.linearize`.
+
+    Returns:
+      The whole objective at the point, and G v on flat vectors.
+    """
+    part = objective.first_examples(share)
+    if part is objective:
+        whole = objective.linearize(parameters, product_dtype)
+        return whole, curvature_of(whole, layout)
+    return objective.linearize(parameters), curvature_of(
+        part.linearize(parameters, product_dtype), layout
+    )
