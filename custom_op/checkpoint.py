@@ -11,8 +11,9 @@ from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 from tensorflow.python.ops import control_flow_util
 
 from custom_op import structures
-from custom_op.graphs.copying import BRANCHES, CALLS, LOOPS, Copies
+from custom_op.graphs.copying import Copies
 from custom_op.graphs.gradient_paths import Paths, refuse_missing
+from custom_op.graphs.inner_graphs import BRANCHES, CALLS, LOOPS
 from custom_op.linear_maps import held_gradients
 from custom_op.linear_maps.held_gradients import custom_gradient
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from custom_op import fallback, registry
 from custom_op.graphs import calls, control_flow
-from custom_op.graphs.copying import BRANCHES, CALLS, LOOPS
+from custom_op.graphs.inner_graphs import BRANCHES, CALLS, LOOPS
 from custom_op.linear_maps.grouping import Readers
 from custom_op.registry import has_custom_gradient
 from custom_op.rules import moments, normalization_groups, pooling

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from replay.files.structure import Structure
 from replay.files.unreadable import DamagedFileError
-from replay.priorities.priority_index import PriorityIndex
+from replay.priority_index import PriorityIndex
 from replay.sampling import Sample, annealed, importance_weights, stratified_points
 from replay.state import ReplayState
 from replay.stores.directory_store import INDEX_NAME, DirectoryStore, read_index

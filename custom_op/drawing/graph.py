@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from custom_op.graphs.copying import ancestors
+from custom_op.graphs.inner_graphs import ancestors
 
 Scope = tuple[str, ...]
 

@@ -8,8 +8,8 @@ from typing import Any
 import tensorflow as tf
 
 from custom_op import fallback, registry
-from custom_op.graphs.copying import BRANCHES, CALLS, LOOPS, Copies, called_graph, inside
-from custom_op.graphs.traced import Traced
+from custom_op.graphs.copying import Copies, Traced
+from custom_op.graphs.inner_graphs import BRANCHES, CALLS, LOOPS, called_graph, inside
 from custom_op.rules.lists import zeros_like
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from custom_op import fallback, structures
-from custom_op.graphs.copying import BRANCHES, CALLS, LOOPS, Branches, Loop, called_graph
+from custom_op.graphs.copying import Branches, Loop
+from custom_op.graphs.inner_graphs import BRANCHES, CALLS, LOOPS, called_graph
 from custom_op.registry import has_custom_gradient
 from custom_op.rules import moments
 

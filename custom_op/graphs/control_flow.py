@@ -16,16 +16,8 @@ from tensorflow.python.ops import control_flow_util
 
 from custom_op import fallback, registry
 from custom_op.graphs.calls import Derivative, check_repeatable
-from custom_op.graphs.copying import (
-    BRANCHES,
-    CALLS,
-    LOOPS,
-    Branches,
-    Copies,
-    Loop,
-    ancestors,
-    called_graph,
-)
+from custom_op.graphs.copying import Branches, Copies, Loop
+from custom_op.graphs.inner_graphs import BRANCHES, CALLS, LOOPS, ancestors, called_graph
 from custom_op.rules.lists import zeros_like
 
 

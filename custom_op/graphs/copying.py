@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import ops
-from tensorflow.python.ops import control_flow_util_v2
 
 from custom_op import registry
+from custom_op.graphs.inner_graphs import (
+    BRANCHES,
+    CALLS,
+    LOOPS,
+    ancestors,
+    branch_graphs,
+    called_graph,
+    graphs_around,
+    inside,
+    loop_graph,
+    source,
+)
 from custom_op.linear_maps import held_gradients
-
-CALLS = ("PartitionedCall", "StatefulPartitionedCall")
-LOOPS = ("While", "StatelessWhile")
-BRANCHES = ("If", "StatelessIf", "Case", "StatelessCase")
 
 _overrides = itertools.count()
 
@@ -73,7 +81,7 @@ class Copies:
         Returns:
           The values, in the current graph.
         """
-        around = _graphs_around(tf.compat.v1.get_default_graph())
+        around = graphs_around(tf.compat.v1.get_default_graph())
         for tensor in wanted:
             outside = getattr(tensor, "graph", graph) is not graph
             if outside and any(tensor.graph is outer for outer in around):
@@ -100,8 +108,6 @@ class Copies:
         known = dict(self._known)
 
         def gradient(_, *upstream):
-            from custom_op.graphs.traced import Traced
-
             given = [i for i, u in enumerate(upstream) if u is not None]
 
             def pull(leaves):
@@ -141,12 +147,12 @@ class Loop:
     def __init__(self, op: tf.Operation):
         self.op = op
         count = len(op.outputs)
-        cond, body = (_loop_graph(op, name) for name in ("cond", "body"))
+        cond, body = (loop_graph(op, name) for name in ("cond", "body"))
         self._tested, self._test = list(cond.inputs)[:count], cond.outputs[0]
         self.variables, self.results = list(body.inputs)[:count], list(body.outputs)[:count]
         self.operations = body.get_operations()
         self.moving = [
-            _source(result) is not variable
+            source(result) is not variable
             for variable, result in zip(self.variables, self.results, strict=True)
         ]
 
@@ -223,7 +229,7 @@ class Branches:
 
     def __init__(self, op: tf.Operation):
         self.op = op
-        graphs = _branch_graphs(op)
+        graphs = branch_graphs(op)
         self.inputs = [list(graph.inputs)[: len(op.inputs) - 1] for graph in graphs]
         self.outputs = [list(graph.outputs)[: len(op.outputs)] for graph in graphs]
         self.operations = [graph.get_operations() for graph in graphs]
@@ -259,88 +265,75 @@ class Branches:
         return tf.switch_case(values[0], taken, name="branches")
 
 
-def ancestors(wanted: Sequence[tf.Tensor], known: Container[Any] = ()) -> list[tf.Operation]:
-    """Returns the operations that tensors depend on, each after those that it reads.
+class Traced:
+    """A function traced inside a graph, callable outside it once its captures are supplied.
 
-    Args:
-      wanted: Tensors of one graph.
-      known: References of tensors beyond which nothing is looked for.
-
-    Returns:
-      Operations in an order in which they can run. It need not be the order of their creation:
-      the gradient of a loop gives the loop inputs that are newer than itself.
+    Attributes:
+      residuals: The tensors of the graph around it that it reads, in order.
+      outputs: Which of the function's results are tensors, and not None.
     """
-    found: dict[tf.Operation, None] = {}
-    entered = set()
-    stack = [tensor.op for tensor in reversed(wanted) if tensor.ref() not in known]
-    while stack:
-        op = stack[-1]
-        if op in found:
-            stack.pop()
-        elif op in entered:
-            found[stack.pop()] = None
-        else:
-            entered.add(op)
-            reads = [value.op for value in op.inputs if value.ref() not in known]
-            stack.extend(read for read in reversed(reads) if read not in entered)
-    return list(found)
+
+    def __init__(self, function: Callable[..., Any], like: Sequence[tf.Tensor]):
+        self._like = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in like]
+        self.outputs: list[bool] = []
+
+        def flat(*leaves):
+            results = function(list(leaves))
+            self.outputs = [result is not None for result in results]
+            return [result for result in results if result is not None]
+
+        # Kept: what it was traced into ends with it.
+        self._concrete = tf.function(flat, autograph=False).get_concrete_function(*self._like)
+        # A resource stays what it is; only tensors have to be handed over.
+        captured = self._concrete.captured_inputs
+        # Sizes and places stay constants: kernels and gradients of lists read them while traced.
+        self._constants = [_whole_numbers(tensor) for tensor in captured]
+        self.residuals = [
+            tensor
+            for tensor, constant in zip(captured, self._constants, strict=True)
+            if constant is None
+        ]
+        self._call: Any = None
+
+    def inline(
+        self, arguments: Sequence[tf.Tensor], residuals: Sequence[tf.Tensor]
+    ) -> list[tf.Tensor | None]:
+        """Copies the traced operations into the current graph and returns the results."""
+        graph = tf.compat.v1.get_default_graph()
+        handed = iter(residuals)
+        captured = [
+            next(handed) if constant is None else tf.constant(constant)
+            for constant in self._constants
+        ]
+        values = [
+            # An identity brings what belongs to an outer graph into this one.
+            value if getattr(value, "graph", None) is graph else tf.identity(value)
+            for value in (*arguments, *captured)
+        ]
+        with tf.name_scope("traced"):
+            copies = Copies(self._concrete.inputs, values)
+            tensors = iter(copies.compute(self._concrete.outputs))
+        return [next(tensors) if there else None for there in self.outputs]
+
+    def __call__(
+        self, arguments: Sequence[tf.Tensor], residuals: Sequence[tf.Tensor]
+    ) -> list[tf.Tensor | None]:
+        """Runs the function eagerly; it is built at the first call."""
+        if self._call is None:
+            # A size of unknown rank stays one: a list's operations take a scalar for -1 or refuse.
+            kept = [
+                tf.TensorSpec(None if like.shape.rank is None else tensor.shape, tensor.dtype)
+                for tensor, like in zip(residuals, self.residuals, strict=True)
+            ]
+            self._call = tf.function(self.inline, autograph=False).get_concrete_function(
+                self._like, kept
+            )
+        return self._call(list(arguments), list(residuals))
 
 
-def called_graph(op: tf.Operation) -> Any:
-    """Returns the graph of the function that an operation calls."""
-    name = op.get_attr("f").name
-    graph = op.graph
-    while graph is not None:
-        function = graph._get_function(name)
-        if function is not None and getattr(function, "graph", None) is not None:
-            return function.graph
-        graph = getattr(graph, "outer_graph", None)
-    return control_flow_util_v2.get_func_graph(op, [value.shape for value in op.inputs], name)
-
-
-def _loop_graph(op: tf.Operation, name: str) -> Any:
-    graph = getattr(op, f"_{name}_graph", None)
-    if graph is not None:
-        return graph
-    shapes = [tf.TensorShape(shape) for shape in op.get_attr("output_shapes")]
-    return control_flow_util_v2.get_func_graph(op, shapes, op.get_attr(name).name)
-
-
-def _branch_graphs(op: tf.Operation) -> list[Any]:
-    if op.type.endswith("If"):
-        named = [("_true_graph", op.get_attr("then_branch"))]
-        named.append(("_false_graph", op.get_attr("else_branch")))
-    else:
-        named = [(f"_branch_graph_{i}", f) for i, f in enumerate(op.get_attr("branches"))]
-    shapes = [value.shape for value in list(op.inputs)[1:]]
-    return [
-        getattr(op, attribute, None) or control_flow_util_v2.get_func_graph(op, shapes, f.name)
-        for attribute, f in named
-    ]
-
-
-def inside(tensor: tf.Tensor, graph: Any) -> tf.Tensor:
-    """The tensor that stands in a graph for one of a graph around it, where it has been captured.
-
-    What a custom gradient reads of an outer graph is captured from there, past the graph of the
-    operation whose gradient it is.
-    """
-    for outer, inner in graph.captures:
-        if outer is tensor:
-            return inner
-    return tensor
-
-
-def _graphs_around(graph: Any) -> list[Any]:
-    """The graphs that a graph is nested in, the innermost first."""
-    around = []
-    while (graph := getattr(graph, "outer_graph", None)) is not None:
-        around.append(graph)
-    return around
-
-
-def _source(tensor: tf.Tensor) -> tf.Tensor:
-    """The tensor that a chain of identities begins with."""
-    while tensor.op.type == "Identity":
-        tensor = tensor.op.inputs[0]
-    return tensor
+def _whole_numbers(tensor: tf.Tensor) -> np.ndarray | None:
+    """Returns the value of a small constant of whole numbers, and None for all else."""
+    size = tensor.shape.num_elements()
+    if not tensor.dtype.is_integer or size is None or size > 16:
+        return None
+    return tf.get_static_value(tensor)

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorflow.python.framework import ops
 
 from custom_op import fallback, registry
-from custom_op.graphs.copying import ancestors
+from custom_op.graphs.inner_graphs import ancestors
 
 
 class Pair(enum.Enum):

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from custom_op import fallback
-from custom_op.graphs.copying import BRANCHES, CALLS, LOOPS, Branches, Loop, ancestors, called_graph
+from custom_op.graphs.copying import Branches, Loop
 from custom_op.graphs.gradient_pairs import Pair, pairs
+from custom_op.graphs.inner_graphs import BRANCHES, CALLS, LOOPS, ancestors, called_graph
 
 _COMPARISONS = ("Less", "LessEqual", "Greater", "GreaterEqual", "Equal", "NotEqual")
 _STEPS = (*_COMPARISONS, "Floor", "Ceil", "Round", "Rint", "Sign", "Cast", "ArgMax", "ArgMin")

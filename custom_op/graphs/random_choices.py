@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from custom_op import fallback, structures
-from custom_op.graphs.copying import BRANCHES, CALLS, LOOPS, Branches, Loop, ancestors, called_graph
+from custom_op.graphs.copying import Branches, Loop
+from custom_op.graphs.inner_graphs import BRANCHES, CALLS, LOOPS, ancestors, called_graph
 
 Structure = Any
 

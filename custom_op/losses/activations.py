@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from custom_op import losses
-from custom_op.graphs.copying import called_graph
+from custom_op.graphs.inner_graphs import called_graph
 
 # Which op a loss applies to its outputs, by the name that messages use.
 ACTIVATIONS = {"softmax": "Softmax", "sigmoid": "Sigmoid", "exponential": "Exp"}

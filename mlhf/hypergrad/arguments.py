@@ -14,23 +14,6 @@ from custom_op.fallback import NotDifferentiableError
 _OF_TENSORFLOW = ("/tensorflow/", "/keras/", "\\tensorflow\\", "\\keras\\")
 
 
-def bind(problem: Any, weights: Any, hyperparameters: Any) -> Any:
-    """Returns `problem.bind(weights, hyperparameters)`."""
-    check_problem(problem)
-    return problem.bind(weights, hyperparameters)
-
-
-def check_problem(problem: Any) -> None:
-    """Raises TypeError for what is no problem."""
-    from mlhf.hypergrad.problem import Problem
-
-    if not isinstance(problem, Problem):
-        raise TypeError(
-            "Expected a mlhf.hypergrad.Problem as the first argument, got "
-            f"{type(problem).__name__}; the order is problem, weights, hyperparameters."
-        )
-
-
 def as_seed(seed: Any) -> tf.Tensor:
     """Returns a seed as an int32 scalar.
 

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import tensorflow as tf
 
 from mlhf.hypergrad import differentiability
 from mlhf.hypergrad.complete_gradients import Sources, check_dynamics
 from mlhf.hypergrad.hyperparameters import INITIAL_VELOCITY, INITIAL_WEIGHTS, Rows
-
-if TYPE_CHECKING:
-    from mlhf.hypergrad.training import Training
+from mlhf.hypergrad.training import Dependencies, Training
 
 
-class Connections(NamedTuple):
-    """The names of the hyperparameters' leaves, by the way that they reach an outer loss."""
-
-    dynamics: frozenset[str]  # as the dynamics' own
-    loss: frozenset[str]  # through the gradient of the training loss
-    initial: frozenset[str]  # through the first state
-    direct: frozenset[str]  # the outer losses read them
-
-
-def find_connections(training: Training, weights: Any, hyper: Rows) -> Connections:
+def find_dependencies(training: Training, weights: Any, hyper: Rows) -> Dependencies:
     """Traces the losses once and sees what depends on what.
 
     Args:
@@ -33,7 +22,7 @@ def find_connections(training: Training, weights: Any, hyper: Rows) -> Connectio
       hyper: The hyperparameters.
 
     Returns:
-      The connections.
+      What reaches what.
 
     Raises:
       ValueError: If a hyperparameter reaches no outer loss that it follows, or takes part in a
@@ -69,8 +58,8 @@ def find_connections(training: Training, weights: Any, hyper: Rows) -> Connectio
             differentiability.check_graph(tf.compat.v1.get_default_graph(), row_leaves, names)
         sources.check(parts, "the gradient of the training loss")
         training.reads.find("train_loss", [loss], first.watched_variables(), still)
-        if training._batches is not None:
-            training.reads.add("batches", training._batches.variables)
+        if training.batches is not None:
+            training.reads.add("batches", training.batches.variables)
         found["still"] = still
         if parts:
             seeds = [tf.ones_like(part) for part in parts]
@@ -131,7 +120,7 @@ def find_connections(training: Training, weights: Any, hyper: Rows) -> Connectio
     )
     _check(training, found, own)
     direct = frozenset().union(*found["direct"].values())
-    return Connections(own, found["loss"], found["initial"], direct)
+    return Dependencies(own, found["loss"], found["initial"], direct)
 
 
 def _where(names, gradients):
@@ -161,7 +150,7 @@ def _check(training, found, own):
             f"it, and it is none of the dynamics' own {sorted(training.dynamics.constants)}."
             f"{detail} Is its name misspelt, or does a loss read a variable or a NumPy copy of it?"
         )
-    unknown = set(problem._follows) - set(resolver.names)
+    unknown = set(problem.follows) - set(resolver.names)
     if unknown:
         raise ValueError(
             f"Expected follows= to name hyperparameters {resolver.names}, got {sorted(unknown)}."

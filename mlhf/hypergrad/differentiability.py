@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from custom_op.graphs.copying import BRANCHES, CALLS, LOOPS, Branches, Loop, called_graph
+from custom_op.graphs.copying import Branches, Loop
+from custom_op.graphs.inner_graphs import BRANCHES, CALLS, LOOPS, called_graph
 
 NO_SECOND = {
     "ResizeBilinear": "bilinear tf.image.resize",

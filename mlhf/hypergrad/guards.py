@@ -201,7 +201,7 @@ def check_identifiable(training: Any, method: str, instead: str) -> None:
       method: The method's name, for the error's text.
       instead: What to use instead.
     """
-    found = training.connections
+    found = training.dependencies
     lost = sorted(found.initial - found.dynamics - found.loss - found.direct)
     if lost:
         raise ValueError(

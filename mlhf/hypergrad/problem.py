@@ -8,11 +8,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from mlhf.hypergrad import arguments, variables
-from mlhf.hypergrad import hyperparameters as hyperparameters_module
+from mlhf.hypergrad import arguments
 from mlhf.hypergrad.batches import Minibatches
-from mlhf.hypergrad.dynamics.base import Dynamics, check_domain
-from mlhf.hypergrad.training import Training
+from mlhf.hypergrad.dynamics.base import Dynamics
 
 OUTER = "valid_loss"
 
@@ -130,100 +128,20 @@ class Problem:
         self.train_loss, self.dynamics, self.steps = train_loss, dynamics, int(steps)
         self.batches, self.initial, self.aggregation = batches, initial, aggregation
         self.schedules, self.groups, self.check_layers = tuple(schedules), groups, check_layers
-        self._follows = dict(follows or {})
-        for name in self._follows:
+        self.follows = dict(follows or {})
+        for name in self.follows:
             unknown = set(self.followed(name)) - set(self.outer_losses)
             if unknown:
                 raise ValueError(
                     f"Expected follows[{name!r}] among {list(self.outer_losses)}, got "
                     f"{sorted(unknown)}."
                 )
-        self._trainings: dict = {}
+        self.trainings: dict = {}  # what `binding.bind` made, by shapes
 
     def followed(self, name: str) -> list[str]:
         """Returns the names of the outer losses that a hyperparameter's gradient is of."""
-        names = self._follows.get(name, list(self.outer_losses))
+        names = self.follows.get(name, list(self.outer_losses))
         return [names] if isinstance(names, str) else list(names)
-
-    def bind(self, weights: Any, hyperparameters: Any) -> tuple[Training, Any, Any]:
-        """Returns the training for weights and hyperparameters of these shapes.
-
-        What was compiled for the same shapes before is used again.
-
-        Args:
-          weights: A structure of floating tensors, or a built Keras model; None where `initial`
-            makes them.
-          hyperparameters: A mapping.
-
-        Returns:
-          The training, and weights and hyperparameters as tensors.
-
-        Raises:
-          TypeError: If something is not floating.
-          ValueError: If a hyperparameter's shape fits nothing, is not finite, lies outside its
-            domain, or has no influence on any outer loss; or if a loss reads a variable instead of
-            the weights or hyperparameters that it is given.
-        """
-        given = [variables.sources_of(weights), variables.sources_of(hyperparameters)]
-        weights, hyper = self._as_tensors(weights, hyperparameters)
-        key = repr(tf.nest.map_structure(lambda leaf: (leaf.shape, leaf.dtype), (weights, hyper)))
-        if key not in self._trainings:
-            self._trainings[key] = Training(self, weights, hyper)
-        self._trainings[key].reads.check(given)
-        for name, value in hyper.items():
-            for leaf in tf.nest.flatten(value):
-                if not hasattr(leaf, "numpy"):
-                    continue
-                if not bool(tf.reduce_all(tf.math.is_finite(leaf))):
-                    raise ValueError(
-                        f"Expected finite hyperparameters, got some of {name!r} that are not. "
-                        "Lower the outer optimizer's rate, or project after each of its steps."
-                    )
-                if name in self.dynamics.constants:
-                    check_domain(self.dynamics, name, leaf)
-        return self._trainings[key], weights, hyper
-
-    def _as_tensors(self, weights, hyperparameters):
-        from mlhf.models import keras_models
-
-        if weights is not None:
-            weights = keras_models.parameters_of(weights)
-            weights = tf.nest.map_structure(tf.convert_to_tensor, weights)
-            dtype = tf.nest.flatten(weights)[0].dtype if tf.nest.flatten(weights) else tf.float32
-        elif self._says_first_weights(hyperparameters):
-            first = hyperparameters[hyperparameters_module.INITIAL_WEIGHTS]
-            dtype = tf.convert_to_tensor(tf.nest.flatten(first)[0]).dtype
-        elif self.initial is None:
-            raise ValueError(
-                "Expected weights to begin with, got None; pass them, 'initial_weights' as a "
-                "hyperparameter, or Problem(initial=...)."
-            )
-        else:
-            dtype = tf.float32
-        hyper = hyperparameters_module.as_tensors(hyperparameters, dtype)
-        initial_weights = hyper.get(hyperparameters_module.INITIAL_WEIGHTS)
-        if self.initial is not None:
-            if initial_weights is not None:
-                raise ValueError(
-                    "Expected either 'initial_weights' or Problem(initial=...), got both."
-                )
-            made = self.call_initial(hyper, tf.constant(0))
-            if weights is None:
-                dtype = tf.nest.flatten(made)[0].dtype
-                hyper = hyperparameters_module.as_tensors(hyperparameters, dtype)
-            weights = tf.nest.map_structure(tf.convert_to_tensor, made)
-        elif initial_weights is not None:
-            weights = tf.nest.map_structure(tf.identity, initial_weights)
-        return weights, hyper
-
-    @staticmethod
-    def _says_first_weights(hyperparameters: Any) -> bool:
-        name = hyperparameters_module.INITIAL_WEIGHTS
-        return (
-            isinstance(hyperparameters, Mapping)
-            and name in hyperparameters
-            and bool(tf.nest.flatten(hyperparameters[name]))
-        )
 
     def call_initial(self, hyper: Any, seed: tf.Tensor) -> Any:
         """Returns Φ₀ of the hyperparameters."""

@@ -7,13 +7,12 @@ and vectors are flat: weights [P], states dictionaries of such vectors.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from mlhf.hypergrad import arguments
 from mlhf.hypergrad.batches import Batches
-from mlhf.hypergrad.dependencies import Connections, find_connections
 from mlhf.hypergrad.dynamics.base import State, StepLoss, scaled
 from mlhf.hypergrad.flat import FlatWeights
 from mlhf.hypergrad.hyperparameters import (
@@ -22,10 +21,8 @@ from mlhf.hypergrad.hyperparameters import (
     Resolver,
     Rows,
 )
+from mlhf.hypergrad.problem import Problem
 from mlhf.hypergrad.variables import VariablesRead
-
-if TYPE_CHECKING:
-    from mlhf.hypergrad.problem import Problem
 
 
 class Outer(NamedTuple):
@@ -45,6 +42,15 @@ class GradientProducts(NamedTuple):
     in_rows: list[tf.Tensor]  # ∂<g, u>/∂λ a leaf of the step's hyperparameters
 
 
+class Dependencies(NamedTuple):
+    """The names of the hyperparameters' leaves, by the way that they reach an outer loss."""
+
+    dynamics: frozenset[str]  # as the dynamics' own
+    loss: frozenset[str]  # through the gradient of the training loss
+    initial: frozenset[str]  # through the first state
+    direct: frozenset[str]  # the outer losses read them
+
+
 class Training:
     """The steps of a training and their derivatives.
 
@@ -54,13 +60,16 @@ class Training:
       resolver: What the hyperparameters mean.
       dynamics: The problem's.
       steps: T.
-      connections: Through what each hyperparameter can influence the outer losses.
+      dependencies: Through what each hyperparameter can influence the outer losses; what
+        `binding.bind` finds with the training itself.
       reads: The variables that the losses read.
       functions: What methods compiled for this training, by a name of theirs.
     """
 
+    dependencies: Dependencies
+
     def __init__(self, problem: Problem, weights: Any, hyper: Rows):
-        """Traces the problem once, for weights and hyperparameters of these shapes.
+        """Lays out a problem for weights and hyperparameters of these shapes.
 
         Args:
           problem: What to train.
@@ -68,23 +77,21 @@ class Training:
           hyper: From `hyperparameters.as_tensors`.
 
         Raises:
-          ValueError: If a hyperparameter influences no outer loss, or an operation's second
-            derivative is wrong in TensorFlow.
+          ValueError: If a hyperparameter's shape fits nothing.
         """
         self.problem, self.dynamics, self.steps = problem, problem.dynamics, problem.steps
         self.flat = FlatWeights(weights, problem.groups)
         self.resolver = Resolver(hyper, self.dynamics, self.flat, self.steps, problem.schedules)
         self.functions: dict = {}
-        self._batches = Batches(problem.batches) if problem.batches is not None else None
+        self.batches = Batches(problem.batches) if problem.batches is not None else None
         self.reads = VariablesRead(weights, self.flat)
         if INITIAL_VELOCITY in hyper:
             arguments.like_weights(hyper[INITIAL_VELOCITY], self.flat, "'initial_velocity'")
-        self.connections: Connections = find_connections(self, weights, hyper)
 
     def raise_supplier_error(self) -> None:
         """Raises what the supplier of batches raised last, if it did."""
-        if self._batches is not None and self._batches.error is not None:
-            error, self._batches.error = self._batches.error, None
+        if self.batches is not None and self.batches.error is not None:
+            error, self.batches.error = self.batches.error, None
             raise error
 
     # The beginning.
@@ -158,7 +165,7 @@ class Training:
 
     def loss(self, weights: Any, rows: Rows, step: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Returns the training loss of a step at a structure of weights, a scalar."""
-        batch = self._batches(step, seed) if self._batches is not None else None
+        batch = self.batches(step, seed) if self.batches is not None else None
         return self.problem.call_train(weights, rows, step, batch, seed)
 
     def step_loss(self, rows: Rows, step: tf.Tensor, seed: tf.Tensor) -> StepLoss:
@@ -172,7 +179,7 @@ class Training:
         Returns:
           Functions that share one batch.
         """
-        batch = self._batches(step, seed) if self._batches is not None else None
+        batch = self.batches(step, seed) if self.batches is not None else None
 
         # Here and not where they are used: inside a search's loop, what the loop takes in would
         # carry tangents.

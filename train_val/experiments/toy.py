@@ -30,6 +30,7 @@ import tensorflow as tf
 from absl import flags
 
 from mlhf import hypergrad
+from mlhf.hypergrad.binding import bind
 from mlhf.hypergrad.exact_arithmetic.factors import Factors
 from mlhf.hypergrad.exact_arithmetic.fixed_point import to_float
 from mlhf.hypergrad.exact_arithmetic.fixed_point_momentum import FixedPointMomentum
@@ -112,7 +113,7 @@ def there_and_back_exactly(steps: int, rate: float, momentum: float):
         dynamics=hypergrad.Momentum(rate, momentum, form="M1"),
         steps=steps,
     )
-    training, start, hyper = problem.bind(tf.constant(START, tf.float64), {"learning_rate": rate})
+    training, start, hyper = bind(problem, tf.constant(START, tf.float64), {"learning_rate": rate})
     run = FixedPointMomentum("M1", Factors(training, hyper), start.numpy(), np.zeros(2))
     forward = [to_float(run.weights)]
     for step in range(steps):

@@ -56,7 +56,7 @@ class GaussNewton(Solver):
     def product(self, training, vector, direction, rows, step, seed):
         """See the base class."""
         weights, vectors = training.flat.unflatten(vector), training.flat.unflatten(direction)
-        batch = training._batches(step, seed) if training._batches is not None else None
+        batch = training.batches(step, seed) if training.batches is not None else None
         targets = []
 
         def network(leaves):

@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from mlhf.checks.arguments import check_choice, check_count
 from mlhf.hypergrad import arguments, guards
+from mlhf.hypergrad.binding import bind, check_problem
 from mlhf.hypergrad.dynamics.base import GradientDescent
 from mlhf.hypergrad.dynamics.momentum import Momentum
 from mlhf.hypergrad.exact_arithmetic.factors import Factors
@@ -88,7 +89,7 @@ def drmad(
         than steps, or options that make no sense.
     """
     form = _form(problem)
-    training, weights, hyper = arguments.bind(problem, weights, hyperparameters)
+    training, weights, hyper = bind(problem, weights, hyperparameters)
     count = max(1, training.steps // 10) if points is None else check_count("points", points)
     line = _line(betas, count)
     steps = _steps(batches, count, training)
@@ -158,7 +159,7 @@ def drmad(
 
 
 def _form(problem: Any) -> str:
-    arguments.check_problem(problem)
+    check_problem(problem)
     dynamics = problem.dynamics
     if not tf.executing_eagerly():
         raise ValueError("Expected drmad to be called eagerly, got it inside a tf.function.")

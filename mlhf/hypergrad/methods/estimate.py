@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from mlhf.hypergrad import arguments
+from mlhf.hypergrad.binding import bind
 from mlhf.hypergrad.dynamics.momentum import Momentum
 from mlhf.hypergrad.methods.implicit import loss_steps_of
 from mlhf.hypergrad.methods.reverse import cuts
@@ -80,7 +80,7 @@ def estimate(
     Raises:
       ValueError: For what `Problem.bind` refuses.
     """
-    training, weights, hyper = arguments.bind(problem, weights, hyperparameters)
+    training, weights, hyper = bind(problem, weights, hyperparameters)
     steps, flat = training.steps, training.flat
     state = tf.nest.flatten(
         tf.function(training.initial_state, autograph=False)
@@ -96,8 +96,8 @@ def estimate(
     longest = math.ceil(steps / pieces)
     losses = len(problem.outer_losses)
     back = 1 + BACKWARD * (1 + 0.6 * (losses - 1))
-    initial = sorted(training.connections.initial)
-    own = sorted(training.connections.dynamics)
+    initial = sorted(training.dependencies.initial)
+    own = sorted(training.dependencies.dynamics)
     no_initial = f"not for {initial}" if initial else ""
     found = Estimate()
     found["reverse"] = Cost(steps * a_state, steps * back, "exact")

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 import custom_op
 from mlhf.hypergrad import arguments, guards
+from mlhf.hypergrad.binding import bind
 from mlhf.hypergrad.dynamics.base import State
 from mlhf.hypergrad.hyperparameters import Rows
 from mlhf.hypergrad.methods import assembly
@@ -52,7 +53,7 @@ def forward(
       DivergedError: If training or the derivative is not finite.
       ValueError: For what `Problem.bind` refuses.
     """
-    training, weights, hyper = arguments.bind(problem, weights, hyperparameters)
+    training, weights, hyper = bind(problem, weights, hyperparameters)
     seed = arguments.as_seed(seed)
     loops = forward_loops(training, together)
     state, tangents = run(training, loops.begin, weights, hyper, seed)
@@ -144,7 +145,7 @@ class ForwardLoops:
     def _begin(self, weights: Any, hyper: Rows, seed: tf.Tensor) -> tuple[State, State]:
         training = self._training
         state = training.initial_state(weights, hyper, seed)
-        if not training.connections.initial:
+        if not training.dependencies.initial:
             return state, {
                 name: tf.zeros([self.columns, *slot.shape], slot.dtype)
                 for name, slot in state.items()

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from mlhf.checks.arguments import check_count
 from mlhf.hypergrad import arguments, guards
+from mlhf.hypergrad.binding import bind
 from mlhf.hypergrad.linear_solvers import ConjugateGradient, Solved, Solver, System
 from mlhf.hypergrad.linear_solvers import system as systems
 from mlhf.hypergrad.methods import assembly, unroll
@@ -96,7 +97,7 @@ def implicit(
             "Expected implicit to be called eagerly, got it inside a tf.function: its solvers "
             "check as they go."
         )
-    training, weights, hyper = arguments.bind(problem, weights, hyperparameters)
+    training, weights, hyper = bind(problem, weights, hyperparameters)
     _refuse_what_vanishes(training)
     steps = loss_steps_of(training, loss_steps)
     seed = arguments.as_seed(seed)
@@ -195,7 +196,7 @@ class _Progress(NamedTuple):
 
 
 def _refuse_what_vanishes(training: Training) -> None:
-    found, resolver = training.connections, training.resolver
+    found, resolver = training.dependencies, training.resolver
     if found.dynamics:
         raise ValueError(
             f"Expected hyperparameters that move the optimum, got {sorted(found.dynamics)} of the "

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from mlhf.hypergrad import arguments, guards
+from mlhf.hypergrad.binding import bind
 from mlhf.hypergrad.methods import assembly
 from mlhf.hypergrad.methods.unroll import Loops, Pulled, loops_of, run
 from mlhf.hypergrad.result import Result
@@ -71,7 +72,7 @@ def reverse(
         raise ValueError(
             'Expected storage="disk" outside a tf.function, got it inside one; use "checkpoints".'
         )
-    training, weights, hyper = arguments.bind(problem, weights, hyperparameters)
+    training, weights, hyper = bind(problem, weights, hyperparameters)
     seed = arguments.as_seed(seed)
     keep = assembly.keep_of(training, per_step)
     loops = loops_of(training, keep)
@@ -138,7 +139,7 @@ def adjoint_norms(
             tf.concat([pulled.norms[k], [tf.norm(outer.in_weights[loss])]], 0),
             pulled.moving[k],
             # What acts on the first state takes the whole adjoint, wherever it is.
-            None if training.connections.initial else pulled.shares[k],
+            None if training.dependencies.initial else pulled.shares[k],
         )
         for k, loss in enumerate(training.problem.outer_losses)
     }

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from mlhf.checks.arguments import check_count
 from mlhf.hypergrad import arguments, determinism
+from mlhf.hypergrad.binding import bind, check_problem
 from mlhf.hypergrad.dynamics.momentum import Momentum
 from mlhf.hypergrad.exact_arithmetic import fixed_point, information_buffer
 from mlhf.hypergrad.exact_arithmetic.factors import Factors
@@ -79,14 +80,14 @@ def reversible(
     """
     _check(problem)
     probes = check_count("probes", probes, at_least=0)
-    training, weights, hyper = arguments.bind(problem, weights, hyperparameters)
+    training, weights, hyper = bind(problem, weights, hyperparameters)
     seed = arguments.as_seed(seed)
     keep = assembly.keep_of(training, per_step)
     return _Run(training, hyper, seed, keep).result(weights, probes, largest_growth)
 
 
 def _check(problem: Any) -> None:
-    arguments.check_problem(problem)
+    check_problem(problem)
     dynamics = problem.dynamics
     if not tf.executing_eagerly():
         raise ValueError(

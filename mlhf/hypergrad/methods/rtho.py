@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from mlhf.hypergrad import arguments, guards
+from mlhf.hypergrad.binding import bind
 from mlhf.hypergrad.methods import assembly
 from mlhf.hypergrad.methods.forward import forward_loops
 from mlhf.hypergrad.methods.unroll import run
@@ -59,7 +60,7 @@ def rtho(
     """
     every = arguments.as_count("every", every)
     move = as_update(update)
-    training, weights, hyper = arguments.bind(problem, weights, hyperparameters)
+    training, weights, hyper = bind(problem, weights, hyperparameters)
     if warm_restart:
         guards.check_identifiable(training, "rtho with warm_restart=True", "forward or rtho")
     seed = arguments.as_seed(seed)

@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from mlhf.hypergrad import arguments, guards
+from mlhf.hypergrad.binding import bind
 from mlhf.hypergrad.methods import assembly
 from mlhf.hypergrad.methods.unroll import loops_of, run
 from mlhf.hypergrad.result import Result
@@ -29,7 +30,7 @@ def train(problem: Any, weights: Any, hyperparameters: Any, *, seed: int | tf.Te
       DivergedError: If training is not finite.
       ValueError: For what `Problem.bind` refuses.
     """
-    training, weights, hyper = arguments.bind(problem, weights, hyperparameters)
+    training, weights, hyper = bind(problem, weights, hyperparameters)
     seed = arguments.as_seed(seed)
     loops = loops_of(training, assembly.keep_of(training, None))
     state = run(training, loops.begin, weights, hyper, seed)

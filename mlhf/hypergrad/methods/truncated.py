@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from mlhf.hypergrad import arguments, guards
+from mlhf.hypergrad.binding import bind
 from mlhf.hypergrad.methods import assembly
 from mlhf.hypergrad.methods.reverse import LARGEST_GROWTH, adjoint_norms
 from mlhf.hypergrad.methods.unroll import Pulled, loops_of, run
@@ -59,7 +60,7 @@ def truncated(
         state, or a schedule that the window does not reach the begin of, unless `update` is given.
     """
     window = arguments.as_count("window", window)
-    training, weights, hyper = arguments.bind(problem, weights, hyperparameters)
+    training, weights, hyper = bind(problem, weights, hyperparameters)
     steps = training.steps
     if window < steps:
         guards.check_identifiable(training, "truncated", INSTEAD)

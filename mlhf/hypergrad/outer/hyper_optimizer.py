@@ -14,8 +14,8 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from mlhf.checks.arguments import check_number
-from mlhf.hypergrad import arguments
 from mlhf.hypergrad import projections as projections_module
+from mlhf.hypergrad.binding import bind
 from mlhf.hypergrad.guards import DivergedError
 from mlhf.hypergrad.outer.outer_optimizers import movers
 from mlhf.hypergrad.result import Result
@@ -144,7 +144,7 @@ class HyperOptimizer:
             record_per_step,
         )
         first = weights(seed) if self._makes_weights() else weights
-        _, _, self.hyperparameters = arguments.bind(problem, first, hyperparameters)
+        _, _, self.hyperparameters = bind(problem, first, hyperparameters)
         names = sorted(self.hyperparameters)
         natural = {name: p for name, p in NATURAL.items() if name in problem.dynamics.constants}
         self._projections = {**natural, **(projections or {})}

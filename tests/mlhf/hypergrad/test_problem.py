@@ -6,6 +6,7 @@ import tensorflow as tf
 
 import mlhf
 from mlhf import hypergrad as hg
+from mlhf.hypergrad.binding import bind
 
 D = tf.float64
 WEIGHTS = {"w": tf.constant([0.5, -1.0, 2.0], D)}
@@ -303,7 +304,7 @@ def test_shapes_of_the_dynamics_hyperparameters():
     problem = make(loss, outer, steps=4)
 
     def rates(value):
-        training, _, hyper = problem.bind(weights, {"learning_rate": value})
+        training, _, hyper = bind(problem, weights, {"learning_rate": value})
         rows = training.resolver.rows(hyper, 2)
         return np.array(training.resolver.dynamics_values(rows)["learning_rate"])
 
@@ -329,9 +330,9 @@ def test_shapes_of_the_dynamics_hyperparameters():
         rates({"a": 0.1})
     two = make(loss, outer, steps=2)
     with pytest.raises(ValueError, match=r"tell steps from groups.*\[2, 1\].*\[1, 2\]"):
-        two.bind(weights, {"learning_rate": np.array([0.1, 0.2])})
+        bind(two, weights, {"learning_rate": np.array([0.1, 0.2])})
     one_group = make(loss, outer, groups={"a": "all", "b": "all"}, steps=4)
-    assert one_group.bind(weights, {"learning_rate": by_step})[0].flat.groups == ["all"]
+    assert bind(one_group, weights, {"learning_rate": by_step})[0].flat.groups == ["all"]
 
 
 def test_bad_input_is_refused_in_a_sentence():
@@ -361,7 +362,7 @@ def test_bad_input_is_refused_in_a_sentence():
         hg.reverse(make(lambda w, h, step: h["l2"] ** 2), WEIGHTS, {"l2": 0.1})
     extra = {**WEIGHTS, "idle": tf.ones([2], D)}
     with pytest.warns(UserWarning, match="idle.*keep their first values"):
-        make().bind(extra, {"l2": 0.1})
+        bind(make(), extra, {"l2": 0.1})
 
 
 def test_operations_with_wrong_second_derivatives_are_refused():
@@ -371,7 +372,7 @@ def test_operations_with_wrong_second_derivatives_are_refused():
 
     with pytest.raises(ValueError, match="tf.nn.moments"):
         hg.reverse(make(standardised), WEIGHTS, {"l2": 0.1})
-    make(standardised, check_layers=False).bind(WEIGHTS, {"l2": 0.1})
+    bind(make(standardised, check_layers=False), WEIGHTS, {"l2": 0.1})
 
     x = tf.constant([[1.0, -0.5, 0.2], [0.3, 0.8, -1.0]], D)
 
@@ -445,8 +446,8 @@ def test_targets_are_followed_into_functions_loops_and_branches():
             return loss({"w": l2 * w["w"]}, targets)
 
         with pytest.raises(ValueError, match="'labels'.*wrong to second order"):
-            make(train).bind(WEIGHTS, hyper)
-        make(fixed).bind(WEIGHTS, {"l2": 0.1})
+            bind(make(train), WEIGHTS, hyper)
+        bind(make(fixed), WEIGHTS, {"l2": 0.1})
 
 
 def test_products_with_the_hessian_of_a_network():
@@ -463,7 +464,7 @@ def test_products_with_the_hessian_of_a_network():
         return tf.reduce_mean((tf.tanh(x @ w["k1"] + w["b1"]) @ w["k2"] - y) ** 2) * h["scale"]
 
     problem = make(loss, lambda w, h: tf.reduce_sum(w["k2"]))
-    training, weights, hyper = problem.bind(weights, {"scale": tf.constant(1.5, D)})
+    training, weights, hyper = bind(problem, weights, {"scale": tf.constant(1.5, D)})
     vector, seed = training.flat.flatten(weights), tf.constant(0)
     direction = rng.normal(size=vector.shape)
 
@@ -540,7 +541,7 @@ def test_a_keras_model_with_losses_of_its_own_is_refused():
         losses = hg.keras_losses(model, "softmax_cross_entropy", valid_data=(x, y))
         problem = make(*losses, batches=hg.Minibatches((x, y), 4, 4))
         with pytest.raises(ValueError, match=r"losses of its own.*keras_losses\(regularizer="):
-            problem.bind(model, {"learning_rate": 0.1})
+            bind(problem, model, {"learning_rate": 0.1})
 
 
 def test_costs_are_told_beforehand():

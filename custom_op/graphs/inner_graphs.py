@@ -1,0 +1,102 @@
+"""The graphs that calls, loops and branches of a traced graph run, and what depends on what."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.ops import control_flow_util_v2
+
+CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+LOOPS = ("While", "StatelessWhile")
+BRANCHES = ("If", "StatelessIf", "Case", "StatelessCase")
+
+
+def ancestors(wanted: Sequence[tf.Tensor], known: Container[Any] = ()) -> list[tf.Operation]:
+    """Returns the operations that tensors depend on, each after those that it reads.
+
+    Args:
+      wanted: Tensors of one graph.
+      known: References of tensors beyond which nothing is looked for.
+
+    Returns:
+      Operations in an order in which they can run. It need not be the order of their creation:
+      the gradient of a loop gives the loop inputs that are newer than itself.
+    """
+    found: dict[tf.Operation, None] = {}
+    entered = set()
+    stack = [tensor.op for tensor in reversed(wanted) if tensor.ref() not in known]
+    while stack:
+        op = stack[-1]
+        if op in found:
+            stack.pop()
+        elif op in entered:
+            found[stack.pop()] = None
+        else:
+            entered.add(op)
+            reads = [value.op for value in op.inputs if value.ref() not in known]
+            stack.extend(read for read in reversed(reads) if read not in entered)
+    return list(found)
+
+
+def called_graph(op: tf.Operation) -> Any:
+    """Returns the graph of the function that an operation calls."""
+    name = op.get_attr("f").name
+    graph = op.graph
+    while graph is not None:
+        function = graph._get_function(name)
+        if function is not None and getattr(function, "graph", None) is not None:
+            return function.graph
+        graph = getattr(graph, "outer_graph", None)
+    return control_flow_util_v2.get_func_graph(op, [value.shape for value in op.inputs], name)
+
+
+def loop_graph(op: tf.Operation, name: str) -> Any:
+    """Returns the graph of a loop's `"cond"` or `"body"`."""
+    graph = getattr(op, f"_{name}_graph", None)
+    if graph is not None:
+        return graph
+    shapes = [tf.TensorShape(shape) for shape in op.get_attr("output_shapes")]
+    return control_flow_util_v2.get_func_graph(op, shapes, op.get_attr(name).name)
+
+
+def branch_graphs(op: tf.Operation) -> list[Any]:
+    """Returns the graphs that an `if` or a `case` operation chooses from."""
+    if op.type.endswith("If"):
+        named = [("_true_graph", op.get_attr("then_branch"))]
+        named.append(("_false_graph", op.get_attr("else_branch")))
+    else:
+        named = [(f"_branch_graph_{i}", f) for i, f in enumerate(op.get_attr("branches"))]
+    shapes = [value.shape for value in list(op.inputs)[1:]]
+    return [
+        getattr(op, attribute, None) or control_flow_util_v2.get_func_graph(op, shapes, f.name)
+        for attribute, f in named
+    ]
+
+
+def inside(tensor: tf.Tensor, graph: Any) -> tf.Tensor:
+    """The tensor that stands in a graph for one of a graph around it, where it has been captured.
+
+    What a custom gradient reads of an outer graph is captured from there, past the graph of the
+    operation whose gradient it is.
+    """
+    for outer, inner in graph.captures:
+        if outer is tensor:
+            return inner
+    return tensor
+
+
+def graphs_around(graph: Any) -> list[Any]:
+    """The graphs that a graph is nested in, the innermost first."""
+    around = []
+    while (graph := getattr(graph, "outer_graph", None)) is not None:
+        around.append(graph)
+    return around
+
+
+def source(tensor: tf.Tensor) -> tf.Tensor:
+    """The tensor that a chain of identities begins with."""
+    while tensor.op.type == "Identity":
+        tensor = tensor.op.inputs[0]
+    return tensor
