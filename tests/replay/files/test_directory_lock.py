@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no locks on Win
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from replay.directory_lock import DirectoryLock
+from replay.files.directory_lock import DirectoryLock
 def say(text):  # whole lines, whatever the other process writes at the same time
     os.write(1, f"{text}\\n".encode())
 lock = DirectoryLock(Path(sys.argv[1]))

@@ -1,0 +1,1 @@
+"""What long runs share: checkpoints, logs, progress, when they save."""
