@@ -8,9 +8,9 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
-from tensorflow.python.ops import control_flow_util
 
 from custom_op import structures
+from custom_op import tensorflow_internals as internals
 from custom_op.graphs.copying import Copies
 from custom_op.graphs.gradient_paths import Paths, refuse_missing
 from custom_op.graphs.inner_graphs import BRANCHES, CALLS, LOOPS
@@ -150,7 +150,7 @@ def _later(
     Otherwise the optimizer would see the same operations on the same inputs, and keep the results
     of the forward pass.
     """
-    if control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+    if internals.is_compiled():
         held = _hold(*inputs, *cotangents)
         return list(held[: len(inputs)]), list(held[len(inputs) :])
     with tf.control_dependencies(cotangents):

@@ -6,9 +6,9 @@ from collections.abc import Container, Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.framework import op_def_registry, ops
 
 from custom_op import registry
+from custom_op import tensorflow_internals as internals
 
 # What TensorFlow raises where a derivative does not exist.
 _FAILURES = (LookupError, TypeError, NotImplementedError)
@@ -138,7 +138,7 @@ def check_no_silent_zero(
 
 def _marked_as_constant(op: tf.Operation) -> bool:
     try:
-        return ops.get_gradient_function(op) is None
+        return internals.gradient_function(op) is None
     except LookupError:
         return False  # `tf.gradients` names it.
 
@@ -238,7 +238,7 @@ def _name(arguments: Sequence[Any], count: int, position: int) -> str:
 def _check_supported(op: tf.Operation) -> None:
     if op.type in _WRONG:
         raise refusal(op, _WRONG[op.type])
-    if op_def_registry.get(op.type) is None:
+    if not internals.is_operation(op.type):
         raise refusal(
             op,
             "it calls a function of TensorFlow 1 by name, as the loops in tf.nn.ctc_loss do",

@@ -7,12 +7,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from custom_op import determinism, precision, structures
+from custom_op import determinism, structures
 from custom_op.fallback import NotDifferentiableError, check_no_silent_zero
 from custom_op.graphs import control_flow, random_choices
 from custom_op.graphs.captured_variables import Sources, variables_read
 from custom_op.graphs.copying import Traced
-from custom_op.linear_maps import held_gradients, paired
+from custom_op.linear_maps import held_gradients, paired, precision
 from custom_op.program import TangentProgram
 
 Structure = Any

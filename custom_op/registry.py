@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.eager import execute
-from tensorflow.python.ops import control_flow_util
 
+from custom_op import tensorflow_internals as internals
 from custom_op.linear_maps import held_gradients
 
 LinearMap = Callable[..., Any]
@@ -71,13 +70,7 @@ def find_rule(op_type: str) -> Rule | None:
 
 def has_custom_gradient(op: tf.Operation) -> bool:
     """Whether a `tf.custom_gradient` replaces the operation's derivative."""
-    return "_gradient_op_type" in op.node_def.attr
-
-
-def is_compiled() -> bool:
-    """Whether XLA will compile what is traced now; some kernels exist only there, or only not."""
-    graph = tf.compat.v1.get_default_graph()
-    return bool(control_flow_util.GraphOrParentsInXlaContext(graph))
+    return internals.custom_gradient_of(op) is not None
 
 
 def replay(
@@ -103,10 +96,10 @@ def replay(
     # With whom it was placed says nothing here, and may not exist in this graph.
     attributes.pop("_class", None)
     if gradient is not None:
-        override = type(op.node_def.attr["_gradient_op_type"])(s=gradient.encode())
-        attributes["_gradient_op_type"] = override
+        kind = internals.CUSTOM_GRADIENT
+        attributes[kind] = type(op.node_def.attr[kind])(s=gradient.encode())
     elif has_custom_gradient(op):
-        held_gradients.share(graph, op.get_attr("_gradient_op_type").decode())
+        held_gradients.share(graph, internals.custom_gradient_of(op) or "")
     dtypes = [output.dtype for output in op.outputs]
     if dtype is not None:
         dtypes = [dtype if each == tf.float32 else each for each in dtypes]
@@ -139,12 +132,6 @@ def record(op: tf.Operation) -> None:
     Args:
       op: An operation of the current graph.
     """
-    if not execute.must_record_gradient():
-        return
-    # The derivative that a custom_gradient put in the place of the operation's own.
-    override = op.node_def.attr.get("_gradient_op_type")
-    kind = override.s.decode() if override is not None else op.type
-    attributes: list[Any] = []
-    for attribute in op.op_def.attr:
-        attributes += [attribute.name, op.get_attr(attribute.name)]
-    execute.record_gradient(kind, list(op.inputs), tuple(attributes), list(op.outputs))
+    if internals.is_recorded():
+        # The derivative that a custom_gradient put in the place of the operation's own.
+        internals.show_to_tapes(op, internals.custom_gradient_of(op) or op.type)

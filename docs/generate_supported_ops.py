@@ -54,7 +54,7 @@ operation does not apply.
   LayerNormalization and GroupNormalization, are wrong in TensorFlow, which stops the mean inside
   the variance. Here they are right: in `jvp` of `jvp`, in `hessian`, in the linearization of a
   tape's gradient, and in a tape over the first two. A tape in a tape remains TensorFlow's;
-  `custom_op.normalization_check.stopped_means` names the layers that it concerns.
+  `custom_op.graphs.normalization_check.stopped_means` names the layers that it concerns.
 - Third derivatives of `FusedBatchNormV3` in training are wrong in TensorFlow, and right here by
   `jvp`. Statistics that move, in a frozen one, have no derivative in TensorFlow, and have one here.
 - The gradient of `tf.nn.softmax_cross_entropy_with_logits` depends on the labels, with the

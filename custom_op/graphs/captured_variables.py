@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from custom_op import fallback, structures
+from custom_op import tensorflow_internals as internals
 from custom_op.graphs.copying import Branches, Loop
 from custom_op.graphs.inner_graphs import BRANCHES, CALLS, LOOPS, called_graph
 from custom_op.registry import has_custom_gradient
@@ -167,7 +168,7 @@ def _handed_in(op: tf.Operation, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
 
 def _outermost(tensor: tf.Tensor) -> tf.Tensor:
     """Returns what a tensor of a graph stands for, as far out as it was captured from."""
-    while not isinstance(tensor, tf.__internal__.EagerTensor):
+    while not internals.is_eager(tensor):
         if tensor.op.type == "Identity":
             tensor = tensor.op.inputs[0]
             continue
@@ -194,7 +195,7 @@ def _handle_of(leaf: Any) -> tf.Tensor | None:
 def _handle_read(tensor: tf.Tensor) -> tf.Tensor | None:
     """Returns the handle of the variable that a tensor of a graph was read from."""
     tensor = _outermost(tensor)
-    if isinstance(tensor, tf.__internal__.EagerTensor) or tensor.op.type != "ReadVariableOp":
+    if internals.is_eager(tensor) or tensor.op.type != "ReadVariableOp":
         return None
     return _outermost(tensor.op.inputs[0])
 
@@ -205,8 +206,7 @@ def _shares_memory(leaf: tf.Tensor, handle: tf.Tensor) -> bool:
     if leaf.shape.rank == 0:
         # TensorFlow keeps one tensor for equal constants: unrelated scalars share their memory.
         return False
-    eager = tf.__internal__.EagerTensor
-    if not (isinstance(leaf, eager) and isinstance(handle, eager)):
+    if not (internals.is_eager(leaf) and internals.is_eager(handle)):
         return False
     if not all("CPU" in value.backing_device for value in (leaf, handle)):
         # What can be seen of another device's memory is a copy.

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.ops import control_flow_util
 
 from custom_op import fallback, registry
+from custom_op import tensorflow_internals as internals
 from custom_op.graphs.calls import Derivative, check_repeatable
 from custom_op.graphs.copying import Branches, Copies, Loop
 from custom_op.graphs.inner_graphs import BRANCHES, CALLS, LOOPS, ancestors, called_graph
@@ -141,7 +141,7 @@ def check_transposable(choices: Sequence[tf.Operation], graph: tf.Graph) -> None
         lists of intermediate values could be sized, or a branch holds a loop, whose lists XLA
         cannot hand out of it.
     """
-    if not choices or not control_flow_util.GraphOrParentsInXlaContext(graph):
+    if not choices or not internals.is_compiled(graph):
         return
     for op in choices:
         if op.type in BRANCHES:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework import ops
 
 from custom_op import registry
+from custom_op import tensorflow_internals as internals
 from custom_op.graphs.inner_graphs import (
     BRANCHES,
     CALLS,
@@ -114,7 +114,9 @@ class Copies:
                 seeds: list[tf.Tensor | None] = [None] * len(upstream)
                 for i, leaf in zip(given, leaves, strict=True):
                     seeds[i] = leaf
-                pulled = ops.get_gradient_function(inner)(inner, *seeds)
+                stated = internals.gradient_function(inner)
+                assert stated is not None  # a tf.custom_gradient registers a function
+                pulled = stated(inner, *seeds)
                 pulled = pulled if isinstance(pulled, (list, tuple)) else [pulled]
                 return [None if u is None else tf.convert_to_tensor(u) for u in pulled]
 

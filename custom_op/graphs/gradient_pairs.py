@@ -10,9 +10,9 @@ import enum
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.framework import ops
 
 from custom_op import fallback, registry
+from custom_op import tensorflow_internals as internals
 from custom_op.graphs.inner_graphs import ancestors
 
 
@@ -84,7 +84,7 @@ def _key(op):
 
 def _tried(op, inputs, outputs):
     try:
-        differentiable = ops.get_gradient_function(op) is not None
+        differentiable = internals.gradient_function(op) is not None
     except LookupError:
         differentiable = False
     each = [(i, k) for i in inputs for k in outputs]

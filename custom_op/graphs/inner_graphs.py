@@ -6,7 +6,8 @@ from collections.abc import Container, Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.ops import control_flow_util_v2
+
+from custom_op import tensorflow_internals as internals
 
 CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 LOOPS = ("While", "StatelessWhile")
@@ -45,33 +46,32 @@ def called_graph(op: tf.Operation) -> Any:
     name = op.get_attr("f").name
     graph = op.graph
     while graph is not None:
-        function = graph._get_function(name)
-        if function is not None and getattr(function, "graph", None) is not None:
-            return function.graph
+        body = internals.function_graph(graph, name)
+        if body is not None:
+            return body
         graph = getattr(graph, "outer_graph", None)
-    return control_flow_util_v2.get_func_graph(op, [value.shape for value in op.inputs], name)
+    return internals.imported_graph(op, [value.shape for value in op.inputs], name)
 
 
 def loop_graph(op: tf.Operation, name: str) -> Any:
     """Returns the graph of a loop's `"cond"` or `"body"`."""
-    graph = getattr(op, f"_{name}_graph", None)
+    graph = internals.attached_graph(op, name)
     if graph is not None:
         return graph
     shapes = [tf.TensorShape(shape) for shape in op.get_attr("output_shapes")]
-    return control_flow_util_v2.get_func_graph(op, shapes, op.get_attr(name).name)
+    return internals.imported_graph(op, shapes, op.get_attr(name).name)
 
 
 def branch_graphs(op: tf.Operation) -> list[Any]:
     """Returns the graphs that an `if` or a `case` operation chooses from."""
     if op.type.endswith("If"):
-        named = [("_true_graph", op.get_attr("then_branch"))]
-        named.append(("_false_graph", op.get_attr("else_branch")))
+        named = [("true", op.get_attr("then_branch")), ("false", op.get_attr("else_branch"))]
     else:
-        named = [(f"_branch_graph_{i}", f) for i, f in enumerate(op.get_attr("branches"))]
+        named = [(f"branch_{i}", f) for i, f in enumerate(op.get_attr("branches"))]
     shapes = [value.shape for value in list(op.inputs)[1:]]
     return [
-        getattr(op, attribute, None) or control_flow_util_v2.get_func_graph(op, shapes, f.name)
-        for attribute, f in named
+        internals.attached_graph(op, name) or internals.imported_graph(op, shapes, f.name)
+        for name, f in named
     ]
 
 

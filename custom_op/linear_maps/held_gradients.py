@@ -14,9 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.framework import ops
 
-_KIND = "_gradient_op_type"
+from custom_op import tensorflow_internals as internals
+
 _HELD = "_custom_op_held_gradients"
 
 _weak: dict[str, weakref.ref] = {}
@@ -35,7 +35,7 @@ def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
         results = differentiable(*arguments)
         first = tf.nest.flatten(results)[0]
         if not tf.executing_eagerly():
-            hold(first.graph, _name(first.op))
+            hold(first.graph, internals.custom_gradient_of(first.op) or "")
         return results
 
     return call
@@ -49,10 +49,9 @@ def hold(graph: tf.Graph, name: str) -> None:
       name: Its name in the registry.
     """
     share(graph, name)
-    entry = ops.gradient_registry._registry.get(name)
-    if entry is None or name in _weak:
+    gradient = internals.registered_gradient(name)
+    if gradient is None or name in _weak:
         return
-    gradient = entry["type"]
     reference = _weak[name] = weakref.ref(gradient)
 
     def call(op, *upstream):
@@ -60,7 +59,7 @@ def hold(graph: tf.Graph, name: str) -> None:
         assert found is not None  # it ends after the last graph with such an operation
         return found(op, *upstream)
 
-    entry["type"] = call
+    internals.replace_gradient(name, call)
     weakref.finalize(gradient, _forget, name).atexit = False
 
 
@@ -73,8 +72,8 @@ def hold_all(graph: tf.Graph) -> None:
     """
     for op in graph.get_operations():
         # tf.custom_gradient registers for an operation of this type.
-        if op.type == "IdentityN" and _KIND in op.node_def.attr:
-            hold(graph, _name(op))
+        if op.type == "IdentityN" and (name := internals.custom_gradient_of(op)) is not None:
+            hold(graph, name)
         for inner in _graphs(op):
             hold_all(inner)
 
@@ -86,8 +85,7 @@ def share(graph: tf.Graph, name: str) -> None:
       graph: The copy's.
       name: Its name in the registry.
     """
-    entry = ops.gradient_registry._registry.get(name)
-    gradient = _weak[name]() if name in _weak else entry and entry["type"]
+    gradient = _weak[name]() if name in _weak else internals.registered_gradient(name)
     if gradient is None:
         return
     # An attribute: a table of graphs would itself keep them, by what their gradients read.
@@ -99,23 +97,19 @@ def share(graph: tf.Graph, name: str) -> None:
 
 
 def _forget(name: str) -> None:
-    ops.gradient_registry._registry.pop(name, None)
+    internals.forget_gradient(name)
     _weak.pop(name, None)
-
-
-def _name(op: tf.Operation) -> str:
-    return op.get_attr(_KIND).decode()
 
 
 def _graphs(op: tf.Operation) -> list[tf.Graph]:
     """The graphs of a loop or a choice, as tracing left them."""
     if op.type in ("While", "StatelessWhile"):
-        names = ["_cond_graph", "_body_graph"]
+        names = ["cond", "body"]
     elif op.type in ("If", "StatelessIf"):
-        names = ["_true_graph", "_false_graph"]
+        names = ["true", "false"]
     elif op.type in ("Case", "StatelessCase"):
-        names = [f"_branch_graph_{i}" for i in range(len(op.get_attr("branches")))]
+        names = [f"branch_{i}" for i in range(len(op.get_attr("branches")))]
     else:
         return []
-    found = [getattr(op, name, None) for name in names]
+    found = [internals.attached_graph(op, name) for name in names]
     return [graph for graph in found if graph is not None]

@@ -14,6 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from custom_op import losses
+from custom_op import tensorflow_internals as internals
 from custom_op.graphs.inner_graphs import called_graph
 
 # Which op a loss applies to its outputs, by the name that messages use.
@@ -129,7 +130,7 @@ def checked(function: Callable[..., tf.Tensor], loss: losses.Loss) -> Callable[.
 
 
 def _is_eager(tensor: tf.Tensor) -> bool:
-    return isinstance(tensor, tf.__internal__.EagerTensor)
+    return internals.is_eager(tensor)
 
 
 def _passes(op: tf.Operation, rows: bool) -> bool:

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from custom_op.registry import is_compiled
+from custom_op import tensorflow_internals as internals
+from custom_op.tensorflow_internals import is_compiled
 
 # What rounding may do to probabilities that were mixed or smoothed.
 ROUNDING = 1e-4
@@ -246,7 +247,7 @@ def _known(value: Any) -> np.ndarray | None:
     """Returns the value of what is no symbol, also where a graph is being traced."""
     if isinstance(value, tf.Variable):
         return None
-    if isinstance(value, tf.__internal__.EagerTensor):
+    if internals.is_eager(value):
         return value.numpy()
     if tf.is_tensor(value):
         return tf.get_static_value(value)

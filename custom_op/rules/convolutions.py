@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from custom_op import kernels
-from custom_op.registry import is_compiled, register_r_forward
+from custom_op.registry import register_r_forward
+from custom_op.rules import kernels
 from custom_op.rules.products import bilinear
+from custom_op.tensorflow_internals import is_compiled
 
 _DEPTHWISE = "DepthwiseConv2dNative"
 

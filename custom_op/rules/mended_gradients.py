@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.framework import ops
 
+from custom_op import tensorflow_internals as internals
 from custom_op.linear_maps.maxima import first_places, put, take
 from custom_op.rules.max_pooling_variants import told_places, windows_of
 
@@ -56,12 +56,8 @@ _MENDED: dict[str, Gradient] = {
 
 
 def _register() -> None:
-    registered = ops.gradient_registry._registry
     for op_type, gradient in _MENDED.items():
-        if op_type in registered:
-            registered[op_type]["type"] = gradient
-        else:
-            tf.RegisterGradient(op_type)(gradient)
+        internals.replace_gradient(op_type, gradient)
 
 
 _register()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from custom_op import kernels, precision
-from custom_op.registry import is_compiled, register_r_forward, replay
+from custom_op.linear_maps import precision
+from custom_op.registry import register_r_forward, replay
+from custom_op.rules import kernels
+from custom_op.tensorflow_internals import is_compiled
 
 
 def bilinear(op, first: int, second: int):

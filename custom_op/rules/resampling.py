@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from custom_op.fallback import refusal
 from custom_op.linear_maps.held_gradients import custom_gradient
-from custom_op.registry import is_compiled, register_r_forward, replay
+from custom_op.registry import register_r_forward, replay
+from custom_op.tensorflow_internals import is_compiled
 
 Map = Callable[[tf.Tensor], tf.Tensor]
 

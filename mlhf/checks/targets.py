@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from custom_op import tensorflow_internals as internals
 from custom_op.losses import targets as loss_targets
 
 # Lists to note outputs in, of the functions that are being traced.
@@ -44,7 +45,7 @@ class Targets(NamedTuple):
         """
         if self.bounds is None:
             return
-        if not isinstance(targets, tf.__internal__.EagerTensor):
+        if not internals.is_eager(targets):
             loss_targets.assert_in_range(self.loss, self.outputs, targets)
         elif "CPU" in targets.backing_device:
             values, ignored = targets.numpy(), getattr(self.loss, "ignore_index", None)

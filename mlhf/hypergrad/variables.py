@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from custom_op import structures
+from custom_op import tensorflow_internals as internals
 from custom_op.graphs.captured_variables import Read, Sources, variables_read
 from mlhf.hypergrad.flat import FlatWeights
 
@@ -124,7 +125,7 @@ def _stands_for(read: Read, name: str, weight: tf.Tensor, unread: bool) -> bool:
     """Whether a trainable variable is likely the one that a weight was read from."""
     if read.name == name:
         return True
-    if not isinstance(read.handle, tf.__internal__.EagerTensor):
+    if not internals.is_eager(read.handle):
         return False
     with tf.init_scope():
         try:
@@ -135,7 +136,7 @@ def _stands_for(read: Read, name: str, weight: tf.Tensor, unread: bool) -> bool:
         return False
     if unread:
         return True
-    eager = isinstance(weight, tf.__internal__.EagerTensor)
+    eager = internals.is_eager(weight)
     # Zeros and ones are what many a variable begins with.
     return eager and len(np.unique(value)) > 1 and np.array_equal(value, weight)
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import custom_op
-from custom_op import kernels
+from custom_op.rules import kernels
 from tests.custom_op import keras_layers
 
 # Python 3.10's newest Keras is 3.12, which itself refuses what later ones can do.

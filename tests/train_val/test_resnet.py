@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import mlhf
-from custom_op import kernels
+from custom_op.rules import kernels
 from mlhf.kinds import kind_of_path
 from train_val.networks import resnet
 

@@ -10,11 +10,11 @@ import tensorflow as tf
 
 import mlhf
 from mlhf import hypergrad
+from mlhf.hypergrad.result import Result
 from mlhf.meta_optimizer import weights_file
 from mlhf.meta_training import backpropagation, perturbed_pairs
 from mlhf.runs import run_log
 from mlhf.runs.checkpoints import CheckpointError, Checkpoints, DamagedCheckpointError
-from mlhf.hypergrad.result import Result
 from replay import UnreadableFileError, read_structure, write_structure
 from tests import damage
 from tests.mlhf.meta_training.test_backpropagation import Script, make_task

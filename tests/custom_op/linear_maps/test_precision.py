@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import custom_op
-from custom_op import kernels
+from custom_op.rules import kernels
 
 pytestmark = pytest.mark.onednn
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import custom_op
-from custom_op.normalization_check import stopped_means
+from custom_op.graphs.normalization_check import stopped_means
 
 _random = np.random.default_rng(11)
 X, V, W, Z = (tf.constant(_random.normal(size=(3, 4, 2))) for _ in range(4))

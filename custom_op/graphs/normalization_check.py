@@ -16,6 +16,7 @@ from typing import Any
 import tensorflow as tf
 
 from custom_op import structures
+from custom_op import tensorflow_internals as internals
 from custom_op.rules import moments
 
 Structure = Any
@@ -50,8 +51,8 @@ def _scopes(graph: Any, prefix: str, seen: set[str]) -> list[str]:
             found.append(prefix + (op.name.rpartition("/")[0] or op.name))
         for attribute in op.node_def.attr.values():
             for called in (attribute.func, *attribute.list.func):
-                body = graph._get_function(called.name) if called.name else None
+                body = internals.function_graph(graph, called.name)
                 if body is not None and called.name not in seen:
                     seen.add(called.name)
-                    found += _scopes(body.graph, f"{prefix}{op.name}/", seen)
+                    found += _scopes(body, f"{prefix}{op.name}/", seen)
     return found
