@@ -149,6 +149,8 @@ def _as_compiled(loss: Any) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor | None]
         return tf.reduce_mean(loss(targets, outputs))
 
     def of_function(targets, outputs, mask):
+        if targets.dtype.is_floating:
+            targets = tf.cast(targets, outputs.dtype)
         terms = tf.convert_to_tensor(loss(*_of_one_rank(targets, outputs)))
         if mask is None:
             return tf.reduce_mean(terms)

@@ -141,7 +141,9 @@ class Counting(L.Layer):
 
 
 def ended(layer, shape=(8, 4, 4)):
-    return lambda: keras.Sequential([keras.Input(batch_shape=shape), layer, L.Flatten(), L.Dense(3)])
+    return lambda: keras.Sequential(
+        [keras.Input(batch_shape=shape), layer, L.Flatten(), L.Dense(3)]
+    )
 
 
 @pytest.mark.parametrize(
