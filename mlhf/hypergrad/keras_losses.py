@@ -74,13 +74,14 @@ def keras_losses(
 
     def compare(values, state, inputs, targets, mode):
         called = keras_call.call(model, values, state, inputs, training=mode, advice=_ADVICE)
-        if own is None:
+        if compare_as_fit is not None:
             return compare_as_fit(targets, called.outputs, called.mask)
         outputs = called.outputs
         if activation is not None:
             outputs = natural_outputs.undone(
                 outputs, activation, required is not None, repr(model.name)
             )
+        assert own is not None
         masked = {} if called.mask is None else {"mask": called.mask}
         return own.value(outputs, targets, **masked)
 
