@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 from tensorflow.python.ops import control_flow_util
 
-from custom_op import held_gradients, structures
+from custom_op import detours, held_gradients, structures
 from custom_op.copying import BRANCHES, CALLS, LOOPS, Copies
 from custom_op.gradient_paths import Paths, refuse_missing
 from custom_op.held_gradients import custom_gradient
@@ -110,6 +110,7 @@ def _trace(
         sources += [value for value in reads if value.dtype.is_floating]
         names = ["its arguments"] * len(sources)
         refuse_missing(Paths(sources, graph.outputs), names, "a checkpointed function")
+        detours.check(sources, graph.outputs)
 
     if not tf.executing_eagerly():
         return inline, inputs, found["outputs"], check

@@ -12,6 +12,7 @@ from tensorflow.python.framework import ops
 from tensorflow.python.ops import control_flow_util_v2
 
 from custom_op import held_gradients, registry
+from custom_op.rules import moments
 
 CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 LOOPS = ("While", "StatelessWhile")
@@ -88,6 +89,9 @@ class Copies:
             return Loop(inner).run(values, make=self._make)
         if inner.type in BRANCHES:
             return Branches(inner).run(values, make=self._make)
+        if moments.is_stopped_mean(inner):
+            # The mean of `tf.nn.moments`, stopped inside the variance, moves at second order.
+            return [tf.identity(values[0])]
         if inner.type == "ReadVariableOp" and id(values[0]) in self._reads:
             return [self._reads[id(values[0])]]
         if registry.has_custom_gradient(inner):

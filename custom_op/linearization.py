@@ -10,6 +10,7 @@ import tensorflow as tf
 from custom_op import (
     control_flow,
     determinism,
+    detours,
     held_gradients,
     paired,
     precision,
@@ -175,6 +176,7 @@ class _GraphLinearization(Linearization):
         self.outputs = tf.nest.pack_sequence_as(self.outputs, self._flat_outputs)
         operations = graph.get_operations()[first:]
         random_choices.check(flat_primals, self._flat_outputs, operations)
+        detours.check(flat_primals, self._flat_outputs, operations)
         with tf.name_scope("linearize"), precision.products_in(product_dtype):
             self._program = TangentProgram(flat_primals, self._flat_outputs, operations)
         names, connected = structures.leaf_names(primals), self._program.connected

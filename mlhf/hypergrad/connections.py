@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tensorflow as tf
 
+from custom_op import detours
 from mlhf.hypergrad import traps
 from mlhf.hypergrad.complete_gradients import Sources, check_dynamics
 from mlhf.hypergrad.hyperparameters import INITIAL_VELOCITY, INITIAL_WEIGHTS, Rows
@@ -82,6 +83,7 @@ def find_connections(training: Training, weights: Any, hyper: Rows) -> Connectio
                 "of the weights that it is given?"
             )
         direct: dict[str, frozenset] = {}
+        results = [loss, *parts]
         for name in problem.outer_losses:
             structure = flat.unflatten(vector)
             weight_leaves = tf.nest.flatten(structure)
@@ -93,6 +95,7 @@ def find_connections(training: Training, weights: Any, hyper: Rows) -> Connectio
             sources.check_draws([value], f"the outer loss {name!r}")
             in_each = tape.gradient(value, [*leaves, *weight_leaves])
             direct[name] = _where(names, in_each)
+            results.append(value)
             unread = [
                 weight
                 for weight, part in zip(flat.names, in_each[len(leaves) :], strict=True)
@@ -109,6 +112,8 @@ def find_connections(training: Training, weights: Any, hyper: Rows) -> Connectio
         sources = Sources([], [], leaves, names)
         sources.check(slots, "the first state")
         sources.check_draws(slots, "the first state")
+        # What one step or function writes another one may read.
+        detours.check([vector, *leaves], [*results, *slots], repeated=True)
         check_dynamics(training.dynamics, state, vector, resolver.dynamics_values(rows))
         found["initial"] = _where(names, tape.gradient(slots, leaves))
         return loss

@@ -136,6 +136,18 @@ def test_a_rate_of_dropout_is_no_hyperparameter():
     plain = lambda w, h, step: tf.reduce_sum((w["w"] - h["rate"]) ** 2)  # noqa: E731
     with pytest.raises(ValueError, match="In the first state.*'rate'"):
         hg.reverse(make(plain, initial=sparse), None, hyper)
+
+    def order(w, h, step, values):
+        noise = tf.random.stateless_normal([3], tf.stack([1, step]), dtype=D) + h["rate"] * X
+        return tf.reduce_sum(w["w"] * h["rate"] * values(noise))
+
+    ordered = lambda *a: order(*a, lambda z: tf.gather(X, tf.argsort(z)))  # noqa: E731
+    largest = lambda *a: order(*a, lambda z: tf.gather(X, tf.math.top_k(z, 2)[1])[0])  # noqa: E731
+    for chosen in (ordered, largest):
+        with pytest.raises(ValueError, match="random decision.*TopKV2"):
+            hg.reverse(make(chosen), WEIGHTS, hyper)
+    ranked = lambda *a: order(*a, lambda z: tf.sort(z) * X)  # noqa: E731
+    assert np.isfinite(hg.reverse(make(ranked), WEIGHTS, hyper).hypergradient["rate"])
     # The strength of noise is one.
     noisy = lambda w, h, step, seed: tf.reduce_sum(  # noqa: E731
         tf.nn.relu(
