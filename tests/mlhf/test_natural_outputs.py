@@ -162,8 +162,21 @@ REFUSED = {
         "softmax_cross_entropy", "probabilities",
     ),
     "no softmax": (logits, "sparse_categorical_crossentropy", "from_logits=True"),
-    "hard sigmoid": (activated("hard_sigmoid"), "binary_crossentropy", "end in a sigmoid"),
+    "hard sigmoid": (activated("hard_sigmoid"), "binary_crossentropy", "numbers from 0 to 1"),
+    "other side": (
+        with_layer(lambda dtype: L.Lambda(lambda z: 1 - tf.sigmoid(z), dtype=dtype)),
+        "sigmoid_cross_entropy", "numbers from 0 to 1",
+    ),
+    "shifted": (
+        with_layer(lambda dtype: L.Lambda(lambda z: tf.nn.softmax(z) + 1e-7, dtype=dtype)),
+        "softmax_cross_entropy", "numbers from 0 to 1",
+    ),
+    "linear": (logits, "binary_crossentropy", "end in a sigmoid"),
     "rates": (activated("softplus"), "poisson", r"rates .Softplus"),
+    "more rates": (
+        with_layer(lambda dtype: L.Lambda(lambda z: tf.nn.softplus(z) + 1e-6, dtype=dtype)),
+        "poisson", "rates .of at least 0",
+    ),
     "sum": (logits, K.MeanSquaredError(reduction="sum"), "got 'sum': a step is taken on the mean"),
     "axis": (logits, K.CategoricalCrossentropy(True, axis=1), "axis=1"),
     "huber": (logits, K.Huber(), "whose Hessian is known here.*keras.losses.Huber"),
