@@ -1,4 +1,4 @@
-"""Bounds of values from the ops that they come from: never too narrow, and narrow where it counts."""
+"""Bounds of values from what they come from: never too narrow, and narrow where it counts."""
 
 import math
 
