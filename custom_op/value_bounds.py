@@ -99,8 +99,8 @@ def _bounds_of(op: tf.Operation, index: int, known: dict, depth: int) -> Interva
         filled = {"Pad": (0.0, 0.0), "PadV2": of(2) if kind == "PadV2" else None}.get(kind)
         return of(0) if filled is None else _union((of(0), filled))
     if kind == "ClipByValue":
-        low, (least, _), (_, most) = of(0), of(1), of(2)
-        return max(low[0], least), min(low[1], most)
+        (a, b), (least, _), (_, most) = of(0), of(1), of(2)
+        return max(a, least), min(b, most)
     return _of_arithmetic(kind, [of(k) for k in range(len(inputs))] if inputs else [], op)
 
 
