@@ -133,6 +133,7 @@ def times_logarithm_of_one_plus(op):
 
 
 def up_to(y: tf.Tensor, bound: int) -> tf.Tensor:
+    """Whether y is a bound or below it; complex numbers have no order."""
     return tf.equal(y, bound) if y.dtype.is_complex else y <= bound
 
 
