@@ -132,7 +132,7 @@ def check(outputs: Any, loss: losses.Loss) -> None:
     """
     activation = activation_of(loss)
     # Log rates that are exponentials may be meant.
-    if activation in (None, "exponential") or not tf.is_tensor(outputs):
+    if activation in (None, "exponential") or not isinstance(outputs, tf.Tensor):
         return
     wrong = wrong_for(outputs, activation)
     if wrong:
