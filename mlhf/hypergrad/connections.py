@@ -65,7 +65,8 @@ def find_connections(training: Training, weights: Any, hyper: Rows) -> Connectio
             sources.check_draws([loss], "the training loss")
             gradient = first.gradient(loss, weight_leaves)
             still = [flat.names[i] for i, part in enumerate(gradient) if part is None]
-            parts = [part for part in gradient if part is not None]
+            # The gradient of a gather from a weight arrives as slices.
+            parts = [tf.convert_to_tensor(part) for part in gradient if part is not None]
         if problem.check_layers:
             traps.check_graph(tf.compat.v1.get_default_graph(), row_leaves, names)
         sources.check(parts, "the gradient of the training loss")

@@ -156,3 +156,25 @@ def test_a_rate_of_dropout_is_no_hyperparameter():
         ** 2
     )
     assert np.isfinite(hg.reverse(make(noisy), WEIGHTS, hyper).hypergradient["rate"])
+
+
+def test_rows_gathered_straight_from_a_weight():
+    # Their gradient arrives as slices, one row of which comes twice.
+    def train(w, h, step):
+        rows = tf.gather(w["w"], tf.stack([step % 3, 0, 0]))
+        return tf.reduce_sum(h["a"] * rows**2 + tf.sin(rows))
+
+    def end(a):
+        w, v = WEIGHTS["w"].numpy(), np.zeros(3)
+        for step in range(3):
+            slope = np.zeros(3)
+            for row in (step % 3, 0, 0):
+                slope[row] += 2 * a * w[row] + np.cos(w[row])
+            v = 0.5 * v + slope
+            w = w - 0.1 * v
+        return float(np.sum((w - 1) ** 2))
+
+    expected = (end(1.3 + 1e-5) - end(1.3 - 1e-5)) / 2e-5
+    for method in (hg.reverse, hg.forward):
+        found = method(make(train), WEIGHTS, {"a": tf.constant(1.3, D)}).hypergradient["a"]
+        np.testing.assert_allclose(found, expected, rtol=1e-7)
