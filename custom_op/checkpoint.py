@@ -11,6 +11,7 @@ from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
 from custom_op import structures
 from custom_op import tensorflow_internals as internals
+from custom_op.graphs import detours
 from custom_op.graphs.copying import Copies
 from custom_op.graphs.gradient_paths import Paths, refuse_missing
 from custom_op.graphs.inner_graphs import BRANCHES, CALLS, LOOPS
@@ -112,6 +113,7 @@ def _trace(
         sources += [value for value in reads if value.dtype.is_floating]
         names = ["its arguments"] * len(sources)
         refuse_missing(Paths(sources, graph.outputs), names, "a checkpointed function")
+        detours.check(sources, graph.outputs)
 
     if not tf.executing_eagerly():
         return inline, inputs, found["outputs"], check

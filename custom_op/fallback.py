@@ -14,11 +14,11 @@ from custom_op import tensorflow_internals as internals
 _FAILURES = (LookupError, TypeError, NotImplementedError)
 
 # What TensorFlow has a gradient of, and a wrong one, or one that fails when it runs.
-_WRONG = dict.fromkeys(
+WRONG = dict.fromkeys(
     ("ImageProjectiveTransformV2", "ImageProjectiveTransformV3"),
     "TensorFlow's gradient of it resamples by the inverse transform, which is not its transpose",
 )
-_WRONG["EagerPyFunc"] = (
+WRONG["EagerPyFunc"] = (
     "the gradient of a tf.py_function belongs to the call that ran, and a copy of it has none"
 )
 
@@ -236,8 +236,8 @@ def _name(arguments: Sequence[Any], count: int, position: int) -> str:
 
 
 def _check_supported(op: tf.Operation) -> None:
-    if op.type in _WRONG:
-        raise refusal(op, _WRONG[op.type])
+    if op.type in WRONG:
+        raise refusal(op, WRONG[op.type])
     if not internals.is_operation(op.type):
         raise refusal(
             op,

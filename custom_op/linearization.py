@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from custom_op import determinism, structures
 from custom_op.fallback import NotDifferentiableError, check_no_silent_zero
-from custom_op.graphs import control_flow, random_choices
+from custom_op.graphs import control_flow, detours, random_choices
 from custom_op.graphs.captured_variables import Sources, variables_read
 from custom_op.graphs.copying import Traced
 from custom_op.linear_maps import held_gradients, paired, precision
@@ -169,6 +169,7 @@ class _GraphLinearization(Linearization):
         self.outputs = tf.nest.pack_sequence_as(self.outputs, self._flat_outputs)
         operations = graph.get_operations()[first:]
         random_choices.check(flat_primals, self._flat_outputs, operations)
+        detours.check(flat_primals, self._flat_outputs, operations)
         with tf.name_scope("linearize"), precision.products_in(product_dtype):
             self._program = TangentProgram(flat_primals, self._flat_outputs, operations)
         names, connected = structures.leaf_names(primals), self._program.connected

@@ -66,12 +66,19 @@ def flatten_floating(structure: Structure, what: str) -> list[tf.Tensor]:
 
     Raises:
       ValueError: If there is no leaf.
-      TypeError: If a leaf is not floating.
+      TypeError: If a leaf is not floating, or no dense tensor.
     """
-    leaves = [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(structure)]
-    if not leaves:
+    flat = tf.nest.flatten(structure)
+    if not flat:
         raise ValueError(f"Expected {what} with at least one tensor, got {structure!r}.")
-    for name, leaf in zip(leaf_names(structure), leaves, strict=True):
+    names = leaf_names(structure)
+    for name, leaf in zip(names, flat, strict=True):
+        if leaf is None or isinstance(leaf, (tf.RaggedTensor, tf.SparseTensor)):
+            hint = "let the function return one" if leaf is None else "make it dense first"
+            found = "None" if leaf is None else f"a {type(leaf).__name__}"
+            raise TypeError(f"Expected {what} of dense tensors, got {found} at {name!r}: {hint}.")
+    leaves = [tf.convert_to_tensor(leaf) for leaf in flat]
+    for name, leaf in zip(names, leaves, strict=True):
         if not leaf.dtype.is_floating:
             raise TypeError(
                 f"Expected floating {what}, got {leaf.dtype.name} at {name!r}; close over what is "

@@ -57,7 +57,7 @@ def variables_read(
     if not any(value.dtype == tf.resource for op in operations for value in op.inputs):
         return []
     for tensor in _resources(outputs, set(operations)):
-        handle = _outermost(tensor)
+        handle = outermost(tensor)
         found.setdefault(id(handle), Read(_name(handle, tensor), handle))
     return list(found.values())
 
@@ -166,7 +166,7 @@ def _handed_in(op: tf.Operation, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
     return found
 
 
-def _outermost(tensor: tf.Tensor) -> tf.Tensor:
+def outermost(tensor: tf.Tensor) -> tf.Tensor:
     """Returns what a tensor of a graph stands for, as far out as it was captured from."""
     while not internals.is_eager(tensor):
         if tensor.op.type == "Identity":
@@ -194,15 +194,15 @@ def _handle_of(leaf: Any) -> tf.Tensor | None:
 
 def _handle_read(tensor: tf.Tensor) -> tf.Tensor | None:
     """Returns the handle of the variable that a tensor of a graph was read from."""
-    tensor = _outermost(tensor)
+    tensor = outermost(tensor)
     if internals.is_eager(tensor) or tensor.op.type != "ReadVariableOp":
         return None
-    return _outermost(tensor.op.inputs[0])
+    return outermost(tensor.op.inputs[0])
 
 
 def _shares_memory(leaf: tf.Tensor, handle: tf.Tensor) -> bool:
     """Whether an eager tensor is the present value of a variable, and no copy."""
-    leaf = _outermost(leaf)
+    leaf = outermost(leaf)
     if leaf.shape.rank == 0:
         # TensorFlow keeps one tensor for equal constants: unrelated scalars share their memory.
         return False

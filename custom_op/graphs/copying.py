@@ -25,6 +25,7 @@ from custom_op.graphs.inner_graphs import (
     source,
 )
 from custom_op.linear_maps import held_gradients
+from custom_op.rules import moments
 
 _overrides = itertools.count()
 
@@ -97,6 +98,9 @@ class Copies:
             return Loop(inner).run(values, make=self._make)
         if inner.type in BRANCHES:
             return Branches(inner).run(values, make=self._make)
+        if moments.is_stopped_mean(inner):
+            # The mean of `tf.nn.moments`, stopped inside the variance, moves at second order.
+            return [tf.identity(values[0])]
         if inner.type == "ReadVariableOp" and id(values[0]) in self._reads:
             return [self._reads[id(values[0])]]
         if registry.has_custom_gradient(inner):

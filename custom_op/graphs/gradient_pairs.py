@@ -66,6 +66,8 @@ def pairs(op: tf.Operation) -> dict[tuple[int, int], Pair]:
         with op.graph.as_default():
             reached = fallback.inputs_with_gradient(op)
         return {(i, k): Pair.PASSES if i in reached else Pair.ZERO for i, k in each}
+    if op.type in fallback.WRONG:
+        return dict.fromkeys(each, Pair.MISSING)
     key = _key(op)
     if key not in _known:
         _known[key] = _tried(op, inputs, outputs)

@@ -14,7 +14,17 @@ from custom_op.graphs.gradient_pairs import Pair, pairs
 from custom_op.graphs.inner_graphs import BRANCHES, CALLS, LOOPS, ancestors, called_graph
 
 _COMPARISONS = ("Less", "LessEqual", "Greater", "GreaterEqual", "Equal", "NotEqual")
-_STEPS = (*_COMPARISONS, "Floor", "Ceil", "Round", "Rint", "Sign", "Cast", "ArgMax", "ArgMin")
+_PLACES = (
+    "ArgMax",
+    "ArgMin",
+    "TopK",
+    "TopKV2",
+    "LowerBound",
+    "UpperBound",
+    "Bucketize",
+    "InTopKV2",
+)
+_STEPS = (*_COMPARISONS, *_PLACES, "Floor", "Ceil", "Round", "Rint", "Sign", "Cast")
 _DRAW = re.compile(
     "(Stateless|Stateful)?(Parameterized)?(Random|Uniform|StandardNormal|TruncatedNormal|Multinomial)"
 )
@@ -147,9 +157,14 @@ class Paths:
                     masks[k] |= self._place(op, i, mask, drawn=False)
         if op.type in _STEPS and together & _RANDOM:
             sources = self._sources_of(op, incoming)
-            if sources and not self._passes(op):
+            chosen = [not fallback.carries_tangents(output) for output in op.outputs]
+            if sources and (any(chosen) or not self._passes(op)):
                 bit = self._place(op, 0, sources, drawn=True)
-                masks = [mask | bit for mask in masks]
+                # The k largest numbers move with the hyperparameter; which they are is decided.
+                masks = [
+                    mask | bit if here or not any(chosen) else mask
+                    for mask, here in zip(masks, chosen, strict=True)
+                ]
         return masks
 
     def _passes(self, op):
@@ -189,6 +204,14 @@ def refuse_missing(paths: Paths, names: Sequence[str], what: str) -> None:
     for lost in paths.missing:
         position = fallback._name(lost.op.op_def.input_arg, len(lost.op.inputs), lost.input)
         listed = ", ".join(dict.fromkeys(names[i] for i in sorted(lost.sources)))
+        wrong = fallback.WRONG.get(lost.op.type)
+        if wrong is not None:
+            raise fallback.refusal(
+                lost.op,
+                f"{what} depends on {listed} through it, and {wrong}",
+                "stop its inputs with tf.stop_gradient if they are meant to be constant, or write "
+                "it in operations of TensorFlow that have a gradient",
+            )
         raise fallback.refusal(
             lost.op,
             f"{what} depends on {listed} through its input {position!r}, in which TensorFlow has "

@@ -23,7 +23,7 @@ _DRAWING = re.compile(
     "(Stateless|Stateful|Parameterized|StatelessParameterized)?"
     "(Random)?(Uniform|Normal|StandardNormal|TruncatedNormal|Gamma)(V[0-9])?"
 )
-_COMPARING = frozenset(["Greater", "GreaterEqual", "Less", "LessEqual"])
+_COMPARING = frozenset(["Greater", "GreaterEqual", "Less", "LessEqual", "LowerBound", "UpperBound"])
 _ROUNDING = frozenset(["Ceil", "Floor", "Rint", "Round", "Sign"])
 
 

@@ -8,14 +8,17 @@ In a traced network the activation is seen, and what went into it is there.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from custom_op import losses
 from custom_op import tensorflow_internals as internals
 from custom_op.graphs.inner_graphs import called_graph
+from custom_op.losses import value_bounds
 
 # Which op a loss applies to its outputs, by the name that messages use.
 ACTIVATIONS = {"softmax": "Softmax", "sigmoid": "Sigmoid", "exponential": "Exp"}
@@ -23,6 +26,15 @@ ACTIVATIONS = {"softmax": "Softmax", "sigmoid": "Sigmoid", "exponential": "Exp"}
 _RATES = ("Softplus", "Relu")
 _SAME_VALUES = ("Identity", "EnsureShape", "CheckNumerics", "Cast")
 _SAME_ROWS = ("Reshape", "Squeeze", "ExpandDims", "Transpose", "StridedSlice")
+_FAR = 200  # tensors: what stands before them does not decide, and Python's stack is short
+_ROUNDING = 1e-3  # what is added to a probability so that it has a logarithm, or clipped
+_OF_NUMBERS: dict[str, Callable] = {
+    "ConcatV2": lambda *parts: np.concatenate(parts[:-1]),
+    "Pack": lambda *parts: np.stack(parts),
+    "Range": np.arange,
+    "Sub": np.subtract,
+    "AddV2": np.add,
+}
 _NONNEGATIVE = ("Exp", "Softplus", "Relu", "Relu6", "Sigmoid", "Square", "Abs")
 
 
@@ -35,16 +47,26 @@ def before(outputs: tf.Tensor, activation: str) -> tf.Tensor | None:
 
     Returns:
       z with outputs = activation(z), exactly, or None where the outputs do not end in it. Casts,
-      and reshapes that keep the last axis together, may stand between.
+      transposes, and reshapes that keep the last axis together, may stand between.
     """
     path = []
-    tensor = outputs
+    tensor, rank = outputs, outputs.shape.rank
+    # The axis that a softmax has to be over; an elementwise activation has none.
+    axis = rank - 1 if activation == "softmax" and rank else None
     while tensor.op.type != ACTIVATIONS[activation]:
-        if not _passes(tensor.op, rows=activation == "softmax"):
+        if axis is not None and tensor.op.type == "Exp":
+            break
+        if not _passes(tensor.op, axis):
             return None
         path.append(tensor)
+        axis = _axis_before(tensor.op, axis)
         tensor = tensor.op.inputs[0]
     inner = tensor.op.inputs[0]
+    if axis is not None and axis != (tensor.shape.rank or 0) - 1:
+        return None
+    # Logarithms of probabilities are logits.
+    if activation == "softmax" and tensor.op.type == "Exp" and inner.op.type != "LogSoftmax":
+        return None
     for later in reversed(path):
         inner = _again(later.op, inner)
     return inner
@@ -86,12 +108,18 @@ def wrong_for(outputs: tf.Tensor, activation: str) -> str | None:
     Returns:
       Words for a message; None where nothing is wrong.
     """
-    found = ends_in(outputs)
-    if activation == "exponential":
-        if found == "exponential" or (not _is_eager(outputs) and outputs.op.type in _RATES):
-            return f"rates ({outputs.op.type})"
+    if _is_eager(outputs):
         return None
-    return f"probabilities (of a {found})" if found in ("softmax", "sigmoid") else None
+    found = ends_in(outputs)
+    low, high = value_bounds.bounds_of(outputs)
+    if activation == "exponential":
+        if found == "exponential" or outputs.op.type in _RATES:
+            return f"rates ({outputs.op.type})"
+        return "rates (of at least 0)" if low >= 0 and high == math.inf else None
+    if found in ("softmax", "sigmoid"):
+        return f"probabilities (of a {found})"
+    # Such logits never tell two classes apart.
+    return "numbers from 0 to 1" if low >= -_ROUNDING and high <= 1 + _ROUNDING else None
 
 
 def check(outputs: Any, loss: losses.Loss) -> None:
@@ -106,7 +134,7 @@ def check(outputs: Any, loss: losses.Loss) -> None:
     """
     activation = activation_of(loss)
     # Log rates that are exponentials may be meant.
-    if activation in (None, "exponential") or not tf.is_tensor(outputs):
+    if activation in (None, "exponential") or not isinstance(outputs, tf.Tensor):
         return
     wrong = wrong_for(outputs, activation)
     if wrong:
@@ -133,23 +161,43 @@ def _is_eager(tensor: tf.Tensor) -> bool:
     return internals.is_eager(tensor)
 
 
-def _passes(op: tf.Operation, rows: bool) -> bool:
-    """Whether an op hands its first input's values on, with `rows` in rows of the same kind."""
+def _passes(op: tf.Operation, axis: int | None) -> bool:
+    """Whether an op hands its first input's values on, whole along an axis if one is given."""
     if op.type == "Cast":
         return op.inputs[0].dtype.is_floating and op.outputs[0].dtype.is_floating
     if op.type in _SAME_VALUES:
         return True
     if op.type not in _SAME_ROWS:
         return False
-    if not rows:
+    if axis is None:
         return True
-    before, after = op.inputs[0].shape, op.outputs[0].shape
-    if not before.rank or not after.rank or before[-1] is None or before[-1] != after[-1]:
-        return False
     if op.type == "Transpose":
-        order = tf.get_static_value(op.inputs[1])
-        return order is not None and order[-1] == len(order) - 1
-    return True
+        return _known_order(op.inputs[1]) is not None
+    before, after = op.inputs[0].shape, op.outputs[0].shape
+    if not before.rank or not after.rank or axis != after.rank - 1:
+        return False
+    return before[-1] is not None and before[-1] == after[-1]
+
+
+def _axis_before(op: tf.Operation, axis: int | None) -> int | None:
+    """Returns which axis of its input an axis of the output of an op of `_passes` is."""
+    if axis is None or op.type in _SAME_VALUES:
+        return axis
+    if op.type == "Transpose":
+        order = _known_order(op.inputs[1])
+        return None if order is None else int(order[axis])
+    return (op.inputs[0].shape.rank or 0) - 1
+
+
+def _known_order(order: tf.Tensor) -> np.ndarray | None:
+    """Returns a permutation's value, also where `tf.nn.softmax(axis=)` puts it together."""
+    known, op = tf.get_static_value(order), order.op
+    if known is not None or op.type not in _OF_NUMBERS:
+        return known
+    parts = [_known_order(part) for part in op.inputs]
+    if any(part is None for part in parts):
+        return None
+    return _OF_NUMBERS[op.type](*parts)
 
 
 def _again(op: tf.Operation, tensor: tf.Tensor) -> tf.Tensor:
@@ -176,6 +224,8 @@ def _mass(tensor: tf.Tensor, known: dict) -> tuple[str, float] | None:
     key = tensor.ref()
     if key not in known:
         known[key] = None  # a tensor does not depend on itself
+        if len(known) > _FAR:
+            return None
         known[key] = _mass_of(tensor.op, tensor.value_index, known)
     return known[key]
 
@@ -187,7 +237,8 @@ def _mass_of(op: tf.Operation, index: int, known: dict) -> tuple[str, float] | N
             return name, 1.0
     if op.type == "IdentityN":
         return _mass(op.inputs[index], known)
-    if _passes(op, rows=True):
+    last = (op.outputs[index].shape.rank or 0) - 1
+    if _passes(op, last) and _axis_before(op, last) == (op.inputs[0].shape.rank or 0) - 1:
         return _mass(op.inputs[0], known)
     if op.type in ("ConcatV2", "Pack"):
         parts = list(op.inputs)[: -1 if op.type == "ConcatV2" else None]

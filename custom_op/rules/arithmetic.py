@@ -105,7 +105,7 @@ def division_of_zero(op):
     x, y = op.inputs
     return lambda a, b: _sum(
         op.outputs[0],
-        _product(lambda: tf.math.xdivy(_one_unless(x, tf.equal(y, 0)), y), a),
+        _product(lambda: tf.math.xdivy(one_unless(x, tf.equal(y, 0)), y), a),
         _product(lambda: -tf.math.xdivy(op.outputs[0], y), b),
     )
 
@@ -116,7 +116,7 @@ def times_logarithm(op):
     x, y = op.inputs
     return lambda a, b: _sum(
         op.outputs[0],
-        _product(lambda: tf.math.xlogy(_one_unless(x, _up_to(y, 0)), y), a),
+        _product(lambda: tf.math.xlogy(one_unless(x, up_to(y, 0)), y), a),
         _product(lambda: tf.math.xdivy(x, y), b),
     )
 
@@ -127,16 +127,17 @@ def times_logarithm_of_one_plus(op):
     x, y = op.inputs
     return lambda a, b: _sum(
         op.outputs[0],
-        _product(lambda: tf.math.xlog1py(_one_unless(x, _up_to(y, -1)), y), a),
+        _product(lambda: tf.math.xlog1py(one_unless(x, up_to(y, -1)), y), a),
         _product(lambda: tf.math.xdivy(x, 1 + y), b),
     )
 
 
-def _up_to(y: tf.Tensor, bound: int) -> tf.Tensor:
+def up_to(y: tf.Tensor, bound: int) -> tf.Tensor:
+    """Whether y is a bound or below it; complex numbers have no order."""
     return tf.equal(y, bound) if y.dtype.is_complex else y <= bound
 
 
-def _one_unless(x: tf.Tensor, undefined: tf.Tensor) -> tf.Tensor:
+def one_unless(x: tf.Tensor, undefined: tf.Tensor) -> tf.Tensor:
     """Returns 1, and 0 where x is zero and the factor of x is undefined.
 
     TensorFlow's gradients are zero wherever x is, also where the factor is an ordinary number.

@@ -3,8 +3,13 @@
 They are replaced in TensorFlow's registry when `custom_op` is imported, because tapes and
 `tf.gradients` run through a user's network without asking this package: second derivatives of a
 maximum pooling by TensorFlow's kernels are zero where the kernel may overwrite the tangent that it
-reads (docs/tensorflow_faults.md), and have no explicit paddings. First derivatives stay as they
-are.
+reads (docs/tensorflow_faults.md), and have no explicit paddings; first derivatives of poolings stay
+as they are. The gradient of a cumulative product is zero where a factor is, and with it the second
+derivative of every product of several factors; that of a cumulative log-sum-exp takes the logarithm
+of its cotangent; that of a softmax cross entropy takes for granted that targets sum to 1, and
+leaves them out of its own derivative. The derivative of `xlogy` and its siblings in a first
+argument that is zero is zero, that of `bessel_i1` at zero is 1 and not 1/2, and `dynamic_stitch`
+hands cotangents to values that later ones have overwritten.
 """
 
 from __future__ import annotations
@@ -16,7 +21,9 @@ import tensorflow as tf
 
 from custom_op import tensorflow_internals as internals
 from custom_op.linear_maps.maxima import first_places, put, take
+from custom_op.rules.arithmetic import one_unless, up_to
 from custom_op.rules.max_pooling_variants import told_places, windows_of
+from custom_op.rules.recurrence import gradient_of_log_sum_exp, gradient_of_product
 
 Gradient = Callable[..., Any]
 
@@ -44,7 +51,95 @@ def _of_gradient_with_places(op: Any, upstream: tf.Tensor) -> list[tf.Tensor | N
     return [tf.zeros_like(op.inputs[0]), taken, None]
 
 
+def _of_softmax_cross_entropy(
+    op: Any, upstream: tf.Tensor, upstream_of_second: tf.Tensor | None
+) -> list[tf.Tensor | None]:
+    """The gradient in (logits, labels) of the loss and of the second output, b = s - labels.
+
+    The loss's is s Σ labels - labels = b - s Σb. It is read from b, because eager tapes do not
+    keep the labels.
+    """
+    logits, difference = op.inputs[0], op.outputs[1]
+    log_probabilities = tf.nn.log_softmax(logits)
+    probabilities = tf.exp(log_probabilities)
+    upstream = upstream[..., None]
+    excess = tf.reduce_sum(difference, -1, keepdims=True)
+    in_logits = upstream * (difference - probabilities * excess)
+    in_labels = -upstream * log_probabilities
+    if upstream_of_second is not None and not getattr(
+        upstream_of_second, "_is_zeros_tensor", False
+    ):
+        weighted = probabilities * upstream_of_second
+        in_logits += weighted - probabilities * tf.reduce_sum(weighted, -1, keepdims=True)
+        in_labels -= upstream_of_second
+    return [in_logits, in_labels]
+
+
+def _of_two(in_first: Gradient, in_second: Gradient) -> Gradient:
+    """Returns the gradient of an elementwise operation from its derivatives in x and y."""
+
+    def gradient(op: Any, upstream: tf.Tensor) -> list[tf.Tensor | None]:
+        x, y = op.inputs[0], op.inputs[1]
+        shapes = tf.shape(x), tf.shape(y)
+        axes = tf.raw_ops.BroadcastGradientArgs(s0=shapes[0], s1=shapes[1])
+        return [
+            tf.reshape(tf.reduce_sum(upstream * tf.math.conj(slope(x, y)), summed), shape)
+            for slope, summed, shape in zip((in_first, in_second), axes, shapes, strict=True)
+        ]
+
+    return gradient
+
+
+_of_xlogy = _of_two(
+    lambda x, y: tf.math.xlogy(one_unless(x, up_to(y, 0)), y),
+    tf.math.xdivy,
+)
+_of_xlog1py = _of_two(
+    lambda x, y: tf.math.xlog1py(one_unless(x, up_to(y, -1)), y),
+    lambda x, y: tf.math.xdivy(x, 1 + y),
+)
+_of_xdivy = _of_two(
+    lambda x, y: tf.math.xdivy(one_unless(x, tf.equal(y, 0)), y),
+    lambda x, y: tf.math.xdivy(-x, y**2),
+)
+
+
+def _of_bessel_i1(op: Any, upstream: tf.Tensor) -> tf.Tensor:
+    x = op.inputs[0]
+    small = tf.abs(x) < 1e-2
+    safe = tf.where(small, tf.ones([], x.dtype), x)
+    series = 1 / 2 + x**2 * (3 / 16 + x**2 * (5 / 384 + x**2 * (7 / 18432)))
+    quotient = tf.math.special.bessel_i0(safe) - tf.math.special.bessel_i1(safe) / safe
+    return upstream * tf.where(small, series, quotient)
+
+
+def _of_stitch(op: Any, upstream: tf.Tensor) -> list[tf.Tensor | None]:
+    """The gradient of `DynamicStitch`: none for values that later ones overwrite."""
+    count = len(op.inputs) // 2
+    places = list(op.inputs[:count])
+    upstream = tf.convert_to_tensor(upstream)
+    sizes = [tf.size(place) for place in places]
+    numbers = tf.split(tf.range(tf.add_n(sizes)), tf.stack(sizes), num=count)
+    numbers = [tf.reshape(n, tf.shape(p)) for n, p in zip(numbers, places, strict=True)]
+    last = tf.dynamic_stitch(places, numbers)
+    ones = tf.ones([tf.rank(upstream) - 1], tf.int32)
+    found: list[tf.Tensor | None] = [None] * count
+    for number, place in zip(numbers, places, strict=True):
+        stands = tf.reshape(tf.gather(last, place) == number, tf.concat([tf.shape(place), ones], 0))
+        taken = tf.gather(upstream, place)
+        found.append(tf.where(stands, taken, tf.zeros([], taken.dtype)))
+    return found
+
+
 _MENDED: dict[str, Gradient] = {
+    "Xlogy": _of_xlogy,
+    "Xlog1py": _of_xlog1py,
+    "Xdivy": _of_xdivy,
+    "BesselI1": _of_bessel_i1,
+    "DynamicStitch": _of_stitch,
+    "Cumprod": gradient_of_product,
+    "CumulativeLogsumexp": gradient_of_log_sum_exp,
+    "SoftmaxCrossEntropyWithLogits": _of_softmax_cross_entropy,
     "MaxPoolGrad": _of_gradient,
     "MaxPoolGradV2": _of_gradient,
     "MaxPool3DGrad": _of_gradient,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from custom_op.graphs import detours
 from custom_op.graphs.gradient_paths import Paths, refuse_missing
 from mlhf.hypergrad.dynamics import base as dynamics_module
 from mlhf.hypergrad.dynamics.base import Dynamics, State
@@ -84,3 +85,4 @@ def check_dynamics(dynamics: Dynamics, state: State, gradient: tf.Tensor, values
     refuse_missing(
         Paths(sources, results), [*names, "the gradient"], f"a step of {type(dynamics).__name__}"
     )
+    detours.check(sources, results, repeated=True)

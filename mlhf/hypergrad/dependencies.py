@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from custom_op.graphs import detours
 from mlhf.hypergrad import differentiability
 from mlhf.hypergrad.complete_gradients import Sources, check_dynamics
 from mlhf.hypergrad.hyperparameters import INITIAL_VELOCITY, INITIAL_WEIGHTS, Rows
@@ -53,7 +54,8 @@ def find_dependencies(training: Training, weights: Any, hyper: Rows) -> Dependen
             sources.check_draws([loss], "the training loss")
             gradient = first.gradient(loss, weight_leaves)
             still = [flat.names[i] for i, part in enumerate(gradient) if part is None]
-            parts = [part for part in gradient if part is not None]
+            # The gradient of a gather from a weight arrives as slices.
+            parts = [tf.convert_to_tensor(part) for part in gradient if part is not None]
         if problem.check_layers:
             differentiability.check_graph(tf.compat.v1.get_default_graph(), row_leaves, names)
         sources.check(parts, "the gradient of the training loss")
@@ -71,6 +73,7 @@ def find_dependencies(training: Training, weights: Any, hyper: Rows) -> Dependen
                 "of the weights that it is given?"
             )
         direct: dict[str, frozenset] = {}
+        results = [loss, *parts]
         for name in problem.outer_losses:
             structure = flat.unflatten(vector)
             weight_leaves = tf.nest.flatten(structure)
@@ -82,6 +85,7 @@ def find_dependencies(training: Training, weights: Any, hyper: Rows) -> Dependen
             sources.check_draws([value], f"the outer loss {name!r}")
             in_each = tape.gradient(value, [*leaves, *weight_leaves])
             direct[name] = _where(names, in_each)
+            results.append(value)
             unread = [
                 weight
                 for weight, part in zip(flat.names, in_each[len(leaves) :], strict=True)
@@ -98,6 +102,8 @@ def find_dependencies(training: Training, weights: Any, hyper: Rows) -> Dependen
         sources = Sources([], [], leaves, names)
         sources.check(slots, "the first state")
         sources.check_draws(slots, "the first state")
+        # What one step or function writes another one may read.
+        detours.check([vector, *leaves], [*results, *slots], repeated=True)
         check_dynamics(training.dynamics, state, vector, resolver.dynamics_values(rows))
         found["initial"] = _where(names, tape.gradient(slots, leaves))
         return loss

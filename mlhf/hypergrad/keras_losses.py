@@ -8,7 +8,9 @@ from typing import Any
 import tensorflow as tf
 
 import custom_op
-from custom_op.losses import activations
+from custom_op.losses import activations, keras_names
+from custom_op.losses import targets as loss_targets
+from mlhf.checks.structures import kind
 from mlhf.models import keras_call, keras_contracts, keras_models, natural_outputs
 
 _ADVICE = (
@@ -35,10 +37,11 @@ def keras_losses(
     Args:
       model: A built `keras.Model`.
       loss: A name or an object of `custom_op.losses`; a name of Keras' (`"mse"`,
-        `"sparse_categorical_crossentropy"` for a model that ends in a softmax); or a function of
-        (targets, outputs) such as a Keras loss object (which computes in `keras.config.floatx()`),
-        whose mean is taken. A softmax or sigmoid at the model's end that a named cross entropy
-        takes itself is taken off.
+        `"sparse_categorical_crossentropy"` for a model that ends in a softmax); or a Keras loss
+        object (which computes in `keras.config.floatx()`) or a function of (targets, outputs),
+        whose mean is taken as `fit` takes it: targets [N] meet outputs [N, 1] in one shape, and a
+        mask of the outputs leaves terms out. A softmax or sigmoid at the model's end that a named
+        cross entropy takes itself is taken off.
       valid_data: (inputs, targets).
       regularizer: From weights and hyperparameters to what is added to the training loss.
       training: Whether the training loss runs the model in training mode. Normalisation layers
@@ -55,24 +58,29 @@ def keras_losses(
       ValueError: If the model is not built, has constraints or asks for something else that would
         be left out, or the loss is not known; when the losses are traced, if the model has losses
         of its own, such as a layer's `kernel_regularizer`, or outputs that the loss can't compare.
+      TypeError: If the loss is neither a name nor something to call with (targets, outputs).
     """
     keras_models.get_parameters(model)  # checks it
     keras_contracts.check(model, ignore_overrides)
     keras_contracts.check_unconstrained(model, "the dynamics of hypergradients")
     paths = [variable.path for variable in model.trainable_variables]
-    is_own = isinstance(loss, (str, custom_op.losses.Loss))
-    own, required = natural_outputs.resolve(loss) if is_own else (None, None)
+    own, required, compare_as_fit = None, None, None
+    if isinstance(loss, custom_op.losses.Loss) or _is_known_name(loss):
+        own, required = natural_outputs.resolve(loss)
+    else:
+        compare_as_fit = _as_compiled(loss)
     activation = None if own is None else activations.activation_of(own)
 
     def compare(values, state, inputs, targets, mode):
         called = keras_call.call(model, values, state, inputs, training=mode, advice=_ADVICE)
-        if own is None:
-            return tf.reduce_mean(loss(targets, called.outputs))
+        if compare_as_fit is not None:
+            return compare_as_fit(targets, called.outputs, called.mask)
         outputs = called.outputs
         if activation is not None:
             outputs = natural_outputs.undone(
                 outputs, activation, required is not None, repr(model.name)
             )
+        assert own is not None
         masked = {} if called.mask is None else {"mask": called.mask}
         return own.value(outputs, targets, **masked)
 
@@ -84,7 +92,8 @@ def keras_losses(
             raise ValueError(f"Expected weights for {sorted(paths)}, got {sorted(weights)}.")
         eager = activation is not None and tf.executing_eagerly()
         values = [weights[path] for path in paths]
-        return (traced if eager else compare)(values, state, inputs, targets, mode)
+        with loss_targets.spoken_of():
+            return (traced if eager else compare)(values, state, inputs, targets, mode)
 
     def train_loss(weights, hyperparameters, step, batch, seed):
         inputs, targets = tf.nest.map_structure(tf.convert_to_tensor, tuple(batch))
@@ -98,6 +107,82 @@ def keras_losses(
         return measure(weights, inputs, targets, state, False)
 
     return train_loss, valid_loss
+
+
+def _is_known_name(loss: Any) -> bool:
+    """Whether a loss is a name that does not stand for one of Keras' that is unknown here."""
+    import keras
+
+    if not isinstance(loss, str):
+        return False
+    if loss in custom_op.losses.names() or keras_names.meaning(loss) is not None:
+        return True
+    try:
+        return keras.losses.get(loss) is None
+    except ValueError:
+        return True
+
+
+def _as_compiled(loss: Any) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor | None], tf.Tensor]:
+    """Returns the mean loss of (targets, outputs, mask), as `compile(loss=...)` takes it.
+
+    Args:
+      loss: A Keras loss, its class or its name, or a function of (targets, outputs).
+
+    Raises:
+      TypeError: If it is none of these.
+    """
+    import keras
+
+    if isinstance(loss, str):
+        loss = keras.losses.get(loss)
+    if isinstance(loss, type) and issubclass(loss, keras.losses.Loss):
+        loss = loss()
+    if isinstance(loss, (type, keras.metrics.Metric)) or not callable(loss):
+        raise TypeError(
+            "Expected a loss: a name, an object of custom_op.losses or keras.losses, or a function "
+            f"of (targets, outputs), got {kind(loss)}."
+        )
+
+    def of_object(targets, outputs, mask):
+        del mask  # it finds the outputs' mask itself
+        return tf.reduce_mean(loss(targets, outputs))
+
+    def of_function(targets, outputs, mask):
+        if targets.dtype.is_floating:
+            targets = tf.cast(targets, outputs.dtype)
+        terms = tf.convert_to_tensor(loss(*_of_one_rank(targets, outputs)))
+        if mask is None:
+            return tf.reduce_mean(terms)
+        if terms.shape.rank is None or terms.shape.rank < mask.shape.rank:
+            raise ValueError(
+                "Expected a loss that returns a term for each place of the outputs' mask, "
+                f"{mask.shape}, got one that returns {terms.shape}: without them, what the mask "
+                "hides can't be left out."
+            )
+        present = tf.cast(mask, terms.dtype)
+        present = tf.reshape(
+            present, tf.concat([tf.shape(mask), [1] * (terms.shape.rank - mask.shape.rank)], 0)
+        )
+        present = tf.broadcast_to(present, tf.shape(terms))
+        return tf.math.divide_no_nan(tf.reduce_sum(terms * present), tf.reduce_sum(present))
+
+    return of_object if isinstance(loss, keras.losses.Loss) else of_function
+
+
+def _of_one_rank(targets: tf.Tensor, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns [N] and [N, 1] both as [N, 1], and [..., 1] beside one axis less without it."""
+    if targets.shape.rank is None or outputs.shape.rank is None:
+        return targets, outputs
+    difference = targets.shape.rank - outputs.shape.rank
+    larger, smaller = (targets, outputs) if difference > 0 else (outputs, targets)
+    if abs(difference) == 1 and larger.shape[-1] == 1:
+        if smaller.shape.rank == 1:
+            smaller = tf.expand_dims(smaller, -1)
+        else:
+            larger = tf.squeeze(larger, -1)
+        return (larger, smaller) if difference > 0 else (smaller, larger)
+    return targets, outputs
 
 
 def _state(model: Any, seed: tf.Tensor, step: tf.Tensor) -> list[tf.Tensor]:

@@ -50,7 +50,7 @@ def call(
 
     Raises:
       ValueError: If the model has losses of its own, several outputs, or writes into trainable
-        variables when it is called.
+        variables, or into variables that are not its own, when it is called.
     """
     import keras
 
@@ -58,12 +58,15 @@ def call(
     pairs = [*zip(trainable, values, strict=True), *zip(others, state, strict=True)]
     arguments = {"training": training} if _takes_training(model) else {}
     with keras.StatelessScope(state_mapping=pairs, collect_losses=True) as scope:
-        if written is not None:
-            _note(scope, written)
+        updates = _noted(scope)
         given = [scope.get_current_value(variable) for variable in trainable]
         outputs = model(inputs, **arguments)
         own_losses = model.losses
         after = [scope.get_current_value(variable) for variable in trainable]
+    if written is not None:
+        for variable, value in updates:
+            written.setdefault(id(variable), []).append(tf.convert_to_tensor(value))
+    _check_kept(model, [variable for variable, _ in updates])
     if own_losses:
         raise ValueError(
             f"Expected a model without losses of its own, got {model.name!r} with "
@@ -87,16 +90,47 @@ def call(
     return Called(outputs, [scope.get_current_value(variable) for variable in others], mask)
 
 
-def _note(scope: Any, written: dict[int, list[tf.Tensor]]) -> None:
-    """Lets a scope note every assignment, not just the last of a variable."""
+def _noted(scope: Any) -> list[tuple[Any, Any]]:
+    """Returns a list in which a scope notes every assignment, not just the last of a variable."""
+    updates: list[tuple[Any, Any]] = []
     add_update = scope.add_update
 
     def noting(update):
-        variable, value = update
-        written.setdefault(id(variable), []).append(tf.convert_to_tensor(value))
+        updates.append(update)
         add_update(update)
 
     scope.add_update = noting
+    return updates
+
+
+def _check_kept(model: Any, variables: Sequence[Any]) -> None:
+    """Raises ValueError where a call wrote into variables that its new state does not hold.
+
+    Args:
+      model: What was called.
+      variables: What it assigned.
+    """
+    kept = {id(variable) for variable in [*model.variables, *model.metrics_variables]}
+    # A layer's own metrics count calls, on which nothing depends.
+    for layer in layers_of(model):
+        kept.update(id(variable) for variable in layer.metrics_variables)
+    lost = {id(v): v.path for v in variables if id(v) not in kept}
+    if not lost:
+        return
+    stateful = [layer.name for layer in layers_of(model) if getattr(layer, "stateful", False)]
+    if stateful:
+        raise ValueError(
+            f"Expected a model whose state is in its variables, got {model.name!r} with the layers "
+            f"{stateful} of stateful=True, whose states Keras does not list among them: they would "
+            "stay what they are from step to step. Make these layers with stateful=False, or give "
+            "them their states as inputs (initial_state=)."
+        )
+    raise ValueError(
+        f"Expected a model whose state is in its variables, got {model.name!r}, which writes into "
+        f"{sorted(lost.values())}: they would stay what they are from step to step. Let a layer "
+        "have them as attributes (add_weight(trainable=False)); what draws random numbers without "
+        "a seed of its own needs seed=keras.random.SeedGenerator(), an attribute too."
+    )
 
 
 def layers_of(model: Any) -> list[Any]:

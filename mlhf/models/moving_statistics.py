@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from mlhf.checks.structures import kind
 from mlhf.models import keras_call, keras_models
 
 Pair = tuple[int, int]
@@ -45,13 +46,19 @@ def population_statistics(
 
     Raises:
       ValueError: If there are no batches, or the parameters or the state are not the model's.
-      TypeError: If the model is none of Keras'.
+      TypeError: If the model is none of Keras', or one batch was given in the place of several.
     """
     if not keras_models.is_model(model):
         raise TypeError(
             "Expected a Keras model, whose layers say which state is a moving statistic, got "
             f"{model!r}; of a function, average the statistics that its own state has with a "
             "momentum of 0."
+        )
+    single = isinstance(batches, tuple) and all(hasattr(part, "shape") for part in batches)
+    if hasattr(batches, "shape") or isinstance(batches, dict) or (single and batches):
+        raise TypeError(
+            f"Expected batches, as a list or a data set has them, got {kind(batches)}, which would "
+            "be taken apart: put one batch into a list, [inputs] or [(inputs, targets)]."
         )
     if parameters is None:
         parameters = keras_models.get_parameters(model)

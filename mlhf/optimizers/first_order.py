@@ -196,7 +196,8 @@ class FirstOrder(CompiledSteps):
                 variable.assign(tf.cast(numbers["learning_rate"], variable.dtype))
         with keras_optimizers.without_replicas(self._optimizer):
             scaled = keras_optimizers.scaled(self._optimizer, gradient)
-            self._optimizer.apply(scaled, self._variables)
+            # What `fit` calls, which an optimizer of the user's may override.
+            self._optimizer.apply_gradients(zip(scaled, self._variables, strict=True))
         moved = tf.nest.pack_sequence_as(
             parameters, [tf.identity(variable.value) for variable in self._variables]
         )

@@ -147,3 +147,28 @@ def test_the_graph_holds_the_recomputation(jit_compile):
     kinds = [op.type for op in slope.get_concrete_function(W).graph.get_operations()]
     assert kinds.count("Tanh") == 4
     assert kinds.count("XlaOptimizationBarrier") == jit_compile
+
+
+def test_second_derivatives_through_moments_are_right():
+    x = tf.constant([0.3, -0.2, 0.9, 0.4], tf.float64)
+    t = tf.constant([1.0, 0.5, -2.0, 0.3], tf.float64)
+
+    def normalized(z):
+        mean, variance = tf.nn.moments(z, [0])
+        return tf.reduce_sum(tf.sin((z - mean) / tf.sqrt(variance + 0.1)) * t)
+
+    def gradient(z):
+        with tf.GradientTape() as tape:
+            tape.watch(z)
+            value = custom_op.checkpoint(normalized)(z)
+        return tape.gradient(value, z)
+
+    def second(z):
+        with tf.GradientTape() as tape:
+            tape.watch(z)
+            first = gradient(z)
+        return tape.gradient(first, z, t)
+
+    expected = (gradient(x + 1e-5 * t) - gradient(x - 1e-5 * t)) / 2e-5
+    for run in (second, tf.function(second), tf.function(second, jit_compile=True)):
+        np.testing.assert_allclose(run(x), expected, rtol=1e-6)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import custom_op
 from custom_op import structures
 
 Pair = collections.namedtuple("Pair", ["left", "right"])
@@ -44,6 +45,10 @@ def test_flatten_floating_refuses_what_is_not_floating():
         structures.flatten_floating({"a": 1.0, "b": [np.int32(2)]}, "weights")
     with pytest.raises(TypeError, match="got complex64"):
         structures.flatten_floating(tf.constant(1j, tf.complex64), "weights")
+    with pytest.raises(TypeError, match="Expected weights of dense tensors, got None at 'b': let"):
+        structures.flatten_floating({"a": 1.0, "b": None}, "weights")
+    with pytest.raises(TypeError, match="got a RaggedTensor at 'b': make it dense first"):
+        structures.flatten_floating({"b": tf.ragged.constant([[1.0], []])}, "weights")
     with pytest.raises(ValueError, match="at least one tensor, got {}"):
         structures.flatten_floating({}, "weights")
 
@@ -65,3 +70,19 @@ def test_a_list_is_not_a_tuple():
     leaves = [tf.zeros([2])]
     with pytest.raises(ValueError, match=r"structure \[\(2,\)\], got \(\(2,\),\)"):
         structures.flatten_like((tf.zeros([2]),), leaves, leaves, "tangents")
+
+
+def test_operators_of_functions_that_return_no_tensor_say_so():
+    w, labels = tf.ones([3]), tf.zeros([2], tf.int32)
+    for returned, word in ((None, "None"), (tf.ragged.constant([[1.0], []]), "a RaggedTensor")):
+
+        def function(w, returned=returned):
+            return returned
+
+        for make in (
+            lambda f: custom_op.linearize(f, w),
+            lambda f: custom_op.gauss_newton(f, w, "softmax_cross_entropy", labels),
+            lambda f: custom_op.hessian(f, w, "softmax_cross_entropy", labels),
+        ):
+            with pytest.raises(TypeError, match=f"Expected outputs of dense tensors, got {word}"):
+                make(function)

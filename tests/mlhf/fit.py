@@ -19,7 +19,7 @@ def as_fit(model, loss, x, y, rate=0.1):
     moved = {path: v.numpy() for path, v in (mlhf.get_model_state(model) or {}).items()}
     mlhf.set_parameters(model, weights)
     mlhf.set_model_state(model, state)
-    return float(value), after, moved
+    return float(np.ravel(value)[0]), after, moved  # metrics follow the loss
 
 
 def as_mlhf(model, loss, x, y, rate=0.1, **settings):

@@ -118,7 +118,8 @@ def implicit(
     mean.product(vector, tf.random.stateless_normal(vector.shape, [0, 1], dtype=vector.dtype))
     gradient = mean.products(vector, tf.zeros_like(vector))[0]
     size = mean.curvature * float(tf.norm(vector))
-    progress = _Progress(float(tf.norm(gradient)), first_norm, size, vector.dtype)
+    moved = mean.curvature * float(tf.norm(vector - first)) if train_first else 0.0
+    progress = _Progress(float(tf.norm(gradient)), first_norm, size, moved, vector.dtype)
     progress.check()
     most = solver.largest_remainder if largest_residual is None else largest_residual
     for name in problem.outer_losses:
@@ -168,6 +169,7 @@ class _Progress(NamedTuple):
     norm: float  # of the gradient at the end
     first: float | None  # at the beginning
     size: float  # of H w, at most: what a gradient is a difference of
+    moved: float  # of H times the way that training went, at most
     dtype: tf.DType
 
     @property
@@ -180,7 +182,12 @@ class _Progress(NamedTuple):
     def converged(self) -> bool:
         """Whether the gradient is as good as zero."""
         rounding = 100 * float(np.finfo(self.dtype.as_numpy_dtype).eps)
-        return self.relative <= _SMALL or self.norm <= rounding * self.size
+        if self.norm <= rounding * self.size:
+            return True
+        # A loss that is flat at its optimum has small gradients far from it too, which the present
+        # curvature tells.
+        reference = max(self.size, self.moved)
+        return self.relative <= _SMALL and self.norm <= _SMALL * reference
 
     def check(self) -> None:
         """Raises DivergedError if training got away from its optimum."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from custom_op import structures
+from custom_op.graphs import detours
 from custom_op.graphs.gradient_paths import Paths, refuse_missing
 from mlhf.checks.arguments import check_choice, check_count, check_number, check_parameters
 from mlhf.models import keras_models
@@ -321,6 +322,7 @@ def _value_and_gradient(objective, parameters, network) -> tuple[tf.Tensor, list
     objective.loss.check(network.outputs, objective.targets)
     names = [f"the parameter {name!r}" for name in structures.leaf_names(parameters)]
     refuse_missing(Paths(network.leaves, [network.outputs]), names, "the network")
+    detours.check(network.leaves, [network.outputs])
     dtype = network.leaves[0].dtype
     value = tf.cast(objective.loss.value(network.outputs, objective.targets), dtype)
     gradient = tf.gradients(

@@ -28,6 +28,15 @@ CHOOSING = {
     "branch": lambda rate: tf.cond(rate > 0, lambda: dropped(rate), lambda: X),
     "loop": in_a_loop,
     "threshold": lambda rate: tf.where(tf.random.normal([3], dtype=X.dtype) < rate, X, rate * X),
+    "sampled": lambda rate: (
+        rate
+        * tf.gather(
+            X,
+            tf.searchsorted(
+                tf.cumsum(tf.nn.softmax(rate * X)), 0.99 * tf.random.uniform([3], dtype=X.dtype)
+            ),
+        )
+    ),
     "rounded": lambda rate: X * tf.floor(rate + tf.random.uniform([3], dtype=X.dtype)) + rate,
 }
 
@@ -38,7 +47,7 @@ def test_refused_by_name(name):
     with pytest.raises(custom_op.NotDifferentiableError, match="random numbers.*stop_gradient"):
         custom_op.jvp(function, RATE, RATE)
     found = random_choices(function, RATE)
-    assert len(found) == 1 and found[0].endswith(("GreaterEqual", "Less", "Floor"))
+    assert len(found) == 1 and found[0].endswith(("GreaterEqual", "Less", "Floor", "LowerBound"))
 
 
 HARMLESS = {

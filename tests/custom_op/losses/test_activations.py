@@ -46,6 +46,32 @@ def test_what_went_into_a_softmax(name):
     assert np.min(before) < 0 and before.dtype == outputs.dtype
 
 
+MOVED = {
+    "other axis": lambda z: tf.transpose(tf.nn.softmax(z, axis=1), [0, 2, 1]),
+    "layer": lambda z: keras.layers.Permute((2, 1), dtype="float64")(
+        keras.layers.Softmax(axis=1, dtype="float64")(z)
+    ),
+    "logarithms": lambda z: tf.identity(tf.exp(tf.nn.log_softmax(z))),
+}
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_a_softmax_over_another_axis_that_is_made_the_last_and_one_by_logarithms(name):
+    _, undone, outputs, (before, *_) = traced(MOVED[name])
+    assert undone[0] == "softmax"
+    np.testing.assert_allclose(tf.nn.softmax(before), outputs, rtol=1e-12)
+
+
+def test_a_softmax_whose_axis_is_not_the_last_is_not_taken_off():
+    for function in (
+        lambda z: tf.nn.softmax(z, axis=1),
+        lambda z: tf.transpose(tf.nn.softmax(z), [0, 2, 1]),
+        lambda z: tf.transpose(tf.nn.softmax(z, axis=0), [0, 2, 1]),
+        lambda z: tf.exp(z - 1),
+    ):
+        assert "softmax" not in traced(function)[1]
+
+
 def test_what_went_into_a_sigmoid_and_an_exponential():
     for function, name, inverse in (
         (lambda z: tf.reshape(tf.sigmoid(z), [-1]), "sigmoid", tf.sigmoid),

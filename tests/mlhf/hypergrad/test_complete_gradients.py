@@ -136,6 +136,18 @@ def test_a_rate_of_dropout_is_no_hyperparameter():
     plain = lambda w, h, step: tf.reduce_sum((w["w"] - h["rate"]) ** 2)  # noqa: E731
     with pytest.raises(ValueError, match="In the first state.*'rate'"):
         hg.reverse(make(plain, initial=sparse), None, hyper)
+
+    def order(w, h, step, values):
+        noise = tf.random.stateless_normal([3], tf.stack([1, step]), dtype=D) + h["rate"] * X
+        return tf.reduce_sum(w["w"] * h["rate"] * values(noise))
+
+    ordered = lambda *a: order(*a, lambda z: tf.gather(X, tf.argsort(z)))  # noqa: E731
+    largest = lambda *a: order(*a, lambda z: tf.gather(X, tf.math.top_k(z, 2)[1])[0])  # noqa: E731
+    for chosen in (ordered, largest):
+        with pytest.raises(ValueError, match="random decision.*TopKV2"):
+            hg.reverse(make(chosen), WEIGHTS, hyper)
+    ranked = lambda *a: order(*a, lambda z: tf.sort(z) * X)  # noqa: E731
+    assert np.isfinite(hg.reverse(make(ranked), WEIGHTS, hyper).hypergradient["rate"])
     # The strength of noise is one.
     noisy = lambda w, h, step, seed: tf.reduce_sum(  # noqa: E731
         tf.nn.relu(
@@ -144,3 +156,25 @@ def test_a_rate_of_dropout_is_no_hyperparameter():
         ** 2
     )
     assert np.isfinite(hg.reverse(make(noisy), WEIGHTS, hyper).hypergradient["rate"])
+
+
+def test_rows_gathered_straight_from_a_weight():
+    # Their gradient arrives as slices, one row of which comes twice.
+    def train(w, h, step):
+        rows = tf.gather(w["w"], tf.stack([step % 3, 0, 0]))
+        return tf.reduce_sum(h["a"] * rows**2 + tf.sin(rows))
+
+    def end(a):
+        w, v = WEIGHTS["w"].numpy(), np.zeros(3)
+        for step in range(3):
+            slope = np.zeros(3)
+            for row in (step % 3, 0, 0):
+                slope[row] += 2 * a * w[row] + np.cos(w[row])
+            v = 0.5 * v + slope
+            w = w - 0.1 * v
+        return float(np.sum((w - 1) ** 2))
+
+    expected = (end(1.3 + 1e-5) - end(1.3 - 1e-5)) / 2e-5
+    for method in (hg.reverse, hg.forward):
+        found = method(make(train), WEIGHTS, {"a": tf.constant(1.3, D)}).hypergradient["a"]
+        np.testing.assert_allclose(found, expected, rtol=1e-7)

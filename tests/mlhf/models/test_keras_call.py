@@ -3,7 +3,9 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from mlhf.models import keras_call
 from tests.mlhf import fit
 
 L = keras.layers
@@ -117,3 +119,51 @@ def test_inputs_by_name_in_any_order_with_one_too_many_and_one_output_in_a_list(
     sizes = {"second": 3, "third": 1, "first": 2}
     x = {name: random.normal(size=(8, size)) for name, size in sizes.items()}
     fit.check(model, x, Y, [LOGITS], "softmax_cross_entropy")
+
+
+class Unseeded(L.Layer):
+    """Draws from Keras' own generator, whose state is nobody's variable."""
+
+    def call(self, x):
+        return x + 0.1 * keras.random.normal(keras.ops.shape(x))
+
+
+class Counting(L.Layer):
+    """Keeps a metric of its own, on which nothing depends."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean = keras.metrics.Mean()
+
+    def call(self, x):
+        self.mean.update_state(x)
+        return x
+
+
+def ended(layer, shape=(8, 4, 4)):
+    return lambda: keras.Sequential(
+        [keras.Input(batch_shape=shape), layer, L.Flatten(), L.Dense(3)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (lambda: L.LSTM(3, stateful=True, name="memory"), "layers .'memory'. of stateful=True"),
+        (lambda: L.Bidirectional(L.GRU(3, stateful=True)), "of stateful=True, whose states"),
+        (Unseeded, "writes into .*seed_generator_state.*SeedGenerator.., an attribute"),
+    ],
+)
+def test_a_state_that_no_variable_of_the_model_holds_is_refused(layer, message):
+    model = ended(layer())()
+    for training in (True, False):
+        with pytest.raises(ValueError, match=message):
+            values = [tf.convert_to_tensor(v) for v in model.trainable_variables]
+            state = [tf.convert_to_tensor(v) for v in model.non_trainable_variables]
+            keras_call.call(model, values, state, X, training=training)
+    with pytest.raises(ValueError, match=message):
+        fit.as_mlhf(model, "softmax_cross_entropy", X, Y)
+
+
+def test_a_metric_inside_a_layer_is_no_state():
+    fit.check(built(ended(Counting())), X, Y, LOGITS, "softmax_cross_entropy")

@@ -171,7 +171,15 @@ def excluding(model, **named):
     return optimizer
 
 
+class Doubling(OPT.SGD):
+    """What `fit` calls, overridden."""
+
+    def apply_gradients(self, grads_and_vars):
+        return super().apply_gradients([(2 * gradient, v) for gradient, v in grads_and_vars])
+
+
 OPTIMIZERS = {
+    "apply_gradients": lambda model: Doubling(0.5),
     "clipnorm": lambda model: OPT.SGD(0.5, momentum=0.9, clipnorm=0.1),
     "global_clipnorm": lambda model: OPT.Adam(0.1, global_clipnorm=0.1),
     "averages": lambda model: OPT.SGD(
@@ -210,3 +218,27 @@ def test_what_an_optimizer_would_do_at_the_end_of_fit_or_to_named_variables():
     with pytest.raises(ValueError, match=r"call init\(model\)"):
         optimizer.init(mlhf.get_parameters(model))
     assert tf.nest.flatten(optimizer.init(model))
+
+
+@pytest.mark.parametrize("kind", [OPT.SGD, OPT.Adam, OPT.RMSprop])
+def test_rows_that_a_batch_looks_up_twice_have_one_gradient(kind):
+    """`fit` squares its parts apart, so the reference is Keras' optimizer on dense gradients."""
+    ids = np.array([[0], [1], [2], [0], [1], [0], [3], [0]], "int32")
+    models = []
+    for _ in range(2):
+        keras.utils.set_random_seed(0)
+        layers = [L.Embedding(5, 3, name="rows"), L.Flatten(), L.Dense(3, name="last")]
+        models.append(keras.Sequential([keras.Input([1], dtype="int32"), *layers], name="net"))
+    model, reference = models
+    optimizer, dense = mlhf.FirstOrder(kind(0.1)), kind(0.1)
+    parameters, state = mlhf.get_parameters(model), optimizer.init(model)
+    for _ in range(3):
+        objective = mlhf.Objective(model, "softmax_cross_entropy", ids, Y)
+        parameters, state, _, _ = optimizer.step(objective, parameters, state)
+        with tf.GradientTape() as tape:
+            loss = LOGITS(Y, reference(ids))
+        found = tape.gradient(loss, reference.trainable_variables)
+        assert any(isinstance(part, tf.IndexedSlices) for part in found)
+        dense.apply([tf.convert_to_tensor(part) for part in found], reference.trainable_variables)
+    for path, expected in mlhf.get_parameters(reference).items():
+        np.testing.assert_allclose(parameters[path], expected, rtol=1e-4, atol=1e-5, err_msg=path)

@@ -125,6 +125,10 @@ def test_what_has_no_statistics_and_what_is_refused():
     normed = keras.Sequential([keras.Input([3]), L.BatchNormalization()])
     with pytest.raises(ValueError, match="batches to take statistics of, got none"):
         mlhf.population_statistics(normed, [])
+    # Of a pair, targets would count as a batch of inputs.
+    for one in (X, tf.constant(X), (X, X), {"x": X}):
+        with pytest.raises(TypeError, match="Expected batches, .*put one batch into a list"):
+            mlhf.population_statistics(normed, one)
     with pytest.raises(ValueError, match="Expected parameters for .*gamma"):
         mlhf.population_statistics(normed, [X], {})
     with pytest.raises(ValueError, match="Expected a state of .*moving_mean"):

@@ -162,8 +162,21 @@ REFUSED = {
         "softmax_cross_entropy", "probabilities",
     ),
     "no softmax": (logits, "sparse_categorical_crossentropy", "from_logits=True"),
-    "hard sigmoid": (activated("hard_sigmoid"), "binary_crossentropy", "end in a sigmoid"),
+    "hard sigmoid": (activated("hard_sigmoid"), "binary_crossentropy", "numbers from 0 to 1"),
+    "other side": (
+        with_layer(lambda dtype: L.Lambda(lambda z: 1 - tf.sigmoid(z), dtype=dtype)),
+        "sigmoid_cross_entropy", "numbers from 0 to 1",
+    ),
+    "shifted": (
+        with_layer(lambda dtype: L.Lambda(lambda z: tf.nn.softmax(z) + 1e-7, dtype=dtype)),
+        "softmax_cross_entropy", "numbers from 0 to 1",
+    ),
+    "linear": (logits, "binary_crossentropy", "end in a sigmoid"),
     "rates": (activated("softplus"), "poisson", r"rates .Softplus"),
+    "more rates": (
+        with_layer(lambda dtype: L.Lambda(lambda z: tf.nn.softplus(z) + 1e-6, dtype=dtype)),
+        "poisson", "rates .of at least 0",
+    ),
     "sum": (logits, K.MeanSquaredError(reduction="sum"), "got 'sum': a step is taken on the mean"),
     "axis": (logits, K.CategoricalCrossentropy(True, axis=1), "axis=1"),
     "huber": (logits, K.Huber(), "whose Hessian is known here.*keras.losses.Huber"),
@@ -224,3 +237,58 @@ def test_losses_for_hypergradients():
     seed, step = tf.constant(0), tf.constant(0)
     np.testing.assert_allclose(train_loss(weights, {}, step, (x, y), seed), expected, rtol=1e-5)
     np.testing.assert_allclose(valid_loss(weights, {}), expected, rtol=1e-5)
+
+
+IDS = np.array([[1, 2, 3, 0, 0], [2, 1, 0, 0, 0], [3, 3, 3, 3, 1]], "int32")
+
+
+def masked():
+    keras.utils.set_random_seed(0)
+    ids = keras.Input([5], dtype="int32")
+    return keras.Model(ids, L.Dense(1)(L.Embedding(4, 3, mask_zero=True)(ids)))
+
+
+def column():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([keras.Input([4]), L.Dense(1)])
+
+
+def squares(targets, outputs):
+    return tf.square(targets - outputs)
+
+
+@pytest.mark.parametrize("loss", [squares, K.mean_absolute_error, "mae", K.Huber, "hinge"])
+@pytest.mark.parametrize("make", [masked, column])
+def test_functions_for_hypergradients_are_compared_as_compile_does(make, loss):
+    """Not broadcast to [N, N], and without the terms that a mask hides."""
+    model = make()
+    x = IDS if make is masked else X.astype("float32")
+    y = RANDOM.normal(size=(3, 5, 1) if make is masked else 6).astype("float32")
+    expected, weights, _ = fit.as_fit(model, loss, x, y, rate=1.0)
+    train_loss, valid_loss = hypergrad.keras_losses(model, loss, valid_data=(x, y))
+    before = mlhf.get_parameters(model)
+    with tf.GradientTape() as tape:
+        tape.watch(before)
+        value = train_loss(before, {}, tf.constant(0), (x, y), tf.constant(0))
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(valid_loss(before, {}), expected, rtol=1e-5)
+    for path, part in tape.gradient(value, before).items():
+        moved = before[path] - tf.convert_to_tensor(part)
+        np.testing.assert_allclose(moved, weights[path], rtol=1e-4, atol=1e-6, err_msg=path)
+
+
+def test_losses_for_hypergradients_are_refused_where_they_are_given():
+    for loss in (None, {"net": "mse"}, keras.metrics.MeanSquaredError(), float):
+        with pytest.raises(TypeError, match="Expected a loss: a name, an object of custom_op.lo"):
+            hypergrad.keras_losses(column(), loss, valid_data=(X, X[:, :1]))
+    with pytest.raises(ValueError, match="got 'nonsense'"):
+        hypergrad.keras_losses(column(), "nonsense", valid_data=(X, X[:, :1]))
+    given = [
+        (masked(), lambda y, z: tf.reduce_mean(squares(y, z)), (IDS, IDS[..., None] * 1.0)),
+        (network(logits, "float32"), "softmax_cross_entropy", (X, CLASSES + 1)),
+    ]
+    messages = ["a term for each place of the outputs' mask", "^SoftmaxCross.*labels from 0 to 2"]
+    for (model, loss, data), message in zip(given, messages, strict=True):
+        _, valid_loss = hypergrad.keras_losses(model, loss, valid_data=data)
+        with pytest.raises(ValueError, match=message):
+            valid_loss(mlhf.get_parameters(model), {})

@@ -261,3 +261,34 @@ def test_columns_of_forward_written_out_or_looped_over():
         ):
             np.testing.assert_allclose(found(written), found(looped), rtol=1e-12, atol=1e-15)
     assert np.all(written.info["jacobian_norm"]["lam"][1:] > 0)
+
+
+def test_a_hypergradient_through_a_product_with_a_zero():
+    rates = np.array([0.4, 0.0, 0.7])
+    weights = np.array([0.5, -1.0, 2.0])
+
+    def inner(w, h, step):
+        return tf.reduce_sum((tf.math.cumprod(w["w"] + h["a"]) - 1) ** 2)
+
+    problem = hg.Problem(
+        inner,
+        lambda w, h: tf.reduce_sum(w["w"] ** 2),
+        dynamics=hg.Momentum(0.1, 0.5),
+        steps=3,
+    )
+    shifts = rates - weights  # the factors are the rates at first
+    found = hg.reverse(problem, {"w": tf.constant(weights)}, {"a": tf.constant(shifts)})
+
+    def trained(a):
+        w, velocity = weights, np.zeros(3)
+        for _ in range(3):
+            x = w + a
+            y = np.array([x[0], x[0] * x[1], x[0] * x[1] * x[2]])
+            jacobian = [[1, 0, 0], [x[1], x[0], 0], [x[1] * x[2], x[0] * x[2], x[0] * x[1]]]
+            velocity = 0.5 * velocity + 2 * (y - 1) @ np.array(jacobian)
+            w = w - 0.1 * velocity
+        return np.sum(w**2)
+
+    steps = 1e-5 * np.eye(3)
+    expected = [(trained(shifts + e) - trained(shifts - e)) / 2e-5 for e in steps]
+    np.testing.assert_allclose(found.hypergradient["a"], expected, rtol=1e-8)

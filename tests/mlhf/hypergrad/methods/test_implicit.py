@@ -348,3 +348,17 @@ def test_a_training_that_gets_away_from_its_optimum():
     least = problem(valid=lambda weights, hyper: tf.reduce_sum((weights["w"] - w) ** 2))
     found = hypergrad.implicit(least, optimum(), HYPER, train_first=False)
     assert not np.any(found.hypergradient["targets"]) and found.info["converged"]
+
+
+def test_a_loss_that_is_flat_at_its_optimum_has_not_converged():
+    problem = hypergrad.Problem(
+        lambda w, h, step: (1 + h["a"]) * tf.reduce_sum(w["w"] ** 4),
+        lambda w, h: tf.reduce_sum((w["w"] - 1) ** 2),
+        dynamics=hypergrad.GradientDescent(0.1),
+        steps=300,
+    )
+    found = hypergrad.implicit(
+        problem, {"w": tf.ones([3], tf.float64)}, {"a": tf.constant(0.5, tf.float64)}
+    )
+    assert found.info["relative_gradient"] < 1e-3  # of its start, which says little here
+    assert not found.info["converged"]
