@@ -12,7 +12,7 @@ import tensorflow as tf
 from mlhf.meta_optimizer import coordinate_lstm
 from mlhf.meta_optimizer.coordinate_lstm import LSTMWeights
 
-PRETRAINED = Path(__file__).parent / "pretrained"
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
 # What a meta-training keeps in its folder for those who use the result.
 FILE_IN_FOLDER = "meta_optimizer.npz"
 
