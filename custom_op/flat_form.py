@@ -14,29 +14,59 @@ Structure = Any
 
 
 class FlatForm:
-    """The flat form of structures like a given one.
+    """The flat form of structures like a given one, of which no tensor is kept.
 
-    Leaves stand in the order of `tf.nest.flatten`, each in row-major order.
+    Leaves stand in the order of `tf.nest.flatten`, each in row-major order. A form of another
+    order, or with padding between leaves, sets other pieces.
 
     Attributes:
-      leaves: The flat tensors of the given structure.
-      size: How many numbers there are.
+      names: The leaves' names.
+      shapes: Their static shapes.
+      sizes: How many numbers each has.
+      size: The length of a flat vector.
       dtype: The dtype (of the first leaf, where they differ).
     """
 
     def __init__(self, structure: Structure, what: str):
-        self._structure = structure
-        self.leaves = structures.flatten_floating(structure, what)
-        for name, leaf in zip(structures.leaf_names(structure), self.leaves, strict=True):
+        """Describes the form of a structure.
+
+        Args:
+          structure: Floating tensors, variables or arrays of static shapes.
+          what: What the structure is, for the errors' texts.
+
+        Raises:
+          ValueError: If there is no leaf, or a shape is not static.
+          TypeError: If a leaf is not floating.
+        """
+        leaves = structures.flatten_floating(structure, what)
+        self.names = structures.leaf_names(structure)
+        for name, leaf in zip(self.names, leaves, strict=True):
             if leaf.shape.num_elements() is None:
                 raise ValueError(f"Expected {what} of static shapes, got {leaf.shape} at {name!r}.")
-        self._sizes = [leaf.shape.num_elements() for leaf in self.leaves]
-        self.size = sum(self._sizes)
-        self.dtype = self.leaves[0].dtype
+        self._structure = tf.nest.map_structure(lambda _: None, structure)
+        self._dtypes = [leaf.dtype for leaf in leaves]
+        self.dtype = self._dtypes[0]
+        self.shapes: list[tf.TensorShape] = [leaf.shape for leaf in leaves]
+        self.sizes: list[int] = [shape.num_elements() for shape in self.shapes]
+        self._set_pieces(list(enumerate(self.sizes)))
+
+    def _set_pieces(self, pieces: list[tuple[int | None, int]]) -> None:
+        """Sets what a vector consists of: (leaf, size), or (None, size) for zeros, in order."""
+        self._pieces = pieces
+        self.size = sum(size for _, size in pieces)
 
     def flatten(self, structure: Structure) -> tf.Tensor:
         """Returns a structure as one vector of shape [size]."""
-        return tf.concat([tf.reshape(leaf, [-1]) for leaf in tf.nest.flatten(structure)], 0)
+        leaves = tf.nest.flatten(structure)
+        return tf.concat(
+            [
+                tf.zeros([size], self.dtype)
+                if leaf is None
+                else tf.reshape(tf.convert_to_tensor(leaves[leaf]), [-1])
+                for leaf, size in self._pieces
+            ],
+            0,
+        )
 
     def unflatten(self, vector: tf.Tensor) -> Structure:
         """Returns a flat vector of shape [size] as a structure.
@@ -54,11 +84,19 @@ class FlatForm:
         vector = self.tensor(vector)
         if vector.shape.rank != 1:
             raise ValueError(f"Expected a flat vector of shape ({self.size},), got {vector.shape}.")
+        # Empty leaves may have no piece.
         leaves = [
-            tf.reshape(piece, leaf.shape)
-            for piece, leaf in zip(tf.split(vector, self._sizes), self.leaves, strict=True)
+            None if shape.num_elements() else tf.zeros(shape, dtype)
+            for shape, dtype in zip(self.shapes, self._dtypes, strict=True)
         ]
+        for (leaf, _), part in zip(self._pieces, self._split(vector), strict=True):
+            if leaf is not None:
+                leaves[leaf] = tf.reshape(part, self.shapes[leaf])
         return tf.nest.pack_sequence_as(self._structure, leaves)
+
+    def _split(self, vector: tf.Tensor) -> list[tf.Tensor]:
+        """Returns the pieces of a flat vector."""
+        return tf.split(vector, [size for _, size in self._pieces])
 
     def apply(
         self, product: Callable[[Structure], Structure], vector: Structure, result: FlatForm
@@ -98,7 +136,7 @@ class FlatForm:
         if tf.nest.is_nested(self._structure):
             return 2 if rank == 2 else 1
         # The structure is one tensor: only its shape tells a tensor like it from a flat one.
-        if self.leaves[0].shape.is_compatible_with(vector.shape):
+        if self.shapes[0].is_compatible_with(vector.shape):
             return 0
         if rank == 2 and vector.shape[0] == self.size:
             return 2
@@ -110,7 +148,7 @@ class FlatForm:
         Raises:
           TypeError: If there are several.
         """
-        dtypes = sorted({leaf.dtype.name for leaf in self.leaves})
+        dtypes = sorted({dtype.name for dtype in self._dtypes})
         if len(dtypes) > 1:
             raise TypeError(
                 f"A flat vector needs tensors of one dtype, got {dtypes}; pass a structure."

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from custom_op.flat_form import FlatForm
 from mlhf import kinds as kinds_module
 from mlhf.checks.arguments import check_parameters
 
@@ -25,16 +26,27 @@ SMALLEST_BLOCK = 64
 BLOCKS_IN_A_ROW = 8
 
 
-class Layout:
-    """How the leaves of a structure lie in one flat vector.
+def plain_form(parameters: Any) -> FlatForm:
+    """Returns the flat form of parameters for rules without learned parts: no kinds, no padding.
+
+    Args:
+      parameters: Tensors of static shape and one dtype, float32 or float64.
+
+    Raises:
+      ValueError: If there are none, a shape is not static, or the dtypes are others.
+    """
+    _check_precision(parameters)
+    return FlatForm(parameters, "parameters")
+
+
+class Layout(FlatForm):
+    """How the leaves of a structure lie in one flat vector, padding included.
 
     Attributes:
-      size: The vector's length, padding included.
       parameters: The number of parameters, P.
       block: The number of coordinates in a block, C.
       blocks: The number of blocks, size / C.
       kinds: The kinds present, sorted.
-      dtype: The leaves' dtype.
     """
 
     def __init__(self, structure: Any, kinds: Any = None, block: int | None = None):
@@ -50,73 +62,36 @@ class Layout:
           ValueError: If there are none, a shape is not static, dtypes are mixed or not floating, or
             a kind is not known.
         """
-        self.dtype = check_parameters(structure)
-        if self.dtype not in (tf.float32, tf.float64):
-            raise ValueError(
-                f"Expected parameters in float32 or float64, got {self.dtype.name}: conjugate "
-                "gradients and sums over all of them need that precision. Keep them in float32 and "
-                'compute in less (product_dtype="bfloat16", or a Keras policy such as '
-                '"mixed_bfloat16").'
-            )
-        leaves = tf.nest.flatten(structure)
-        self._structure = tf.nest.map_structure(lambda _: None, structure)
-        self._shapes = [tuple(leaf.shape) for leaf in leaves]
-        sizes = [int(np.prod(shape)) for shape in self._shapes]
+        _check_precision(structure)
+        super().__init__(structure, "parameters")
+        self.parameters = self.size
         leaf_kinds = kinds_module.resolve_kinds(structure, kinds)
         self.kinds = sorted(set(leaf_kinds))
-        self.parameters = sum(sizes)
         self.block = block or _block_size(self.parameters)
 
-        # The pieces of the vector in order: (leaf, size), and (None, padding) behind each kind.
-        self._pieces: list[tuple[int | None, int]] = []
+        # Behind each kind (None, padding). Empty leaves have no piece.
+        pieces: list[tuple[int | None, int]] = []
         kind_of_block: list[int] = []
         for number, kind in enumerate(self.kinds):
             members = [i for i, leaf_kind in enumerate(leaf_kinds) if leaf_kind == kind]
-            total = sum(sizes[i] for i in members)
+            total = sum(self.sizes[i] for i in members)
             blocks = -(-total // self.block)
             kind_of_block += [number] * blocks
-            self._pieces += [(i, sizes[i]) for i in members]
-            self._pieces.append((None, blocks * self.block - total))
+            pieces += [(i, self.sizes[i]) for i in members]
+            pieces.append((None, blocks * self.block - total))
         if len(kind_of_block) >= 8 * BLOCKS_IN_A_ROW:
             extra = -len(kind_of_block) % BLOCKS_IN_A_ROW
             kind_of_block += [kind_of_block[-1]] * extra
-            self._pieces.append((None, extra * self.block))
-        self._pieces = [piece for piece in self._pieces if piece[1]]
+            pieces.append((None, extra * self.block))
+        self._set_pieces([piece for piece in pieces if piece[1]])
         self.kind_of_block = np.array(kind_of_block, np.int32)
         self.blocks = len(kind_of_block)
-        self.size = self.blocks * self.block
 
     @property
     def signature(self) -> tuple:
         """What a function compiled for this layout depends on: which leaf lies where, as what."""
-        return tuple(self.kinds), self.block, tuple(self._pieces), tuple(self._shapes)
-
-    def flatten(self, structure: Any) -> tf.Tensor:
-        """Returns the flat vector of a structure, shape [size]."""
-        leaves = tf.nest.flatten(structure)
-        return tf.concat(
-            [
-                tf.zeros([size], self.dtype)
-                if leaf is None
-                else tf.reshape(tf.convert_to_tensor(leaves[leaf]), [-1])
-                for leaf, size in self._pieces
-            ],
-            0,
-        )
-
-    def unflatten(self, vector: tf.Tensor) -> Any:
-        """Returns the structure of a flat vector."""
-        leaves: list[Any] = [None] * len(self._shapes)
-        parts = tf.split(vector, [size for _, size in self._pieces])
-        for (leaf, _), part in zip(self._pieces, parts, strict=True):
-            if leaf is not None:
-                leaves[leaf] = tf.reshape(part, self._shapes[leaf])
-        # Empty leaves have no piece.
-        leaves = [
-            tf.zeros(shape, self.dtype) if leaf is None else leaf
-            for leaf, shape in zip(leaves, self._shapes, strict=True)
-        ]
-        return tf.nest.pack_sequence_as(self._structure, leaves)
+        shapes = tuple(tuple(shape) for shape in self.shapes)
+        return tuple(self.kinds), self.block, tuple(self._pieces), shapes
 
     def to_blocks(self, vector: tf.Tensor) -> tf.Tensor:
         """Returns a flat vector as blocks, shape [blocks, block]."""
@@ -132,9 +107,7 @@ class Layout:
           [size]; ones where a variable's entries are all zero, and at padding.
         """
         parts = []
-        for (leaf, size), part in zip(
-            self._pieces, tf.split(vector, [size for _, size in self._pieces]), strict=True
-        ):
+        for (leaf, size), part in zip(self._pieces, self._split(vector), strict=True):
             factor = tf.ones([], self.dtype)
             if leaf is not None:
                 # In units of the largest entry, so that squares neither over- nor underflow.
@@ -155,6 +128,17 @@ class Layout:
                 for leaf, size in self._pieces
             ],
             0,
+        )
+
+
+def _check_precision(structure: Any) -> None:
+    dtype = check_parameters(structure)
+    if dtype not in (tf.float32, tf.float64):
+        raise ValueError(
+            f"Expected parameters in float32 or float64, got {dtype.name}: conjugate "
+            "gradients and sums over all of them need that precision. Keep them in float32 and "
+            'compute in less (product_dtype="bfloat16", or a Keras policy such as '
+            '"mixed_bfloat16").'
         )
 
 

@@ -127,7 +127,7 @@ class LinearizedOperator(BatchOperator):
         linearization = self._linearization
         if self._function is not None:
             # Products may be rough where a step's direction must not be.
-            point = tf.nest.pack_sequence_as(self._parameters, self._form.leaves)
+            point = tf.nest.pack_sequence_as(self._parameters, self._leaves)
             linearization = linearize(self._function, point, unconnected=self._unconnected)
         return linearization.vjp(self._evaluation.gradient(self._mean))
 

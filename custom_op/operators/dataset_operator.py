@@ -162,7 +162,7 @@ class DatasetOperator(CurvatureOperator):
             check_data(before, after, by_number)
         if not tf.executing_eagerly():
             return
-        parameters = tf.nest.pack_sequence_as(self._parameters, self._form.leaves)
+        parameters = tf.nest.pack_sequence_as(self._parameters, self._leaves)
         check_function(*(self._passes.loss_of(parameters, *first[0]) for _ in range(2)))
         if moved:
             # The same examples in another order are no other data, unless a batch has a say.
@@ -187,7 +187,7 @@ class DatasetOperator(CurvatureOperator):
                 "tf.function, or make a batch's operator inside."
             )
         function = self._passes.of(what)
-        parameters = tf.nest.pack_sequence_as(self._parameters, self._form.leaves)
+        parameters = tf.nest.pack_sequence_as(self._parameters, self._leaves)
         first, total, count, examples, number = 0, None, 0.0, 0.0, 0
         dtypes: Structure = None
         bar = tqdm.tqdm(

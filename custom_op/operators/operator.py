@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from custom_op import structures
 from custom_op.flat_form import FlatForm
 from custom_op.operators import adapters
 
@@ -30,6 +31,7 @@ class CurvatureOperator(abc.ABC):
 
     def __init__(self, parameters: Structure):
         self._parameters = parameters
+        self._leaves = structures.flatten_floating(parameters, "parameters")
         self._form = FlatForm(parameters, "parameters")
         self.shape = (self._form.size, self._form.size)
         self.dtype = self._form.dtype
