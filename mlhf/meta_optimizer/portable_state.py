@@ -11,6 +11,7 @@ import tensorflow as tf
 from custom_op import structures
 from mlhf.layout import Layout
 from mlhf.meta_optimizer.rule import MetaState
+from mlhf.optimizers.hessian_free import HessianFreeState
 
 
 def to_portable(state: Any, layout: Layout | None = None) -> dict[str, Any]:
@@ -105,8 +106,17 @@ def _from_leaves(saved: Mapping[str, Any], like: Any, finite: bool) -> Any:
         raise ValueError(
             f"Expected a state of {len(own)} arrays, {names}, found one of {len(leaves)}."
         )
+    if isinstance(like, HessianFreeState):
+        leaves = [_without_padding(leaves[0], own[0]), *leaves[1:]]
     values = [_load_leaf(name, b, a, finite) for name, a, b in zip(names, own, leaves, strict=True)]
     return tf.nest.pack_sequence_as(like, values)
+
+
+def _without_padding(saved: Any, like: tf.Tensor) -> np.ndarray:
+    """Returns a flat solution of plain Hessian-free, which older files have in padded blocks."""
+    vector = np.asarray(saved)
+    padded = vector.shape == (Layout(tf.zeros_like(like), "any").size,)
+    return vector[: like.shape[0]] if padded else vector
 
 
 def _load(name: str, saved: Any, like: Any, finite: bool) -> Any:

@@ -7,19 +7,19 @@ from typing import Any
 
 import tensorflow as tf
 
-from mlhf.layout import Layout
+from custom_op.flat_form import FlatForm
 from mlhf.objective import LinearizedObjective, Objective
 
 
-def curvature_of(linearized: LinearizedObjective, layout: Layout) -> Callable:
+def curvature_of(linearized: LinearizedObjective, form: FlatForm) -> Callable:
     """Returns G v on flat vectors."""
-    return lambda v: layout.flatten(linearized.curvature_product(layout.unflatten(v)))
+    return lambda v: form.flatten(linearized.curvature_product(form.unflatten(v)))
 
 
 def linearize_shares(
     objective: Objective,
     parameters: Any,
-    layout: Layout,
+    form: FlatForm,
     share: float = 1.0,
     product_dtype: str | None = None,
 ) -> tuple[LinearizedObjective, Callable[[tf.Tensor], tf.Tensor]]:
@@ -28,7 +28,7 @@ def linearize_shares(
     Args:
       objective: On the whole batch.
       parameters: The point.
-      layout: Of the flat vectors.
+      form: The flat vectors' form.
       share: Of the batch that the curvature is taken on, above 0 and at most 1.
       product_dtype: Of the products, as for `Objective.linearize`.
 
@@ -38,7 +38,7 @@ def linearize_shares(
     part = objective.first_examples(share)
     if part is objective:
         whole = objective.linearize(parameters, product_dtype)
-        return whole, curvature_of(whole, layout)
+        return whole, curvature_of(whole, form)
     return objective.linearize(parameters), curvature_of(
-        part.linearize(parameters, product_dtype), layout
+        part.linearize(parameters, product_dtype), form
     )

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from mlhf.checks.arguments import check_choice, check_count, check_number
-from mlhf.layout import Layout
+from mlhf.layout import plain_form
 from mlhf.models import keras_models
 from mlhf.objective import Objective
 from mlhf.optimizers.curvature_shares import linearize_shares
@@ -36,8 +36,8 @@ def initial_state(parameters: Any, damping: Any = 0.0) -> HessianFreeState:
       The state, its solution zero.
     """
     parameters = as_tensors(keras_models.parameters_of(parameters))
-    layout = Layout(parameters, "any")
-    state = HessianFreeState(tf.zeros([layout.size], layout.dtype), tf.cast(damping, layout.dtype))
+    form = plain_form(parameters)
+    state = HessianFreeState(tf.zeros([form.size], form.dtype), tf.cast(damping, form.dtype))
     note_layout(state, parameters)
     return state
 
@@ -149,12 +149,12 @@ class HessianFree(CompiledSteps):
         rate = numbers["learning_rate"]
         if self.damping_type == "regular":
             state = state._replace(damping=numbers["damping"])
-        layout = Layout(parameters, "any")
+        form = plain_form(parameters)
         objective = Objective.of(static, tensors)
         linearized, curvature = linearize_shares(
-            objective, parameters, layout, self.curvature_share, self.product_dtype
+            objective, parameters, form, self.curvature_share, self.product_dtype
         )
-        gradient = layout.flatten(linearized.gradient())
+        gradient = form.flatten(linearized.gradient())
         start = {"x": state.solution, "d": gradient, "zero": None}[self.x_use]
         solution = conjugate_gradient(
             lambda v: curvature(v) + state.damping * v,
@@ -168,7 +168,7 @@ class HessianFree(CompiledSteps):
         sound = tf.math.is_finite(tf.norm(gradient)) & tf.math.is_finite(tf.norm(solution.x))
         taken = tf.where(sound, solution.x, tf.zeros_like(solution.x))
         kept = tf.where(sound, solution.x, state.solution)
-        moved = layout.unflatten(layout.flatten(parameters) - rate * taken)
+        moved = form.unflatten(form.flatten(parameters) - rate * taken)
         damping = state.damping
         if self.damping_type == "LM_heuristics":
             predicted = model_decrease(gradient, solution.x, solution.residual, rate)

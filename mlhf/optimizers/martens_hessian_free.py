@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from mlhf.checks.arguments import check_choice, check_count, check_number
-from mlhf.layout import Layout
+from mlhf.layout import plain_form
 from mlhf.objective import Objective
 from mlhf.optimizers.curvature_shares import linearize_shares
 from mlhf.optimizers.damping import reduction_ratio, scaled_by_ratio
@@ -121,12 +121,10 @@ class MartensHessianFree(CompiledSteps):
     def _step(self, static, tensors, parameters, state, numbers):
         if self.damping_type == "regular":
             state = state._replace(damping=numbers["damping"])
-        layout = Layout(parameters, "any")
+        form = plain_form(parameters)
         objective = Objective.of(static, tensors)
-        linearized, curvature = linearize_shares(
-            objective, parameters, layout, self.curvature_share
-        )
-        gradient = layout.flatten(linearized.gradient())
+        linearized, curvature = linearize_shares(objective, parameters, form, self.curvature_share)
+        gradient = form.flatten(linearized.gradient())
         found = _solve(
             lambda v: curvature(v) + state.damping * v,
             gradient,
@@ -135,10 +133,10 @@ class MartensHessianFree(CompiledSteps):
             self.cg_iterations,
             self.cg_tolerance,
         )
-        here = layout.flatten(parameters)
+        here = form.flatten(parameters)
 
         def value(x):
-            moved = layout.unflatten(here - x)
+            moved = form.unflatten(here - x)
             loss = objective.data_loss(moved)
             if objective.regularizer is not None:
                 loss += objective.regularizer.value(moved)
@@ -171,7 +169,7 @@ class MartensHessianFree(CompiledSteps):
         nothing = tf.zeros_like(gradient)
         kept = tf.where(tf.math.is_finite(tf.norm(found.solution)), found.solution, nothing)
         new_state = HessianFreeState(kept, damping)
-        return layout.unflatten(moved), new_state, linearized.model_state, metrics
+        return form.unflatten(moved), new_state, linearized.model_state, metrics
 
 
 class _Found(NamedTuple):

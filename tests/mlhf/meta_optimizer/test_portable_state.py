@@ -48,6 +48,17 @@ def test_a_meta_state_comes_back_and_others_are_refused():
         from_portable([1, 2], like, layout)
 
 
+def test_a_solution_in_padded_blocks_as_older_files_have_it_is_read():
+    like = mlhf.HessianFree().init(start(tf.float64))
+    count = like.solution.shape[0]
+    padded = np.concatenate([np.arange(1.0, count + 1), np.zeros(64 - count)])
+    state = from_portable({"leaves": [padded, np.float64(0.5)]}, like, finite=True)
+    np.testing.assert_array_equal(state.solution, np.arange(1, count + 1))
+    assert float(state.damping) == 0.5
+    with pytest.raises(ValueError, match="solution of the shape"):
+        from_portable({"leaves": [padded[:-1], 1.0]}, like)
+
+
 def test_a_state_of_leaves_comes_back_and_others_are_refused():
     like = mlhf.HessianFree().init(start(tf.float64))
     saved = as_file(to_portable(like))
