@@ -26,7 +26,8 @@ from train_val.cli import problem_of_flags
 from train_val.cli.exit_statuses import DivergedError
 from train_val.cli.flags import meta_training_flags
 from train_val.problems.image_problems import Problem
-from train_val.training import loop, optimizers, run_settings
+from train_val.training import loop, run_settings
+from train_val.training.optimizer_table import RULE
 
 FLAGS = flags.FLAGS
 define_flags, check_flags = meta_training_flags.define_flags, meta_training_flags.check_flags
@@ -36,7 +37,7 @@ BOUNDARIES = (150, 190, 220)
 REPORTED = ("loss", "meta_loss", "hession_loss")
 # What a folder can't be continued without, besides the problem and the estimator's flags.
 SHARED = (
-    *optimizers.RULE,
+    *RULE,
     "estimator",
     "meta_roll_back",
     "meta_lr",
@@ -154,7 +155,7 @@ def make_optimizer() -> mlhf.MetaHessianFree:
     Raises:
       ValueError: If the weights of `--meta_ckpt` do not fit the uses that the flags ask for.
     """
-    rule: dict[str, Any] = {n: FLAGS[flag].value for flag, n in optimizers.RULE.items()}
+    rule: dict[str, Any] = {n: FLAGS[flag].value for flag, n in RULE.items()}
     others: dict[str, Any] = {
         "initial_damping": FLAGS.initial_damping,
         "product_dtype": FLAGS.product_dtype,
@@ -163,7 +164,7 @@ def make_optimizer() -> mlhf.MetaHessianFree:
     }
     if FLAGS.meta_ckpt is None:
         return mlhf.MetaHessianFree(**rule, **others)
-    given = {name: rule[name] for flag, name in optimizers.RULE.items() if FLAGS[flag].present}
+    given = {name: rule[name] for flag, name in RULE.items() if FLAGS[flag].present}
     return mlhf.MetaHessianFree.from_pretrained(FLAGS.meta_ckpt, **given, **others)
 
 

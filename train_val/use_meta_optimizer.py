@@ -24,6 +24,7 @@ from train_val.cli.exit_statuses import DivergedError
 from train_val.cli.flags import use_flags
 from train_val.problems import image_problems
 from train_val.training import loop, optimizers
+from train_val.training.optimizer_table import RULE
 
 FLAGS = flags.FLAGS
 # Reports measure at least so many images, if there are.
@@ -40,8 +41,8 @@ def steps_of(epochs: float, images: int, batch_size: int) -> int:
 
 def choose_optimizer() -> optimizers.Chosen:
     """Returns the optimizer that the flags describe."""
-    rule = {flag: FLAGS[flag].value for flag in optimizers.RULE if flag != "lr"}
-    given = {flag for flag in optimizers.RULE if FLAGS[flag].present}
+    rule = {flag: FLAGS[flag].value for flag in RULE if flag != "lr"}
+    given = {flag for flag in RULE if FLAGS[flag].present}
     return optimizers.make(
         FLAGS.optimizer,
         lr=FLAGS.lr,

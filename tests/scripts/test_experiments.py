@@ -19,7 +19,7 @@ from train_val import (
     use_meta_optimizer,
     use_meta_resnet_on_imagenet,
 )
-from train_val.training import optimizers
+from train_val.training.optimizer_table import RULE
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = {
@@ -338,7 +338,7 @@ def test_what_ships_is_what_the_script_trains(place):
     assert second["meta_ckpt"] == first["model_dir"]
     for name, flag_values in (("convnet", first), ("resnet", resnet)):
         settings = mlhf.MetaHessianFree.from_pretrained(name).settings
-        for flag, setting in optimizers.RULE.items():
+        for flag, setting in RULE.items():
             # The learning rate is learned.
             assert flag == "lr" or flag_values[flag] == settings[setting], flag
         assert settings["learning_rate"] == pytest.approx(flag_values["lr"], rel=0.2)

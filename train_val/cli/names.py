@@ -15,34 +15,6 @@ STATISTICS = ("population", "moving")
 # Which of the gradient, the residual and the solution the LSTMs see.
 INPUTS = ("grx", "gr", "gx", "rx", "g", "r", "x")
 
-# Those of Keras that need no more than a learning rate, with the rate that is Keras' own default.
-KERAS_RATES = {
-    "Adadelta": 0.001,
-    "Adafactor": 0.001,
-    "Adagrad": 0.001,
-    "Adam": 0.001,
-    "AdamW": 0.001,
-    "Adamax": 0.001,
-    "Ftrl": 0.001,
-    "Lamb": 0.001,
-    "Lion": 0.001,
-    "Muon": 0.001,
-    "Nadam": 0.001,
-    "RMSprop": 0.001,
-    "SGD": 0.01,
-    "ScheduleFreeAdamW": 0.0025,
-}
-# Some have their names from the original, the others from Keras.
-_OF_THE_ORIGINAL = ("SGD", "momentum", "adam", "RMSprop")
-OPTIMIZERS = (
-    *("meta", "kfac", "martens", *_OF_THE_ORIGINAL),
-    *(n for n in KERAS_RATES if n.lower() not in {known.lower() for known in _OF_THE_ORIGINAL}),
-)
-# Those of `compare_optimizers`.
-ENTRANTS = (
-    *("meta", "untrained", "hf", "hf_lm", "martens", "kfac", "sgd", "momentum", "adam", "rmsprop"),
-    *sorted({n.lower() for n in KERAS_RATES} - {"sgd", "adam", "rmsprop"}),
-)
 FAMILIES = ("convnet", "mlp", "residual", "resnet")
 
 TUNED_NETWORKS = ("convnet", "mlp", "softmax")

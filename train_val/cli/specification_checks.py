@@ -7,6 +7,7 @@ from typing import Any
 from replay.numbers import check_count, check_number
 from train_val.cli import names
 from train_val.cli.exit_statuses import UsageError
+from train_val.training.optimizer_table import COMPARED
 
 # Short names of an optimizer's settings.
 ALIASES = {
@@ -75,11 +76,11 @@ def check_optimizers(text: str, meta_ckpt: str | None) -> None:
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
-        raise UsageError(f"Expected optimizers among {list(names.ENTRANTS)}, got {text!r}.")
+        raise UsageError(f"Expected optimizers among {list(COMPARED)}, got {text!r}.")
     for part in parts:
         name, *settings = part.split(":")
-        if name.lower() not in names.ENTRANTS:
-            raise UsageError(f"Expected an optimizer among {list(names.ENTRANTS)}, got {name!r}.")
+        if name.lower() not in COMPARED:
+            raise UsageError(f"Expected an optimizer among {list(COMPARED)}, got {name!r}.")
         keys = [_check_one(setting, part) for setting in settings]
         if name.lower() == "meta" and meta_ckpt is None and "path" not in keys:
             raise UsageError(

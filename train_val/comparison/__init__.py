@@ -7,10 +7,11 @@ from train_val.comparison.page import page
 from train_val.comparison.pictures import picture, scoreboard_picture
 from train_val.comparison.runs import Curve, RunCache, run
 from train_val.comparison.scoreboard import Score, at_measured_cost, scoreboard
-from train_val.comparison.specifications import NAMES, Entrant, parse, parse_all, weights_digest
+from train_val.comparison.specifications import NAMES, Entrant, parse, parse_all
 from train_val.comparison.summary import Summary, json_lines, summarize
 from train_val.comparison.tables import scoreboard_table, table
 from train_val.comparison.tuning import Tuning, tune
+from train_val.training.optimizers import weights_digest
 
 __all__ = [
     "NAMES",

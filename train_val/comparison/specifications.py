@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import functools
 import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 
 import mlhf
 from train_val.cli.specification_checks import ALIASES, TEXTS, check_setting
 from train_val.comparison.tuning import OPEN
-from train_val.training import optimizers
+from train_val.training import optimizer_table
+from train_val.training.optimizer_table import Known
+from train_val.training.optimizers import weights_digest
 
 # Settings that are set on one optimizer, which is then traced once for the whole grid.
 SETTABLE = {"learning_rate", "damping"}
@@ -24,42 +24,7 @@ SETTABLE = {"learning_rate", "damping"}
 # Settings of which "none" is a value, not the lack of one.
 _WORDS = ("input_scale", "y_use", "d_use")
 
-RATES_OF_SGD = (0.01, 0.03, 0.1, 0.3)
-RATES_OF_ADAM = (1e-3, 3e-3, 1e-2)
-RATES_OF_CURVATURE = (0.3, 1.0, 3.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Known:
-    """A name of the list: its class, the settings that the name stands for, its default grid."""
-
-    title: str
-    make: Callable[..., Any]
-    fixed: Mapping[str, Any]
-    grid: Mapping[str, tuple]
-
-
-def _keras(name: str, title: str, rates: tuple, **fixed: Any) -> _Known:
-    return _Known(title, getattr(keras.optimizers, name), fixed, {"learning_rate": rates})
-
-
-_HF = {"learning_rate": RATES_OF_CURVATURE}
-_KNOWN: dict[str, _Known] = {
-    "meta": _Known("MLHF", mlhf.MetaHessianFree, {}, _HF),
-    # What meta-training begins from.
-    "untrained": _Known("MLHF, not trained", mlhf.MetaHessianFree, {"cg_iterations": 4}, _HF),
-    "hf": _Known("HF", mlhf.HessianFree, {"damping": 1.0}, _HF),
-    "hf_lm": _Known("HF, LM heuristic", mlhf.HessianFree, {"damping_type": "LM_heuristics"}, _HF),
-    # It searches the length of its steps and adapts its damping itself.
-    "martens": _Known("Martens' HF", mlhf.MartensHessianFree, {}, {"damping": (0.1, 1.0, 10.0)}),
-    "kfac": _Known("K-FAC", mlhf.KFAC, {"damping": 1.0}, {"learning_rate": (0.03, 0.1, 0.3)}),
-    "sgd": _keras("SGD", "SGD", RATES_OF_SGD),
-    "momentum": _keras("SGD", "momentum", RATES_OF_SGD, momentum=0.9),
-    "adam": _keras("Adam", "Adam", RATES_OF_ADAM),
-    "rmsprop": _keras("RMSprop", "RMSprop", (3e-4, 1e-3, 3e-3)),
-}
-_KERAS = {name.lower(): name for name in optimizers.KERAS}
-NAMES = (*_KNOWN, *sorted(set(_KERAS) - set(_KNOWN)))
+NAMES = tuple(known.name.lower() for known in optimizer_table.TABLE if known.load() is not None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +91,48 @@ def parse(text: str, meta_ckpt: str | None = None) -> Entrant:
     """
     name, *parts = text.split(":")
     known = _find(name)
+    given = _read(parts, text)
+    named = "path" in given
+    title = given.pop("title", (None,))[0]
+    kind, trained, path = known.load(), None, None
+    if known.name == "meta":
+        path = given.pop("path", (meta_ckpt,))[0]
+        if path is None:
+            raise ValueError(
+                f"{text!r} needs a meta_ckpt: the folder of a meta-training, a file, or one of the "
+                f"names {mlhf.pretrained_names()} that ship with the package."
+            )
+        trained = mlhf.MetaHessianFree.from_pretrained(str(path))
+    allowed = _arguments(kind) if trained is None else sorted(trained.settings)
+    unknown = sorted(set(given) - set(allowed))
+    if unknown:
+        raise ValueError(f"Expected settings of {name} among {allowed}, got {unknown} in {text!r}.")
+
+    grid = {**known.grid, **given}
+    axes = {key: _ascending(key, values) for key, values in grid.items() if len(values) > 1}
+    if trained is None:
+        _check_kinds(kind, given, text)
+    single = {key: values[0] for key, values in grid.items() if len(values) == 1}
+    fixed = {k: v for k, v in {**known.fixed, **single}.items() if k not in axes}
+    identity: dict[str, Any] = {"optimizer": name.lower(), **fixed}
+    if trained is not None:
+        identity = {
+            key: value
+            for key, value in {**identity, **_settings_to_keep(trained), **fixed}.items()
+            if key not in axes
+        }
+        identity["weights"] = weights_digest(trained.weights)
+    if title is None:
+        shown = {k: v[0] for k, v in given.items() if len(v) == 1}
+        shown.update({"path": path} if named else {})
+        title = known.title + "".join(f", {_short(k)} {_text(v)}" for k, v in shown.items())
+    if trained is not None:
+        kind = functools.partial(mlhf.MetaHessianFree.from_pretrained, str(path))
+    return Entrant(text, str(title), axes, fixed, identity, _maker(kind, fixed, text))
+
+
+def _read(parts: Sequence[str], text: str) -> dict[str, tuple]:
+    """Returns the values of each setting of a line."""
     given: dict[str, tuple] = {}
     for part in parts:
         key, sign, values = part.partition("=")
@@ -141,50 +148,30 @@ def parse(text: str, meta_ckpt: str | None = None) -> Entrant:
         if key not in TEXTS:
             for value in given[key]:
                 _check_number(key, value, text)
-    title = given.pop("title", (None,))[0]
-    if name.lower() == "meta":
-        path = given.pop("path", (meta_ckpt,))[0]
-        if path is None:
-            raise ValueError(
-                f"{text!r} needs a meta_ckpt: the folder of a meta-training, a file, or one of the "
-                f"names {mlhf.pretrained_names()} that ship with the package."
-            )
-        trained = mlhf.MetaHessianFree.from_pretrained(str(path))
-        allowed = sorted(trained.settings)
-    else:
-        path = trained = None
-        allowed = _arguments(known.make)
-    unknown = sorted(set(given) - set(allowed))
-    if unknown:
-        raise ValueError(f"Expected settings of {name} among {allowed}, got {unknown} in {text!r}.")
+    return given
 
-    grid = {**known.grid, **given}
-    axes = {key: _ascending(key, values) for key, values in grid.items() if len(values) > 1}
-    if trained is None:
-        _check_kinds(known.make, given, text)
-    single = {key: values[0] for key, values in grid.items() if len(values) == 1}
-    fixed = {k: v for k, v in {**known.fixed, **single}.items() if k not in axes}
-    identity: dict[str, Any] = {"optimizer": name.lower(), **fixed}
-    if trained is not None:
-        settings = dict(trained.settings)
-        # Runs are kept that are older than these settings.
-        for key, default in (
-            ("curvature_share", 1),
-            ("input_scale", "none"),
-            ("damping_scale", 1),
-            ("inputs", "grx"),
-            ("longest_step", None),
-        ):
-            if settings[key] == default:
-                settings.pop(key)
-        identity = {**identity, **settings, **fixed, "weights": weights_digest(trained.weights)}
-        for key in axes:
-            identity.pop(key, None)
-    if title is None:
-        shown = {k: v[0] for k, v in given.items() if len(v) == 1}
-        if "path" in [part.partition("=")[0] for part in parts]:
-            shown["path"] = path
-        title = known.title + "".join(f", {_short(k)} {_text(v)}" for k, v in shown.items())
+
+def _settings_to_keep(trained: mlhf.MetaHessianFree) -> dict[str, Any]:
+    """Returns the settings of a trained MLHF that its runs are kept under."""
+    # Runs are kept that are older than these settings.
+    younger = {
+        "curvature_share": 1,
+        "input_scale": "none",
+        "damping_scale": 1,
+        "inputs": "grx",
+        "longest_step": None,
+    }
+    return {
+        key: value
+        for key, value in trained.settings.items()
+        if key not in younger or value != younger[key]
+    }
+
+
+def _maker(
+    kind: Callable[..., Any], fixed: Mapping[str, Any], text: str
+) -> Callable[[Mapping[str, Any]], Any]:
+    """Returns a function from tuned settings to an optimizer, traced once where it can be."""
     one: list[Any] = []
 
     def make(setting: Mapping[str, Any]) -> Any:
@@ -198,19 +185,15 @@ def parse(text: str, meta_ckpt: str | None = None) -> Entrant:
             for key, value in {**fixed, **setting}.items()
         }
         try:
-            optimizer: Any
-            if trained is not None:
-                optimizer = mlhf.MetaHessianFree.from_pretrained(str(path), **arguments)
-            else:
-                optimizer = known.make(**arguments)
-                if isinstance(optimizer, keras.optimizers.Optimizer):
-                    optimizer = mlhf.FirstOrder(optimizer)
+            optimizer = kind(**arguments)
+            if isinstance(optimizer, keras.optimizers.Optimizer):
+                optimizer = mlhf.FirstOrder(optimizer)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{text!r} can't be made ({error})") from error
         one[:] = [optimizer]
         return optimizer
 
-    return Entrant(text, str(title), axes, fixed, identity, make)
+    return make
 
 
 def setting_text(setting: Mapping[str, Any]) -> str:
@@ -218,22 +201,11 @@ def setting_text(setting: Mapping[str, Any]) -> str:
     return ", ".join(f"{_short(key)} {_text(value)}" for key, value in setting.items()) or "none"
 
 
-def weights_digest(weights: Any) -> str:
-    """Returns a short name of a meta-optimizer's weights, which others have not."""
-    digest = hashlib.sha256()
-    for leaf in tf.nest.flatten(weights):
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _find(name: str) -> _Known:
-    found = _KNOWN.get(name.lower())
-    if found is not None:
-        return found
-    if name.lower() in _KERAS:
-        proper = _KERAS[name.lower()]
-        return _keras(proper, proper, RATES_OF_ADAM)
-    raise ValueError(f"Expected an optimizer among {list(NAMES)}, got {name!r}.")
+def _find(name: str) -> Known:
+    found = optimizer_table.find(name)
+    if found is None or found.name.lower() not in NAMES:
+        raise ValueError(f"Expected an optimizer among {list(NAMES)}, got {name!r}.")
+    return found
 
 
 def _arguments(make: Callable[..., Any]) -> list[str]:

@@ -1,4 +1,7 @@
-"""The optimizers that networks are trained with, by the names of the command line."""
+"""Makes an optimizer from the flags of `use_meta_optimizer.py`.
+
+`optimizer_table.py` says which there are; a new one is a row there.
+"""
 
 from __future__ import annotations
 
@@ -8,45 +11,27 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 import mlhf
 from mlhf.checks.arguments import check_number
 from mlhf.meta_optimizer import weights_file
-from train_val.cli.flags.use_flags import default_rate
+from train_val.training import optimizer_table
+from train_val.training.optimizer_table import RULE, Known
 
-# The optimizers of Keras, but those that are made of other optimizers.
+# The optimizers of Keras, but those that are made of other optimizers; another version of Keras may
+# lack some.
 KERAS = {
-    name: kind
-    for name, kind in vars(keras.optimizers).items()
-    if isinstance(kind, type)
-    and issubclass(kind, keras.optimizers.Optimizer)
-    and name not in ("Optimizer", "LossScaleOptimizer", "MultiOptimizer", "OptimizerMap")
+    known.path.rpartition(".")[2]: known.load()
+    for known in optimizer_table.TABLE
+    if known.of_keras and known.load() is not None
 }
-# Some have their names from the original, the others from Keras.
-_OF_THE_ORIGINAL = ("SGD", "momentum", "adam", "RMSprop")
-_OF_KERAS = sorted(
-    name for name in KERAS if name.lower() not in {known.lower() for known in _OF_THE_ORIGINAL}
+NAMES = tuple(
+    known.name
+    for known in optimizer_table.TABLE
+    if known.flags is not None and known.load() is not None
 )
-NAMES = ("meta", "kfac", "martens", *_OF_THE_ORIGINAL, *_OF_KERAS)
-
-# What the rule of a meta-optimizer consists of: flag -> argument of `mlhf.MetaHessianFree`.
-RULE = {
-    "CG_iter": "cg_iterations",
-    "x_use": "x_use",
-    "y_use": "y_use",
-    "d_use": "d_use",
-    "damping": "damping",
-    "damping_type": "damping_type",
-    "decay": "decay",
-    "curvature_share": "curvature_share",
-    "input_scale": "input_scale",
-    "damping_scale": "damping_scale",
-    "inputs": "inputs",
-    "lr": "learning_rate",
-}
 # Weights are trained for one use of them; the other settings may be tried out.
 _FIXED = ("x_use", "y_use", "d_use", "input_scale", "inputs")
 
@@ -79,7 +64,7 @@ def make(
     Args:
       name: One of `NAMES`, in any case. `"meta"` with `y_use` and `d_use` both `"none"` is plain
         Hessian-free, `mlhf.HessianFree`, and needs no `meta_ckpt`.
-      lr: The learning rate; None for `train_val.cli.flags.use_flags.default_rate`.
+      lr: The learning rate; None for that of the table, or the optimizer's own.
       momentum: Of `"momentum"`.
       beta1: Of `"adam"`.
       beta2: Of `"adam"`.
@@ -106,67 +91,64 @@ def make(
         contradicts it.
       FileNotFoundError: If there is none at the place given.
     """
-    lowered = {known.lower(): known for known in NAMES}
-    if name.lower() not in lowered:
+    known = optimizer_table.find(name)
+    if known is None or known.name not in NAMES:
         raise ValueError(f"Expected optimizer to be one of {list(NAMES)}, got {name!r}.")
-    name = lowered[name.lower()]
     rule = dict(rule or {})
-    if name != "meta":
-        if product_dtype is not None:
-            raise ValueError(
-                f"Expected product_dtype with optimizer=meta only, got it with {name}, which has "
-                "no products of the Gauss-Newton matrix in another dtype; leave it out."
-            )
-        unused = _unused(name, meta_ckpt, set(given))
-        if name in ("kfac", "martens"):
-            chosen = _second_order(name, lr, momentum, rule, set(given), jit_compile)
-            return chosen._replace(notes=[*chosen.notes, *unused])
-        lr = check_number("lr", default_rate(name) if lr is None else lr, above=0)
-        builds = {
-            "SGD": lambda: keras.optimizers.SGD(lr),
-            "momentum": lambda: keras.optimizers.SGD(lr, momentum),
-            "adam": lambda: keras.optimizers.Adam(lr, beta1, beta2),
-            "RMSprop": lambda: keras.optimizers.RMSprop(lr, decay),
-        }
-        build = builds.get(name) or (lambda: KERAS[name](lr))
-        optimizer = mlhf.FirstOrder(build, jit_compile=jit_compile)
-        # But its name, which Keras counts on within a process.
-        config = {key: value for key, value in build().get_config().items() if key != "name"}
-        return Chosen(optimizer, {"rule": json.dumps(config, default=str)}, unused)
-    if rule.get("y_use") == "none" and rule.get("d_use") == "none":
-        return _hessian_free(lr, rule, meta_ckpt, set(given), product_dtype, jit_compile)
-    return _meta(lr, rule, meta_ckpt, set(given), product_dtype, jit_compile, detailed)
+    if known.name == "meta":
+        if rule.get("y_use") == "none" and rule.get("d_use") == "none":
+            return _hessian_free(lr, rule, meta_ckpt, set(given), product_dtype, jit_compile)
+        return _meta(lr, rule, meta_ckpt, set(given), product_dtype, jit_compile, detailed)
+    if product_dtype is not None:
+        raise ValueError(
+            f"Expected product_dtype with optimizer=meta only, got it with {known.name}, which has "
+            "no products of the Gauss-Newton matrix in another dtype; leave it out."
+        )
+    values = {"lr": lr, "momentum": momentum, "beta1": beta1, "beta2": beta2}
+    if known.of_keras:
+        chosen = _first_order(known, {**values, "decay": decay}, jit_compile)
+    else:
+        chosen = _second_order(known, {**values, **rule}, set(given), jit_compile)
+    return chosen._replace(notes=[*chosen.notes, *_unused(known, meta_ckpt, set(given))])
 
 
-def _unused(name: str, meta_ckpt: str | None, given: set[str]) -> list[str]:
+def _unused(known: Known, meta_ckpt: str | None, given: set[str]) -> list[str]:
     """Sentences about what was given and this optimizer has no use for.
 
     Notes and no errors: scripts give all optimizers the same flags.
     """
-    used = {
-        "martens": {"damping", "damping_type", "decay", "CG_iter", "curvature_share"},
-        "kfac": {"damping", "damping_type", "decay", "lr"},
-        "RMSprop": {"lr", "decay"},
-    }.get(name, {"lr"})
     left_out = [] if meta_ckpt is None else ["meta_ckpt"]
-    left_out += sorted(given & set(RULE) - used)
-    return [f"{name} has no use for {', '.join(left_out)}."] if left_out else []
+    left_out += sorted(given & set(RULE) - set(known.flags or ()))
+    return [f"{known.name} has no use for {', '.join(left_out)}."] if left_out else []
 
 
-def _second_order(name, lr, momentum, rule, given, jit_compile) -> Chosen:
-    flags = ["damping", "damping_type", "decay"]
-    if name == "martens":
-        flags += ["CG_iter", "curvature_share"]
-    arguments = {RULE[flag]: rule[flag] for flag in flags if flag in given and flag in rule}
-    if name == "martens":
-        optimizer: Any = mlhf.MartensHessianFree(**arguments, jit_compile=jit_compile)
-    else:
-        if "lr" in given:
-            arguments.update(learning_rate=lr, momentum=momentum)
-        optimizer = mlhf.KFAC(**arguments, jit_compile=jit_compile)
-    title = {"martens": "Hessian-free as Martens ran it", "kfac": "K-FAC"}[name]
-    note = f"{title}: {_listed(arguments) or 'its own settings'}"
-    if name == "kfac" and "lr" not in given:
+def _first_order(known: Known, values: dict[str, Any], jit_compile: bool) -> Chosen:
+    rate = known.rate if values["lr"] is None else values["lr"]
+    values = {**values, "lr": check_number("lr", rate, above=0)}
+    arguments = {argument: values[flag] for flag, argument in (known.flags or {}).items()}
+
+    def build() -> Any:
+        return known.load()(**arguments)
+
+    optimizer = mlhf.FirstOrder(build, jit_compile=jit_compile)
+    # But its name, which Keras counts on within a process.
+    config = {key: value for key, value in build().get_config().items() if key != "name"}
+    return Chosen(optimizer, {"rule": json.dumps(config, default=str)}, [])
+
+
+def _second_order(
+    known: Known, values: dict[str, Any], given: set[str], jit_compile: bool
+) -> Chosen:
+    # What nobody gave is that of the class; a momentum goes with a rate.
+    used = given | {"momentum"} if "lr" in given else given - {"momentum"}
+    arguments = {
+        argument: values[flag]
+        for flag, argument in (known.flags or {}).items()
+        if flag in used and flag in values
+    }
+    optimizer = known.load()(**arguments, jit_compile=jit_compile)
+    note = f"{known.words or known.title}: {_listed(arguments) or 'its own settings'}"
+    if known.name == "kfac" and "lr" not in given:
         note += "; rate and momentum by the quadratic model"
     return Chosen(optimizer, {"rule": json.dumps(arguments)}, [f"{note}."])
 
@@ -189,7 +171,7 @@ def _hessian_free(lr, rule, meta_ckpt, given, product_dtype, jit_compile) -> Cho
         rule.pop(learned, None)
     # What nobody gave is that of the class: the paper's damping of 2e-5 is for what is learned.
     arguments = {RULE[flag]: value for flag, value in rule.items() if flag in given}
-    arguments["learning_rate"] = default_rate("hessian_free") if lr is None else lr
+    arguments["learning_rate"] = optimizer_table.default_rate("hf") if lr is None else lr
     optimizer = mlhf.HessianFree(**arguments, product_dtype=product_dtype, jit_compile=jit_compile)
     known = inspect.signature(mlhf.HessianFree).parameters
     used = {f: arguments.get(n, known[n].default) for f, n in RULE.items() if n in known}
@@ -237,11 +219,19 @@ def _meta(lr, rule, meta_ckpt, given, product_dtype, jit_compile, detailed) -> C
         jit_compile=jit_compile,
         **({"detailed": True} if detailed else {}),
     )
-    digest = hashlib.sha256()
-    for leaf in tf.nest.flatten(optimizer.weights):
-        digest.update(np.asarray(leaf).tobytes())
-    settings = {"rule": json.dumps(optimizer.settings), "weights": digest.hexdigest()[:16]}
+    settings = {
+        "rule": json.dumps(optimizer.settings),
+        "weights": weights_digest(optimizer.weights),
+    }
     return Chosen(optimizer, {**settings, **_precision(product_dtype)}, notes)
+
+
+def weights_digest(weights: Any) -> str:
+    """Returns a short name of a meta-optimizer's weights, which no others have."""
+    digest = hashlib.sha256()
+    for leaf in tf.nest.flatten(weights):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _precision(product_dtype: str | None) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import pytest
 from absl import flags
 
 from tests.train_val.cli.test_commands import COMMANDS
-from train_val.cli import definitions, names, running
+from train_val.cli import definitions, running
 from train_val.cli.flags import experiment_flags, use_flags
+from train_val.training import optimizer_table
 
 FLAGS = flags.FLAGS
 
@@ -53,13 +54,13 @@ def test_every_flag_says_what_it_is_for(defined):
         assert not re.match(r"(Of|Whose) ", text)
 
 
-@pytest.mark.parametrize("optimizer", names.OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", optimizer_table.TRAINING)
 def test_the_rate_is_the_one_that_stands_beside_the_optimizer(optimizer):
     from train_val.training import optimizers
 
     arguments = {"meta_ckpt": "convnet"} if optimizer == "meta" else {}
     made = optimizers.make(optimizer, **arguments).optimizer
-    rate = use_flags.default_rate(optimizer)
+    rate = optimizer_table.default_rate(optimizer)
     if rate is None:
         trained = {"meta": 0.5, "kfac": None}
         expected = optimizers.mlhf.MetaHessianFree.from_pretrained("convnet").learning_rate

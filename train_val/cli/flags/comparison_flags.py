@@ -11,6 +11,7 @@ from train_val.cli.exit_statuses import UsageError
 from train_val.cli.flags.training_flags import define_problem_flags
 from train_val.cli.flags.use_flags import check_split, define_statistics
 from train_val.cli.specification_checks import check_optimizers, check_tasks
+from train_val.training import optimizer_table
 
 FLAGS = flags.FLAGS
 DEFAULT = "hf:damping=0.3/1/3,kfac:damping=0.3/1/3,SGD,momentum,adam,RMSprop"
@@ -42,7 +43,7 @@ def define_flags() -> None:
         DEFAULT,
         "Names and settings, such as SGD,adam:lr=1e-3/1e-2,hf:cg=2:damping=0.1/1,meta:lr=1: values "
         "between slashes are tuned over, and where the best is the largest or the smallest, beyond "
-        f"them. Names: {', '.join(names.ENTRANTS)}.",
+        f"them. Names: {', '.join(optimizer_table.COMPARED)}.",
         _COMPARED,
     )
     text(

@@ -1,4 +1,4 @@
-"""The flags of `use_meta_optimizer.py`, and the learning rate that stands beside each optimizer."""
+"""The flags of `use_meta_optimizer.py`."""
 
 from __future__ import annotations
 
@@ -8,40 +8,11 @@ from train_val.cli import names
 from train_val.cli.definitions import choice, number, text, whole
 from train_val.cli.exit_statuses import UsageError
 from train_val.cli.flags.training_flags import define_common_flags
+from train_val.training import optimizer_table
 
 FLAGS = flags.FLAGS
 
 _OPTIMIZER, _FIRST = "The optimizer", "First-order optimizers"
-
-
-def default_rate(optimizer: str) -> float | None:
-    """Returns the learning rate of an optimizer that nobody gave one.
-
-    Args:
-      optimizer: One of `names.OPTIMIZERS`, in any case; or `"hessian_free"`, the plain one.
-
-    Returns:
-      Keras' own default for its optimizers, 1 for plain Hessian-free; None where the optimizer
-      knows: a meta-optimizer the rate it was meta-trained with, `kfac` by its quadratic model,
-      `martens` by a line search.
-    """
-    rates = {name.lower(): rate for name, rate in names.KERAS_RATES.items()}
-    rates |= {"momentum": rates["sgd"], "hessian_free": 1.0}
-    return rates.get(optimizer.lower())
-
-
-def _rates_in_words() -> str:
-    by_rate: dict[float, list[str]] = {}
-    for name in names.OPTIMIZERS:
-        rate = default_rate(name)
-        if rate is not None:
-            by_rate.setdefault(rate, []).append(name)
-    common = max(by_rate, key=lambda rate: len(by_rate[rate]))
-    others = [f"{rate:g} for {', '.join(by_rate[rate])}" for rate in by_rate if rate != common]
-    return (
-        "meta: as meta-trained, 1 for plain Hessian-free; kfac: by its quadratic model; martens: "
-        f"by a line search; {'; '.join(others)}; {common:g} for the other optimizers of Keras"
-    )
 
 
 def define_flags() -> None:
@@ -58,7 +29,7 @@ def define_flags() -> None:
     choice(
         "optimizer",
         "meta",
-        names.OPTIMIZERS,
+        optimizer_table.TRAINING,
         "What trains the network.",
         _OPTIMIZER,
         case_sensitive=False,
@@ -77,7 +48,7 @@ def define_flags() -> None:
         "The learning rate.",
         _OPTIMIZER,
         above=0,
-        shown=f"depends on --optimizer ({_rates_in_words()})",
+        shown=f"depends on --optimizer ({optimizer_table.rates_in_words()})",
     )
     number(
         "momentum",
