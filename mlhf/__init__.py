@@ -24,6 +24,8 @@ from mlhf.optimizers.preconditioned_cg import Solution, conjugate_gradient
 from mlhf.optimizers.step import Step
 from mlhf.task import Task
 
+__version__ = "0.2.0.dev0"
+
 __all__ = [
     "CG_REASONS",
     "FirstOrder",
