@@ -6,7 +6,7 @@ from mlhf.meta_optimizer.rule import MetaState
 from mlhf.meta_optimizer.weights_file import names as pretrained_names
 from mlhf.meta_training.backpropagation import meta_train
 from mlhf.meta_training.evolution import evolve
-from mlhf.meta_training.meta_run import MetaTraining
+from mlhf.meta_training.result import MetaTraining
 from mlhf.models.keras_models import (
     get_model_state,
     get_parameters,

@@ -19,6 +19,7 @@ import numpy as np
 import tqdm
 from absl import flags
 
+from mlhf.runs.run import LARGEST_SKIPS_IN_A_ROW
 from train_val.cli import problem_of_flags
 from train_val.cli.exit_statuses import DivergedError
 from train_val.cli.flags import use_flags
@@ -119,7 +120,7 @@ def diverged(result: loop.TrainingResult) -> str | None:
     """
     advice = "Try a smaller --lr, or for second-order optimizers a larger --damping."
     if result.diverged:
-        return f"Training diverged: {loop.LARGEST_SKIPS_IN_A_ROW} steps in a row. {advice}"
+        return f"Training diverged: {LARGEST_SKIPS_IN_A_ROW} steps in a row. {advice}"
     losses = [math.inf if line["loss"] is None else line["loss"] for line in result.history]
     if not math.isfinite(result.training_loss):
         return f"Training diverged: its loss is {result.training_loss}. {advice}"
@@ -170,7 +171,7 @@ def report(result: loop.TrainingResult, measured: int, tested: int, statistics: 
     if result.skipped:
         text += f" {result.skipped} steps were not finite and were not taken."
     if result.diverged:
-        text += f" Training ended early: {loop.LARGEST_SKIPS_IN_A_ROW} of them came in a row."
+        text += f" Training ended early: {LARGEST_SKIPS_IN_A_ROW} of them came in a row."
     return text
 
 

@@ -22,7 +22,8 @@ from mlhf.hypergrad.methods.rtho import rtho
 from mlhf.hypergrad.methods.train import train
 from mlhf.hypergrad.methods.truncated import truncated
 from mlhf.hypergrad.outer import plots, projections
-from mlhf.hypergrad.outer.hyper_optimizer import HyperOptimizer, read_records
+from mlhf.hypergrad.outer.hyper_optimizer import HyperOptimizer
+from mlhf.hypergrad.outer.records import read_records
 from mlhf.hypergrad.outer.sharing import share
 from mlhf.hypergrad.problem import Problem
 from mlhf.hypergrad.result import Result

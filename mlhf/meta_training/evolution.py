@@ -7,10 +7,8 @@ loss over a whole stretch of training, and nothing is differentiated.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,26 +18,16 @@ import tensorflow as tf
 import tqdm
 
 from mlhf.checks.arguments import check_choice, check_count, check_number
-from mlhf.meta_optimizer import weights_file
 from mlhf.meta_optimizer.coordinate_lstm import LSTMWeights
 from mlhf.meta_optimizer.meta_hessian_free import MetaHessianFree
 from mlhf.meta_training import adam
-from mlhf.meta_training.meta_run import (
-    EVOLUTION,
-    MetaTraining,
-    check_callbacks,
-    check_learnable,
-    check_signature,
-    common_dtype,
-    tasks_of,
-)
-from mlhf.meta_training.perturbed_pairs import Field, Pair
+from mlhf.meta_training.antithetic_pairs import AntitheticPair, Particles
+from mlhf.meta_training.arguments import check_callbacks, check_learnable, tasks_of
+from mlhf.meta_training.meta_run import EVOLUTION, MetaRun
+from mlhf.meta_training.result import MetaTraining
 from mlhf.runs import run_log
-from mlhf.runs.checkpoints import Checkpoints, finite_numbers, load_like, restoring
-from mlhf.runs.progress import ProgressBar
-from mlhf.runs.run_log import RunLog
-from mlhf.runs.saving import Saving
-from mlhf.task import Task, draw_missing_weights
+from mlhf.runs.checkpoints import finite_numbers, load_like
+from mlhf.task import Task
 
 # A gradient is clipped to this multiple of the median length of the last ones.
 LARGEST_LENGTH, REMEMBERED = 2.0, 50
@@ -131,8 +119,8 @@ def evolve(
     run = _Evolution(
         tasks_of(task),
         optimizer,
-        check_count("steps", steps),
-        length=roll_back,
+        steps=check_count("steps", steps),
+        roll_back=roll_back,
         horizon=horizon,
         pairs=check_count("pairs", pairs),
         deviation=check_number("deviation", deviation, above=0),
@@ -146,79 +134,51 @@ def evolve(
     try:
         return run.go(progress, on_step)
     finally:
-        run.close()
+        run.run.close()
 
 
-class _Evolution:
+class _Evolution(MetaRun[Particles]):
+    """Updates by the estimate, and the particles that it is made from."""
+
+    method, description, unit = EVOLUTION, "evolution", "update"
+
     def __init__(
-        self,
-        tasks,
-        optimizer,
-        steps,
-        *,
-        length,
-        horizon,
-        pairs,
-        deviation,
-        meta_lr,
-        learn_rate,
-        layers,
-        seed,
-        model_dir,
-        often,
+        self, tasks, optimizer, *, horizon, pairs, deviation, learn_rate, layers, seed, **common
     ):
-        self.began = time.perf_counter()
         check_learnable(tasks, optimizer)
-        self.optimizer, self.steps, self.length, self.horizon = optimizer, steps, length, horizon
-        self.deviation, self.seed, self.often = deviation, seed, often
-        self.meta_lr = meta_lr if callable(meta_lr) else lambda _: meta_lr
-        self.learn_rate, self.layers = learn_rate, layers
-        draw_missing_weights(tasks, optimizer, FIRST_SEED)
-        self.fields = [Field(task, optimizer, FIRST_SEED) for task in tasks]
-        self.dtype = common_dtype([field.layout for field in self.fields])
-        self.kinds = sorted({kind for field in self.fields for kind in field.layout.kinds})
-        for field in self.fields:
-            field.kinds = self.kinds
-        self.weights = optimizer.weights_of(self.kinds, self.dtype)
-        self.log_rate = tf.constant(math.log(float(optimizer.learning_rate)), self.dtype)
-        self.moments = adam.init(self._theta())
-        self.shapes = [tuple(leaf.shape) for leaf in tf.nest.flatten(self._theta())]
-        self.mask = self._mask()
-        self.size = self.mask.size
-        self.generator = np.random.default_rng(seed)
-        self.done, self.begun = 0, 0
+        super().__init__(
+            tasks,
+            optimizer,
+            lambda task, _: Particles(task, optimizer, FIRST_SEED),
+            seed=seed,
+            first_seed=FIRST_SEED,
+            **common,
+        )
+        self._horizon, self._pairs, self._deviation = horizon, pairs, deviation
+        self._learn_rate, self._layers = learn_rate, layers
         # The lengths of the last gradients, before they were clipped.
-        self.lengths: list[float] = []
-        for field in self.fields:
+        self._begun, self._lengths = 0, list[float]()
+        self._log_rate = tf.constant(math.log(float(optimizer.learning_rate)), self.dtype)
+        self._moments = adam.init(self._theta())
+        self._mask = self._learned_numbers()
+        for particles in self.trainings:
+            particles.kinds = self.kinds
             for number in range(pairs):
                 # Ages are spread: the first training of each pair ends at another one.
-                first = length * max(1, round(horizon / length * (number + 1) / pairs))
-                field.pairs.append(self._begin(field, first))
-        self.log = RunLog(None)
-        self.checkpoints = None if model_dir is None else Checkpoints(model_dir, alone=True)
-        try:
-            saved = None if self.checkpoints is None else self.checkpoints.read()
-            if self.checkpoints is not None and saved is not None:
-                check_signature(self.checkpoints.folder, *saved, self._signature())
-                with restoring(self.checkpoints.folder, saved[0]):
-                    self._restore(*saved)
-            self.log = RunLog(model_dir, self.done)
-            if saved is not None and "lengths" not in saved[1]:
-                self._take_lengths_from_the_log()
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        self.log.close()
-        if self.checkpoints is not None:
-            self.checkpoints.close()
+                turns = max(1, round(horizon / self.length * (number + 1) / pairs))
+                particles.pairs.append(self._begin(particles, self.length * turns))
+        with self.run.opening():
+            saved = self.read()
+            if saved is not None:
+                self.take_over(saved)
+        if saved is not None and "lengths" not in saved:
+            self._take_lengths_from_the_log()
 
     def _theta(self) -> tuple[dict[str, LSTMWeights], tf.Tensor]:
         """The meta-parameters; of their numbers in a row the last is the logarithm of the rate."""
-        return self.weights, self.log_rate
+        return self.weights, self._log_rate
 
-    def _mask(self) -> np.ndarray:
+    def _learned_numbers(self) -> np.ndarray:
         """Ones at the numbers of θ that are learned, zeros at the others."""
 
         def ones(value, learned):
@@ -227,195 +187,149 @@ class _Evolution:
         masks = {
             role: LSTMWeights(
                 *[
-                    ones(value, self.layers == "all" or name.startswith("dense"))
+                    ones(value, self._layers == "all" or name.startswith("dense"))
                     for name, value in weights._asdict().items()
                 ]
             )
             for role, weights in self.weights.items()
         }
-        return _flat((masks, ones(self.log_rate, self.learn_rate)))
+        return _flat((masks, ones(self._log_rate, self._learn_rate)))
 
-    def _begin(self, field: Field, horizon: int) -> Pair:
-        self.begun += 1
-        carries = field.begin(FIRST_SEED + 1000 * self.seed + self.begun)
-        return Pair(carries, np.zeros(self.size), horizon)
+    def _begin(self, particles: Particles, horizon: int) -> AntitheticPair:
+        self._begun += 1
+        carries = particles.begin(FIRST_SEED + 1000 * self.seed + self._begun)
+        return AntitheticPair(carries, np.zeros(self._mask.size), horizon)
 
     def _unflat(self, vector: np.ndarray) -> Any:
-        parts = np.split(vector, np.cumsum([int(np.prod(s)) for s in self.shapes])[:-1])
+        like = tf.nest.flatten(self._theta())
+        parts = np.split(vector, np.cumsum([leaf.shape.num_elements() for leaf in like])[:-1])
         leaves = [
-            tf.constant(part.reshape(shape), self.dtype)
-            for part, shape in zip(parts, self.shapes, strict=True)
+            tf.constant(part.reshape(leaf.shape), self.dtype)
+            for part, leaf in zip(parts, like, strict=True)
         ]
         return tf.nest.pack_sequence_as(self._theta(), leaves)
 
-    def go(self, progress, on_step) -> MetaTraining:
-        first = math.nan
-        bar = ProgressBar(
-            total=self.steps,
-            initial=self.done,
-            disable=not progress,
-            unit="update",
-            desc="evolution",
-        )
-        saving = Saving(*self.often, done=self.done, signals=self.checkpoints is not None)
-        # Also when it is interrupted: what was learned is the caller's.
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(bar)
-            stack.callback(self._hand_over)
-            stack.enter_context(saving)
-            while self.done < self.steps and not saving.stopping:
-                turn, number = divmod(self.done, len(self.fields))
-                started = time.perf_counter()
-                metrics = self._update(self.fields[number], turn)
-                if len(self.fields) > 1:
-                    metrics["task"] = number
-                metrics["seconds"] = time.perf_counter() - started
-                if math.isnan(first):
-                    first = time.perf_counter() - self.began
-                self.log.write(self.done, metrics)
-                if on_step is not None:
-                    on_step(self.done, metrics)
-                bar.step(loss=f"{metrics['loss']:.3f}", rate=f"{metrics['rate']:.3g}")
-                saving.after(self.done, self._save, self.done == self.steps)
-            saving.finish(self.done, self._save)
-        self._publish()
-        return MetaTraining(self.optimizer, self.log.lines, 0, first, steps=self.done)
+    def next_batches(self, number: int, turn: int) -> Any:
+        return self.trainings[number].batches(turn, self.length)
 
-    def _update(self, field: Field, turn: int) -> dict[str, Any]:
-        batches = field.batches(turn, self.length)
-        here = self._theta()
-        gradient = np.zeros(self.size)
+    def step(self, number: int, batches: Any) -> dict[str, Any]:
+        """Takes one update, from all pairs of a task."""
+        pairs, here = self.trainings[number].pairs, self._theta()
+        gradient = np.zeros(self._mask.size)
         losses, logs, differences, ages = [], [], [], []
-        for place, pair in enumerate(field.pairs):
-            noise = self.deviation * self.mask * self.generator.standard_normal(self.size)
-            pair.drift = pair.drift + noise
+        for place, pair in enumerate(pairs):
+            noise = self._deviation * self._mask * self.generator.standard_normal(self._mask.size)
+            pair.accumulated_perturbation = pair.accumulated_perturbation + noise
             scores = []
             for side, sign in enumerate((1, -1)):
                 weights, log_rate = tf.nest.map_structure(
                     lambda a, b: a + b, here, self._unflat(sign * noise)
                 )
-                found = field.train(pair, side, weights, tf.exp(log_rate), batches)
-                scores.append(np.log(found).mean())
-                losses.append(found.mean())
+                along = self.trainings[number].train(pair, side, weights, tf.exp(log_rate), batches)
+                scores.append(np.log(along).mean())
+                losses.append(along.mean())
             differences.append(abs(scores[0] - scores[1]))
             logs.append(np.mean(scores))
-            gradient += pair.drift * (scores[0] - scores[1]) / (2 * self.deviation**2)
+            gradient += (
+                pair.accumulated_perturbation * (scores[0] - scores[1]) / (2 * self._deviation**2)
+            )
             pair.age += self.length
             ages.append(pair.age)
             if pair.age >= pair.horizon:
-                field.pairs[place] = self._begin(field, self.horizon)
-        gradient /= len(field.pairs)
+                pairs[place] = self._begin(self.trainings[number], self._horizon)
+        gradient /= len(pairs)
         length = float(np.linalg.norm(gradient))
-        if self.lengths:
+        if self._lengths:
             # One training that diverges would else outweigh hundreds of updates.
-            usual = float(np.median(self.lengths))
+            usual = float(np.median(self._lengths))
             gradient *= min(1.0, LARGEST_LENGTH * usual / max(length, 1e-30))
-        self.lengths = [*self.lengths, length][-REMEMBERED:]
-        rate = self.meta_lr(self.done)
-        moved, self.moments = adam.update(
-            here, self._unflat(gradient), self.moments, tf.constant(rate, self.dtype)
+        self._lengths = [*self._lengths, length][-REMEMBERED:]
+        rate = self.meta_lr(self.run.done)
+        moved, self._moments = adam.update(
+            here, self._unflat(gradient), self._moments, tf.constant(rate, self.dtype)
         )
-        self.weights, self.log_rate = moved
-        self.done += 1
+        self.weights, self._log_rate = moved
+        self.run.count_step()
         return {
             "loss": np.mean(losses),
             "log_loss": np.mean(logs),
             "difference": np.mean(differences),
             "grad_length": length,
             "var_length": float(tf.linalg.global_norm(tf.nest.flatten(self.weights))),
-            "rate": math.exp(float(self.log_rate)),
+            "rate": math.exp(float(self._log_rate)),
             "age": np.mean(ages),
             "learning_rate": rate,
         }
 
-    def _hand_over(self) -> None:
-        self.optimizer.set_weights(self.kinds, self.weights)
-        if self.learn_rate:
-            self.optimizer.learning_rate = math.exp(float(self.log_rate))
+    def shown(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        return {"loss": f"{metrics['loss']:.3f}", "rate": f"{metrics['rate']:.3g}"}
 
-    def _publish(self) -> None:
-        self._hand_over()
-        if self.checkpoints is not None:
-            self.optimizer.save(self.checkpoints.folder / weights_file.FILE_IN_FOLDER)
+    def hand_over(self) -> None:
+        super().hand_over()
+        if self._learn_rate:
+            self.optimizer.learning_rate = math.exp(float(self._log_rate))
 
-    def _save(self) -> None:
-        if self.checkpoints is None:
-            return
-        self.log.flush()
-        content: dict[str, Any] = {
-            "signature": self._signature(),
-            "weights": {role: w._asdict() for role, w in self.weights.items()},
-            "log_rate": self.log_rate,
+    def signature(self) -> dict[str, Any]:
+        rate = float(self.optimizer.learning_rate)
+        return {
+            **super().signature(),
+            **({} if self._learn_rate else {"learning_rate": rate}),
+            "horizon": self._horizon,
+            "pairs": self._pairs,
+            "deviation": self._deviation,
+            "learn_rate": self._learn_rate,
+            "layers": self._layers,
+            "parameters": str([particles.layout.signature for particles in self.trainings]),
+        }
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "log_rate": self._log_rate,
             "adam": {
-                "step": self.moments.step,
-                "first": _flat(self.moments.first),
-                "second": _flat(self.moments.second),
+                "step": self._moments.step,
+                "first": _flat(self._moments.first),
+                "second": _flat(self._moments.second),
             },
             "generator": json.dumps(self.generator.bit_generator.state),
-            "begun": self.begun,
-            "lengths": np.array(self.lengths),
+            "begun": self._begun,
+            "lengths": np.array(self._lengths),
+            **{
+                f"pair-{i}-{j}": particles.state(pair)
+                for i, particles in enumerate(self.trainings)
+                for j, pair in enumerate(particles.pairs)
+            },
         }
-        for i, field in enumerate(self.fields):
-            for j, pair in enumerate(field.pairs):
-                content[f"pair-{i}-{j}"] = field.state(pair)
-        self.checkpoints.write(self.done, content)
-        self._publish()
 
-    def _restore(self, step: int, saved: dict[str, Any]) -> None:
-        self.done, self.begun = step, int(saved["begun"])
-        found = {role: LSTMWeights(**saved["weights"][role]) for role in self.weights}
-        self.weights = load_like(self.weights, found, "weights")
-        self.log_rate = load_like(self.log_rate, saved["log_rate"], "log_rate")
-        kept = saved["adam"]
-        flat = tf.constant(_flat(self.moments.first))
-        first, second = (load_like(flat, kept[name], name) for name in ("first", "second"))
-        self.moments = adam.AdamState(
-            tf.constant(kept["step"], tf.int64),
+    def restore(self, saved: dict[str, Any]) -> None:
+        self._begun = int(saved["begun"])
+        self._log_rate = load_like(self._log_rate, saved["log_rate"], "log_rate")
+        moments = saved["adam"]
+        flat = tf.constant(_flat(self._moments.first))
+        first, second = (load_like(flat, moments[name], name) for name in ("first", "second"))
+        self._moments = adam.AdamState(
+            tf.constant(moments["step"], tf.int64),
             self._unflat(first.numpy()),
             self._unflat(second.numpy()),
         )
         self.generator.bit_generator.state = json.loads(saved["generator"])
-        self.lengths = finite_numbers(saved.get("lengths", ()), "lengths")
-        for i, field in enumerate(self.fields):
-            for j, pair in enumerate(field.pairs):
-                field.restore(pair, saved[f"pair-{i}-{j}"])
+        self._lengths = finite_numbers(saved.get("lengths", ()), "lengths")
+        for i, particles in enumerate(self.trainings):
+            for j, pair in enumerate(particles.pairs):
+                particles.restore(pair, saved[f"pair-{i}-{j}"])
 
     def _take_lengths_from_the_log(self) -> None:
         """For checkpoints of before they held them: exact where the log is whole."""
-        lines = {line["step"]: line.get("grad_length") for line in self.log.lines}
-        wanted = range(max(1, self.done - REMEMBERED + 1), self.done + 1)
+        lines = {line["step"]: line.get("grad_length") for line in self.run.log.lines}
+        wanted = range(max(1, self.run.done - REMEMBERED + 1), self.run.done + 1)
         found = [lines.get(step) for step in wanted]
-        self.lengths = [float(value) for value in found if isinstance(value, float)]
-        if len(self.lengths) < len(wanted):
+        self._lengths = [float(value) for value in found if isinstance(value, float)]
+        if len(self._lengths) < len(wanted):
             tqdm.tqdm.write(
-                f"The checkpoint of step {self.done} is of before checkpoints held the lengths of "
-                f"the last gradients, and {run_log.FILE} has {len(self.lengths)} of "
+                f"The checkpoint of step {self.run.done} is of before checkpoints held the lengths "
+                f"of the last gradients, and {run_log.FILE} has {len(self._lengths)} of "
                 f"{len(wanted)}: gradients are clipped by those, and the run may end with other "
                 "numbers than one that was not interrupted."
             )
-
-    def _signature(self) -> dict[str, Any]:
-        """What a checkpoint has to share with the run that continues it."""
-        rate = float(self.optimizer.learning_rate)
-        fixed_rate = {} if self.learn_rate else {"learning_rate": rate}
-        return {
-            **fixed_rate,
-            "meta_lr": float(self.meta_lr(0)),
-            "method": EVOLUTION,
-            "task": "; ".join(field.task.name for field in self.fields),
-            "rule": self.optimizer.rule.signature,
-            "damping": float(self.optimizer.damping),
-            "roll_back": self.length,
-            "horizon": self.horizon,
-            "pairs": len(self.fields[0].pairs),
-            "deviation": self.deviation,
-            "learn_rate": self.learn_rate,
-            "layers": self.layers,
-            "seed": self.seed,
-            "kinds": str(self.kinds),
-            "parameters": str([field.layout.signature for field in self.fields]),
-            "dtype": self.dtype.name,
-        }
 
 
 def _flat(structure: Any) -> np.ndarray:

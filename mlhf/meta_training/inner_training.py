@@ -14,24 +14,21 @@ import tqdm
 from mlhf.layout import Layout
 from mlhf.meta_optimizer.meta_hessian_free import MetaHessianFree
 from mlhf.meta_optimizer.portable_state import from_portable, to_portable
+from mlhf.meta_training.replay_priorities import is_worth_keeping, priority
 from mlhf.meta_training.rollout import Carry
 from mlhf.runs.checkpoints import CheckpointError, finite_numbers, load_like
 from mlhf.task import Task
 from replay import DamagedSnapshotError, PrioritizedReplay
 
-# A snapshot is worth keeping while its weights have not grown out of proportion.
-LARGEST_GROWTH = 1.2
-LARGEST_LOG_PRIORITY = 50.0
 
-
-class Course:
+class InnerTraining:
     """A task, the point that its rollouts have come to, and the replay that they begin again from.
 
     Attributes:
-      task: What is trained.
-      layout: Of its parameters.
+      task: The task that is trained.
+      layout: The layout of its parameters.
       carry: Where the next rollout starts.
-      replay: Its snapshots; set before `begin` or `restore`.
+      replay: The snapshots to begin again from; set before `begin` or `restore`.
       function: A meta-step on this task, not compiled; None before the first.
       step: The same compiled.
     """
@@ -44,13 +41,13 @@ class Course:
         generator: np.random.Generator,
         experience: PrioritizedReplay | None,
     ):
-        """Sets a course up.
+        """Sets the training up.
 
         Args:
-          task: What is trained.
-          optimizer: Knows the kinds of its variables.
-          seed: Of the initial parameters.
-          generator: Shared by all courses.
+          task: The task that is trained.
+          optimizer: The optimizer, which knows the kinds of the task's variables.
+          seed: The seed of the initial parameters.
+          generator: The random numbers that all inner trainings share.
           experience: A replay recorded elsewhere: rollouts begin from its snapshots.
         """
         self.task = task
@@ -82,9 +79,9 @@ class Course:
         """Returns the batches of the next rollout.
 
         Args:
-          done: Rollouts of this course that are done.
+          done: The number of rollouts of this training that are done.
           length: T.
-          asked: Rollouts of this course in all.
+          asked: The number of its rollouts in all.
 
         Raises:
           ValueError: If the task's batches end.
@@ -121,22 +118,20 @@ class Course:
 
     def keep_if_best(self, loss: float, norm: float) -> None:
         """Stores where it stands if nothing better was stored."""
-        if loss < self._best_loss and norm < LARGEST_GROWTH * self._best_norm:
+        if is_worth_keeping(loss, norm, self._best_loss, self._best_norm):
             self._best_loss, self._best_norm = loss, norm
             self.replay.add(self._snapshot())
 
     def rate_begun(self) -> None:
         """Rates the snapshot that the rollouts since the last reset began from."""
         if self._begun_from is not None and self._meta_losses:
-            mean = sum(self._meta_losses) / len(self._meta_losses)
-            bounded = min(max(mean, -LARGEST_LOG_PRIORITY), LARGEST_LOG_PRIORITY)
-            self.replay.update([self._begun_from], [math.exp(bounded)])
+            self.replay.update([self._begun_from], [priority(self._meta_losses)])
 
     def begin_again(self, done: int) -> None:
         """Goes back to a snapshot.
 
         Args:
-          done: Meta-steps done, of which the replay's corrections depend.
+          done: The number of meta-steps done, on which the replay's corrections depend.
         """
         self._meta_losses = []
         self._begun_from, snapshot = self._draw(done)

@@ -1,132 +1,200 @@
-"""What both ways of meta-training share: their result, and what they refuse to begin with."""
+"""A run of meta-training by either way: tasks in turns, the LSTMs' weights, files and clock."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+import abc
+import math
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
-import tensorflow as tf
+import numpy as np
 
-from mlhf.checks.structures import kind
 from mlhf.layout import Layout
+from mlhf.meta_optimizer import weights_file
+from mlhf.meta_optimizer.coordinate_lstm import LSTMWeights
 from mlhf.meta_optimizer.meta_hessian_free import MetaHessianFree
-from mlhf.runs.checkpoints import CheckpointError, check_same_run
-from mlhf.task import Task
+from mlhf.meta_training.arguments import common_dtype
+from mlhf.meta_training.result import MetaTraining
+from mlhf.runs.checkpoints import load_like
+from mlhf.runs.run import ResumableRun
+from mlhf.task import Task, draw_missing_weights
 
 # How a checkpoint names the two ways.
 BACKPROPAGATION = "backpropagation through rollouts"
 EVOLUTION = "persistent evolution strategies"
 
 
-@dataclasses.dataclass
-class MetaTraining:
-    """The result of `meta_train` and `evolve`.
+class OneTask(Protocol):
+    """What a run has for each task."""
+
+    task: Task
+    layout: Layout
+
+
+Training = TypeVar("Training", bound=OneTask)
+
+
+class MetaRun(abc.ABC, Generic[Training]):
+    """What the runs of both ways have in common.
+
+    A subclass opens the files by `run.opening()` at the end of its constructor.
 
     Attributes:
-      optimizer: With the trained weights.
-      history: The metrics, a dictionary for each meta-step whose record there is.
-      skipped: Meta-steps that were not finite and left no trace in the weights.
-      seconds_to_first_step: From the call to the end of the first meta-step, tracing included.
-      diverged: Whether meta-training ended early because meta-steps stayed not finite.
-      steps: Meta-steps done, those of a continued run included.
+      method: The way, as a checkpoint names it.
+      description: The run, as the progress bar names it.
+      unit: A step, as the progress bar names it.
     """
 
-    optimizer: MetaHessianFree
-    history: list[dict[str, Any]]
-    skipped: int
-    seconds_to_first_step: float
-    diverged: bool = False
-    steps: int = 0
+    method: str
+    description: str
+    unit: str
 
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        optimizer: MetaHessianFree,
+        training_of: Callable[[Task, np.random.Generator], Training],
+        *,
+        steps: int,
+        roll_back: int,
+        meta_lr: float | Callable[[int], float],
+        seed: int,
+        first_seed: int,
+        model_dir: str | Path | None,
+        often: tuple[int, float],
+    ):
+        """Sets up everything except the files, from arguments of `meta_train` and `evolve`.
 
-def tasks_of(task: Any) -> list[Task]:
-    """Returns the tasks that meta-training was given, one or several.
-
-    Args:
-      task: A `Task` or a sequence of them.
-
-    Raises:
-      TypeError: If it is something else.
-    """
-    tasks = [task] if isinstance(task, Task) else task
-    if not isinstance(tasks, Sequence) or not all(isinstance(part, Task) for part in tasks):
-        raise TypeError(
-            f"Expected an mlhf.Task, or a list of them, to meta-train on, got {kind(task)}: "
-            "mlhf.Task(network, loss, initialize, batches)."
+        `training_of` makes what the run has for a task, `first_seed` draws parameters whose shapes
+        and kinds alone matter, and `often` says after how many steps and minutes it saves.
+        """
+        self.began = time.perf_counter()
+        self.optimizer, self.generator = optimizer, np.random.default_rng(seed)
+        self.steps, self.length, self.seed, self.often = steps, roll_back, seed, often
+        self.meta_lr = meta_lr if callable(meta_lr) else lambda _: meta_lr
+        draw_missing_weights(tasks, optimizer, first_seed)
+        self.trainings = [training_of(task, self.generator) for task in tasks]
+        layouts = [training.layout for training in self.trainings]
+        self.dtype = common_dtype(layouts)
+        self.kinds = sorted({kind for layout in layouts for kind in layout.kinds})
+        self.weights = optimizer.weights_of(self.kinds, self.dtype)
+        self.run = ResumableRun(
+            model_dir, kind="a meta-training", other_kind="the training of a network"
         )
-    return list(tasks)
 
+    @abc.abstractmethod
+    def next_batches(self, number: int, turn: int) -> Any:
+        """Returns the batches of a task's step number `turn`."""
 
-def check_callbacks(**callbacks: Any) -> None:
-    """Raises TypeError where one is neither None nor a function.
+    @abc.abstractmethod
+    def step(self, number: int, batches: Any) -> dict[str, Any]:
+        """Takes and counts a step on a task; returns the metrics."""
 
-    Args:
-      **callbacks: By the names of their arguments.
-    """
-    for name, function in callbacks.items():
-        if function is not None and not callable(function):
-            raise TypeError(f"Expected {name}= as a function or None, got {kind(function)}.")
+    @abc.abstractmethod
+    def shown(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        """Returns what the progress bar shows."""
 
+    @abc.abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Returns what a checkpoint holds besides the signature and the weights."""
 
-def check_learnable(tasks: Sequence[Task], optimizer: MetaHessianFree) -> None:
-    """Refuses an optimizer without LSTMs, and no task.
+    @abc.abstractmethod
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Goes on from the content of a checkpoint; the weights are restored already."""
 
-    Args:
-      tasks: To meta-train on.
-      optimizer: To meta-train.
+    def signature(self) -> dict[str, Any]:
+        """Returns the settings that a checkpoint must share with the run that continues it."""
+        return {
+            "task": "; ".join(training.task.name for training in self.trainings),
+            "method": self.method,
+            "rule": self.optimizer.rule.signature,
+            "damping": float(self.optimizer.damping),
+            "roll_back": self.length,
+            "meta_lr": float(self.meta_lr(0)),
+            "seed": self.seed,
+            "kinds": str(self.kinds),
+            "dtype": self.dtype.name,
+        }
 
-    Raises:
-      TypeError: If the optimizer is not a `MetaHessianFree`.
-      ValueError: With what to give.
-    """
-    if not isinstance(optimizer, MetaHessianFree):
-        raise TypeError(f"Expected a MetaHessianFree to meta-train, got {optimizer!r}.")
-    if not optimizer.rule.roles:
-        raise ValueError('There is nothing to learn: give x_use="rnn", y_use="rnn" or d_use="rnn".')
-    if not tasks:
-        raise ValueError("Expected a task, or several, got none.")
+    def saved(self) -> None:
+        """Called when a checkpoint is on the disk."""
 
+    def read(self) -> dict[str, Any] | None:
+        """Returns the content of the newest checkpoint; None if there is none."""
+        # Older than the other way, and then without the name of this one.
+        return self.run.read(self.signature(), older={"method": BACKPROPAGATION})
 
-def common_dtype(layouts: Sequence[Layout]) -> tf.DType:
-    """Returns the dtype that all have.
+    def take_over(self, saved: dict[str, Any]) -> None:
+        """Goes on from the content of a checkpoint."""
+        with self.run.restoring():
+            self.weights = load_weights(self.weights, saved["weights"], "weights")
+            self.restore(saved)
 
-    Args:
-      layouts: At least one.
-
-    Raises:
-      ValueError: If they differ.
-    """
-    dtypes = {layout.dtype for layout in layouts}
-    if len(dtypes) > 1:
-        raise ValueError(
-            f"Expected tasks of one dtype, got {sorted(dtype.name for dtype in dtypes)}."
+    def go(
+        self, progress: bool, on_step: Callable[[int, dict[str, Any]], None] | None
+    ) -> MetaTraining:
+        """Takes the steps that are left."""
+        run, first = self.run, math.nan
+        going = run.going(
+            self.save,
+            self.steps,
+            *self.often,
+            progress=progress,
+            unit=self.unit,
+            desc=self.description,
         )
-    return layouts[0].dtype
-
-
-def check_signature(
-    folder: Path, step: int, saved: Mapping[str, Any], expected: Mapping[str, Any]
-) -> None:
-    """Refuses a checkpoint of another meta-training than the one that would continue it.
-
-    Args:
-      folder: Where it is.
-      step: Of the checkpoint.
-      saved: Its content.
-      expected: The signature of this meta-training. One that is older than a setting goes on.
-
-    Raises:
-      CheckpointError: With what differs.
-    """
-    found = saved.get("signature")
-    if not isinstance(found, Mapping):
-        raise CheckpointError(
-            f"Expected the checkpoints of a meta-training in {folder}, found those of "
-            "something else (the training of a network?); give another folder."
+        with going as bar:
+            try:
+                while run.goes_on:
+                    turn, number = divmod(run.done, len(self.trainings))
+                    batches = self.next_batches(number, turn)
+                    started = time.perf_counter()
+                    metrics = self.step(number, batches)
+                    if len(self.trainings) > 1:
+                        metrics["task"] = number
+                    metrics["seconds"] = time.perf_counter() - started
+                    if math.isnan(first):
+                        first = time.perf_counter() - self.began
+                    run.log.write(run.done, metrics)
+                    if on_step is not None:
+                        on_step(run.done, metrics)
+                    bar.step(**self.shown(metrics))
+                    run.save_if_due()
+            finally:
+                # Also when it is interrupted: what was learned is the caller's.
+                self.hand_over()
+        self.publish()
+        return MetaTraining(
+            self.optimizer, run.log.lines, run.skipped, first, run.diverged, run.done
         )
-    # Older than the other way, and then without the name of this one.
-    found = {"method": BACKPROPAGATION, **found}
-    place = f"The checkpoint of step {step} in {folder}"
-    check_same_run(place, {name: found.get(name, expected[name]) for name in expected}, expected)
+
+    def hand_over(self) -> None:
+        """Gives the optimizer what was learned."""
+        self.optimizer.set_weights(self.kinds, self.weights)
+
+    def publish(self) -> None:
+        """Gives the optimizer what was learned, and writes it to the folder of the run."""
+        self.hand_over()
+        if self.run.folder is not None:
+            self.optimizer.save(self.run.folder / weights_file.FILE_IN_FOLDER)
+
+    def save(self) -> None:
+        """Writes a checkpoint, and then the trained optimizer."""
+        content = {"weights": weights_as_saved(self.weights), **self.state()}
+        self.run.write(self.signature(), content)
+        self.saved()
+        self.publish()
+
+
+def load_weights(
+    like: dict[str, LSTMWeights], saved: dict[str, Any], name: str
+) -> dict[str, LSTMWeights]:
+    """Returns what `weights_as_saved` gave, as `load_like`."""
+    return load_like(like, {role: LSTMWeights(**saved[role]) for role in like}, name)
+
+
+def weights_as_saved(weights: dict[str, LSTMWeights]) -> dict[str, Any]:
+    """Returns weights by role as a checkpoint holds them."""
+    return {role: part._asdict() for role, part in weights.items()}

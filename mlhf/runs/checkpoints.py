@@ -1,11 +1,10 @@
-"""Checkpoints of a run: one file each, written whole or not at all, the newest two kept."""
+"""Checkpoints of a run: one file each, written whole or not at all, the newest ones kept."""
 
 from __future__ import annotations
 
-import contextlib
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ from replay import (
     write_structure,
 )
 
-TFError = tf.errors.OpError
-KEEP = 2
+# The number of checkpoints that a run keeps: the newest ones.
+CHECKPOINTS_KEPT = 2
 _NAME = re.compile(r"checkpoint-(\d{9})\.npz$")
 
 
@@ -79,7 +78,7 @@ class Checkpoints:
         return sorted(int(match.group(1)) for match in found if match)
 
     def write(self, step: int, content: Any) -> None:
-        """Writes a checkpoint and then removes those older than the newest two.
+        """Writes a checkpoint and then removes the oldest ones beyond `CHECKPOINTS_KEPT`.
 
         Args:
           step: Steps done.
@@ -98,7 +97,7 @@ class Checkpoints:
                         f"saved, and the checkpoints before it in {self.folder} are untouched."
                     )
         write_structure(self._path(step), content)
-        for old in self.steps()[:-KEEP]:
+        for old in self.steps()[:-CHECKPOINTS_KEPT]:
             if self._path(old).is_file():
                 self._path(old).unlink()
 
@@ -164,32 +163,6 @@ def check_same_run(place: str, found: Mapping[str, Any], expected: Mapping[str, 
             f"{place} is of another run ({'; '.join(differing)}). Give the flags that it was made "
             "with, or another folder."
         )
-
-
-@contextlib.contextmanager
-def restoring(folder: Path, step: int) -> Iterator[None]:
-    """Turns what goes wrong while a checkpoint's content is taken over into one error.
-
-    Args:
-      folder: Where the checkpoint is.
-      step: The steps that it names.
-
-    Raises:
-      CheckpointError: If the content lacks something, or something in it is not what it should be.
-    """
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, TFError) as error:
-        reason = f"it has no entry {error}" if isinstance(error, KeyError) else str(error)
-        reason = reason.partition("\n")[0] or type(error).__name__
-        raise DamagedCheckpointError(
-            f"The checkpoint of step {step} in {folder} can't be continued ({reason}): another "
-            "version or another run wrote it, or it was changed since. Use the version and the "
-            "settings that it was made with, or choose another folder.",
-            str(folder),
-        ) from error
 
 
 def load_like(like: Any, saved: Any, name: str) -> Any:

@@ -17,16 +17,12 @@ import mlhf
 from mlhf.checks.arguments import check_choice, check_count
 from mlhf.meta_optimizer.portable_state import from_portable, to_portable
 from mlhf.optimizers.step import is_failed_factorization
-from mlhf.runs.checkpoints import CheckpointError, Checkpoints, check_same_run, load_like, restoring
-from mlhf.runs.progress import ProgressBar
-from mlhf.runs.run_log import RunLog
-from mlhf.runs.saving import Saving
+from mlhf.runs.checkpoints import CheckpointError, load_like
+from mlhf.runs.run import ResumableRun
 from replay import PrioritizedReplay
 from train_val.problems.image_problems import Problem
 
 EXPERIENCE = "experience"
-# After so many steps in a row that are not finite, the next ones will not be either.
-LARGEST_SKIPS_IN_A_ROW = 20
 # What normalisation has when a network is evaluated.
 STATISTICS = ("population", "moving")
 
@@ -119,7 +115,7 @@ def train(
       CheckpointError: If `model_dir` holds a checkpoint of another run.
       OSError: If `model_dir` can't be written.
     """
-    run = _Run(
+    training = _Training(
         problem,
         optimizer,
         check_count("steps", steps),
@@ -130,7 +126,7 @@ def train(
         check_choice("statistics", statistics, STATISTICS),
     )
     try:
-        return run.go(
+        return training.go(
             (save_steps, save_minutes),
             steps if eval_steps is None else check_count("eval_steps", eval_steps),
             progress,
@@ -138,11 +134,11 @@ def train(
             on_not_finite or (lambda repeat: None),
         )
     finally:
-        run.close()
+        training.run.close()
 
 
-class _Run:
-    """The edges of training: where it stands, its files and its clock."""
+class _Training:
+    """Where a training stands, its steps, and its experience."""
 
     def __init__(self, problem, optimizer, steps, seed, model_dir, snapshots, settings, statistics):
         if snapshots > steps:
@@ -156,7 +152,6 @@ class _Run:
         self.parameters = problem.task.initialize(seed)
         self.model_state = problem.task.initial_model_state() or None
         self.state = self._initial_state()
-        self.done, self.skipped, self.skipped_in_a_row = 0, 0, 0
         self.experience: PrioritizedReplay | None = None
         self.recorded_at = {number * steps // snapshots for number in range(snapshots)}
         self.settings = {
@@ -167,53 +162,48 @@ class _Run:
         }
         if snapshots:
             self.settings["record_experience"] = f"{snapshots} of {steps} steps"
-        self.log = RunLog(None)
-        self.checkpoints = None if model_dir is None else Checkpoints(model_dir, alone=True)
-        self.folder = Path() if self.checkpoints is None else self.checkpoints.folder
-        try:
-            saved = None if self.checkpoints is None else self.checkpoints.read()
-            if saved is not None:
-                self._check(*saved)
+        self.run = ResumableRun(
+            model_dir, kind="a training", other_kind="a meta-training", entry="settings"
+        )
+        with self.run.opening():
+            saved = self.run.read(self.settings)
             if snapshots:
-                self.experience = _open_experience(self.folder / EXPERIENCE, snapshots, seed)
+                self.experience = self._open_experience(snapshots, seed)
             if saved is not None:
-                with restoring(self.folder, saved[0]):
-                    self._restore(*saved)
+                with self.run.restoring():
+                    self._restore(saved)
             elif self.experience is not None:
                 self.experience.clear()
-            self.log = RunLog(model_dir, self.done)
-        except BaseException:
-            self.close()
-            raise
 
-    @property
-    def diverged(self) -> bool:
-        return self.skipped_in_a_row >= LARGEST_SKIPS_IN_A_ROW
+    def _open_experience(self, capacity: int, seed: int) -> PrioritizedReplay:
+        folder = (self.run.folder or Path()) / EXPERIENCE
+        # All have one priority and are drawn alike, which only the proportional kind does.
+        try:
+            experience = PrioritizedReplay(capacity, folder, "proportional", seed=seed)
+        except RuntimeError as error:
+            raise CheckpointError(f"Another run uses {folder} ({error}).") from error
+        self.run.at_close(experience.close)
+        return experience
 
     def go(self, often, eval_steps, progress, on_step, on_not_finite) -> TrainingResult:
-        bar = ProgressBar(
-            total=self.steps, initial=self.done, disable=not progress, desc=self.problem.name
-        )
-        saving = Saving(*often, done=self.done, signals=self.checkpoints is not None)
-        batches = iter(self.problem.task.batches(self.done))
-        with bar, saving:
-            while self.done < self.steps and not self.diverged and not saving.stopping:
+        run, name = self.run, self.problem.name
+        with run.going(self._save, self.steps, *often, progress=progress, desc=name) as bar:
+            batches = iter(self.problem.task.batches(run.done))
+            while run.goes_on:
                 self._record()
                 inputs, targets = next(batches)
                 metrics = self._advance(inputs, targets, on_not_finite)
-                last = self.done == self.steps or self.diverged
-                if last or self.done % eval_steps == 0:
+                if run.finished or run.done % eval_steps == 0:
                     metrics.update(self._evaluate())
-                self.log.write(self.done, metrics)
-                saving.after(self.done, self._save, last)
-                on_step(self.done, metrics)
+                run.log.write(run.done, metrics)
+                run.save_if_due()
+                on_step(run.done, metrics)
                 bar.show(loss=f"{metrics['loss']:.3f}")
                 if "test_accuracy" in metrics:
                     bar.show(accuracy=f"{metrics['test_accuracy']:.2%}")
-                if self.skipped:
-                    bar.show(skipped=self.skipped)
+                if run.skipped:
+                    bar.show(skipped=run.skipped)
                 bar.step()
-            saving.finish(self.done, self._save)
         if self.experience is not None:
             self.experience.save()
         final = self._final()
@@ -221,20 +211,13 @@ class _Run:
             self.parameters,
             self.model_state,
             self.state,
-            self.log.lines,
-            self.done,
-            self.skipped,
-            self.diverged,
+            run.log.lines,
+            run.done,
+            run.skipped,
+            run.diverged,
             final["test_accuracy"],
             final["training_loss"],
         )
-
-    def close(self) -> None:
-        self.log.close()
-        if self.experience is not None:
-            self.experience.close()
-        if self.checkpoints is not None:
-            self.checkpoints.close()
 
     def _initial_state(self) -> Any:
         if isinstance(self.optimizer, mlhf.MetaHessianFree):
@@ -259,18 +242,15 @@ class _Run:
         else:
             finite = bool(_all_finite(_watched(step)))
             metrics = {name: float(value) for name, value in step.metrics.items()}
-        self.done += 1
+        self.run.count_step(finite)
         if finite:
             self.parameters, self.state, self.model_state = step[:3]
-            self.skipped_in_a_row = 0
         else:
             on_not_finite(
                 lambda: _untraced(self.optimizer).step(objective, self.parameters, self.state)
             )
             self.state = self._initial_state()
-            self.skipped += 1
-            self.skipped_in_a_row += 1
-        return {**metrics, "skipped": self.skipped, "seconds": time.perf_counter() - started}
+        return {**metrics, "skipped": self.run.skipped, "seconds": time.perf_counter() - started}
 
     def _evaluate(self) -> dict[str, float]:
         state = self.model_state
@@ -280,72 +260,49 @@ class _Run:
             "test_accuracy": self.problem.accuracy(self.parameters, state),
             "training_loss": self.problem.training_loss(self.parameters, state),
         }
-        self.evaluated = self.done, found
+        self.evaluated = self.run.done, found
         return found
 
     def _final(self) -> dict[str, float]:
         # A line of an earlier process may have been measured with other statistics.
         step, found = self.evaluated
-        return found if step == self.done else self._evaluate()
+        return found if step == self.run.done else self._evaluate()
 
     def _record(self) -> None:
-        if self.experience is not None and self.done in self.recorded_at:
+        if self.experience is not None and self.run.done in self.recorded_at:
             snapshot = {"parameters": self.parameters, "model_state": self.model_state or ()}
             self.experience.add(tf.nest.map_structure(np.asarray, snapshot), 1.0)
 
     def _save(self) -> None:
-        if self.checkpoints is None:
-            return
-        self.log.flush()
         recorded = {} if self.experience is None else self.experience.state()
-        self.checkpoints.write(
-            self.done,
-            {
-                "settings": self.settings,
-                "parameters": self.parameters,
-                "model_state": self.model_state or {},
-                "optimizer_state": to_portable(self.state, self._layout()),
-                "skipped": [self.skipped, self.skipped_in_a_row],
-                "experience": recorded,
-            },
-        )
+        content = {
+            "parameters": self.parameters,
+            "model_state": self.model_state or {},
+            "optimizer_state": to_portable(self.state, self._layout()),
+            "skipped": [self.run.skipped, self.run.skipped_in_a_row],
+            "experience": recorded,
+        }
+        self.run.write(self.settings, content)
         if self.experience is not None:
             self.experience.commit(recorded)
 
-    def _check(self, step: int, saved: dict[str, Any]) -> None:
-        found = saved.get("settings")
-        if not isinstance(found, Mapping):
-            raise CheckpointError(
-                f"Expected the checkpoints of a training in {self.folder}, found those "
-                "of something else (a meta-training?); give another folder."
-            )
-        place = f"The checkpoint of step {step} in {self.folder}"
-        check_same_run(place, found, self.settings)
-
-    def _restore(self, step: int, saved: dict[str, Any]) -> None:
+    def _restore(self, saved: dict[str, Any]) -> None:
         try:
             kept, layout = saved["optimizer_state"], self._layout()
             state = from_portable(kept, self.state, layout, finite=True)
         except (KeyError, ValueError) as error:
             raise CheckpointError(
-                f"The checkpoint of step {step} in {self.folder} does not fit the "
+                f"The checkpoint of step {self.run.done} in {self.run.folder} does not fit the "
                 f"optimizer ({error}) Give the flags that it was made with, or another folder."
             ) from error
-        self.done, self.state = step, state
+        self.state = state
         self.parameters = load_like(self.parameters, saved["parameters"], "parameters")
         if self.model_state is not None:
             self.model_state = load_like(self.model_state, saved["model_state"], "model_state")
-        self.skipped, self.skipped_in_a_row = (int(number) for number in saved["skipped"])
+        run = self.run
+        run.skipped, run.skipped_in_a_row = (int(number) for number in saved["skipped"])
         if self.experience is not None:
             self.experience.restore(saved["experience"])
-
-
-def _open_experience(folder: Path, capacity: int, seed: int) -> PrioritizedReplay:
-    # All have one priority and are drawn alike, which only the proportional kind does.
-    try:
-        return PrioritizedReplay(capacity, folder, "proportional", seed=seed)
-    except RuntimeError as error:
-        raise CheckpointError(f"Another run uses {folder} ({error}).") from error
 
 
 def _untraced(optimizer: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -11,25 +10,17 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from mlhf.checks.arguments import check_number
 from mlhf.hypergrad import projections as projections_module
 from mlhf.hypergrad.binding import bind
 from mlhf.hypergrad.guards import DivergedError
 from mlhf.hypergrad.outer.outer_optimizers import movers
+from mlhf.hypergrad.outer.records import readable_records, record_files, write_record
 from mlhf.hypergrad.result import Result
-from mlhf.runs.checkpoints import CheckpointError, Checkpoints, check_same_run, load_like, restoring
-from mlhf.runs.progress import ProgressBar
-from mlhf.runs.run_log import RunLog
-from mlhf.runs.saving import Saving
-from replay import (
-    UnreadableFileError,
-    read_structure,
-    write_structure,
-)
+from mlhf.runs.checkpoints import CheckpointError, load_like
+from mlhf.runs.run import ResumableRun
 
-_RECORD = re.compile(r"record-(\d{6,})\.npz")
 METHODS = ("reverse", "reversible", "drmad", "truncated", "forward", "rtho", "implicit")
 ONLINE = ("rtho",)
 # Where a dynamics' own hyperparameters stay unless the user says otherwise.
@@ -49,7 +40,6 @@ class HyperOptimizer:
 
     Attributes:
       hyperparameters: As they stand.
-      step: Outer steps done.
       records: A dictionary of arrays an outer step: `hyperparameters` before it, `hypergradient`,
         `valid_loss`, and `per_step` or what `record` returned.
       result: That of the last outer step; None before the first and after one that was skipped.
@@ -136,7 +126,7 @@ class HyperOptimizer:
         self._problem, self._weights = problem, weights
         self._options, self._process = options, process
         self._seed, self._new_seeds = seed, new_seeds
-        self._every, self._most_skips = checkpoint_every, most_skips
+        self._every = checkpoint_every
         self._minutes = check_number("checkpoint_minutes", checkpoint_minutes, at_least=0)
         self._growth, self._record, self._record_per_step = (
             largest_norm_growth,
@@ -152,33 +142,30 @@ class HyperOptimizer:
         if unknown:
             raise ValueError(f"Expected projections for {names}, got {sorted(unknown)}.")
         self._movers = movers(outer_optimizer, self.hyperparameters)
-        self.step, self._skips, self._smallest = 0, 0, float("inf")
+        self._smallest = float("inf")
         self._moved = False  # whether an outer step was not skipped
         self.records: list[dict[str, Any]] = []
         self._later_records: list[Path] = []
         self.result: Result | None = None
-        self._folder = Path(folder) if folder is not None else None
-        self._closed = False
-        self._checkpoints = None
-        if self._folder is not None:
-            self._checkpoints = Checkpoints(self._folder, alone=True)
-        try:
+        self._run = ResumableRun(folder, largest_skips=most_skips + 1)
+        with self._run.opening():
             self._signature = self._sign()
-            self._restore()
-            self._log = RunLog(self._folder, self.step)
-        except BaseException:
-            # What is raised refers to this object: its folder would stay taken.
-            if self._checkpoints is not None:
-                self._checkpoints.close()
-            raise
+            saved = self._run.read(self._signature)
+            files = {} if self._run.folder is None else record_files(self._run.folder)
+            self._later_records = [path for n, path in files.items() if n > self.step]
+            if saved is not None:
+                with self._run.restoring():
+                    self._restore(saved)
+                self.records = readable_records([p for n, p in files.items() if n <= self.step])
+
+    @property
+    def step(self) -> int:
+        """Outer steps done."""
+        return self._run.done
 
     def close(self) -> None:
         """Leaves the folder to others; `run` raises from then on. A second call does nothing."""
-        if not self._closed:
-            self._closed = True
-            self._log.close()
-            if self._checkpoints is not None:
-                self._checkpoints.close()
+        self._run.close()
 
     def __enter__(self) -> HyperOptimizer:
         return self
@@ -202,29 +189,27 @@ class HyperOptimizer:
           DivergedError: If more than `most_skips` outer steps in a row diverged.
           ValueError: If it was closed.
         """
-        if self._closed:
+        if self._run.closed:
             raise ValueError(
                 "Expected an open HyperOptimizer, got one that was closed; make it anew, and it "
                 "continues from its folder."
             )
         todo = range(self.step, steps) if isinstance(steps, int) else steps
         total = steps if isinstance(steps, int) else None
-        bar = ProgressBar(
-            total=total, initial=self.step, disable=not progress, desc=self._name, unit="outer step"
+        often = (self._every, self._minutes)
+        going = self._run.going(
+            self._save, total, *often, progress=progress, desc=self._name, unit="outer step"
         )
-        kept = self._checkpoints is not None
-        saving = Saving(self._every, self._minutes, done=self.step, signals=kept)
-        with bar, saving:
+        with going as bar:
             for _ in todo:
                 norm = self._outer_step()
                 bar.show(**self._shown(), norm=f"{norm:.3g}")
                 bar.step()
                 grew = self._growth is not None and norm > self._growth * self._smallest
                 self._smallest = min(self._smallest, norm)
-                saving.after(self.step, self._save)
-                if grew or saving.stopping:
+                self._run.save_if_due()
+                if grew or self._run.stopping:
                     break
-            saving.finish(self.step, self._save)
         return self.hyperparameters
 
     def _outer_step(self) -> float:
@@ -239,15 +224,14 @@ class HyperOptimizer:
         except DivergedError as error:
             for mover, state in zip(self._movers.values(), saved, strict=True):
                 mover.restore(state)
-            self._skips += 1
-            self.step += 1
+            self._run.count_step(finite=False)
             self.result = None
-            if self._skips > self._most_skips:
+            if self._run.diverged:
                 raise
-            self._log.write(self.step, {"skipped": 1, "reason": str(error)})
+            self._run.log.write(self.step, {"skipped": 1, "reason": str(error)})
             self._keep({"hyperparameters": before, "skipped": True})
             return float("nan")
-        self._skips, self._moved = 0, True
+        self._moved = True
         self.result = result
         gradient = result.hypergradient
         self.hyperparameters = (
@@ -266,8 +250,8 @@ class HyperOptimizer:
         for name, value in before.items():
             if not tf.nest.is_nested(value) and value.shape.num_elements() == 1:
                 metrics[name] = tf.reshape(value, [])
-        self.step += 1
-        self._log.write(self.step, metrics)
+        self._run.count_step()
+        self._run.log.write(self.step, metrics)
         record: dict[str, Any] = {
             "hyperparameters": before,
             "hypergradient": gradient,
@@ -307,31 +291,25 @@ class HyperOptimizer:
             {"step": self.step, **record},
         )
         self.records.append(record)
-        if self._folder is not None:
+        if self._run.folder is not None:
             if self._later_records:
                 # Of a run that was killed after its last checkpoint: those steps are done again.
                 for path in self._later_records:
                     path.unlink(missing_ok=True)
                 self._later_records = []
-            write_structure(self._folder / f"record-{self.step:06d}.npz", record)
+            write_record(self._run.folder, self.step, record)
 
     def _save(self) -> None:
-        if self._checkpoints is None:
-            return
         # Before the first step that counts nothing is learned: there is nothing to continue, and
         # another start can be tried in the same folder.
-        if not self._moved:
-            return
-        self._checkpoints.write(
-            self.step,
-            {
-                "signature": self._signature,
+        if self._moved:
+            content = {
                 "hyperparameters": self.hyperparameters,
                 "optimizers": {name: mover.state() for name, mover in self._movers.items()},
-                "skips": self._skips,
+                "skips": self._run.skipped_in_a_row,
                 "smallest": min(self._smallest, 1e300),
-            },
-        )
+            }
+            self._run.write(self._signature, content)
 
     def _sign(self) -> dict[str, Any]:
         """What a run must have in common with the one that it continues, as plain values."""
@@ -351,20 +329,8 @@ class HyperOptimizer:
             },
         }
 
-    def _restore(self) -> None:
-        if self._checkpoints is None or self._folder is None:
-            return
-        found = self._checkpoints.read()
-        step, content = (0, None) if found is None else found
-        paths = _record_files(self._folder)
-        self._later_records = [path for number, path in paths.items() if number > step]
-        if content is None:
-            return
+    def _restore(self, content: dict[str, Any]) -> None:
         self._moved = True
-        # Those of older versions have none.
-        if isinstance(content.get("signature"), Mapping):
-            place = f"The checkpoint of step {step} in {self._folder}"
-            check_same_run(place, content["signature"], self._signature)
         try:
             shaped = tf.nest.map_structure(
                 lambda saved, like: np.reshape(saved, like.shape),
@@ -379,51 +345,14 @@ class HyperOptimizer:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             reason = str(error).partition("\n")[0]
             raise CheckpointError(
-                f"Expected in {self._folder} a checkpoint of the hyperparameters "
+                f"Expected in {self._run.folder} a checkpoint of the hyperparameters "
                 f"{sorted(self.hyperparameters)} and their optimizer, found another: {reason} "
                 "Choose another folder to begin again."
             ) from error
-        with restoring(self._folder, step):
-            self.step, self._skips = step, int(content["skips"])
-            smallest = float(content["smallest"])
+        self._run.skipped_in_a_row = int(content["skips"])
+        smallest = float(content["smallest"])
         self._smallest = smallest if smallest < 1e300 else float("inf")
-        self.records = _sound_records([path for n, path in paths.items() if n <= step])
 
 
 def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str).replace('"', "")
-
-
-def read_records(folder: str | Path) -> list[dict[str, Any]]:
-    """Reads the records of a run.
-
-    Args:
-      folder: The run's.
-
-    Returns:
-      A dictionary of arrays for each outer step, in order.
-
-    Raises:
-      DamagedFileError: If one is damaged or something else.
-    """
-    return [read_structure(path) for path in _record_files(Path(folder)).values()]
-
-
-def _record_files(folder: Path) -> dict[int, Path]:
-    """Returns the files of records by outer step, ascending."""
-    found = ((_RECORD.fullmatch(path.name), path) for path in folder.glob("record-*.npz"))
-    return dict(sorted((int(match[1]), path) for match, path in found if match))
-
-
-def _sound_records(paths: list[Path]) -> list[dict[str, Any]]:
-    """Reads records; nothing that is to come depends on them, so that a damaged one is left out."""
-    records = []
-    for path in paths:
-        try:
-            record = read_structure(path)
-            if not isinstance(record, dict) or not {"step", "skipped"} <= set(record):
-                raise UnreadableFileError(f"{path} is not the record of an outer step.", str(path))
-            records.append(record)
-        except UnreadableFileError as error:
-            tqdm.write(f"Left out: {error}")
-    return records

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import mlhf
 from mlhf.meta_optimizer.coordinate_lstm import LSTMWeights
-from mlhf.meta_training import evolution, perturbed_pairs
+from mlhf.meta_training import antithetic_pairs, evolution
 from mlhf.runs.checkpoints import CheckpointError, Checkpoints
 from replay import read_structure, write_structure
 from tests.mlhf.meta_training.test_backpropagation import initialize, make_task
@@ -262,25 +262,25 @@ def test_a_run_that_diverged_continues_as_if_it_had_not_been_killed(rate, tmp_pa
 
 
 def test_what_is_not_finite_in_a_pair_comes_back_bit_for_bit():
-    field = perturbed_pairs.Field(make_task(), optimizer(), 0)
-    carry = field.begin(0)[0]
+    particles = antithetic_pairs.Particles(make_task(), optimizer(), 0)
+    carry = particles.begin(0)[0]
     flat = carry.weights.numpy()
     flat[[1, 4]] = math.nan, -math.inf
     damped = carry.state._replace(
         residual=tf.fill(carry.state.residual.shape, tf.constant(math.inf, "float64"))
     )
-    pair = perturbed_pairs.Pair(
+    pair = antithetic_pairs.AntitheticPair(
         [carry._replace(weights=tf.constant(flat), state=damped)] * 2, np.ones(3), 4
     )
-    saved = field.state(pair)
+    saved = particles.state(pair)
     for leaf in tf.nest.flatten(saved):
         assert np.all(np.isfinite(leaf)) if np.asarray(leaf).dtype.kind == "f" else True
-    field.restore(other := perturbed_pairs.Pair([], np.zeros(3), 0), saved)
+    particles.restore(other := antithetic_pairs.AntitheticPair([], np.zeros(3), 0), saved)
     for a, b in zip(pair.carries, other.carries, strict=True):
         np.testing.assert_array_equal(a.weights, b.weights)
-        parameters = field.layout.unflatten(a.state.residual)
+        parameters = particles.layout.unflatten(a.state.residual)
         tf.nest.map_structure(
-            np.testing.assert_array_equal, parameters, field.layout.unflatten(b.state.residual)
+            np.testing.assert_array_equal, parameters, particles.layout.unflatten(b.state.residual)
         )
 
 

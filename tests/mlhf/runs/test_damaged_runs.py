@@ -12,7 +12,7 @@ import mlhf
 from mlhf import hypergrad
 from mlhf.hypergrad.result import Result
 from mlhf.meta_optimizer import weights_file
-from mlhf.meta_training import backpropagation, perturbed_pairs
+from mlhf.meta_training import antithetic_pairs, backpropagation
 from mlhf.runs import run_log
 from mlhf.runs.checkpoints import CheckpointError, Checkpoints, DamagedCheckpointError
 from replay import UnreadableFileError, read_structure, write_structure
@@ -27,9 +27,9 @@ def rule():
     return mlhf.MetaHessianFree(0.5, cg_iterations=1, y_use="none", seed=4)
 
 
-def train(field, pair, side, weights, rate, batches):
+def train(particles, pair, side, weights, rate, batches):
     """In the place of tracing and training: losses that depend on what is restored."""
-    del field, batches
+    del particles, batches
     carry = pair.carries[side]
     moved = carry.weights + 0.1 * rate * weights["d"].kernel1[0, 0, 0]
     pair.carries[side] = carry._replace(weights=moved)
@@ -55,7 +55,7 @@ def problem():
 @pytest.fixture(params=KINDS)
 def run(request, problem, monkeypatch):
     """From a folder and a number of steps to all that a run ends with."""
-    monkeypatch.setattr(perturbed_pairs.Field, "train", train)
+    monkeypatch.setattr(antithetic_pairs.Particles, "train", train)
     script = Script(STEPS)
     monkeypatch.setattr(backpropagation, "meta_step", script.meta_step)
     common = {"roll_back": 2, "progress": False, "save_steps": 2}
@@ -79,9 +79,7 @@ def run(request, problem, monkeypatch):
             outer_optimizer=tf.keras.optimizers.Adam(0.1), checkpoint_every=2,
         )  # fmt: skip
         found = loop.run(steps)
-        loop._log.close()
-        if hasattr(loop, "close"):
-            loop.close()
+        loop.close()
         return [found["x"], loop.step]
 
     return dict(zip(KINDS, (evolution, meta, hyperparameters), strict=True))[request.param]

@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from mlhf import hypergrad as hg
 from mlhf.hypergrad import projections
-from mlhf.hypergrad.outer.hyper_optimizer import read_records
 from mlhf.hypergrad.outer.outer_optimizers import movers
-from mlhf.runs.checkpoints import CheckpointError
+from mlhf.hypergrad.outer.records import read_records
+from mlhf.runs.checkpoints import CheckpointError, Checkpoints
 
 D = tf.float64
 WEIGHTS = {"w": tf.constant([0.5, -1.0, 2.0], D)}
@@ -112,9 +112,10 @@ def test_a_folder_is_continued_by_the_same_run_alone(problem, tmp_path):
         with pytest.raises(CheckpointError, match=f"step 1 .* of another run .*{what}"):
             make(**options)
     # What was made before checkpoints had a signature continues, and so does the same once more.
-    step, content = first._checkpoints.read()
+    checkpoints = Checkpoints(tmp_path)
+    step, content = checkpoints.read()
     del content["signature"]
-    first._checkpoints.write(step, content)
+    checkpoints.write(step, content)
     for options in ({"seed": 1}, {}):
         with make(**options) as again:
             assert again.step == 1

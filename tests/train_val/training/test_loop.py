@@ -9,6 +9,7 @@ import tensorflow as tf
 import mlhf
 from mlhf.runs import debugging
 from mlhf.runs.checkpoints import CheckpointError, Checkpoints
+from mlhf.runs.run import LARGEST_SKIPS_IN_A_ROW
 from replay import PrioritizedReplay
 from train_val.problems import image_problems
 from train_val.training import loop, optimizers
@@ -159,8 +160,8 @@ def test_a_run_that_stays_not_finite_ends_with_a_result(problem, tmp_path):
     arguments = {"model_dir": tmp_path, "save_steps": 5, **QUIET}
     result = loop.train(problem, optimizer, 500, **arguments)
     assert result.diverged
-    assert result.steps == 2 + loop.LARGEST_SKIPS_IN_A_ROW
-    assert result.skipped == loop.LARGEST_SKIPS_IN_A_ROW
+    assert result.steps == 2 + LARGEST_SKIPS_IN_A_ROW
+    assert result.skipped == LARGEST_SKIPS_IN_A_ROW
     assert np.isfinite(result.training_loss) and result.history[-1]["test_accuracy"] >= 0
     _, saved = Checkpoints(tmp_path).read()
     assert all(np.all(np.isfinite(value)) for value in saved["parameters"].values())

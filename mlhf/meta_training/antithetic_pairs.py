@@ -1,4 +1,4 @@
-"""Trainings in pairs, with opposite perturbations of the meta-parameters; for evolution."""
+"""The particles of evolution: trainings in pairs with opposite perturbations of the weights."""
 
 from __future__ import annotations
 
@@ -24,49 +24,50 @@ LARGEST_LOSS = 2.0
 SMALLEST_LOSS = 1e-8
 
 
-class Pair:
-    """Two trainings on the same batches, with opposite perturbations.
+class AntitheticPair:
+    """Two particles: trainings on the same batches, with opposite perturbations.
 
     Attributes:
       carries: Where both stand.
-      drift: The sum of the perturbations since their training began, in units of θ; the second
-        training has seen its negative.
+      accumulated_perturbation: The sum of the perturbations since their training began, in units of
+        θ; the second training has seen its negative.
       age: Steps since then.
       horizon: The age at which they begin again.
       first_loss: The loss at age 0.
     """
 
-    def __init__(self, carries: list[Carry], drift: np.ndarray, horizon: int):
+    def __init__(self, carries: list[Carry], accumulated_perturbation: np.ndarray, horizon: int):
         """Sets a pair up at age 0."""
-        self.carries, self.drift, self.horizon = carries, drift, horizon
+        self.carries, self.horizon = carries, horizon
+        self.accumulated_perturbation = accumulated_perturbation
         self.age = 0
         self.first_loss = math.nan
 
 
-class Field:
-    """A task and the pairs that train on it.
+class Particles:
+    """A task and the pairs of particles that train on it.
 
     Attributes:
-      task: What is trained.
-      layout: Of its parameters.
-      kinds: Those that weights are given for, in their order; a task may have fewer.
-      pairs: Its pairs.
+      task: The task that is trained.
+      layout: The layout of its parameters.
+      kinds: The kinds that weights are given for, in their order; a task may have fewer.
+      pairs: The pairs.
     """
 
     def __init__(self, task: Task, optimizer: MetaHessianFree, seed: int):
-        """Sets a field up, without pairs.
+        """Sets the task up, without pairs.
 
         Args:
-          task: What is trained.
-          optimizer: Gives the rule.
-          seed: Of initial parameters, of which only shapes matter.
+          task: The task that is trained.
+          optimizer: The optimizer whose rule is learned.
+          seed: The seed of initial parameters, of which only the shapes matter.
         """
         self.task = task
         parameters = task.initialize(seed)
         task.check_rollouts()
         self.layout: Layout = optimizer.layout(parameters, task.variable_kinds())
         self.kinds = self.layout.kinds
-        self.pairs: list[Pair] = []
+        self.pairs: list[AntitheticPair] = []
         self._optimizer = optimizer
         self._initial_state = optimizer.init(parameters, task.variable_kinds())
         self._model_state = task.initial_model_state()
@@ -95,16 +96,16 @@ class Field:
             ) from None
 
     def train(
-        self, pair: Pair, side: int, weights: Any, rate: tf.Tensor, batches: Any
+        self, pair: AntitheticPair, side: int, weights: Any, rate: tf.Tensor, batches: Any
     ) -> np.ndarray:
-        """Takes one training of a pair on by a step a batch.
+        """Trains one particle of a pair, by a step on each batch.
 
         Args:
-          pair: Which; where it stands is changed.
-          side: 0 or 1.
-          weights: The LSTMs', by role, of `kinds`.
+          pair: The pair; where it stands is changed.
+          side: 0 or 1, the particle of the pair.
+          weights: The LSTMs' weights by role, of `kinds`.
           rate: The learning rate.
-          batches: Of `batches`.
+          batches: What `batches` returned.
 
         Returns:
           The losses before each step, bounded, [T].
@@ -152,10 +153,10 @@ class Field:
         carry, losses = scan(body, carry, length, tf.TensorSpec([], self.layout.dtype))
         return carry, losses.stacked()
 
-    def state(self, pair: Pair) -> dict[str, Any]:
+    def state(self, pair: AntitheticPair) -> dict[str, Any]:
         """Returns what a checkpoint keeps of a pair."""
         return {
-            "drift": pair.drift,
+            "drift": pair.accumulated_perturbation,
             "age": pair.age,
             "horizon": pair.horizon,
             "first_loss": pair.first_loss if math.isfinite(pair.first_loss) else -1.0,
@@ -176,13 +177,14 @@ class Field:
             "not_finite": [_not_finite(leaf) for leaf in tf.nest.flatten(whole)],
         }
 
-    def restore(self, pair: Pair, saved: dict[str, Any]) -> None:
+    def restore(self, pair: AntitheticPair, saved: dict[str, Any]) -> None:
         """Goes on from what `state` returned.
 
         Raises:
           ValueError: If it is not what `state` returns for such a pair.
         """
-        pair.drift = load_like(tf.constant(pair.drift), saved["drift"], "drift").numpy()
+        perturbation = tf.constant(pair.accumulated_perturbation)
+        pair.accumulated_perturbation = load_like(perturbation, saved["drift"], "drift").numpy()
         pair.age, pair.horizon = int(saved["age"]), int(saved["horizon"])
         pair.first_loss = float(saved["first_loss"])
         if pair.first_loss < 0:

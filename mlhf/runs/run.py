@@ -1,0 +1,248 @@
+"""A run that can be killed and continued: folder, checkpoints, record, bar, skipped steps."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from mlhf.runs.checkpoints import (
+    CheckpointError,
+    Checkpoints,
+    DamagedCheckpointError,
+    check_same_run,
+)
+from mlhf.runs.progress import ProgressBar
+from mlhf.runs.run_log import RunLog
+from mlhf.runs.saving import Saving
+
+TFError = tf.errors.OpError
+# After so many steps in a row that are not finite, the next ones will not be either.
+LARGEST_SKIPS_IN_A_ROW = 20
+NOT_AS_SAVED = (LookupError, TypeError, ValueError, AttributeError, OverflowError, TFError)
+
+
+class ResumableRun:
+    """Everything about a long run except what it computes.
+
+        run = ResumableRun(folder, kind="a training", other_kind="a meta-training")
+        with run.opening():
+            saved = run.read(signature)
+            if saved is not None:
+                with run.restoring():
+                    ...  # continue from what `save` wrote
+        with run.going(save, steps, save_steps, save_minutes, desc="training") as bar:
+            while run.goes_on:
+                finite = ...  # one step
+                run.count_step(finite)
+                run.log.write(run.done, metrics)
+                run.save_if_due()
+                bar.step(loss=loss)
+        run.close()
+
+    where `save` calls `run.write(signature, content)`. It holds on to no function of its owner
+    outside of `going`, so that the folder is free again as soon as nothing refers to the owner.
+
+    Attributes:
+      folder: Where the run keeps its files; None for a run that is kept in memory.
+      done: Steps done, those before a continuation included.
+      skipped: Steps that were not finite.
+      skipped_in_a_row: How many of the last steps were not finite.
+      log: The record of metrics; on the disk once the run is open.
+      closed: Whether the folder was left to others.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None,
+        *,
+        kind: str | None = None,
+        other_kind: str = "",
+        entry: str = "signature",
+        largest_skips: int = LARGEST_SKIPS_IN_A_ROW,
+    ):
+        """Sets the run up; nothing is made or read before `opening`.
+
+        Args:
+          folder: Where checkpoints and metrics go; None keeps all in memory.
+          kind: What the run is, for messages: a checkpoint without a signature is refused as one of
+            `other_kind`. None accepts it.
+          other_kind: What else may have written checkpoints to the folder.
+          entry: The name of the signature in a checkpoint.
+          largest_skips: The run has diverged after so many steps in a row that are not finite.
+        """
+        self._kind, self._other_kind, self._entry = kind, other_kind, entry
+        self._largest_skips = largest_skips
+        self.done, self.skipped, self.skipped_in_a_row = 0, 0, 0
+        self.log = RunLog(None)
+        self.closed = False
+        self.folder = None if folder is None else Path(folder)
+        self._at_close = contextlib.ExitStack()
+        self._checkpoints: Checkpoints | None = None
+        self._save: Callable[[], None] | None = None
+        self._saving: Saving | None = None
+        self._steps: int | None = None
+
+    @contextlib.contextmanager
+    def opening(self) -> Iterator[None]:
+        """Takes the folder for this run alone, and after the block opens the record of metrics.
+
+        Lines of the record after the steps done, of a run that was killed, are dropped. If anything
+        fails, everything is closed.
+
+        Raises:
+          CheckpointError: If another run has the folder.
+          OSError: If the folder can't be made or written to.
+        """
+        if self.folder is not None:
+            self._checkpoints = Checkpoints(self.folder, alone=True)
+            self._at_close.callback(self._checkpoints.close)
+        try:
+            yield
+            self.log = RunLog(self.folder, self.done)
+            self._at_close.callback(self.log.close)
+        except BaseException:
+            # What is raised refers to the run's owner: the folder would stay taken.
+            self.close()
+            raise
+
+    def at_close(self, close: Callable[[], None]) -> None:
+        """Closes something with the run, before the folder is left to others."""
+        self._at_close.callback(close)
+
+    def close(self) -> None:
+        """Closes the files and leaves the folder to others. A second call does nothing."""
+        self.closed = True
+        self._at_close.close()
+
+    def read(
+        self, signature: Mapping[str, Any], older: Mapping[str, Any] | None = None
+    ) -> dict[str, Any] | None:
+        """Reads the newest checkpoint and sets `done`.
+
+        Args:
+          signature: The settings that a checkpoint must share with the run that continues it.
+          older: The settings that older checkpoints lack, with what they were. If given, any other
+            setting that a checkpoint lacks, or that this run does not know, is not compared.
+
+        Returns:
+          The content of the checkpoint, or None if there is none.
+
+        Raises:
+          CheckpointError: If it is of another run or damaged.
+        """
+        read = None if self._checkpoints is None else self._checkpoints.read()
+        if read is None:
+            return None
+        self.done, content = read
+        saved = content.get(self._entry)
+        if isinstance(saved, Mapping):
+            if older is not None:
+                known = {**signature, **older, **saved}
+                saved = {name: known[name] for name in signature}
+            place = f"The checkpoint of step {self.done} in {self.folder}"
+            check_same_run(place, saved, signature)
+        elif self._kind is not None:
+            raise CheckpointError(
+                f"Expected the checkpoints of {self._kind} in {self.folder}, found those of "
+                f"something else ({self._other_kind}?); give another folder."
+            )
+        return content
+
+    @contextlib.contextmanager
+    def restoring(self) -> Iterator[None]:
+        """Turns whatever goes wrong while a checkpoint's content is taken over into one error.
+
+        Raises:
+          CheckpointError: If something in the content is missing or is not what it should be.
+        """
+        try:
+            yield
+        except CheckpointError:
+            raise
+        except NOT_AS_SAVED as error:
+            reason = f"it has no entry {error}" if isinstance(error, KeyError) else str(error)
+            reason = reason.partition("\n")[0] or type(error).__name__
+            raise DamagedCheckpointError(
+                f"The checkpoint of step {self.done} in {self.folder} can't be continued "
+                f"({reason}): another version or another run wrote it, or it was changed since. "
+                "Use the version and the settings that it was made with, or choose another folder.",
+                str(self.folder),
+            ) from error
+
+    @contextlib.contextmanager
+    def going(
+        self,
+        save: Callable[[], None],
+        steps: int | None,
+        save_steps: int,
+        save_minutes: float,
+        *,
+        progress: bool = True,
+        **bar: Any,
+    ) -> Iterator[ProgressBar]:
+        """Shows a progress bar, waits for signals, and saves at the end what is not saved yet.
+
+        Args:
+          save: Saves the run; not called by a run that is kept in memory.
+          steps: The number of steps in all, those done included; None if it is not known.
+          save_steps: As for `Saving`.
+          save_minutes: As for `Saving`.
+          progress: Whether the bar is shown.
+          **bar: More arguments of `ProgressBar`.
+        """
+        kept = self._checkpoints is not None
+        saving = Saving(save_steps, save_minutes, done=self.done, signals=kept)
+        shown = ProgressBar(total=steps, initial=self.done, disable=not progress, **bar)
+        self._steps, self._saving, self._save = steps, saving, save if kept else lambda: None
+        try:
+            with shown, saving:
+                yield shown
+                saving.finish(self.done, self._save)
+        finally:
+            self._saving = self._save = None
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is another step to take."""
+        return not (self.finished or self.stopping)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, or too many of the last ones were not finite."""
+        return self.diverged or (self._steps is not None and self.done >= self._steps)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether too many steps in a row were not finite."""
+        return self.skipped_in_a_row >= self._largest_skips
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a signal ends the run after the step under way."""
+        return self._saving is not None and self._saving.stopping
+
+    def count_step(self, finite: bool = True) -> None:
+        """Counts a step, which is skipped if it is not finite."""
+        self.done += 1
+        self.skipped += not finite
+        self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
+
+    def save_if_due(self) -> None:
+        """Saves after a step of `going`, if it is time or if it is the last one."""
+        if self._saving is not None and self._save is not None:
+            self._saving.after(self.done, self._save, self.finished)
+
+    def write(self, signature: Mapping[str, Any], content: Mapping[str, Any]) -> None:
+        """Writes a checkpoint as `Checkpoints.write`, and before it what the record has in memory.
+
+        Args:
+          signature: The settings that `read` compares.
+          content: What else the run is continued from.
+        """
+        if self._checkpoints is not None:
+            self.log.flush()
+            self._checkpoints.write(self.done, {self._entry: dict(signature), **content})
