@@ -14,7 +14,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import keras
 from absl import app, flags
 
 import mlhf
@@ -26,32 +25,35 @@ STEPS = 300
 EVERY = 50
 REPORT = (50, 100, 200, 300)
 SEEDS = (1, 2, 3)
-ADAM = (3e-4, 1e-3, 3e-3, 1e-2)
-MOMENTUM = (3e-3, 1e-2, 3e-2, 1e-1)
+RIVALS = "adam:lr=3e-4/1e-3/3e-3/1e-2,momentum:lr=3e-3/1e-2/3e-2/1e-1"
+LARGEST_GRID = 4
 
 
-def contenders(meta_ckpt: str | None) -> list[comparison.Contender]:
-    """Returns who takes part; MLHF only where there is one."""
+def race(
+    problem: image_problems.Problem, meta_ckpt: str | None, cache: str | Path | None
+) -> list[comparison.Score]:
+    """Compares; MLHF takes part only where there is one.
 
-    def tuned(optimizer):
-        def with_rate(rate):
-            optimizer.learning_rate = rate
-            return optimizer
-
-        return with_rate
-
-    entrants = [
-        comparison.Contender("Adam", tuned(mlhf.FirstOrder(keras.optimizers.Adam())), ADAM),
-        comparison.Contender(
-            "momentum", tuned(mlhf.FirstOrder(keras.optimizers.SGD(0.1, momentum=0.9))), MOMENTUM
-        ),
-    ]
+    Args:
+      problem: What is trained.
+      meta_ckpt: The folder of a meta-training, whose learning rate is not tuned.
+      cache: A file of runs that are done.
+    """
+    text = RIVALS
     if meta_ckpt:
-        trained = mlhf.MetaHessianFree.from_pretrained(meta_ckpt)
-        digest = comparison.weights_digest(trained.weights)
-        grid = [trained.learning_rate]
-        entrants.insert(0, comparison.Contender("MLHF", lambda rate: trained, grid, digest))
-    return entrants
+        rate = mlhf.MetaHessianFree.from_pretrained(meta_ckpt).learning_rate
+        text = f"meta:lr={rate}:title=MLHF,{text}"
+    return comparison.scoreboard(
+        problem,
+        comparison.parse_all(text, meta_ckpt),
+        seeds=SEEDS,
+        steps=STEPS,
+        every=EVERY,
+        tuning_seeds=SEEDS[:1],
+        largest=LARGEST_GRID,
+        accuracy=False,
+        cache=cache,
+    )
 
 
 def main(argv: list[str]) -> None:
@@ -59,22 +61,13 @@ def main(argv: list[str]) -> None:
     del argv
     output = Path(FLAGS.output)
     output.mkdir(parents=True, exist_ok=True)
-    results = comparison.compare(
-        image_problems.make(
-            "convnet", "cifar10", data_dir=FLAGS.data_dir, part="train", batch_size=128
-        ),
-        contenders(FLAGS.meta_ckpt),
-        seeds=SEEDS,
-        steps=STEPS,
-        every=EVERY,
-        report=REPORT,
-        tuning_seeds=SEEDS[:1],
-        on_run=lambda name: print("done:", name, flush=True),
-        cache=output / "runs.jsonl",
+    problem = image_problems.make(
+        "convnet", "cifar10", data_dir=FLAGS.data_dir, part="train", batch_size=128
     )
+    scores = race(problem, FLAGS.meta_ckpt, output / "runs.jsonl")
     title = "Convnet on CIFAR-10, batches 4 and 5, batch 128: loss over the 20,000 training images"
-    comparison.picture(results, output / "comparison.png", title)
-    text = comparison.table(results, REPORT)
+    comparison.scoreboard_picture(scores, output / "comparison.png", title)
+    text = comparison.table(scores, REPORT)
     (output / "comparison.md").write_text(f"{title}\n\n{text}\n")
     print(text)
 

@@ -24,7 +24,6 @@ import tensorflow as tf
 from absl import flags
 
 import mlhf
-from mlhf.runs.progress import ProgressBar
 from replay import PrioritizedReplay
 from train_val import comparison
 from train_val.cli.flags import quickstart_flags
@@ -46,6 +45,15 @@ STEPS = 50
 EVERY = 5
 REPORT = (10, 25, 50)
 SEEDS = (1, 2, 3)
+# Everybody's grid but MLHF's, which is run as it was meta-trained.
+RIVALS = (
+    f"hf:title=Hessian-free:cg={CG_ITERATIONS}:lr=0.2/0.3/0.5/1:damping=1e-8/1e-7/1e-6/1e-5/1e-3/0.1,"
+    "momentum:lr=0.01/0.03/0.1/0.3/1/3,"
+    "adam:lr=1e-3/3e-3/1e-2/3e-2/0.1/0.3,"
+    "rmsprop:lr=3e-4/1e-3/3e-3/1e-2/3e-2/0.1"
+)
+LARGEST_GRID = 24
+META_TRAINING = "meta_training"
 
 
 def network(seed: int = 0) -> keras.Model:
@@ -128,77 +136,29 @@ def meta_train(folder: Path) -> mlhf.MetaHessianFree:
     return training.optimizer
 
 
-def contenders(trained: mlhf.MetaHessianFree) -> list[comparison.Contender]:
-    """Returns who takes part: MLHF as it was trained, the others over grids."""
-
-    def tuned(optimizer, grid):
-        """One optimizer for the whole grid, so that it is traced once."""
-
-        def with_rate(rate):
-            optimizer.learning_rate = rate
-            return optimizer
-
-        return with_rate, grid
-
-    hessian_free = mlhf.HessianFree(cg_iterations=CG_ITERATIONS)
-
-    def set_up(setting):
-        hessian_free.learning_rate, hessian_free.damping = setting
-        return hessian_free
-
-    first_order = {
-        "momentum": (
-            keras.optimizers.SGD(0.1, momentum=0.9),
-            [0.01, 0.03, 0.1, 0.3, 1.0, 3.0],
-        ),
-        "Adam": (keras.optimizers.Adam(), [1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3]),
-        "RMSprop": (keras.optimizers.RMSprop(), [3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1]),
-    }
-    dampings, rates = (1e-8, 1e-7, 1e-6, 1e-5, 1e-3, 0.1), (0.2, 0.3, 0.5, 1.0)
-    grid = [(rate, damping) for rate in rates for damping in dampings]
-    return [
-        comparison.Contender(
-            "MLHF",
-            lambda rate: trained,
-            [trained.learning_rate],
-            comparison.weights_digest(trained.weights),
-        ),
-        comparison.Contender("Hessian-free", set_up, grid),
-        *[
-            comparison.Contender(name, *tuned(mlhf.FirstOrder(optimizer), rates))
-            for name, (optimizer, rates) in first_order.items()
-        ],
-    ]
-
-
-def race(trained: mlhf.MetaHessianFree, folder: Path) -> list[comparison.Result]:
+def race(trained: mlhf.MetaHessianFree, folder: Path) -> list[comparison.Score]:
     """Compares; runs that an earlier call has done are not done again.
 
     Args:
       trained: The meta-trained optimizer.
-      folder: Where results go.
+      folder: Where results go, and its weights are.
 
     Returns:
-      A result for each contender.
+      A score for each optimizer.
     """
-    entrants = contenders(trained)
-    runs = sum(len(entrant.grid) * len(SEEDS) for entrant in entrants)
-    with ProgressBar(total=runs, unit="run", desc="comparison") as bar:
-
-        def count(name):
-            bar.set_description(name, refresh=False)
-            bar.update()
-
-        return comparison.compare(
-            problem("train"),
-            entrants,
-            seeds=SEEDS,
-            steps=STEPS,
-            every=EVERY,
-            report=REPORT,
-            on_run=count,
-            cache=folder / "runs.jsonl",
-        )
+    text = f"meta:lr={trained.learning_rate}:title=MLHF,{RIVALS}"
+    entrants = comparison.parse_all(text, str(folder / META_TRAINING))
+    return comparison.scoreboard(
+        problem("train"),
+        entrants,
+        seeds=SEEDS,
+        steps=STEPS,
+        every=EVERY,
+        tuning_seeds=SEEDS,
+        largest=LARGEST_GRID,
+        accuracy=False,
+        cache=folder / "runs.jsonl",
+    )
 
 
 def main() -> None:
@@ -206,11 +166,11 @@ def main() -> None:
     began = time.perf_counter()
     tf.config.threading.set_inter_op_parallelism_threads(2)
     folder = Path(FLAGS.model_dir)
-    trained = meta_train(folder / "meta_training")
+    trained = meta_train(folder / META_TRAINING)
     results = race(trained, folder)
     title = "Training a network on digits: mean of 3 seeds, loss over the whole training set"
     drawn = "Training a network on digits: median of 3 seeds, each at its best setting at step 50"
-    comparison.picture(results, folder / "comparison.png", drawn)
+    comparison.scoreboard_picture(results, folder / "comparison.png", drawn)
     text = comparison.table(results, REPORT)
     (folder / "comparison.md").write_text(f"{title}\n\n{text}\n")
     print(f"\n{title}\n\n{text}\n")
@@ -219,13 +179,14 @@ def main() -> None:
     sys.stdout.flush()
 
 
-def verdict(results: list[comparison.Result]) -> str:
+def verdict(scores: list[comparison.Score]) -> str:
     """Returns who wins, in words."""
-    by_name = {result.name: result for result in results}
+    by_name = {score.entrant.title: score for score in scores}
     lines = []
     for step in REPORT:
-        first_order = min(by_name[name].best[step] for name in ("momentum", "Adam", "RMSprop"))
-        learned, plain = by_name["MLHF"].best[step], by_name["Hessian-free"].best[step]
+        loss = {name: comparison.least_loss(score, step) for name, score in by_name.items()}
+        first_order = min(loss[name] for name in ("momentum", "Adam", "RMSprop"))
+        learned, plain = loss["MLHF"], loss["Hessian-free"]
         winner = "MLHF" if learned < plain else "tuned Hessian-free"
         lines.append(
             f"Step {step}: MLHF at {learned / first_order:.2g} times the best first-order loss; "

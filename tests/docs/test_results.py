@@ -14,7 +14,6 @@ from tests.docs.pages import ROOT
 from tests.train_val.commands import run
 from tests.train_val.comparison.problems import problem
 from train_val import compare_optimizers, comparison, task_families
-from train_val.comparison import grid_search
 
 FLAGS = flags.FLAGS
 TEXT = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
@@ -83,18 +82,14 @@ def test_the_kept_runs_of_digits_are_found(tmp_path, monkeypatch):
 
 def test_the_kept_runs_of_the_convnet_are_found(monkeypatch):
     folder = ROOT / "docs" / "results" / "convnet_comparison"
-    monkeypatch.setattr(grid_search, "run", lambda *_, **__: pytest.fail("ran"))
-    results = comparison.compare(
+    scoreboard = sys.modules["train_val.comparison.scoreboard"]
+    monkeypatch.setattr(scoreboard, "run", lambda *_, **__: pytest.fail("ran"))
+    scores = convnet_comparison.race(
         problem("convnet on cifar10 (original), batches of 128"),
-        convnet_comparison.contenders(str(WEIGHTS.parent)),
-        seeds=convnet_comparison.SEEDS,
-        steps=convnet_comparison.STEPS,
-        every=convnet_comparison.EVERY,
-        report=convnet_comparison.REPORT,
-        tuning_seeds=convnet_comparison.SEEDS[:1],
-        cache=folder / "runs.jsonl",
+        str(WEIGHTS.parent),
+        folder / "runs.jsonl",
     )
-    text = comparison.table(results, convnet_comparison.REPORT)
+    text = comparison.table(scores, convnet_comparison.REPORT)
     assert text.splitlines() == table_of(folder / "comparison.md")
 
 

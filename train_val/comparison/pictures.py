@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from train_val.comparison.contenders import setting_text
-from train_val.comparison.grid_search import Result
 from train_val.comparison.runs import Curve
 from train_val.comparison.scoreboard import Score
 from train_val.comparison.styles import Style, styles
@@ -30,18 +28,6 @@ class _Line(NamedTuple):
     style: Style
 
 
-def picture(results: Sequence[Result], path: str | Path, title: str) -> None:
-    """Draws the medians of a grid search; see `scoreboard_picture`.
-
-    Args:
-      results: What `compare` returned.
-      path: A PNG file; a PDF file of the same name is written beside it.
-      title: A line above the plots.
-    """
-    labels = [f"{one.name} ({setting_text(one.setting)})" for one in results]
-    _draw(labels, [one.name for one in results], [one.curves for one in results], path, title)
-
-
 def scoreboard_picture(scores: Sequence[Score], path: str | Path, title: str) -> None:
     """Draws the median training loss against steps and seconds, with the extremes as bands.
 
@@ -53,23 +39,12 @@ def scoreboard_picture(scores: Sequence[Score], path: str | Path, title: str) ->
       path: A PNG file; a PDF file of the same name is written beside it.
       title: A line above the plots.
     """
-    labels = [score.entrant.title for score in scores]
-    names = [score.entrant.text for score in scores]
-    _draw(labels, names, [score.curves for score in scores], path, title)
-
-
-def _draw(
-    labels: Sequence[str],
-    names: Sequence[str],
-    runs: Sequence[Sequence[Curve]],
-    path: str | Path,
-    title: str,
-) -> None:
     from matplotlib.figure import Figure
 
+    looks = styles([score.entrant.text for score in scores])
     lines = [
-        _Line(label, curves, median_curve(curves), style)
-        for label, curves, style in zip(labels, runs, styles(names), strict=True)
+        _Line(score.entrant.title, score.curves, median_curve(score.curves), style)
+        for score, style in zip(scores, looks, strict=True)
     ]
     figure = Figure(layout="constrained")
     if len(lines) > MOST_IN_ONE_PLOT:

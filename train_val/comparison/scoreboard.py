@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from mlhf.runs.progress import ProgressBar
 from train_val.comparison.cost import Cost
@@ -29,12 +32,14 @@ class Score:
       tuning: How its settings were found.
       curves: One a seed, at its best settings.
       cost: Of a step, at its best settings; None if it was not asked for.
+      over_grid: Where tuning ran the reported seeds: the curves of each setting in `tuning.tried`.
     """
 
     entrant: Entrant
     tuning: Tuning
     curves: list[Curve]
     cost: Cost | None = None
+    over_grid: list[list[Curve]] = dataclasses.field(default_factory=list)
 
 
 def scoreboard(
@@ -45,8 +50,10 @@ def scoreboard(
     steps: int = 200,
     every: int = 10,
     also: Collection[int] = (),
+    tuning_seeds: Sequence[int] = (TUNING_SEED,),
     tuning_steps: int = 50,
     largest: int = 16,
+    accuracy: bool = True,
     cost: Callable[[Entrant, Mapping[str, Any]], Cost] | None = None,
     cost_rounds: int = 0,
     conditions: Mapping[str, Any] | None = None,
@@ -57,17 +64,21 @@ def scoreboard(
     """Tunes every optimizer, and runs it at its best settings.
 
     All see the same objective, initial weights and batches in the same order. Tuning runs one
-    seed that is not among the reported ones, and goes by the training loss at its last step.
+    seed that is not among the reported ones, unless told otherwise, and goes by the mean training
+    loss at its last step.
 
     Args:
       problem: What is trained.
       entrants: Who trains it.
-      seeds: Of the reported runs, from 1.
-      steps: Of a reported run.
+      seeds: Seeds of the reported runs, from 1.
+      steps: The length of a reported run.
       every: Steps between its measurements.
       also: Further steps that it is measured at.
-      tuning_steps: Of a run that tunes.
+      tuning_seeds: Seeds of the runs that tune. One that is among `seeds` is run as those are,
+        once for both.
+      tuning_steps: The length of a run that tunes on a seed of its own.
       largest: As for `tune`: the most settings of one optimizer, but for a larger grid.
+      accuracy: Whether reported runs measure the test accuracy too.
       cost: Measures a step of an optimizer at its settings; where it raises RuntimeError the score
         is without.
       cost_rounds: What `cost` measures: a kept cost of fewer rounds, or of another machine, is
@@ -81,85 +92,165 @@ def scoreboard(
     Returns:
       A score for each, in their order.
     """
-    known = RunCache(cache)
-    planned = sum(_planned(entrant) * tuning_steps + len(seeds) * steps for entrant in entrants)
-    bar = ProgressBar(total=planned, disable=not progress)
     about = {"problem": problem.task.name, **(conditions or {})}
     if problem.normalised:
         about["statistics"] = problem.statistics  # runs of before measured with the moving ones
+    board = _Board(
+        problem=problem,
+        seeds=seeds,
+        reported=_Length(steps, every, frozenset(also)),
+        tuning_seeds=tuning_seeds,
+        tuning=_Length(tuning_steps, tuning_steps),
+        accuracy=accuracy,
+        about=about,
+        cache=cache,
+        save_minutes=save_minutes,
+    )
+    planned = sum(board.planned(entrant) for entrant in entrants)
+    with ProgressBar(total=planned, disable=not progress) as bar:
+        board.bar = bar
+        scores = []
+        for entrant in entrants:
+            score = board.score(entrant, largest)
+            if cost is not None:
+                found = board.cost(entrant, score.tuning.best, cost, cost_rounds)
+                score = dataclasses.replace(score, cost=found)
+            scores.append(score)
+    return scores
 
-    def once(entrant: Entrant, setting: dict, seed: int, length: int, between: int) -> Curve:
-        reported = seed != TUNING_SEED
-        key = {**about, **entrant.identity, "setting": setting, "seed": seed}
-        key.update(steps=length, every=between)
-        between_too = set(also) - set(measured_steps(length, between)) if reported else set()
-        if between_too:
+
+class _Length(NamedTuple):
+    """How long runs are, and where they are measured."""
+
+    steps: int
+    every: int
+    also: frozenset[int] = frozenset()
+
+    @property
+    def apart(self) -> list[int]:
+        """The steps of `also` that are none of the others."""
+        return sorted(self.also - set(measured_steps(self.steps, self.every)))
+
+
+@dataclasses.dataclass
+class _Board:
+    """Runs optimizers for `scoreboard`, whose arguments these are."""
+
+    problem: Problem
+    seeds: Sequence[int]
+    reported: _Length
+    tuning_seeds: Sequence[int]
+    tuning: _Length
+    accuracy: bool
+    about: dict[str, Any]
+    cache: str | Path | None
+    save_minutes: float
+    bar: Any = None
+
+    def __post_init__(self) -> None:
+        self.known = RunCache(self.cache)
+
+    def length(self, seed: int) -> _Length:
+        return self.reported if seed in self.seeds else self.tuning
+
+    def planned(self, entrant: Entrant) -> int:
+        """Returns how many steps the grid of an entrant and its reported runs have."""
+        grid = math.prod(len(values) for values in entrant.axes.values()) if entrant.axes else 0
+        tuned = self.tuning_seeds if entrant.axes else ()
+        left = [seed for seed in self.seeds if seed not in tuned]
+        return grid * self._steps(tuned) + self._steps(left)
+
+    def _steps(self, seeds: Sequence[int]) -> int:
+        return sum(self.length(seed).steps for seed in seeds)
+
+    def score(self, entrant: Entrant, largest: int) -> Score:
+        """Tunes an optimizer and runs it on all seeds."""
+        grid = math.prod(len(values) for values in entrant.axes.values())
+        runs: dict[str, dict[int, Curve]] = {}
+
+        def loss(setting: dict[str, Any]) -> float:
+            if len(runs) >= grid:
+                self.bar.total += self._steps(self.tuning_seeds)
+            curves = {seed: self.run(entrant, setting, seed) for seed in self.tuning_seeds}
+            runs[json.dumps(setting)] = curves
+            return float(np.mean([c.at(self.length(seed).steps) for seed, c in curves.items()]))
+
+        tuning = tune(entrant.axes, loss, largest)
+        done = runs.get(json.dumps(tuning.best), {})
+        curves = [done.get(seed) or self.run(entrant, tuning.best, seed) for seed in self.seeds]
+        over_grid = []
+        if set(self.seeds) == set(self.tuning_seeds):
+            over_grid = [[one[seed] for seed in self.seeds] for one in runs.values()]
+        return Score(entrant, tuning, curves, over_grid=over_grid)
+
+    def run(self, entrant: Entrant, setting: dict[str, Any], seed: int) -> Curve:
+        """Returns the curve of one run, which is done unless it is kept."""
+        reported, length = seed in self.seeds, self.length(seed)
+        key = {**self.about, **entrant.identity, "setting": setting, "seed": seed}
+        key.update(steps=length.steps, every=length.every)
+        if length.apart:
             # Runs without any keep the keys that they always had.
-            key.update(also=sorted(between_too))
+            key.update(also=length.apart)
         what = f"seed {seed}" if reported else "tuning"
-        bar.set_description(f"{entrant.title} ({setting_text(setting)}), {what}")
-        curve = known.curve(key)
-        if curve is not None and not {0, length} <= set(curve.steps):
+        self.bar.set_description(f"{entrant.title} ({setting_text(setting)}), {what}")
+        accuracy = reported and self.accuracy
+        curve = self.known.curve(key)
+        if curve is None and not self.accuracy:
+            curve = self.known.curve(_key_of_grid_search(entrant, key))
+        if curve is not None and not {0, length.steps} <= set(curve.steps):
             curve = None  # damaged, or of something else
-        if curve is not None and reported and not curve.accuracies:
-            curve = None
-        before = bar.n
-        if curve is None:
-            optimizer = entrant.make(setting)
-            folder = None if cache is None else Path(cache).parent
-            unfinished = Unfinished(folder, key, save_minutes)
-            curve = run(
-                problem,
-                optimizer,
-                seed,
-                length,
-                between,
-                also=between_too,
-                accuracy=reported,
-                on_step=lambda: bar.step(),
-                unfinished=unfinished,
-            )
-            known.add_curve(key, curve)
-            unfinished.clear()
-            bar.update(length - (bar.n - before))
-        else:
-            bar.skip(length)
+        if curve is not None and not (accuracy and not curve.accuracies):
+            self.bar.skip(length.steps)
+            return curve
+        before = self.bar.n
+        folder = None if self.cache is None else Path(self.cache).parent
+        unfinished = Unfinished(folder, key, self.save_minutes)
+        curve = run(
+            self.problem,
+            entrant.make(setting),
+            seed,
+            length.steps,
+            length.every,
+            also=length.apart,
+            accuracy=accuracy,
+            on_step=lambda: self.bar.step(),
+            unfinished=unfinished,
+        )
+        self.known.add_curve(key, curve)
+        unfinished.clear()
+        self.bar.update(length.steps - (self.bar.n - before))
         return curve
 
-    def evaluate(entrant: Entrant, tried: list[dict]) -> Callable[[dict[str, Any]], float]:
-        def loss(setting: dict[str, Any]) -> float:
-            tried.append(setting)
-            if len(tried) > _planned(entrant):
-                bar.total += tuning_steps
-            curve = once(entrant, setting, TUNING_SEED, tuning_steps, tuning_steps)
-            return curve.at(tuning_steps)
-
-        return loss
-
-    def cost_of(entrant: Entrant, setting: dict[str, Any]) -> Cost | None:
-        if cost is None:
-            return None
-        key = {**about, **entrant.identity, "setting": setting, "measured": "cost"}
-        found = known.get(key)
+    def cost(
+        self,
+        entrant: Entrant,
+        setting: dict[str, Any],
+        measure: Callable[[Entrant, Mapping[str, Any]], Cost],
+        rounds: int,
+    ) -> Cost | None:
+        """Returns what a step costs, which is measured unless it is kept."""
+        key = {**self.about, **entrant.identity, "setting": setting, "measured": "cost"}
+        found = self.known.get(key)
         kept = None if found is None else Cost.read(found)
-        if kept is None or not kept.serves(cost_rounds):
-            bar.set_description(f"{entrant.title}: the cost of a step")
+        if kept is None or not kept.serves(rounds):
+            self.bar.set_description(f"{entrant.title}: the cost of a step")
             try:
-                kept = cost(entrant, setting)
+                kept = measure(entrant, setting)
             except RuntimeError as error:
                 # An optimizer that diverges at its best has none.
-                bar.write(str(error))
+                self.bar.write(str(error))
                 return None
-            known.add(key, dataclasses.asdict(kept))
+            self.known.add(key, dataclasses.asdict(kept))
         return kept
 
-    scores = []
-    with bar:
-        for entrant in entrants:
-            tuning = tune(entrant.axes, evaluate(entrant, []), largest)
-            curves = [once(entrant, tuning.best, seed, steps, every) for seed in seeds]
-            scores.append(Score(entrant, tuning, curves, cost_of(entrant, tuning.best)))
-    return scores
+
+def _key_of_grid_search(entrant: Entrant, key: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the key that quickstarts of before kept a run under: a title, bare values."""
+    values = list(key["setting"].values()) or [float(entrant.identity.get("learning_rate", 0))]
+    older = {name: key[name] for name in ("problem", "seed", "steps", "every")}
+    older.update(name=entrant.title, setting=values if len(values) > 1 else values[0])
+    weights = entrant.identity.get("weights")
+    return older if weights is None else {**older, "identity": weights}
 
 
 def at_measured_cost(scores: Sequence[Score]) -> list[Score]:
@@ -194,11 +285,3 @@ def at_measured_cost(scores: Sequence[Score]) -> list[Score]:
         return dataclasses.replace(score, curves=curves)
 
     return [paced(score) for score in scores]
-
-
-def _planned(entrant: Entrant) -> int:
-    """Returns how many settings the grid of an entrant has."""
-    number = 1 if entrant.axes else 0
-    for values in entrant.axes.values():
-        number *= len(values)
-    return number

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from replay import replace_file
 from train_val.comparison.cost import Cost
 from train_val.comparison.runs import Curve, without_nan
@@ -153,6 +155,16 @@ def median_curve(curves: Sequence[Curve]) -> Curve:
         return [_finite(value, math.nan) for value in found]
 
     return Curve(curves[0].steps, medians("losses"), medians("seconds"), medians("accuracies"))
+
+
+def least_loss(score: Score, step: int) -> float:
+    """Returns the mean loss over the seeds at a step, of the settings that do best there.
+
+    Where tuning ran on other seeds, means of its runs do not compare: the loss is that of the
+    settings that were chosen.
+    """
+    runs = score.over_grid or [score.curves]
+    return min(float(np.mean([curve.at(step) for curve in one])) for one in runs)
 
 
 def json_lines(

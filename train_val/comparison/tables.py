@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from train_val.comparison.contenders import setting_text
-from train_val.comparison.grid_search import Result
-from train_val.comparison.summary import Spread, Summary, median_curve
+from train_val.comparison.scoreboard import Score
+from train_val.comparison.specifications import setting_text
+from train_val.comparison.summary import Spread, Summary, least_loss, median_curve
 
 
 def scoreboard_table(rows: Sequence[Summary]) -> str:
@@ -97,19 +97,20 @@ def _memory(row: Summary) -> str:
     return "" if peak is None else f"{peak / 1e9:.2f}"
 
 
-def table(results: Sequence[Result], report: Sequence[int]) -> str:
-    """Returns the results as a Markdown table."""
+def table(scores: Sequence[Score], report: Sequence[int]) -> str:
+    """Returns a short Markdown table: `least_loss` at some steps, and the seconds of a run."""
     head = ["optimizer", "settings", *[f"loss at step {step}" for step in report]]
     head += [f"seconds for {report[-1]} steps"]
     rows = [head, ["---"] * len(head)]
-    for result in results:
-        middle = median_curve(result.curves)
+    for score in scores:
+        middle = median_curve(score.curves)
         seconds = middle.seconds[middle.steps.index(report[-1])]
+        settings = setting_text(score.tuning.best) + ("" if score.tuning.inside else " (edge)")
         rows.append(
             [
-                result.name,
-                setting_text(result.setting) + ("" if result.inside else " (edge of the grid)"),
-                *[number(result.best[step]) for step in report],
+                score.entrant.title,
+                settings if score.tuning.tried else "not tuned",
+                *[number(least_loss(score, step)) for step in report],
                 f"{seconds:.2f}" if math.isfinite(seconds) else "diverged",
             ]
         )

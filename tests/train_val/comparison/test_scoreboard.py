@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -129,3 +130,49 @@ def test_the_cost_is_measured_once_at_the_best(tmp_path):
         )
         assert score.cost == Cost(2.0, 1.9, 0.2, 0.1, 10**9)
     assert asked == [("Halving", {"learning_rate": 0.3})]
+
+
+def test_tuning_on_the_reported_seeds_runs_them_once(counting, tmp_path):
+    who = entrant("Halving", (0.25, 0.5, 0.9), counting)
+    settings = {**SETTINGS, "seeds": (1, 2), "largest": 3, "accuracy": False}
+    settings["cache"] = tmp_path / "runs.jsonl"
+    (score,) = scoreboard(problem(), [who], tuning_seeds=(1, 2), **settings)
+    assert counting.runs == 6 and score.tuning.best == {"learning_rate": 0.25}
+    assert not score.tuning.inside and not score.curves[0].accuracies
+    assert score.tuning.tried[1][1] == pytest.approx(101.5 / 2**6)
+    assert [len(curves) for curves in score.over_grid] == [2, 2, 2]
+    assert score.over_grid[0] == score.curves
+    # On one of the seeds: the best alone runs the other too, and the rest is kept.
+    (score,) = scoreboard(problem(), [who], tuning_seeds=(1,), **settings)
+    assert counting.runs == 6 and not score.over_grid and len(score.curves) == 2
+    again = dataclasses.replace(who, identity={"optimizer": "another"})
+    scoreboard(problem(), [again], tuning_seeds=(1,), **settings)
+    assert counting.runs == 6 + 4
+
+
+def test_runs_that_a_grid_search_kept_are_found(counting, tmp_path):
+    cache = tmp_path / "runs.jsonl"
+    curve = {"steps": [0, 2, 4, 6], "losses": [4.0, 3.0, 2.0, 1.0], "seconds": [0.0] * 4}
+    lines = [
+        {"name": "Pair", "setting": [rate, damping], "seed": seed}
+        for rate in (0.3, 1.0)
+        for damping in (0.1, 0.2)
+        for seed in (1, 2)
+    ]
+    lines += [{"name": "MLHF", "identity": "f00d", "setting": 0.5, "seed": n} for n in (1, 2)]
+    both = {"problem": "by hand", "steps": 6, "every": 2}
+    cache.write_text(
+        "".join(json.dumps({"key": {**both, **line}, "value": curve}) + "\n" for line in lines)
+    )
+    pair = entrant("Pair", (0.3, 1.0), counting)
+    pair = dataclasses.replace(pair, axes={**pair.axes, "damping": (0.1, 0.2)})
+    learned = entrant("MLHF", (0.5,), counting)
+    learned = dataclasses.replace(learned, identity={"learning_rate": 0.5, "weights": "f00d"})
+    settings = {**SETTINGS, "seeds": (1, 2), "cache": cache, "accuracy": False, "largest": 4}
+    scores = scoreboard(problem(), [pair, learned], tuning_seeds=(1, 2), **settings)
+    assert counting.runs == 0
+    assert all(one.losses[-1] == 1.0 for score in scores for one in score.curves)
+    # Other weights are another optimizer, whatever it is called.
+    other = dataclasses.replace(learned, identity={"learning_rate": 0.5, "weights": "beef"})
+    scoreboard(problem(), [other], **settings)
+    assert counting.runs == 2
