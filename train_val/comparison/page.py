@@ -6,12 +6,11 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 
-from train_val.comparison.charts import Series, band_opacity, chart, swatch
-from train_val.comparison.runs import Curve
+from train_val.comparison.charts import charts, swatch
 from train_val.comparison.scoreboard import Score
 from train_val.comparison.specifications import setting_text
-from train_val.comparison.styles import COLORS, ON_DARK, Style, styles
-from train_val.comparison.summary import Summary, median_curve
+from train_val.comparison.styles import COLORS, ON_DARK, styles
+from train_val.comparison.summary import Summary
 from train_val.comparison.tables import cells
 
 _STYLE = """
@@ -38,20 +37,10 @@ p { margin: 6px 0; max-width: 78ch; }
   gap: 14px; }
 .chart { width: 100%; height: auto; display: block; background: var(--card);
   border: 1px solid var(--line); border-radius: 8px; }
-.chart text { fill: var(--faint); font-size: 12px; }
-.chart .name { fill: var(--text); font-size: 14px; font-weight: 600; }
-.grid { stroke: var(--line); stroke-width: .6; fill: none; }
-.frame { stroke: var(--line); fill: none; }
-.line { fill: none; stroke: currentColor; stroke-width: 2; stroke-linejoin: round; }
-.band { fill: currentColor; stroke: none; opacity: var(--band); }
-.dot { fill: currentColor; stroke: none; }
-%(classes)s
+svg * { stroke-linejoin: round; stroke-linecap: butt; }
 .hidden { display: none; }
-/* Charts shrink with the screen; their text must not. */
 @media (max-width: 520px) { main { padding: 18px 10px 32px; }
-  .chart text { font-size: 19px; } .chart .name { font-size: 21px; }
-  .chart .beside { display: none; }
-  .line { stroke-width: 3; } dl { grid-template-columns: 1fr; } dd { margin-bottom: 6px; } }
+  dl { grid-template-columns: 1fr; } dd { margin-bottom: 6px; } }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px;
   font-variant-numeric: tabular-nums; }
@@ -107,18 +96,17 @@ document.querySelectorAll('table.sortable thead th').forEach(function (head, col
 """
 
 
-def _style_sheet(bands: float) -> str:
+def _style_sheet() -> str:
     """Returns the style sheet, with the colors of `styles` on white and on dark."""
     places = range(len(COLORS))
     named = {
         "light": " ".join(f"--c{k}: {COLORS[k]};" for k in places),
         "dark": " ".join(f"--c{k}: {ON_DARK[COLORS[k]]};" for k in places),
-        "classes": " ".join(f".c{k} {{ color: var(--c{k}); }}" for k in places),
     }
     text = _STYLE
     for name, value in named.items():
         text = text.replace(f"%({name})s", value)
-    return f"{text}:root {{ --band: {bands:.2g}; }}"
+    return text
 
 
 def page(
@@ -146,7 +134,7 @@ def page(
         '<html lang="en"><head><meta charset="utf-8"/>',
         '<meta name="viewport" content="width=device-width, initial-scale=1"/>',
         f"<title>{html.escape(title)}</title>",
-        f"<style>{_style_sheet(band_opacity(len(scores)))}</style></head><body><main>",
+        f"<style>{_style_sheet()}</style></head><body><main>",
         f"<h1>{html.escape(title)}</h1>",
         *[f'<p class="faint">{html.escape(text)}</p>' for text in explanation],
         '<div class="legend">',
@@ -155,7 +143,7 @@ def page(
             f"{html.escape(score.entrant.title)}</button>"
             for number, (score, look) in enumerate(zip(scores, looks, strict=True))
         ],
-        f'</div><div class="charts">{"".join(_charts(scores, looks))}</div>',
+        f'</div><div class="charts">{"".join(charts(scores, looks))}</div>',
         f"<h2>Numbers</h2>{_table(rows)}",
     ]
     notes = [(row.title, note) for row in rows for note in row.notes]
@@ -175,54 +163,6 @@ def page(
         parts.append(f"<h2>Command</h2><pre>{html.escape(command)}</pre>")
     parts.append(f"</main><script>/*<![CDATA[*/{_SCRIPT}/*]]>*/</script></body></html>")
     return "\n".join(parts) + "\n"
-
-
-def _charts(scores: Sequence[Score], looks: Sequence[Style]) -> list[str]:
-    highest = 3 * max(curve.losses[0] for score in scores for curve in score.curves)
-    loss_label = "training loss"
-    both = list(enumerate(zip(scores, looks, strict=True)))
-    losses = [_series(number, *one, "losses") for number, one in both]
-    accuracies = [_series(number, *one, "accuracies") for number, one in both]
-    loss_seconds = [_by_seconds(one, s.curves) for one, s in zip(losses, scores, strict=True)]
-    accuracy_seconds = [_by_seconds(o, s.curves) for o, s in zip(accuracies, scores, strict=True)]
-    return [
-        chart("Training loss by step", losses, "steps", loss_label, log=True, highest=highest),
-        chart(
-            "Training loss by second",
-            loss_seconds,
-            "seconds of training",
-            loss_label,
-            log=True,
-            highest=highest,
-        ),
-        chart("Test accuracy by step", accuracies, "steps", "test accuracy", percent=True),
-        chart(
-            "Test accuracy by second",
-            accuracy_seconds,
-            "seconds of training",
-            "test accuracy",
-            percent=True,
-        ),
-    ]
-
-
-def _series(number: int, score: Score, style: Style, name: str) -> Series:
-    columns = list(zip(*[getattr(curve, name) for curve in score.curves], strict=True))
-    # A band stands where all runs are finite.
-    bands = [(min(c), max(c)) if all(map(math.isfinite, c)) else (math.nan,) * 2 for c in columns]
-    return Series(
-        score.entrant.title,
-        number,
-        style,
-        score.curves[0].steps,
-        getattr(median_curve(score.curves), name),
-        [low for low, _ in bands],
-        [high for _, high in bands],
-    )
-
-
-def _by_seconds(series: Series, curves: Sequence[Curve]) -> Series:
-    return Series(series.label, series.number, series.style, median_curve(curves).seconds, series.y)
 
 
 def _table(rows: Sequence[Summary]) -> str:

@@ -19,13 +19,21 @@ _COLUMNS = 4
 _PALE = "#C8C8C8"
 
 
-class _Line(NamedTuple):
+class Line(NamedTuple):
     """One optimizer: its runs, their median, and how it looks."""
 
     label: str
     curves: Sequence[Curve]
     middle: Curve
     style: Style
+
+
+def lines_of(scores: Sequence[Score], looks: Sequence[Style]) -> list[Line]:
+    """Returns what there is to draw of each optimizer, in its look."""
+    return [
+        Line(score.entrant.title, score.curves, median_curve(score.curves), style)
+        for score, style in zip(scores, looks, strict=True)
+    ]
 
 
 def scoreboard_picture(scores: Sequence[Score], path: str | Path, title: str) -> None:
@@ -41,11 +49,7 @@ def scoreboard_picture(scores: Sequence[Score], path: str | Path, title: str) ->
     """
     from matplotlib.figure import Figure
 
-    looks = styles([score.entrant.text for score in scores])
-    lines = [
-        _Line(score.entrant.title, score.curves, median_curve(score.curves), style)
-        for score, style in zip(scores, looks, strict=True)
-    ]
+    lines = lines_of(scores, styles([score.entrant.text for score in scores]))
     figure = Figure(layout="constrained")
     if len(lines) > MOST_IN_ONE_PLOT:
         texts = _draw_apart(figure, lines)
@@ -60,19 +64,19 @@ def scoreboard_picture(scores: Sequence[Score], path: str | Path, title: str) ->
     figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
 
 
-def _draw_together(figure: Any, lines: Sequence[_Line]) -> list[Any]:
+def _draw_together(figure: Any, lines: Sequence[Line]) -> list[Any]:
     rows = math.ceil(len(lines) / 4)
     figure.set_size_inches(11, 4.2 + 0.22 * rows)
     by_step, by_second = figure.subplots(1, 2, sharey=True)
     for line in lines:
-        _band(by_step, line, min(0.18, 1 / len(lines)))
-        _plot(by_step, line, line.middle.steps)
-        _plot(by_second, line, line.middle.seconds)
+        band(by_step, line, opacity(len(lines)))
+        for axis, x in ((by_step, line.middle.steps), (by_second, line.middle.seconds)):
+            plot(axis, line.label, line.style, x, line.middle.losses)
     by_step.set(xlabel="steps", ylabel="training loss (median)", yscale="log")
     by_second.set(xlabel="seconds of training", yscale="log")
-    _limit(by_step, lines)
+    limit(by_step, lines)
     for axis in (by_step, by_second):
-        _grid(axis)
+        grid(axis)
     # Below both, where it covers no curve.
     legend = figure.legend(
         *by_step.get_legend_handles_labels(),
@@ -84,7 +88,7 @@ def _draw_together(figure: Any, lines: Sequence[_Line]) -> list[Any]:
     return legend.get_texts()
 
 
-def _draw_apart(figure: Any, lines: Sequence[_Line]) -> list[Any]:
+def _draw_apart(figure: Any, lines: Sequence[Line]) -> list[Any]:
     rows = math.ceil(len(lines) / _COLUMNS)
     height = 0.9 + 0.24 * len(lines)
     figure.set_size_inches(11, 2.1 * rows + height)
@@ -96,8 +100,8 @@ def _draw_apart(figure: Any, lines: Sequence[_Line]) -> list[Any]:
     for number, (panel, line) in enumerate(zip(panels, lines, strict=False)):
         for other in lines:
             panel.plot(other.middle.steps, other.middle.losses, color=_PALE, lw=0.8)
-        _band(panel, line, 0.25)
-        _plot(panel, line, line.middle.steps)
+        band(panel, line, 0.25)
+        plot(panel, line.label, line.style, line.middle.steps, line.middle.losses)
         panel.set(yscale="log")
         texts.append(panel.set_title(line.label, fontsize=9))
         if number % _COLUMNS == 0:
@@ -106,18 +110,18 @@ def _draw_apart(figure: Any, lines: Sequence[_Line]) -> list[Any]:
             panel.set_xlabel("steps", fontsize=9)
             panel.tick_params(labelbottom=True)
         panel.tick_params(labelsize=8)
-    _limit(panels[0], lines)
+    limit(panels[0], lines)
     for panel in panels[: len(lines)]:
-        _grid(panel)
+        grid(panel)
     last, seconds = lower.subplots(1, 2, sharey=True)
     texts += _draw_ends(last, seconds, lines)
     return texts
 
 
-def _draw_ends(last: Any, seconds: Any, lines: Sequence[_Line]) -> list[Any]:
+def _draw_ends(last: Any, seconds: Any, lines: Sequence[Line]) -> list[Any]:
     """Draws the loss at the last step, lowest on top, and the seconds of a run."""
 
-    def end(line: _Line) -> float:
+    def end(line: Line) -> float:
         return line.middle.losses[-1] if math.isfinite(line.middle.losses[-1]) else math.inf
 
     ordered = sorted(lines, key=end)
@@ -138,7 +142,7 @@ def _draw_ends(last: Any, seconds: Any, lines: Sequence[_Line]) -> list[Any]:
     labels = [line.label for line in ordered]
     last.set_yticks(range(len(ordered)), labels, fontsize=8)
     last.invert_yaxis()
-    _grid(last, vertical=False)
+    grid(last, vertical=False)
     seconds.grid(alpha=0.3)
     for axis in (last, seconds):
         axis.tick_params(axis="x", which="both", labelsize=8)
@@ -146,41 +150,57 @@ def _draw_ends(last: Any, seconds: Any, lines: Sequence[_Line]) -> list[Any]:
     return list(last.get_yticklabels())
 
 
-def _plot(axis: Any, line: _Line, x: Sequence[float]) -> None:
+def plot(
+    axis: Any,
+    label: str,
+    style: Style,
+    x: Sequence[float],
+    y: Sequence[float],
+    markevery: Any = None,
+) -> Any:
+    """Draws a line in an optimizer's look, with about eight markers; returns it."""
     (drawn,) = axis.plot(
         x,
-        line.middle.losses,
-        label=line.label,
-        color=line.style.color,
-        marker=line.style.marker,
+        y,
+        label=label,
+        color=style.color,
+        marker=style.marker,
         ms=4.5,
         lw=1.5,
-        markevery=max(1, len(x) // 8),
+        markevery=max(1, len(x) // 8) if markevery is None else markevery,
     )
-    if line.style.dashes:
-        drawn.set_dashes(line.style.dashes)
+    if style.dashes:
+        drawn.set_dashes(style.dashes)
+    return drawn
 
 
-def _band(axis: Any, line: _Line, opacity: float) -> None:
+def opacity(count: int) -> float:
+    """Returns how opaque bands are: the more may lie over each other, the fainter."""
+    return min(0.18, 1 / count)
+
+
+def band(axis: Any, line: Line, opacity: float, what: str = "losses") -> Any:
     """Fills between the extremes of the runs that have not diverged, as far as a median goes."""
-    columns = zip(*[curve.losses for curve in line.curves], strict=True)
+    columns = zip(*[getattr(curve, what) for curve in line.curves], strict=True)
     ends = [
         [value for value in column if math.isfinite(value) and math.isfinite(median)]
-        for column, median in zip(columns, line.middle.losses, strict=True)
+        for column, median in zip(columns, getattr(line.middle, what), strict=True)
     ]
     low = [min(values, default=math.nan) for values in ends]
     high = [max(values, default=math.nan) for values in ends]
-    axis.fill_between(line.middle.steps, low, high, color=line.style.color, alpha=opacity, lw=0)
+    return axis.fill_between(
+        line.middle.steps, low, high, color=line.style.color, alpha=opacity, lw=0
+    )
 
 
-def _limit(axis: Any, lines: Sequence[_Line]) -> None:
+def limit(axis: Any, lines: Sequence[Line]) -> None:
     """Lets what explodes leave the picture, so that the rest stays readable."""
     highest = 1.5 * max(line.middle.losses[0] for line in lines)
     low, high = axis.get_ylim()
     axis.set_ylim(low, min(high, highest))
 
 
-def _grid(axis: Any, vertical: bool = True) -> None:
+def grid(axis: Any, vertical: bool = True) -> None:
     """Draws a grid; within one power of ten its multiples are labelled too."""
     low, high = axis.get_ylim() if vertical else axis.get_xlim()
     along = axis.yaxis if vertical else axis.xaxis

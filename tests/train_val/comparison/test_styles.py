@@ -2,9 +2,9 @@ import itertools
 
 import numpy as np
 import pytest
+from matplotlib.markers import MarkerStyle
 
 from train_val.comparison import NAMES
-from train_val.comparison.charts import _OUTLINES
 from train_val.comparison.styles import COLORS, ON_DARK, family, styles
 from train_val.training import optimizers
 
@@ -44,7 +44,7 @@ def test_no_two_of_the_usual_ones_look_alike_and_variants_differ_by_dashes():
     variants = styles(["hf:cg=2", "adam", "hf:cg=4", "hf:cg=8"])
     dashes = [variants[k].dashes for k in (0, 2, 3)]
     assert len(set(dashes)) == 3 and variants[0].color == variants[2].color
-    assert {style.marker for style in styles([*usual, *NAMES])} <= set(_OUTLINES)
+    assert {style.marker for style in styles([*usual, *NAMES])} <= set(MarkerStyle.markers)
 
 
 @pytest.mark.parametrize("kind", BLINDNESS)
