@@ -9,10 +9,10 @@ import tensorflow as tf
 
 import mlhf
 from mlhf.meta_optimizer.coordinate_lstm import LSTMWeights
-from mlhf.meta_training import antithetic_pairs, evolution
+from mlhf.meta_training import evolution
 from mlhf.runs.checkpoints import CheckpointError, Checkpoints
 from replay import read_structure, write_structure
-from tests.mlhf.meta_training.test_backpropagation import initialize, make_task
+from tests.mlhf.meta_training.small_runs import initialize, make_task
 
 SETTINGS = {"roll_back": 2, "horizon": 4, "pairs": 2, "deviation": 0.1, "progress": False}
 FIELDS = LSTMWeights._fields
@@ -259,29 +259,6 @@ def test_a_run_that_diverged_continues_as_if_it_had_not_been_killed(rate, tmp_pa
     for name in ("log_loss", "difference", "grad_length"):
         assert [line[name] for line in again.history] == [old[name] for old in whole.history[2:]]
     np.testing.assert_array_equal(weights_of(again), weights_of(whole))
-
-
-def test_what_is_not_finite_in_a_pair_comes_back_bit_for_bit():
-    particles = antithetic_pairs.Particles(make_task(), optimizer(), 0)
-    carry = particles.begin(0)[0]
-    flat = carry.weights.numpy()
-    flat[[1, 4]] = math.nan, -math.inf
-    damped = carry.state._replace(
-        residual=tf.fill(carry.state.residual.shape, tf.constant(math.inf, "float64"))
-    )
-    pair = antithetic_pairs.AntitheticPair(
-        [carry._replace(weights=tf.constant(flat), state=damped)] * 2, np.ones(3), 4
-    )
-    saved = particles.state(pair)
-    for leaf in tf.nest.flatten(saved):
-        assert np.all(np.isfinite(leaf)) if np.asarray(leaf).dtype.kind == "f" else True
-    particles.restore(other := antithetic_pairs.AntitheticPair([], np.zeros(3), 0), saved)
-    for a, b in zip(pair.carries, other.carries, strict=True):
-        np.testing.assert_array_equal(a.weights, b.weights)
-        parameters = particles.layout.unflatten(a.state.residual)
-        tf.nest.map_structure(
-            np.testing.assert_array_equal, parameters, particles.layout.unflatten(b.state.residual)
-        )
 
 
 def test_a_rate_that_is_not_learned_is_kept_and_belongs_to_the_run(tmp_path):

@@ -17,7 +17,7 @@ from mlhf.runs import run_log
 from mlhf.runs.checkpoints import CheckpointError, Checkpoints, DamagedCheckpointError
 from replay import UnreadableFileError, read_structure, write_structure
 from tests import damage
-from tests.mlhf.meta_training.test_backpropagation import Script, make_task
+from tests.mlhf.meta_training.small_runs import Script, make_task
 
 KINDS = ("evolution", "meta-training", "hyperparameters")
 STEPS, SAVED = 4, 2
