@@ -15,7 +15,7 @@ from mlhf.checks.arguments import check_number
 from mlhf.hypergrad import projections as projections_module
 from mlhf.hypergrad.binding import bind
 from mlhf.hypergrad.guards import DivergedError
-from mlhf.hypergrad.outer.outer_optimizers import movers
+from mlhf.hypergrad.outer.outer_optimizers import outer_optimizers
 from mlhf.hypergrad.outer.records import readable_records, record_files, write_record
 from mlhf.hypergrad.result import Result
 from mlhf.runs.checkpoints import CheckpointError, load_like
@@ -39,10 +39,10 @@ class HyperOptimizer:
     or until its process ends. It is a context manager that closes at its end.
 
     Attributes:
-      hyperparameters: As they stand.
-      records: A dictionary of arrays an outer step: `hyperparameters` before it, `hypergradient`,
-        `valid_loss`, and `per_step` or what `record` returned.
-      result: That of the last outer step; None before the first and after one that was skipped.
+      hyperparameters: The hyperparameters as they stand.
+      records: A dictionary of arrays for each outer step: `hyperparameters` before it,
+        `hypergradient`, `valid_loss`, and `per_step` or what `record` returned.
+      result: The last outer step's; None before the first and after one that was skipped.
     """
 
     def __init__(
@@ -80,10 +80,10 @@ class HyperOptimizer:
             names to either.
           projections: By name, applied to each tensor of a hyperparameter after every move. The
             dynamics' own have natural ones: rates stay at least 0, momenta and betas below 1.
-          process: From the hypergradient by name to what the optimizer gets, such as clipped or its
-            signs.
-          options: What else the method gets.
-          seed: Of the first training.
+          process: A function from the hypergradient by name to what the optimizer gets, such as
+            a clipped one or its signs.
+          options: More arguments of the method.
+          seed: The seed of the first training.
           new_seeds: Whether every training has the next seed, so that nothing is learned of one
             initialisation or one order of batches. It reaches `weights` and what has a parameter
             `seed`: losses, `initial` and suppliers of batches; and `Minibatches`.
@@ -96,7 +96,7 @@ class HyperOptimizer:
             diverged.
           largest_norm_growth: Ends the loop when the norm of the hypergradient exceeds the smallest
             so far by this factor: the sign that training has become chaotic. None for never.
-          record: From a result to more arrays for the records, by name.
+          record: A function from a result to more arrays for the records, by name.
           record_per_step: Whether `Result.per_step` is recorded.
 
         Raises:
@@ -141,7 +141,7 @@ class HyperOptimizer:
         unknown = set(projections or {}) - set(names)
         if unknown:
             raise ValueError(f"Expected projections for {names}, got {sorted(unknown)}.")
-        self._movers = movers(outer_optimizer, self.hyperparameters)
+        self._optimizers = outer_optimizers(outer_optimizer, self.hyperparameters)
         self._smallest = float("inf")
         self._moved = False  # whether an outer step was not skipped
         self.records: list[dict[str, Any]] = []
@@ -179,7 +179,7 @@ class HyperOptimizer:
         Args:
           steps: How many there are to be in the end, those before a continuation included; or an
             iterable, such as a generator that looks at `records` and ends when it has seen enough:
-            one outer step is taken an item.
+            one outer step is taken for each item.
           progress: Whether a bar shows how far it is.
 
         Returns:
@@ -218,12 +218,12 @@ class HyperOptimizer:
         weights = self._weights(seed) if self._makes_weights() else self._weights
         before = self.hyperparameters
         options = {**self._options, **({"update": self._move} if self._online else {})}
-        saved = [mover.state() for mover in self._movers.values()]
+        saved = [optimizer.state() for optimizer in self._optimizers.values()]
         try:
             result = self._method(self._problem, weights, before, seed=seed, **options)
         except DivergedError as error:
-            for mover, state in zip(self._movers.values(), saved, strict=True):
-                mover.restore(state)
+            for optimizer, state in zip(self._optimizers.values(), saved, strict=True):
+                optimizer.restore(state)
             self._run.count_step(finite=False)
             self.result = None
             if self._run.diverged:
@@ -268,7 +268,10 @@ class HyperOptimizer:
     def _move(self, hyper: dict[str, Any], gradient: dict[str, Any]) -> dict[str, Any]:
         if self._process is not None:
             gradient = self._process(gradient)
-        moved = {name: mover(hyper[name], gradient[name]) for name, mover in self._movers.items()}
+        moved = {
+            name: optimizer(hyper[name], gradient[name])
+            for name, optimizer in self._optimizers.items()
+        }
         for name, project in self._projections.items():
             if name in moved:
                 moved[name] = tf.nest.map_structure(project, moved[name])
@@ -305,7 +308,9 @@ class HyperOptimizer:
         if self._moved:
             content = {
                 "hyperparameters": self.hyperparameters,
-                "optimizers": {name: mover.state() for name, mover in self._movers.items()},
+                "optimizers": {
+                    name: optimizer.state() for name, optimizer in self._optimizers.items()
+                },
                 "skips": self._run.skipped_in_a_row,
                 "smallest": min(self._smallest, 1e300),
             }
@@ -324,8 +329,8 @@ class HyperOptimizer:
             "new_seeds": bool(self._new_seeds),
             **{f"hyperparameter {name}": _text(shape) for name, shape in shapes.items()},
             **{
-                f"outer_optimizer of {name}": _text(mover.settings())
-                for name, mover in self._movers.items()
+                f"outer_optimizer of {name}": _text(optimizer.settings())
+                for name, optimizer in self._optimizers.items()
             },
         }
 
@@ -338,10 +343,10 @@ class HyperOptimizer:
                 self.hyperparameters,
             )
             self.hyperparameters = load_like(self.hyperparameters, shaped, "hyperparameters")
-            for name, mover in self._movers.items():
+            for name, optimizer in self._optimizers.items():
                 kept = list(content["optimizers"][name])
-                load_like(mover.state(), kept, f"the optimizer of {name}")
-                mover.restore(kept)
+                load_like(optimizer.state(), kept, f"the optimizer of {name}")
+                optimizer.restore(kept)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             reason = str(error).partition("\n")[0]
             raise CheckpointError(

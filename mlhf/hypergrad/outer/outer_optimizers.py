@@ -11,7 +11,7 @@ import tensorflow as tf
 from mlhf.checks.arguments import check_keras_optimizer, check_number
 
 
-class Mover:
+class OuterOptimizer:
     """An optimizer of one hyperparameter, its state in and out."""
 
     def __init__(self, optimizer: Any, value: Any):
@@ -60,7 +60,7 @@ class Mover:
             variable.assign(saved)
 
 
-def movers(outer_optimizer: Any, hyper: dict[str, Any]) -> dict[str, Mover]:
+def outer_optimizers(outer_optimizer: Any, hyper: dict[str, Any]) -> dict[str, OuterOptimizer]:
     """Returns an optimizer for each hyperparameter.
 
     Args:
@@ -77,5 +77,5 @@ def movers(outer_optimizer: Any, hyper: dict[str, Any]) -> dict[str, Mover]:
             raise ValueError(
                 f"Expected outer optimizers for {sorted(hyper)}, got {sorted(outer_optimizer)}."
             )
-        return {name: Mover(outer_optimizer[name], value) for name, value in hyper.items()}
-    return {name: Mover(outer_optimizer, value) for name, value in hyper.items()}
+        return {name: OuterOptimizer(outer_optimizer[name], value) for name, value in hyper.items()}
+    return {name: OuterOptimizer(outer_optimizer, value) for name, value in hyper.items()}

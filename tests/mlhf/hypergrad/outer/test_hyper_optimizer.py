@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from mlhf import hypergrad as hg
 from mlhf.hypergrad import projections
-from mlhf.hypergrad.outer.outer_optimizers import movers
+from mlhf.hypergrad.outer.outer_optimizers import outer_optimizers
 from mlhf.hypergrad.outer.records import read_records
 from mlhf.runs.checkpoints import CheckpointError, Checkpoints
 
@@ -92,7 +92,7 @@ def test_a_folder_is_continued_by_the_same_run_alone(problem, tmp_path):
     first = make()
     first.run(1)
     first.close()
-    state = {name: mover.state() for name, mover in first._movers.items()}
+    state = {name: outer.state() for name, outer in first._optimizers.items()}
 
     def changed(dynamics=problem.dynamics, steps=5):
         return hg.Problem(problem.train_loss, problem.outer_losses, dynamics=dynamics, steps=steps)
@@ -119,8 +119,8 @@ def test_a_folder_is_continued_by_the_same_run_alone(problem, tmp_path):
     for options in ({"seed": 1}, {}):
         with make(**options) as again:
             assert again.step == 1
-        for name, mover in again._movers.items():
-            for found, saved in zip(mover.state(), state[name], strict=True):
+        for name, outer in again._optimizers.items():
+            for found, saved in zip(outer.state(), state[name], strict=True):
                 np.testing.assert_array_equal(found, saved)
 
 
@@ -298,4 +298,4 @@ def test_projections_are_the_nearest_points():
 )
 def test_an_outer_optimizer_that_makes_no_sense_is_refused(outer, sentence):
     with pytest.raises(ValueError, match=sentence):
-        movers(outer, {"rate": tf.constant(0.1)})
+        outer_optimizers(outer, {"rate": tf.constant(0.1)})
