@@ -46,8 +46,8 @@ def check_learnable(tasks: Sequence[Task], optimizer: MetaHessianFree) -> None:
     """Refuses an optimizer without LSTMs, and no task.
 
     Args:
-      tasks: To meta-train on.
-      optimizer: To meta-train.
+      tasks: The tasks to meta-train on.
+      optimizer: The optimizer to meta-train.
 
     Raises:
       TypeError: If the optimizer is not a `MetaHessianFree`.

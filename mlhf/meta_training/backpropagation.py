@@ -68,19 +68,19 @@ def meta_train(
     meta-step under way, with a checkpoint.
 
     Args:
-      task: What is trained; or several, of one dtype.
+      task: The task that is trained; or several, of one dtype.
       optimizer: Its weights are trained in place; its `learning_rate` is the rollouts'.
-      steps: Meta-steps in all, those of a continued run included.
+      steps: The number of meta-steps in all, those of a continued run included.
       roll_back: T, the steps of a rollout.
       meta_lr: Adam's step size, or a function of the number of meta-steps done.
-      keep_prob: Between 0 and 1.
-      seed: Of the initial parameters, the noise and the replay.
+      keep_prob: The probability that training goes on between meta-steps.
+      seed: The seed of the initial parameters, the noise and the replay.
       model_dir: Where checkpoints, metrics, the replay and the trained optimizer go; None keeps
         all in memory.
       save_steps: A checkpoint every so many meta-steps, and at the end.
       save_minutes: A checkpoint after so many minutes, if they are over first; 0 for never.
-      replay: In place of a new one of 200 snapshots (without a `model_dir` only). What it holds is
-        kept and drawn from, so it has to be of the same network.
+      replay: A replay in place of a new one of 200 snapshots (without a `model_dir` only). What it
+        holds is kept and drawn from, so it has to be of the same network.
       experience: A replay recorded elsewhere: rollouts begin from its snapshots.
       jit_compile: Whether the meta-step is compiled with XLA as a whole.
       unrolled: Whether loops over time are written out in the graph; slow to trace.
@@ -153,7 +153,7 @@ class _Backpropagation(MetaRun[InnerTraining]):
         self.moments = adam.init(self.weights)
         self._keep_prob, self._on_not_finite = keep_prob, on_not_finite
         self._jit_compile, self._unrolled = jit_compile, unrolled
-        # The replays' states, by task, of the checkpoints but for the last one.
+        # The replays' states, by task, of the checkpoints before the last one.
         self._states_before: deque[list[dict[str, Any]]] = deque(maxlen=CHECKPOINTS_KEPT - 1)
         self._states: list[dict[str, Any]] = []
         with self.run.opening():

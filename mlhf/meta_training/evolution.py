@@ -80,19 +80,19 @@ def evolve(
     end it after the update under way, with a checkpoint.
 
     Args:
-      task: What is trained; or several, of one dtype.
+      task: The task that is trained; or several, of one dtype.
       optimizer: Its weights, and its `learning_rate` with `learn_rate`, are trained in place.
-      steps: Updates in all, those of a continued run included.
+      steps: The number of updates in all, those of a continued run included.
       roll_back: T, the steps of a pair between updates.
       horizon: The steps of a training, a multiple of `roll_back`.
-      pairs: Of each task.
+      pairs: The number of pairs for each task.
       deviation: σ.
       meta_lr: Adam's step size, or a function of the number of updates done.
       learn_rate: Whether the learning rate is learned too.
-      layers: Which of the LSTMs' weights are learned: `"all"`, or `"output"`, their dense layers of
-        5 numbers alone. The noise of an estimate grows with how many numbers are perturbed, 277 or
-        5 a role and kind, so the output goes first where updates are few.
-      seed: Of perturbations and initial weights.
+      layers: The weights of the LSTMs that are learned: `"all"`, or `"output"`, their dense layers
+        of 5 numbers alone. The noise of an estimate grows with how many numbers are perturbed, 277
+        or 5 for each role and kind, so the output goes first where updates are few.
+      seed: The seed of the perturbations and initial weights.
       model_dir: Where checkpoints, metrics and the trained optimizer go; None keeps all in memory.
       save_steps: A checkpoint every so many updates, and at the end.
       save_minutes: A checkpoint after so many minutes, if they are over first; 0 for never.

@@ -101,7 +101,7 @@ class InnerTraining:
 
         Args:
           meta_step: A function of a layout, what is static of an objective, and the rest.
-          batch: Of a rollout.
+          batch: The batches of a rollout.
           jit_compile: Whether XLA compiles it.
         """
         if self.step is None:
@@ -143,7 +143,7 @@ class InnerTraining:
         self.carry = Carry(self.layout.flatten(parameters), model_state, self.initial_state)
 
     def state(self) -> dict[str, Any]:
-        """Returns what a checkpoint keeps, but for the replay: `carry` and `decisions`."""
+        """Returns what a checkpoint keeps, except the replay: `carry` and `decisions`."""
         return {
             "carry": {
                 "parameters": self.layout.unflatten(self.carry.weights),

@@ -105,7 +105,7 @@ class Checkpoints:
         """Reads a checkpoint.
 
         Args:
-          step: Which; the newest by default.
+          step: The steps done at the checkpoint; those of the newest by default.
 
         Returns:
           Its step and content, or None where there is none.
@@ -148,7 +148,7 @@ def check_same_run(place: str, found: Mapping[str, Any], expected: Mapping[str, 
     Args:
       place: What holds them, to begin a sentence with.
       found: The settings there, by name.
-      expected: Those of this run.
+      expected: The settings of this run.
 
     Raises:
       CheckpointError: If any differ or stand on one side only; the message names them.

@@ -21,13 +21,13 @@ DAMAGED = ".damaged"
 
 
 class RunLog:
-    """Appends a line of metrics a step; what a continued run repeats, it replaces."""
+    """Appends a line of metrics for each step; what a continued run repeats, it replaces."""
 
     def __init__(self, folder: str | Path | None, step: int = 0):
         """Opens the record.
 
         Args:
-          folder: Where; None keeps the lines in memory only.
+          folder: Where the record goes; None keeps the lines in memory only.
           step: The step that the run continues from: later lines of an earlier attempt are
             dropped, and lines that are damaged or of something else; of the latter the file as it
             was is kept beside it, as metrics.jsonl.damaged.
@@ -99,8 +99,8 @@ def read(path: str | Path) -> list[dict[str, Any]]:
       path: The file.
 
     Returns:
-      A dictionary a line. Lines that hold none are left out: a last one that a kill cut short, and
-      those that were damaged since, of which a sentence is written.
+      A dictionary for each line. Lines that hold none are left out: a last one that a kill cut
+      short, and those that were damaged since, of which a sentence is written.
 
     Raises:
       DamagedFileError: If a directory stands in the place of the file.

@@ -35,12 +35,12 @@ class TrainingResult:
       parameters: Where training ended, a dictionary from paths to tensors.
       model_state: What the network carries besides them; None if nothing.
       optimizer_state: For the next step.
-      history: The metrics, a dictionary a step.
+      history: The metrics, a dictionary for each step.
       steps: Steps done, those of a continued run included.
       skipped: Steps that were not finite and were not taken.
       diverged: Whether training ended early because steps stayed not finite.
-      accuracy: On the test images at the end.
-      training_loss: That of `Problem.training_loss` at the end, with the regularizer.
+      accuracy: The accuracy on the test images at the end.
+      training_loss: The value of `Problem.training_loss` at the end, with the regularizer.
     """
 
     parameters: dict[str, tf.Tensor]
@@ -86,8 +86,8 @@ def train(
       problem: The network and its images; batch k is that of `problem.task.batches(0)`.
       optimizer: `mlhf.MetaHessianFree`, `mlhf.HessianFree`, `mlhf.FirstOrder`, or another one with
         `init` and `step`.
-      steps: In all, those of a continued run included.
-      seed: Of the initial parameters.
+      steps: The number of steps in all, those of a continued run included.
+      seed: The seed of the initial parameters.
       model_dir: Where checkpoints and metrics go; None keeps all in memory.
       save_steps: A checkpoint every so many steps, and at the end.
       save_minutes: A checkpoint after so many minutes, if they are over first; 0 for never.

@@ -17,8 +17,8 @@ def check(folder: Path, settings: Mapping[str, Any]) -> None:
     """Refuses a folder whose checkpoints were made with other settings.
 
     Args:
-      folder: Of the run. One without checkpoints, or from before settings were kept, passes.
-      settings: Of the run that would continue it.
+      folder: The run's folder. One without checkpoints, or from before settings were kept, passes.
+      settings: The settings of the run that would continue it.
 
     Raises:
       CheckpointError: If they differ; the message names what.
