@@ -1,9 +1,9 @@
 """Prioritized experience replay on NumPy alone.
 
 `PrioritizedReplay` draws snapshots by rank-based or proportional priority, with importance weights
-(Schaul et al. 2016, arXiv 1511.05952), and survives a kill at any moment. What it stores snapshots
-with serves checkpoints too: `write_structure`, `read_structure`, `replace_file`, `DirectoryLock`;
-`read_json` and `read_json_lines` read what others may have damaged.
+(Schaul et al. 2016, arXiv 1511.05952), and survives a kill at any moment. Its storage
+serves checkpoints too: `write_structure`, `read_structure`, `replace_file`, `DirectoryLock`;
+`read_json` and `read_json_lines` read files that may have been damaged.
 """
 
 from replay.files.atomic import remove_temporary_files, replace_file

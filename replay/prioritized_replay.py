@@ -1,32 +1,22 @@
-"""Prioritized experience replay."""
+"""Prioritized experience replay that survives a kill at any moment."""
 
 from __future__ import annotations
 
-import math
-import operator
 import os
 import warnings
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
-from replay.files.structure import Structure
+from replay.buffer import Buffer
 from replay.files.unreadable import DamagedFileError
 from replay.priority_index import PriorityIndex
-from replay.sampling import Sample, annealed, importance_weights, stratified_points
+from replay.settings import SETTINGS, checked_settings
 from replay.state import ReplayState
 from replay.stores.directory_store import INDEX_NAME, DirectoryStore, read_index
 from replay.stores.memory_store import MemoryStore
 
-Priority: TypeAlias = Literal["rank", "proportional"]
-_SETTINGS = {"capacity", "priority", "alpha", "beta", "beta_steps", "eps"}
 
-
-class PrioritizedReplay:
-    """Snapshots, drawn more often the larger their priority is.
+class PrioritizedReplay(Buffer):
+    """A store of snapshots in which those with larger priorities are drawn more often.
 
     Schaul et al. 2016, "Prioritized Experience Replay", arXiv 1511.05952. Snapshot i is drawn with
 
@@ -39,21 +29,21 @@ class PrioritizedReplay:
     None, bool, int, float and str). Its id counts up from 0, so ids are in order of age.
 
     With a directory, every snapshot is one file that is written once and read when it is drawn.
-    Everything else is in `state()`, a small JSON-able dict that belongs into the trainer's own
+    Everything else is in `state()`, a small JSON-able dict that belongs in the trainer's own
     checkpoint, so that both are restored as one cut:
 
         state = replay.state()
         write_structure(checkpoint, {"weights": ..., "replay": state})  # or any other format
-        replay.commit(state)               # only when the checkpoint is safely on the disk
+        replay.commit(state)               # only when the checkpoint is safely on disk
 
         replay = PrioritizedReplay(200, directory=directory, ...)       # after a restart
         replay.restore(read_structure(checkpoint)["replay"])            # with a checkpoint, or
         replay.clear()                                                  # without one
 
-    Snapshots that were stored after that state are ignored and overwritten. Those that it names
-    stay readable although they may have been evicted since: the file of an evicted snapshot is
-    deleted at once only if no state that `state()` handed out names it, otherwise by the next
-    `commit`. So the directory holds at most the capacity and the snapshots of the states since the
+    Snapshots that were stored after that state are ignored and overwritten. Snapshots that the
+    state names stay readable even if they have been evicted since: the file of an evicted snapshot
+    is deleted at once only if no state that `state()` returned names it, otherwise by the next
+    `commit`. So the directory holds at most `capacity` snapshots and those of the states since the
     last commit. Without a trainer, `save()` and `load()` do all this with an `index.json` in the
     directory. A kill at any moment damages nothing.
 
@@ -61,269 +51,11 @@ class PrioritizedReplay:
     refused until the first is closed, collected, or its process ends.
     """
 
-    def __init__(
-        self,
-        capacity: int,
-        directory: str | os.PathLike[str] | None = None,
-        priority: Priority = "rank",
-        *,
-        alpha: float = 0.7,
-        beta: float = 0.5,
-        beta_steps: int | None = None,
-        eps: float = 1e-6,
-        seed: int | None = None,
-    ) -> None:
-        """Opens a replay.
-
-        Args:
-          capacity: how many snapshots it holds before a new one overwrites the oldest; at least 1.
-          directory: where the snapshots are stored; it is made if need be. None keeps copies in
-            memory, which end with the process.
-          priority: "rank" or "proportional".
-          alpha: α ≥ 0, how much the priorities count; 0 is uniform.
-          beta: β at step 0, from 0 (no correction) to 1 (full correction).
-          beta_steps: the number of steps over which β rises to 1, linearly; None keeps it at
-            `beta`. Every `sample` is a step, unless it is told another one.
-          eps: ε > 0, added to every priority; only for "proportional".
-          seed: of the random generator, PCG64; None takes fresh entropy.
-
-        Raises:
-          ValueError: If an argument is out of its range.
-          RuntimeError: If another replay uses the directory.
-          OSError: If the directory cannot be made or is not writable.
-        """
-        _check_settings(capacity, priority, alpha, beta, beta_steps)
-        self._settings: dict[str, Any] = {
-            "capacity": operator.index(capacity),
-            "priority": priority,
-            "alpha": float(alpha),
-            "beta": float(beta),
-            "beta_steps": None if beta_steps is None else operator.index(beta_steps),
-            "eps": float(eps),
-        }
-        self._index = PriorityIndex(self._settings)
-        self._generator = np.random.Generator(np.random.PCG64(seed))
-        self._next_id = 0
-        self._step = 0
-        self._serial = 0
-        self._warned = False
-        # Last, because it takes the directory's lock.
-        self._store: MemoryStore | DirectoryStore = (
-            MemoryStore() if directory is None else DirectoryStore(directory)
-        )
-
-    @property
-    def capacity(self) -> int:
-        """How many snapshots the replay holds at most."""
-        capacity: int = self._settings["capacity"]
-        return capacity
-
-    @property
-    def directory(self) -> Path | None:
-        """Where the snapshots are stored, None in memory."""
-        return self._store.directory if isinstance(self._store, DirectoryStore) else None
-
-    @property
-    def beta(self) -> float:
-        """β of the next sample."""
-        return annealed(self._settings["beta"], self._settings["beta_steps"], self._step)
-
-    @property
-    def ids(self) -> NDArray[np.int64]:
-        """The ids of the snapshots, oldest first, int64 [len(self)]; a copy."""
-        return self._index.ids
-
-    @property
-    def priorities(self) -> NDArray[np.float64]:
-        """The priorities, in the order of `ids`, float64 [len(self)]; a copy."""
-        return self._index.priorities
-
-    @property
-    def probabilities(self) -> NDArray[np.float64]:
-        """P(i) in the order of `ids`, float64 [len(self)]; they sum to 1."""
-        return self._index.probabilities
-
-    def __len__(self) -> int:
-        """How many snapshots there are."""
-        return len(self._index.entries)
-
-    def __contains__(self, snapshot_id: object) -> bool:
-        """Whether a snapshot with this id is there, that is, was not overwritten or dropped."""
-        return snapshot_id in self._index.entries
-
-    def __repr__(self) -> str:
-        """One line for people."""
-        settings = ", ".join(f"{key}={value!r}" for key, value in self._settings.items())
-        where = f", directory={str(self.directory)!r}" if self.directory else ""
-        return f"<PrioritizedReplay of {len(self)} snapshots: {settings}{where}>"
-
-    def add(self, snapshot: Structure, priority: float | None = None) -> int:
-        """Stores a snapshot; at capacity the oldest is evicted.
-
-        Args:
-          snapshot: a structure of arrays.
-          priority: finite and not negative. None gives it the largest priority present, the one
-            that is about to be evicted included, and 1 in an empty replay.
-
-        Returns:
-          Its id.
-
-        Raises:
-          TypeError: If the snapshot holds something that is neither array nor plain value.
-          ValueError: If the priority is negative, infinite or NaN; or if the directory holds
-            snapshots of an earlier replay that was neither restored nor cleared.
-          OSError: If the disk is full or fails. Nothing has changed then, nothing was evicted.
-        """
-        self._store.require_claimed()
-        if priority is None:
-            priority = self._index.largest_priority()
-        priority = float(priority)
-        self._index.check(priority)
-        # The file first: whatever stops it, the replay goes on as if nothing had been asked.
-        snapshot_id = self._next_id
-        checksum = self._store.write(snapshot_id, snapshot)
-        if len(self) == self.capacity:
-            self.drop(next(iter(self._index.entries)))
-        self._index.insert(snapshot_id, priority, checksum)
-        self._next_id += 1
-        self._warn_of_growth()
-        return snapshot_id
-
-    def sample(self, batch_size: int = 1, *, step: int | None = None) -> Sample:
-        """Draws snapshots, with replacement, one from each of `batch_size` equal strata.
-
-        Args:
-          batch_size: k, at least 1; it may exceed the number of snapshots.
-          step: the step that β is annealed by; None counts the samples. The count goes on from it.
-
-        Returns:
-          A `Sample` of k ids, snapshots, importance weights and probabilities.
-
-        Raises:
-          ValueError: If the replay is empty, or an argument is out of its range.
-          DamagedSnapshotError: If the file of a drawn snapshot is damaged; it names the file and
-            has the id. The draw is undone: the replay is as it was before. `drop(error.id)` goes
-            on without that snapshot.
-        """
-        if operator.index(batch_size) < 1:
-            raise ValueError(f"expected a batch_size of at least 1, got {batch_size}")
-        step = self._step if step is None else operator.index(step)
-        if step < 0:
-            raise ValueError(f"expected a step that is not negative, got {step}")
-        if not len(self):
-            self._store.require_claimed()
-            raise ValueError("the replay is empty: add() a snapshot before the first sample()")
-        before = self._generator.bit_generator.state
-        try:
-            points = stratified_points(self._generator, batch_size)
-            ids, probabilities = self._index.draw(points)
-            snapshots = [self.snapshot(number) for number in ids.tolist()]
-        except BaseException:
-            self._generator.bit_generator.state = before
-            raise
-        self._step = step
-        beta = self.beta
-        self._step += 1
-        weights = importance_weights(probabilities, self._index.smallest_probability(), beta)
-        return Sample(ids, snapshots, weights, probabilities, beta)
-
-    def update(self, ids: ArrayLike, priorities: ArrayLike) -> NDArray[np.bool_]:
-        """Gives snapshots new priorities; those that were overwritten meanwhile are passed over.
-
-        Args:
-          ids: integers [k], or one.
-          priorities: finite and not negative, [k], or one. Where an id occurs twice, the last
-            counts.
-
-        Returns:
-          bool [k], which of the ids were still there.
-
-        Raises:
-          TypeError: If the ids are not integers.
-          ValueError: If the lengths differ, a priority is negative, infinite or NaN, or an id was
-            never given out. Nothing has changed then.
-        """
-        numbers = np.atleast_1d(np.asarray(ids))
-        values = np.atleast_1d(np.asarray(priorities, dtype=np.float64))
-        if numbers.size and not np.issubdtype(numbers.dtype, np.integer):
-            raise TypeError(f"expected integer ids, got dtype {numbers.dtype}")
-        if numbers.ndim != 1 or numbers.shape != values.shape:
-            raise ValueError(
-                f"expected as many ids as priorities, both [k], got the shapes {numbers.shape} "
-                f"and {values.shape}"
-            )
-        pairs = list(zip(numbers.tolist(), values.tolist(), strict=True))
-        for number, value in pairs:
-            self._index.check(value)
-            if not 0 <= number < self._next_id:
-                raise ValueError(
-                    f"no snapshot ever had the id {number}: the next new one gets {self._next_id}"
-                )
-        present = [self._index.reprioritize(number, value) for number, value in pairs]
-        return np.array(present, dtype=np.bool_)
-
-    def snapshot(self, snapshot_id: int) -> Structure:
-        """Reads one snapshot.
-
-        Args:
-          snapshot_id: its id.
-
-        Returns:
-          The structure of arrays; it belongs to the caller.
-
-        Raises:
-          KeyError: If it was overwritten or dropped, or never was.
-          DamagedSnapshotError: If its file is missing or damaged.
-        """
-        entry = self._index.entries.get(snapshot_id)
-        if entry is None:
-            raise KeyError(f"there is no snapshot {snapshot_id}; `ids` lists those that there are")
-        return self._store.read(snapshot_id, entry.checksum)
-
-    def drop(self, snapshot_id: int) -> bool:
-        """Takes a snapshot out, for example one whose file is damaged.
-
-        Args:
-          snapshot_id: its id.
-
-        Returns:
-          Whether it was there.
-        """
-        if snapshot_id not in self:
-            return False
-        self._store.discard(snapshot_id)
-        self._index.remove(snapshot_id)
-        return True
-
-    def verify(self) -> list[int]:
-        """Reads every snapshot once.
-
-        Returns:
-          The ids of those whose files are missing or damaged, which `drop` takes out.
-        """
-        damaged = []
-        for snapshot_id in self._index.entries:
-            try:
-                self.snapshot(snapshot_id)
-            except DamagedFileError:
-                damaged.append(snapshot_id)
-        return damaged
-
-    def clear(self) -> None:
-        """Starts over: takes out all snapshots and deletes their files.
-
-        Files are deleted that an earlier state names, or that were found in the directory when it
-        was opened; the `index.json` too. The random generator and the step go on, and so do the
-        ids.
-        """
-        self._store.clear()
-        self._index = PriorityIndex(self._settings)
-
     def state(self) -> dict[str, Any]:
-        """Everything that decides what the replay does next, but for the snapshots themselves.
+        """Returns everything that decides what the replay does next, except the snapshots.
 
-        The files of the snapshots that it names are kept, evicted or not, until `commit` is called
-        with it or a later one.
+        The files of the snapshots that the state names are kept, evicted or not, until `commit` is
+        called with this state or a later one.
 
         Returns:
           A small JSON-able dict: ids, priorities, slots and checksums of the snapshots, the next
@@ -348,21 +80,21 @@ class PrioritizedReplay:
     def restore(
         self, state: dict[str, Any], *, missing: Literal["raise", "drop"] = "raise"
     ) -> None:
-        """Goes back to a state: the same snapshots, priorities and draws follow as did then.
+        """Goes back to a state: the snapshots, priorities and next draws are as they were then.
 
         Snapshots that were stored after the state are ignored; their files are overwritten by new
-        ones with the same ids, or deleted by the next `commit`. The settings (α, β, ...) are those
-        that this replay was constructed with, which need not be the state's.
+        ones with the same ids, or deleted by the next `commit`. The settings (α, β, ...) stay
+        those that this replay was constructed with, which may differ from the state's.
 
         Args:
-          state: what `state` returned.
-          missing: what to do with snapshots whose files are gone: "raise", or "drop" to go on
+          state: The return value of `state`.
+          missing: The reaction to snapshots whose files are gone: "raise", or "drop" to go on
             without them, with a warning. Damaged files are found when they are drawn, or by
             `verify`.
 
         Raises:
-          ValueError: If it is no intact state, if the capacity is too small for it, or if files of
-            its snapshots are missing. Nothing has changed then.
+          ValueError: If the state is not intact, if the capacity is too small for it, or if files
+            of its snapshots are missing. Then nothing has changed.
         """
         store = self._require_directory()
         restored = ReplayState.from_json(state)
@@ -373,7 +105,6 @@ class PrioritizedReplay:
                 f"{self.capacity}. Construct it with that capacity or a larger one."
             )
         gone = store.missing(entries)
-        absent = set(gone)
         if gone:
             report = (
                 f"{len(gone)} of the {len(entries)} snapshots of the state are not in "
@@ -386,28 +117,28 @@ class PrioritizedReplay:
                     'them: restore(state, missing="drop").'
                 )
             warnings.warn(f"{report}; going on without them", stacklevel=2)
-        kept = {number: entry for number, entry in entries.items() if number not in absent}
-        self._index = PriorityIndex(self._settings, kept)
+            entries = {number: entries[number] for number in sorted(entries.keys() - set(gone))}
+        self._index = PriorityIndex(self._settings, entries)
         self._generator.bit_generator.state = restored.generator
         self._next_id = restored.next_id
         self._step = restored.step
         self._serial = max(self._serial, restored.serial)
-        store.pin(kept, self._serial)
+        store.pin(entries, self._serial)
         store.claim()
 
     def commit(self, state: dict[str, Any], *others: dict[str, Any]) -> None:
-        """Says that a state is safely on the disk, so that what only earlier ones need can go.
+        """Declares that a state is safely on disk, so that files only earlier states need can go.
 
         Deletes the files of all snapshots that are neither in the replay now, nor in one of the
-        given states, nor in a state that was handed out after the latest of them.
+        given states, nor in a state that was returned after the latest of them.
 
         Args:
-          state: a state whose checkpoint can be read after a crash.
-          *others: further states that must stay restorable, if several checkpoints are kept.
+          state: A state whose checkpoint can be read after a crash.
+          *others: Further states that must stay restorable, if several checkpoints are kept.
 
         Raises:
-          ValueError: If one is no intact state, or the directory holds snapshots of an earlier
-            replay that was neither restored nor cleared.
+          ValueError: If one of the states is not intact, or the directory holds snapshots of an
+            earlier replay that was neither restored nor cleared.
           OSError: If a file cannot be deleted.
         """
         store = self._require_directory()
@@ -438,15 +169,16 @@ class PrioritizedReplay:
         """Opens a directory as the last `save` left it.
 
         Args:
-          directory: the directory.
-          **settings: arguments of the constructor that shall differ from the saved ones.
+          directory: The directory.
+          **settings: Arguments of the constructor that are to differ from the saved ones.
 
         Returns:
-          The replay: same snapshots, priorities, and draws to come.
+          The replay, with the same snapshots, priorities and next draws.
 
         Raises:
           FileNotFoundError: If nothing was saved there.
-          DamagedFileError: If the index is damaged, or holds what this version does not know.
+          DamagedFileError: If the index is damaged, or holds settings that this version does not
+            know.
           ValueError: If snapshots are missing, or a setting is out of its range.
           RuntimeError: If another replay uses the directory.
         """
@@ -460,23 +192,6 @@ class PrioritizedReplay:
             raise
         return replay
 
-    def close(self) -> None:
-        """Gives the directory free. Snapshots can still be read, but nothing be added."""
-        self._store.close()
-
-    def __enter__(self) -> PrioritizedReplay:
-        """Returns the replay."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Closes the replay, without saving it."""
-        self.close()
-
     def _require_directory(self) -> DirectoryStore:
         if isinstance(self._store, MemoryStore):
             raise ValueError(
@@ -485,25 +200,14 @@ class PrioritizedReplay:
             )
         return self._store
 
-    def _warn_of_growth(self) -> None:
-        waiting = len(self._store) - len(self)
-        if waiting > max(100, 2 * self.capacity) and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"{self.directory} holds {waiting} files of snapshots that were evicted and that "
-                "states handed out by state() still name: call commit(state) each time that a "
-                "checkpoint with that state is safely on the disk",
-                stacklevel=3,
-            )
-
 
 def _saved_settings(directory: str | os.PathLike[str]) -> dict[str, Any]:
-    """The constructor's arguments that an index names."""
+    """Returns the constructor's arguments that a directory's index names."""
     try:
         saved = ReplayState.from_json(read_index(directory)).settings
-        if set(saved) != _SETTINGS:
-            raise ValueError(f"expected the settings {sorted(_SETTINGS)}, found {sorted(saved)}")
-        _check_settings(**{name: value for name, value in saved.items() if name != "eps"})
+        if set(saved) != SETTINGS:
+            raise ValueError(f"expected the settings {sorted(SETTINGS)}, found {sorted(saved)}")
+        checked_settings(**saved)
         PriorityIndex(saved)
     except DamagedFileError:
         raise
@@ -515,18 +219,3 @@ def _saved_settings(directory: str | os.PathLike[str]) -> dict[str, Any]:
             path,
         ) from error
     return saved
-
-
-def _check_settings(
-    capacity: int, priority: str, alpha: float, beta: float, beta_steps: int | None
-) -> None:
-    if operator.index(capacity) < 1:
-        raise ValueError(f"expected a capacity of at least 1, got {capacity}")
-    if priority not in ("rank", "proportional"):
-        raise ValueError(f'expected priority="rank" or "proportional", got {priority!r}')
-    if not (math.isfinite(alpha) and alpha >= 0):
-        raise ValueError(f"expected a finite alpha that is not negative, got {alpha}")
-    if not 0 <= beta <= 1:
-        raise ValueError(f"expected a beta from 0 to 1, got {beta}")
-    if beta_steps is not None and operator.index(beta_steps) < 1:
-        raise ValueError(f"expected beta_steps of at least 1, or None, got {beta_steps}")

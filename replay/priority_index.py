@@ -1,4 +1,4 @@
-"""Which snapshot sits in which slot, with which priority."""
+"""The snapshots of a replay by id, each with its slot and its priority."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from replay.state import Entry
 
 
 class PriorityIndex:
-    """Everything that a replay knows about its snapshots, but for their contents.
+    """Everything that a replay knows about its snapshots, except their contents.
 
-    It keeps the entries by id and a distribution over their slots in step. A new snapshot takes
+    It keeps the entries by id consistent with a distribution over their slots. A new snapshot takes
     the smallest free slot, so the slots depend on the order of insertions and removals alone.
 
     Attributes:
-      entries: an `Entry` for each id, oldest first; only to be read.
+      entries: An `Entry` for each id, oldest first; only to be read.
     """
 
     def __init__(self, settings: dict[str, Any], entries: dict[int, Entry] | None = None) -> None:
         """Makes an index.
 
         Args:
-          settings: the replay's: capacity, priority, alpha and eps are read.
-          entries: what it holds at first; the dict becomes the index's own.
+          settings: The replay's settings, of which capacity, priority, alpha and eps are read.
+          entries: The first entries by id; the dict then belongs to the index.
 
         Raises:
           ValueError: If alpha, eps or a priority is out of its range.
@@ -46,7 +46,7 @@ class PriorityIndex:
             self._distribution.check(entry.priority)
             self._distribution.set(entry.slot, snapshot_id, entry.priority)
             self._id_of_slot[entry.slot] = snapshot_id
-        # A heap: a sorted list is one.
+        # A sorted list is a heap.
         self._free_slots: list[int] = np.flatnonzero(self._id_of_slot < 0).tolist()
 
     @property
@@ -61,7 +61,7 @@ class PriorityIndex:
 
     @property
     def probabilities(self) -> NDArray[np.float64]:
-        """The probabilities in the order of the ids, float64 [n]. O(n), sorting aside."""
+        """The probabilities in the order of the ids, float64 [n]. O(n) plus sorting."""
         if not self.entries:
             return np.zeros(0)
         slots = np.array([entry.slot for entry in self.entries.values()], dtype=np.int64)
@@ -72,7 +72,7 @@ class PriorityIndex:
         return max((entry.priority for entry in self.entries.values()), default=1.0)
 
     def smallest_probability(self) -> float:
-        """The probability of the least probable snapshot. At most O(n), sorting aside."""
+        """The probability of the least probable snapshot. At most O(n) plus sorting."""
         return self._distribution.smallest_probability()
 
     def check(self, priority: float) -> None:
@@ -83,9 +83,9 @@ class PriorityIndex:
         """Adds a snapshot; there must be a free slot. O(log n).
 
         Args:
-          snapshot_id: its id, larger than all so far.
-          priority: its priority, checked.
-          checksum: the checksum of its file.
+          snapshot_id: The snapshot's id, larger than all so far.
+          priority: Its priority, already checked.
+          checksum: The checksum of its file.
         """
         slot = heapq.heappop(self._free_slots)
         self.entries[snapshot_id] = Entry(slot, priority, checksum)
@@ -96,11 +96,11 @@ class PriorityIndex:
         """Changes the priority of a snapshot, if it is still there. O(log n).
 
         Args:
-          snapshot_id: its id.
-          priority: its new priority, checked.
+          snapshot_id: The snapshot's id.
+          priority: Its new priority, already checked.
 
         Returns:
-          Whether it is there.
+          Whether the snapshot is there.
         """
         entry = self.entries.get(snapshot_id)
         if entry is None:
@@ -110,20 +110,20 @@ class PriorityIndex:
         return True
 
     def remove(self, snapshot_id: int) -> None:
-        """Takes a snapshot out; it must be there. O(log n)."""
+        """Removes a snapshot; it must be there. O(log n)."""
         slot = self.entries.pop(snapshot_id).slot
         self._id_of_slot[slot] = -1
         self._distribution.remove(slot)
         heapq.heappush(self._free_slots, slot)
 
     def draw(self, points: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Finds the snapshots at points of the cumulative distribution; there must be one.
+        """Finds the snapshots at points of the cumulative distribution; not in an empty index.
 
         Args:
           points: float64 [k] in [0, 1).
 
         Returns:
-          Their ids, int64 [k], and their probabilities, float64 [k].
+          The snapshots' ids, int64 [k], and their probabilities, float64 [k].
         """
         slots = self._distribution.draw(points)
         return self._id_of_slot[slots], self._distribution.probabilities(slots)

@@ -1,4 +1,4 @@
-"""One draw from a replay: where the points lie, what they weigh, what comes back."""
+"""One draw from a replay: its points, its importance weights, and the sample returned."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from replay.files.structure import Structure
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
-    """What `PrioritizedReplay.sample` returns, for a batch of k snapshots.
+    """A batch of k snapshots, as `PrioritizedReplay.sample` returns it.
 
     Attributes:
-      ids: int64 [k], what `update` takes; an id can occur more than once.
-      snapshots: list of k structures of arrays. They belong to the caller, who may change them.
+      ids: int64 [k], for `update`; an id can occur more than once.
+      snapshots: A list of k structures of arrays. They belong to the caller, who may change them.
       weights: float64 [k], the importance weights, at most 1.
-      probabilities: float64 [k], P(i) of each at the time of the draw.
-      beta: the exponent β of the weights.
+      probabilities: float64 [k], each snapshot's P(i) at the time of the draw.
+      beta: The exponent β of the weights.
     """
 
     ids: NDArray[np.int64]
@@ -29,7 +29,7 @@ class Sample:
     beta: float
 
     def __len__(self) -> int:
-        """The size of the batch, k."""
+        """The size k of the batch."""
         return len(self.snapshots)
 
 
@@ -41,29 +41,29 @@ def stratified_points(generator: np.random.Generator, size: int) -> NDArray[np.f
     (Schaul et al. 2016, arXiv 1511.05952, appendix B.2.1).
 
     Args:
-      generator: consumed by `size` uniform numbers.
-      size: the number of points.
+      generator: A random generator, of which `size` uniform numbers are drawn.
+      size: The number of points.
 
     Returns:
       float64 [size], rising.
     """
     points = (np.arange(size) + generator.random(size)) / size
-    return np.minimum(points, np.nextafter(1.0, 0.0))  # the last can be rounded up to 1
+    return np.minimum(points, np.nextafter(1.0, 0.0))  # the last may round up to 1
 
 
 def importance_weights(
     probabilities: NDArray[np.float64], smallest: float, beta: float
 ) -> NDArray[np.float64]:
-    """w_i = (N · P(i))^-β / max_j w_j = (min_j P(j) / P(i))^β.
+    """Returns w_i = (N · P(i))^-β / max_j w_j = (min_j P(j) / P(i))^β.
 
     The maximum is over the whole replay, not over the batch: a weight then depends on the snapshot
-    alone and not on what it was drawn with, and means something in a batch of one. N cancels
+    alone and not on the rest of the batch, and is meaningful in a batch of one. N cancels
     (Schaul et al. 2016, arXiv 1511.05952, section 3.4).
 
     Args:
-      probabilities: P(i), float64 [k].
-      smallest: min_j P(j) over the replay.
-      beta: β; 0 gives ones, 1 corrects for the non-uniform draws in full.
+      probabilities: The P(i), float64 [k].
+      smallest: The smallest probability in the replay, min_j P(j).
+      beta: The exponent β; 0 gives ones, 1 corrects for the non-uniform draws in full.
 
     Returns:
       float64 [k], in (0, 1].
@@ -73,12 +73,12 @@ def importance_weights(
 
 
 def annealed(beta: float, beta_steps: int | None, step: int) -> float:
-    """β at a step: linear from `beta` at step 0 to 1 at step `beta_steps`, 1 from there on.
+    """Returns β at a step: linear from `beta` at step 0 to 1 at step `beta_steps`, then 1.
 
     Args:
-      beta: β at step 0.
-      beta_steps: how many steps it takes to reach 1; None keeps `beta` for ever.
-      step: the step, not negative.
+      beta: The exponent β at step 0.
+      beta_steps: The number of steps to reach 1; None keeps `beta` forever.
+      step: The step, not negative.
 
     Returns:
       β, from `beta` to 1.

@@ -20,9 +20,9 @@ class Entry:
     """What a replay knows about one snapshot.
 
     Attributes:
-      slot: its place in the distribution.
-      priority: its priority.
-      checksum: the checksum of its file, 0 in memory.
+      slot: The snapshot's place in the distribution.
+      priority: Its priority.
+      checksum: The checksum of its file; 0 in memory.
     """
 
     slot: int
@@ -32,15 +32,15 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class ReplayState:
-    """Everything that decides what a replay does next, but for the snapshots.
+    """Everything that decides what a replay does next, except the snapshots.
 
     Attributes:
-      serial: counts the states that the replay has handed out: a later one has a larger number.
-      settings: the constructor's arguments by name.
-      next_id: the id of the next snapshot.
-      step: the step of the next sample, which β depends on.
-      generator: the state of the random generator (PCG64), as NumPy gives it.
-      entries: an entry for each id, oldest first.
+      serial: The number of the state: the replay counts the states that it has returned.
+      settings: The constructor's arguments by name.
+      next_id: The id of the next snapshot.
+      step: The step of the next sample, which β depends on.
+      generator: The state of the random generator (PCG64), as NumPy gives it.
+      entries: An entry for each id, oldest first.
     """
 
     serial: int
@@ -51,10 +51,13 @@ class ReplayState:
     entries: dict[int, Entry]
 
     def to_json(self) -> dict[str, Any]:
-        """The state as dicts, lists, numbers and strings.
+        """Returns the state as a dict of lists, numbers and strings.
 
         Floats are written in hexadecimal, which every JSON parser keeps bit for bit. The slots are
         part of the state because proportional draws go by slot.
+
+        Returns:
+          A dict with a key for each field of this class, the entries as four lists.
         """
         entries = self.entries.values()
         return {
@@ -75,13 +78,13 @@ class ReplayState:
         """Reads what `to_json` returned.
 
         Args:
-          state: the dict.
+          state: The dict.
 
         Returns:
           The state.
 
         Raises:
-          ValueError: If it is no such dict, or its parts contradict each other.
+          ValueError: If the dict has other keys, or its parts contradict each other.
         """
         if not isinstance(state, dict) or set(state) != _KEYS:
             got = sorted(state) if isinstance(state, dict) else type(state).__name__
@@ -111,7 +114,7 @@ class ReplayState:
 
 
 def _checked_generator(generator: Any) -> dict[str, Any]:
-    np.random.PCG64().state = generator  # raises if it is not the state of one
+    np.random.PCG64().state = generator  # raises if it is not the state of a PCG64
     return dict(generator)
 
 

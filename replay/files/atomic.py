@@ -18,21 +18,21 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Opens a file for writing that takes the place of `path` when the block ends.
 
     The bytes go to a temporary file in the same folder. At the end of the block it is flushed to
-    the disk, renamed over `path`, and the folder is flushed too. Whoever reads `path`, at any
+    the disk, renamed over `path`, and the folder is flushed too. A reader of `path`, at any
     moment and after any crash, finds all of the former file or all of the new one.
 
     If the block or the disk fails, the temporary file is removed and `path` stays as it was. Only
     a kill leaves a temporary file behind: see `remove_temporary_files`.
 
     Args:
-      path: the file to create or replace. Its folder must exist.
+      path: The file to create or replace. Its folder must exist.
 
     Yields:
       A binary file, open for writing.
 
     Raises:
       OSError: If the file cannot be written (for example `errno.ENOSPC`, a full disk). The
-        message names the file and says what became of it.
+        message names the file and says what happened to it.
     """
     target = os.path.abspath(os.fspath(path))
     folder, name = os.path.split(target)
@@ -58,18 +58,18 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def remove_temporary_files(folder: str | os.PathLike[str]) -> int:
-    """Removes what a killed process left of unfinished `replace_file` blocks.
+    """Removes the temporary files that killed processes left behind in `replace_file`.
 
-    Call it only while nobody else writes to the folder.
+    Call it only while no other process writes to the folder.
 
     Args:
-      folder: the folder to clean; the folders in it are left alone.
+      folder: The folder to clean; its subfolders are left alone.
 
     Returns:
-      How many files were removed.
+      The number of files removed.
 
     Raises:
-      OSError: If the folder cannot be read or a file not be removed.
+      OSError: If the folder cannot be read or a file cannot be removed.
     """
     with os.scandir(folder) as entries:
         leftovers = [

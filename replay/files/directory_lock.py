@@ -1,4 +1,4 @@
-"""A lock that lets one process at a time write to a directory."""
+"""A lock that lets only one process at a time write to a directory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOCK_NAME = "lock"
 
 
 class DirectoryLock:
-    """Holds a directory until it is released, collected, or its process ends in whatever way.
+    """Holds a directory until the lock is released, collected, or its process ends in any way.
 
     The lock is the kernel's (`flock`) on a file in the directory, not the existence of that file:
     a kill leaves the file behind and nothing locked. A forked child does not share it. On Windows,
@@ -28,8 +28,8 @@ class DirectoryLock:
         """Takes the lock.
 
         Args:
-          directory: an existing directory.
-          holder: what holds it, for messages.
+          directory: An existing directory.
+          holder: The kind of its holder, for messages.
 
         Raises:
           RuntimeError: If another holder, in this process or another, has it.
@@ -43,8 +43,8 @@ class DirectoryLock:
         except BaseException:
             os.close(descriptor)
             raise
-        # Who holds it is for the error message only: no reason to fail on a full disk, or to write
-        # into a file of that name that is something else.
+        # The holder's process id only serves the error message: no reason to fail on a full disk,
+        # or to overwrite a file of that name with other contents.
         with contextlib.suppress(OSError):
             before = os.pread(descriptor, 21, 0)
             if not before or (len(before) <= 20 and before.isdigit()):
@@ -54,7 +54,7 @@ class DirectoryLock:
         _held.add(self)
 
     def release(self) -> None:
-        """Gives the directory free. A second call does nothing."""
+        """Releases the directory. A second call does nothing."""
         self._close()
 
     def check(self) -> None:

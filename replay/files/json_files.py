@@ -1,7 +1,7 @@
-"""JSON that a kill, a disk or another program may have damaged.
+"""Reads JSON that a kill, a disk or another program may have damaged.
 
-The one place where the project reads JSON from files: a file that holds one object, of which all is
-needed, and a file of lines, of which each stands for itself.
+This is the only place where the project reads JSON from files: either a file that holds one object
+and is read whole, or a file of independent lines, each an object.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from replay.files.unreadable import DamagedFileError
 
 
 class JsonLines(NamedTuple):
-    """What a file of lines holds.
+    """The contents of a file of JSON lines.
 
     Attributes:
-      lines: the objects, in order.
-      damaged: the numbers, from 1, of the lines that hold none; a last one that a kill cut short
-        does not count.
-      torn: whether the last line lacks its end: what is appended has to begin a new one.
+      lines: The objects, in order.
+      damaged: The numbers, from 1, of the lines that hold no object; a last line that a kill cut
+        short does not count.
+      torn: Whether the last line lacks its end, so that appending must begin a new line.
     """
 
     lines: list[dict[str, Any]]
@@ -33,21 +33,21 @@ def read_json(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
     """Reads a file that holds one JSON object.
 
     Args:
-      path: the file.
-      what: what it should hold, for messages: "the settings of a run".
+      path: The file.
+      what: The expected contents, for messages: "the settings of a run".
 
     Returns:
       The object. NaN and Infinity, which JSON does not have, are read as Python writes them.
 
     Raises:
       FileNotFoundError: If there is no such file.
-      DamagedFileError: If it holds something else. The message names it.
+      DamagedFileError: If the file holds something else. The message names it.
     """
     try:
         return _object(_content(path, what))
+    except DamagedFileError:
+        raise
     except ValueError as error:
-        if isinstance(error, DamagedFileError):
-            raise
         raise DamagedFileError(
             f"{os.fspath(path)} is damaged or something else: expected {what}, a JSON object, "
             f"found none ({error}). Put an intact copy in its place, or move it away.",
@@ -56,19 +56,19 @@ def read_json(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
 
 
 def read_json_lines(path: str | os.PathLike[str]) -> JsonLines:
-    """Reads a file of JSON objects, one a line, and leaves out what is none.
+    """Reads a file of one JSON object per line, and leaves out lines that hold no object.
 
     Args:
-      path: the file.
+      path: The file.
 
     Returns:
-      The objects, and what was left out.
+      The objects, and the numbers of the lines left out.
 
     Raises:
       FileNotFoundError: If there is no such file.
-      DamagedFileError: If it is no file but a directory.
+      DamagedFileError: If the path is a directory.
     """
-    content = _content(path, "a file of JSON objects, one a line")
+    content = _content(path, "a file of one JSON object per line")
     texts = content.split(b"\n")
     lines, damaged = [], []
     for number, text in enumerate(texts, 1):
@@ -95,11 +95,11 @@ def _content(path: str | os.PathLike[str], what: str) -> bytes:
 def _object(content: bytes) -> dict[str, Any]:
     try:
         # json.loads would guess an encoding from NUL bytes.
-        found = json.loads(content.decode("utf-8"))
+        value = json.loads(content.decode("utf-8"))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start:,} is no UTF-8") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"it holds a {type(found).__name__}")
-    return found
+    if not isinstance(value, dict):
+        raise ValueError(f"it holds a {type(value).__name__}")
+    return value

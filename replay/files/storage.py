@@ -22,7 +22,7 @@ from replay.files.unreadable import DamagedFileError, LaterVersionError
 
 _DESCRIPTION = "structure.json"
 _VERSION = 1
-# What a file begins with, whatever became of the rest: a member of this name, not compressed.
+# Every file begins with a member of this name, not compressed.
 _BEGINNING, _NAME_AT = b"PK\x03\x04", 30
 
 
@@ -30,10 +30,10 @@ def write_structure(path: str | os.PathLike[str], structure: Structure) -> int:
     """Writes a structure of arrays to one file, which is replaced as a whole or not at all.
 
     Args:
-      path: the file. The name is taken as it is; `.npz` is the usual ending.
-      structure: dicts, lists and tuples of arrays and plain values, as `structure.flatten`
-        takes them. Every dtype of NumPy but `object` comes back bit for bit, as do shapes [] and
-        shapes with a 0.
+      path: The file. The name is taken as it is; `.npz` is the usual ending.
+      structure: Dicts, lists and tuples of arrays and plain values, as `structure.flatten`
+        takes them. Every dtype of NumPy except `object` comes back bit for bit, as do shapes []
+        and shapes with a 0.
 
     Returns:
       The checksum of the contents, a CRC-32 that `read_structure` can compare.
@@ -64,18 +64,19 @@ def read_structure(path: str | os.PathLike[str], checksum: int | None = None) ->
     Every byte of the contents is checked against its CRC-32 before any is interpreted.
 
     Args:
-      path: the file.
-      checksum: what `write_structure` returned, to make sure that this is still the same
-        structure; None takes any.
+      path: The file.
+      checksum: The return value of `write_structure`, to make sure that this is still the same
+        structure; None accepts any.
 
     Returns:
       The structure, its arrays writable and owned by the caller.
 
     Raises:
       FileNotFoundError: If there is no such file.
+      MemoryError: If the arrays do not fit into memory.
       DamagedFileError: If the file is cut short, changed, of another origin, a directory, or
         intact with another checksum than the one asked for. The message names the file and says
-        what to do; only of a file that `write_structure` began it says that it may be deleted.
+        what to do; it suggests deleting only files that `write_structure` began.
       LaterVersionError: If a later version of this package wrote the file.
     """
     name = os.fspath(path)
@@ -90,7 +91,7 @@ def read_structure(path: str | os.PathLike[str], checksum: int | None = None) ->
         try:
             with zipfile.ZipFile(file) as archive:
                 header = _read_header(archive)
-                found = _checksum(archive)
+                actual = _checksum(archive)
                 if header["version"] == _VERSION:
                     arrays = [_read_array(archive, k) for k in range(header["arrays"])]
                     structure = unflatten(header["structure"], arrays)
@@ -115,10 +116,10 @@ def read_structure(path: str | os.PathLike[str], checksum: int | None = None) ->
             f"version {_VERSION}. Read it with the version of the package that wrote it.",
             name,
         )
-    if checksum is not None and checksum != found:
+    if checksum is not None and checksum != actual:
         raise DamagedFileError(
             f"{name} is intact, but not the file that was asked for: expected the checksum "
-            f"{checksum:08x}, got {found:08x}. Another run has written to this folder. Go back to "
+            f"{checksum:08x}, got {actual:08x}. Another run has written to this folder. Go back to "
             "a copy of the folder from the time of the checkpoint.",
             name,
         )
@@ -126,7 +127,7 @@ def read_structure(path: str | os.PathLike[str], checksum: int | None = None) ->
 
 
 def _is_own(name: str) -> bool:
-    """Whether `write_structure` began the file: nobody is told to delete another one."""
+    """Whether `write_structure` began the file: only then may an error suggest deleting it."""
     with open(name, "rb") as file:
         start = file.read(_NAME_AT + len(_DESCRIPTION))
     return start.startswith(_BEGINNING) and start[_NAME_AT:] == _DESCRIPTION.encode()
@@ -145,7 +146,7 @@ def _checksum(archive: zipfile.ZipFile) -> int:
 
 
 def _read_header(archive: zipfile.ZipFile) -> dict[str, Any]:
-    # Written without compression: what is small here could be of any size otherwise.
+    # Files are written without compression: a small compressed member could unpack to any size.
     if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
         raise ValueError("its members are compressed")
     # This reads every member to its end, where zipfile compares the CRC-32. Interpreting damaged

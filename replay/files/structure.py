@@ -25,12 +25,12 @@ def flatten(structure: Structure, name: str = "structure") -> tuple[Any, list[ND
     """Takes a structure apart.
 
     Args:
-      structure: dicts (keys of type str or int), lists and tuples, nested to any depth. Leaves are
-        NumPy arrays, NumPy scalars and whatever else converts itself with `__array__` (these come
+      structure: Dicts (keys of type str or int), lists and tuples, nested to any depth. Leaves are
+        NumPy arrays, NumPy scalars and other objects with `__array__` (these come
         back as arrays, scalars with shape []), or the plain values None, bool, int, float and str
         (these come back as they are). A namedtuple comes back as a tuple, a subclass of dict as a
         dict.
-      name: what error messages call the structure.
+      name: The name of the structure in error messages.
 
     Returns:
       The description, a JSON value, and the arrays in the order in which it numbers them. The
@@ -45,17 +45,17 @@ def flatten(structure: Structure, name: str = "structure") -> tuple[Any, list[ND
 
 
 def unflatten(description: Any, arrays: list[NDArray[Any]]) -> Structure:
-    """Puts together what `flatten` took apart.
+    """Puts a structure together again that `flatten` took apart.
 
     Args:
-      description: the JSON value that `flatten` returned.
-      arrays: the arrays that it returned, or others in the same order. They are not copied.
+      description: The JSON value that `flatten` returned.
+      arrays: The arrays that it returned, or others in the same order. They are not copied.
 
     Returns:
       The structure.
 
     Raises:
-      ValueError: If the description is not one that `flatten` returns.
+      ValueError: If `flatten` returns no such description.
     """
     if isinstance(description, dict) and len(description) == 1:
         ((kind, content),) = description.items()

@@ -1,21 +1,21 @@
-"""What is raised about a file that can't be read as what it should be."""
+"""Errors about files that cannot be read as what they should be."""
 
 from __future__ import annotations
 
 
 class UnreadableFileError(ValueError):
-    """A file is there and can't be used; the message names it and says why and what to do.
+    """A file exists but cannot be used; the message names it and says why and what to do.
 
     Attributes:
-      path: the file, or None where it is unknown.
+      path: The file, or None where it is unknown.
     """
 
     def __init__(self, message: str, path: str | None = None) -> None:
         """Says what is wrong with which file.
 
         Args:
-          message: the sentence that the user reads.
-          path: the file.
+          message: The sentence that the user reads.
+          path: The file.
         """
         super().__init__(message)
         self.path = path

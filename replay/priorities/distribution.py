@@ -1,4 +1,4 @@
-"""What the two kinds of prioritization have in common."""
+"""The interface of the two kinds of prioritization."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 class Distribution(Protocol):
     """A distribution over the slots of a replay, given by the priorities in them.
 
-    A slot is a place from 0 to capacity - 1. The id of its snapshot counts up over the life of the
-    replay, so that of two snapshots the older has the smaller id.
+    A slot is a place from 0 to capacity - 1. The ids of snapshots count up over the
+    life of the replay, so the older of two snapshots has the smaller id.
     """
 
     def check(self, priority: float) -> None:
@@ -26,7 +26,7 @@ class Distribution(Protocol):
         """Empties a slot, which then has probability 0."""
 
     def draw(self, points: NDArray[np.float64]) -> NDArray[np.int64]:
-        """The inverse of the cumulative distribution: points in [0, 1) to slots, both [k]."""
+        """Maps points in [0, 1) to slots by the inverse cumulative distribution, both [k]."""
 
     def probabilities(self, slots: NDArray[np.int64]) -> NDArray[np.float64]:
         """The probabilities of filled slots, float64 [k]."""
@@ -36,13 +36,13 @@ class Distribution(Protocol):
 
 
 def check_priority(priority: float) -> None:
-    """Refuses what is no priority.
+    """Refuses priorities that no distribution can represent.
 
     Args:
-      priority: the priority.
+      priority: The priority.
 
     Raises:
-      ValueError: If it is NaN, infinite or negative.
+      ValueError: If the priority is NaN, infinite or negative.
     """
     if not (math.isfinite(priority) and priority >= 0):
         raise ValueError(

@@ -22,7 +22,7 @@ class Proportional:
         """Makes a distribution over `capacity` empty slots.
 
         Args:
-          capacity: the number of slots.
+          capacity: The number of slots.
           alpha: α; 0 is uniform.
           eps: ε, positive.
 

@@ -11,7 +11,7 @@ from replay.priorities.distribution import check_priority
 class RankBased:
     """P(i) = rank(i)^-α / Σ_j rank(j)^-α, where rank 1 has the largest priority.
 
-    Of equal priorities the older snapshot has the smaller rank, that is, the larger probability.
+    Among equal priorities the older snapshot has the smaller rank, that is, the larger probability.
     Only the order of the priorities counts, so outliers and the scale of the loss do not matter
     (Schaul et al. 2016, arXiv 1511.05952, section 3.3, equation 1 with p_i = 1 / rank(i)).
 
@@ -23,7 +23,7 @@ class RankBased:
         """Makes a distribution over `capacity` empty slots.
 
         Args:
-          capacity: the number of slots.
+          capacity: The number of slots.
           alpha: α; 0 is uniform.
 
         Raises:

@@ -25,16 +25,16 @@ class SumTree:
     owns [0, 3), leaf 1 [3, 4), leaf 2 [4, 8), and so on; 6.5 goes left (6.5 < 9), right (6.5 ≥ 4,
     2.5 remain), left (2.5 < 4): leaf 2.
 
-    A node is always computed as left + right, never by adding a difference to what it was. So
+    A node is always computed as left + right, never by adding a difference to its former value. So
     rounding does not accumulate, and a tree depends on its values alone and not on the order in
-    which they were set: one that is rebuilt from a checkpoint draws exactly what the first drew.
+    which they were set: a tree rebuilt from a checkpoint draws exactly what the first one drew.
     """
 
     def __init__(self, size: int) -> None:
         """Builds a tree of zeros. O(size).
 
         Args:
-          size: the number of leaves, at least 1; any number, not only powers of two.
+          size: The number of leaves, at least 1; any number, not only powers of two.
 
         Raises:
           ValueError: If `size` is less than 1.
@@ -65,11 +65,11 @@ class SumTree:
         """Gives a leaf a value. O(log size).
 
         Args:
-          leaf: 0 ≤ leaf < size.
-          value: finite and not negative.
+          leaf: An index with 0 ≤ leaf < size.
+          value: A finite number that is not negative.
 
         Raises:
-          IndexError: If there is no such leaf.
+          IndexError: If the leaf does not exist.
           ValueError: If the value is negative, infinite or NaN.
         """
         if not 0 <= leaf < self._size:
@@ -89,7 +89,7 @@ class SumTree:
         With a mass uniform on [0, total), leaf i is found with probability values[i] / total.
 
         Args:
-          mass: float64 [k], each 0 ≤ mass < total.
+          mass: Points, float64 [k], with 0 ≤ mass < total.
 
         Returns:
           The leaves, int64 [k]: values[:i].sum() ≤ mass < values[:i + 1].sum(), up to rounding.

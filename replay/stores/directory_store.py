@@ -28,17 +28,17 @@ class DamagedSnapshotError(DamagedFileError):
     The rest of the replay stays usable; `replay.drop(error.id)` goes on without this snapshot.
 
     Attributes:
-      id: the snapshot's id.
-      path: its file.
+      id: The snapshot's id.
+      path: The file.
     """
 
     def __init__(self, message: str, path: str | None = None, id: int = -1) -> None:
         """Says what is wrong with which snapshot.
 
         Args:
-          message: the sentence that the user reads.
-          path: the file.
-          id: the snapshot's id.
+          message: The sentence that the user reads.
+          path: The file.
+          id: The snapshot's id.
         """
         super().__init__(message, path)
         self.id = id
@@ -47,21 +47,21 @@ class DamagedSnapshotError(DamagedFileError):
 class DirectoryStore:
     """The files of a replay.
 
-    A file is deleted when nothing can need it any more. A checkpoint that was saved earlier may
-    name a snapshot that has been evicted since, so the ids of every state that was handed out are
-    *pinned*: `discard` leaves a pinned file in place, until `release` says that a later state is
-    safe. A file that no state names is deleted at once.
+    A file is deleted when nothing can need it any more. An earlier checkpoint may name snapshots
+    that have been evicted since, so the ids of every state that was returned are *pinned*:
+    `discard` leaves a pinned file in place until `release` says that a later state is safe. A file
+    that no state names is deleted at once.
 
     A directory in which snapshots of an earlier replay are found is *unclaimed* until the caller
-    says what they are, by `claim` (a state was restored) or `clear` (start over): new snapshots
-    would otherwise overwrite them.
+    says what to do with them, by `claim` (a state was restored) or `clear` (start over): new
+    snapshots would otherwise overwrite them.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         """Opens a directory, making it if need be, and takes its lock.
 
         Args:
-          directory: the directory.
+          directory: The directory.
 
         Raises:
           RuntimeError: If another replay uses it.
@@ -81,22 +81,22 @@ class DirectoryStore:
         remove_temporary_files(self.directory)
         names = (_SNAPSHOT_NAME.fullmatch(name) for name in os.listdir(self.directory))
         self._stored = {int(name[1]) for name in names if name}
-        self._pinned: dict[int, int] = {}  # id: the serial number of the last state to name it
+        self._pinned: dict[int, int] = {}  # by id: the number of the last state with it
         self._claimed = not self._stored
 
     def path(self, snapshot_id: int) -> Path:
-        """The file of a snapshot, whether it exists or not."""
+        """Returns the path of a snapshot's file, whether the file exists or not."""
         return self.directory / f"snapshot-{snapshot_id:08d}.npz"
 
     def write(self, snapshot_id: int, snapshot: Structure) -> int:
         """Stores a snapshot in its own file, as a whole or not at all.
 
         Args:
-          snapshot_id: its id.
-          snapshot: a structure of arrays.
+          snapshot_id: Its id.
+          snapshot: A structure of arrays.
 
         Returns:
-          The checksum to read it with.
+          The checksum, for `read`.
 
         Raises:
           TypeError: For a structure that cannot be stored.
@@ -112,8 +112,8 @@ class DirectoryStore:
         """Reads a snapshot.
 
         Args:
-          snapshot_id: its id.
-          checksum: what `write` returned for it.
+          snapshot_id: Its id.
+          checksum: The checksum that `write` returned.
 
         Returns:
           The structure.
@@ -135,10 +135,10 @@ class DirectoryStore:
             ) from error
 
     def discard(self, snapshot_id: int) -> None:
-        """Deletes a snapshot's file, unless a state that was handed out names it."""
+        """Deletes a snapshot's file, unless a state that was returned names it."""
         self._lock.check()
         if snapshot_id not in self._pinned:
-            # A file that resists is not worth failing for: `release` will try again.
+            # A file that cannot be deleted is no reason to fail: `release` will try again.
             with contextlib.suppress(OSError):
                 self._delete(snapshot_id)
 
@@ -146,17 +146,17 @@ class DirectoryStore:
         """Keeps the files of these snapshots until a later state is safe.
 
         Args:
-          snapshot_ids: the ids that a state names.
-          serial: the number of that state; numbers rise.
+          snapshot_ids: The ids that a state names.
+          serial: The number of that state; later states have larger numbers.
         """
         self._pinned.update(dict.fromkeys(snapshot_ids, serial))
 
     def release(self, wanted: Iterable[int], serial: int) -> None:
-        """Deletes every snapshot's file but those wanted, and those that a later state names.
+        """Deletes all snapshots' files except those wanted and those that a later state names.
 
         Args:
-          wanted: the ids to keep.
-          serial: pins of states before this one end.
+          wanted: The ids to keep.
+          serial: The number of the first state whose pins remain.
 
         Raises:
           OSError: If a file cannot be deleted.
@@ -168,22 +168,22 @@ class DirectoryStore:
             self._delete(snapshot_id)
 
     def missing(self, snapshot_ids: Iterable[int]) -> list[int]:
-        """Those of the ids that have no file."""
+        """Returns the ids without a file."""
         return [number for number in snapshot_ids if not self.path(number).exists()]
 
     def __len__(self) -> int:
-        """The number of files, of evicted snapshots too."""
+        """The number of files, including those of evicted snapshots."""
         return len(self._stored)
 
     def claim(self) -> None:
-        """Takes the files in the directory for this replay's own."""
+        """Declares that the files in the directory belong to this replay."""
         self._claimed = True
 
     def require_claimed(self) -> None:
         """Refuses to go on in a directory with an earlier replay's snapshots.
 
         Raises:
-          ValueError: If nobody has said what to do with them.
+          ValueError: If the directory is unclaimed.
         """
         if not self._claimed:
             raise ValueError(
@@ -207,7 +207,7 @@ class DirectoryStore:
         """Writes a replay's state to the directory's index, as a whole or not at all.
 
         Args:
-          state: a JSON-able state.
+          state: A JSON-able state.
 
         Raises:
           OSError: If the disk is full or fails; the former index is unchanged.
@@ -219,7 +219,7 @@ class DirectoryStore:
             file.write(f'{{"crc32": {zlib.crc32(text.encode())}, "state": {text}}}\n'.encode())
 
     def close(self) -> None:
-        """Gives the directory free for other processes."""
+        """Releases the directory for other processes."""
         self._lock.release()
 
     def _delete(self, snapshot_id: int) -> None:
@@ -231,7 +231,7 @@ def read_index(directory: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads the state that `DirectoryStore.write_index` wrote.
 
     Args:
-      directory: the directory.
+      directory: The directory.
 
     Returns:
       The state.

@@ -11,9 +11,9 @@ from replay.files.structure import Structure, flatten, unflatten
 
 
 class MemoryStore:
-    """Keeps copies of the arrays, and hands out copies of the copies.
+    """Keeps copies of the arrays, and returns copies of the copies.
 
-    So nothing that a caller does to an array later changes what is stored. It has the methods of
+    So nothing that a caller does to an array later changes the store. It has the methods of
     `DirectoryStore` that `PrioritizedReplay` uses for both.
     """
 
@@ -25,14 +25,14 @@ class MemoryStore:
         """Stores a copy of a snapshot.
 
         Args:
-          snapshot_id: its id.
-          snapshot: a structure of arrays.
+          snapshot_id: Its id.
+          snapshot: A structure of arrays.
 
         Returns:
-          0 for the checksum: memory is taken to be sound.
+          0 instead of a checksum: memory is trusted.
 
         Raises:
-          TypeError: For what `flatten` refuses.
+          TypeError: For structures that `flatten` refuses.
         """
         description, arrays = flatten(snapshot, "snapshot")
         self._snapshots[snapshot_id] = (description, [np.array(array) for array in arrays])
