@@ -28,7 +28,7 @@ from replay import PrioritizedReplay
 from train_val import comparison
 from train_val.cli.flags import quickstart_flags
 from train_val.data import Batches, load
-from train_val.problems.image_problems import Problem
+from train_val.problems.problem import Problem
 
 FLAGS = flags.FLAGS
 define_flags = quickstart_flags.define_flags

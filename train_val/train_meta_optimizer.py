@@ -25,7 +25,7 @@ from train_val import task_families
 from train_val.cli import problem_of_flags
 from train_val.cli.exit_statuses import DivergedError
 from train_val.cli.flags import meta_training_flags
-from train_val.problems.image_problems import Problem
+from train_val.problems.problem import Problem
 from train_val.training import loop, run_settings
 from train_val.training.optimizer_table import RULE
 

@@ -8,16 +8,13 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-NETWORKS = ("convnet", "mlp", "resnet")
 DATA = ("cifar10", "digits", "mnist", "imagenet")
 SPLITS = ("original", "standard")
 STATISTICS = ("population", "moving")
 # Which of the gradient, the residual and the solution the LSTMs see.
 INPUTS = ("grx", "gr", "gx", "rx", "g", "r", "x")
 
-FAMILIES = ("convnet", "mlp", "residual", "resnet")
 
-TUNED_NETWORKS = ("convnet", "mlp", "softmax")
 TUNED_DATA = ("cifar10", "digits", "mnist")
 DYNAMICS = ("adam", "backtracking", "gd", "m1", "m2", "m3", "m4", "momentum", "nesterov")
 METHODS = ("reverse", "reversible", "drmad", "truncated", "forward", "rtho", "implicit")

@@ -7,6 +7,7 @@ from typing import Any
 from replay.numbers import check_count, check_number
 from train_val.cli import names
 from train_val.cli.exit_statuses import UsageError
+from train_val.networks.network_table import FAMILIES
 from train_val.training.optimizer_table import COMPARED
 
 # Short names of an optimizer's settings.
@@ -118,13 +119,11 @@ def check_tasks(text: str, task_file: str | None, flag: str = "tasks") -> None:
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
-        raise UsageError(f"Expected --{flag} such as {list(names.FAMILIES)}, got {text!r}.")
+        raise UsageError(f"Expected --{flag} such as {list(FAMILIES)}, got {text!r}.")
     for part in parts:
         name, *settings = part.split(":")
-        if task_file is None and name not in names.FAMILIES:
-            raise UsageError(
-                f"Expected a family of tasks among {list(names.FAMILIES)}, got {name!r}."
-            )
+        if task_file is None and name not in FAMILIES:
+            raise UsageError(f"Expected a family of tasks among {list(FAMILIES)}, got {name!r}.")
         for setting in settings:
             key, _, value = setting.partition("=")
             try:

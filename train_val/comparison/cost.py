@@ -18,7 +18,7 @@ from typing import Any
 import tensorflow as tf
 
 from mlhf import Objective
-from train_val.problems.image_problems import Problem
+from train_val.problems.problem import Problem
 
 # Steps before the clock runs: tracing, and what an optimizer does more often at the start.
 WARM_UP = 4

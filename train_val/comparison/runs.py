@@ -16,7 +16,7 @@ import tensorflow as tf
 from mlhf.optimizers.step import is_failed_factorization
 from mlhf.runs import run_log
 from train_val.comparison.unfinished import Point, Unfinished
-from train_val.problems.image_problems import Problem
+from train_val.problems.problem import Problem
 
 # Batches of seed s begin at number s times this.
 BATCHES_A_SEED = 1000

@@ -17,7 +17,7 @@ from train_val.comparison.runs import Curve, RunCache, measured_steps, run
 from train_val.comparison.specifications import Entrant, setting_text
 from train_val.comparison.tuning import Tuning, tune
 from train_val.comparison.unfinished import Unfinished
-from train_val.problems.image_problems import Problem
+from train_val.problems.problem import Problem
 
 # Of the runs that tune; the reported ones are 1, 2, ...
 TUNING_SEED = 0

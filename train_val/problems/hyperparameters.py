@@ -7,7 +7,6 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -17,17 +16,10 @@ from mlhf.checks.arguments import check_choice
 from mlhf.models import keras_models
 from train_val.data import ImageData, test_batches
 from train_val.data.order import shuffled_indices
-from train_val.networks import convnets
+from train_val.networks import network_table
 from train_val.problems import image_problems
 
-NETWORKS: dict[str, Callable[..., keras.Model]] = {
-    "convnet": convnets.convnet,
-    "mlp": convnets.mlp,
-    "softmax": convnets.softmax,
-}
 DATA = ("cifar10", "digits", "mnist")
-# Validation images, at most; they pass the network at once.
-VALID_EXAMPLES = {"convnet": 1000, "mlp": 5000, "softmax": 5000}
 
 # Where each begins, if the user says nothing.
 PENALTIES = {"l1": 1e-4, "l2": 1e-4, "log_l2": float(np.log(1e-4))}
@@ -158,10 +150,15 @@ class Tuning:
             raise ValueError(f"Expected hyperparameters, each once, got {', '.join(names)!r}.")
         if {*OF_WEIGHTS} <= set(own):
             raise ValueError("Expected initial_scale or initial_weights, got both.")
-        check_choice("problem", network, sorted(NETWORKS))
+        check_choice("problem", network, list(network_table.TUNED))
         check_choice("data", data, DATA)
+        known = network_table.find(network)
         self.network = image_problems.of_network(
-            NETWORKS[network], network, data, data_dir=data_dir, data_format="channels_last"
+            network_table.load(known.paper),
+            network,
+            data,
+            data_dir=data_dir,
+            data_format="channels_last",
         )
         self.steps, self._seed, self._values = steps, seed, dict(start or {})
         unknown = set(self._values) - {*dynamics.constants, *PENALTIES, "initial_scale"}
@@ -171,7 +168,7 @@ class Tuning:
                 f"{sorted(unknown or set(self._values) - set(own))}."
             )
         self.train, valid = self._part(
-            self.network.train, train_examples, valid_examples or VALID_EXAMPLES[network]
+            self.network.train, train_examples, valid_examples or known.valid_examples or 0
         )
         self._inputs, self._labels = _tensors(self.train)
         self._valid = _tensors(valid)

@@ -1,5 +1,6 @@
 """Families of tasks, to meta-train on and to see how a meta-optimizer generalises."""
 
+from train_val.networks import network_table
 from train_val.task_families import families
 from train_val.task_families.registry import (
     family,
@@ -11,6 +12,9 @@ from train_val.task_families.registry import (
     problem_of,
 )
 from train_val.task_families.smoke import smoke_test
+
+for _name in network_table.FAMILIES:
+    family(network_table.load(network_table.find(_name).family))
 
 __all__ = [
     "families",

@@ -1,4 +1,7 @@
-"""The families that come along: plain, convolutional and normalised residual networks."""
+"""The families that come along: plain, convolutional and normalised residual networks.
+
+One more is a function here and its row in `train_val/networks/network_table.py`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import keras
 
 from train_val.networks import normalization
 from train_val.networks.resnet import cifar_resnet
-from train_val.task_families.registry import family
 
 
 def _check(**sizes: int) -> None:
@@ -36,7 +38,6 @@ class _Initial:
         return getattr(keras.initializers, kind or self._kind)(seed=self._next)
 
 
-@family
 def mlp(
     shape, classes, seed=0, width: int = 32, depth: int = 1, activation: str = "tanh"
 ) -> keras.Model:
@@ -54,7 +55,6 @@ def mlp(
     return keras.Sequential(model, name="mlp")
 
 
-@family
 def convnet(
     shape,
     classes,
@@ -90,7 +90,6 @@ def convnet(
     return keras.Model(inputs, outputs, name="convnet")
 
 
-@family
 def residual(
     shape,
     classes,
@@ -129,7 +128,6 @@ def residual(
     return keras.Model(inputs, outputs, name="residual")
 
 
-@family
 def resnet(shape, classes, seed=0, size: int = 8, width: int = 4, shrink: int = 1) -> keras.Model:
     """Returns `resnet.cifar_resnet` of `width`, twice and four times `width` channels.
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from mlhf.checks.arguments import check_number
 from train_val.problems import image_problems
-from train_val.problems.image_problems import Problem
+from train_val.problems.problem import Problem
 
 Build = TypeVar("Build", bound=Callable[..., Any])
 

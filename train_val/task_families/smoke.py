@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 import mlhf
-from train_val.problems.image_problems import Problem
+from train_val.problems.problem import Problem
 
 
 def smoke_test(task: mlhf.Task | Problem, steps: int = 5) -> None:

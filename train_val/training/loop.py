@@ -20,7 +20,7 @@ from mlhf.optimizers.step import is_failed_factorization
 from mlhf.runs.checkpoints import CheckpointError, load_like
 from mlhf.runs.run import ResumableRun
 from replay import PrioritizedReplay
-from train_val.problems.image_problems import Problem
+from train_val.problems.problem import Problem
 
 EXPERIENCE = "experience"
 # What normalisation has when a network is evaluated.

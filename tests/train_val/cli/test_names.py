@@ -5,23 +5,20 @@ from mlhf.hypergrad.methods.reverse import STORAGES
 from mlhf.hypergrad.outer import hyper_optimizer
 from mlhf.hypergrad.outer.sharing import SHARINGS
 from mlhf.meta_optimizer import rule
-from train_val import data, task_families
+from train_val import data
 from train_val import tune_hyperparameters as tuning
 from train_val.cli import names
 from train_val.cli.flags import experiment_flags
 from train_val.experiments import all_methods, learned_schedules
-from train_val.problems import hyperparameters, image_problems
+from train_val.problems import hyperparameters
 from train_val.training import loop
 
 
 def test_names_are_those_of_what_they_name():
-    assert sorted(image_problems.NETWORKS) == list(names.NETWORKS)
     assert (data.NAMES, data.SPLITS) == (names.DATA, names.SPLITS)
     assert loop.STATISTICS == names.STATISTICS
     assert names.INPUTS == rule.INPUTS
-    assert set(names.FAMILIES) <= set(task_families.names())  # tests define more
     assert names.pretrained() == pretrained_names()
-    assert sorted(hyperparameters.NETWORKS) == list(names.TUNED_NETWORKS)
     assert hyperparameters.DATA == names.TUNED_DATA
     assert hyperparameters.DYNAMICS == names.DYNAMICS
     assert hyper_optimizer.METHODS == names.METHODS

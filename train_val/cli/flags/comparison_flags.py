@@ -11,6 +11,7 @@ from train_val.cli.exit_statuses import UsageError
 from train_val.cli.flags.training_flags import define_problem_flags
 from train_val.cli.flags.use_flags import check_split, define_statistics
 from train_val.cli.specification_checks import check_optimizers, check_tasks
+from train_val.networks import network_table
 from train_val.training import optimizer_table
 
 FLAGS = flags.FLAGS
@@ -30,7 +31,7 @@ def define_flags() -> None:
         "task",
         None,
         "A task of a family instead of --problem, such as mlp:width=64:data=digits. Families: "
-        f"{', '.join(names.FAMILIES)}.",
+        f"{', '.join(network_table.FAMILIES)}.",
         _WHAT,
     )
     text("task_file", None, "A Python file that defines families of tasks.", _WHAT, only="--task")

@@ -10,6 +10,7 @@ from train_val.cli.exit_statuses import UsageError
 from train_val.cli.flags.training_flags import define_common_flags
 from train_val.cli.flags.use_flags import check_split
 from train_val.cli.specification_checks import check_tasks
+from train_val.networks import network_table
 
 FLAGS = flags.FLAGS
 
@@ -102,7 +103,7 @@ def define_flags() -> None:
         None,
         "A mixture of tasks instead of --problem, taken in turns: families with settings, such as "
         "mlp:width=16,mlp:width=64:depth=2:batch_size=32,convnet:data=digits. Families: "
-        f"{', '.join(names.FAMILIES)}.",
+        f"{', '.join(network_table.FAMILIES)}.",
         "What is trained",
     )
     text(

@@ -6,6 +6,7 @@ from absl import flags
 
 from train_val.cli import names
 from train_val.cli.definitions import choice, number, switch, text, whole
+from train_val.networks import network_table
 
 FLAGS = flags.FLAGS
 
@@ -28,7 +29,7 @@ _HF = "Hessian-free: MLHF and plain (--optimizer=meta), and --optimizer=martens"
 
 def define_problem_flags() -> None:
     """Defines the flags that say what is trained."""
-    choice("problem", "convnet", names.NETWORKS, "The network.", _WHAT, case_sensitive=False)
+    choice("problem", "convnet", network_table.TRAINED, "The network.", _WHAT, case_sensitive=False)
     choice("data", "cifar10", names.DATA, "The data set.", _WHAT)
     text(
         "data_dir",

@@ -10,6 +10,7 @@ from replay.numbers import check_number
 from train_val.cli import names
 from train_val.cli.definitions import choice, number, switch, text, whole, words
 from train_val.cli.exit_statuses import UsageError
+from train_val.networks import network_table
 
 FLAGS = flags.FLAGS
 
@@ -33,7 +34,7 @@ OF_METHOD = {
 
 def define_flags() -> None:
     """Defines the flags."""
-    choice("problem", "mlp", names.TUNED_NETWORKS, "The network.", _WHAT, case_sensitive=False)
+    choice("problem", "mlp", network_table.TUNED, "The network.", _WHAT, case_sensitive=False)
     choice("data", "mnist", names.TUNED_DATA, "The data set.", _WHAT)
     text(
         "data_dir",

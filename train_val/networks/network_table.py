@@ -1,0 +1,70 @@
+"""The table of networks: every name that a command line knows, and what it builds there.
+
+A new network is one row of `TABLE`; the commands, their help and their checks know it then. A name
+may stand for two networks: `--problem=mlp` is the paper's, `--task=mlp:width=64:depth=2` a family
+of them with settings. Nothing here imports TensorFlow; a function is loaded when it is asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """A name, and the functions that build its networks, as `"module.function"`.
+
+    Attributes:
+      name: On a command line.
+      paper: The network itself: what `--problem` builds in `tune_hyperparameters.py` and, if
+        `trained`, elsewhere; None where there are only settings to choose.
+      trained: Whether `--problem` of training, meta-training and comparing offers it.
+      photographs: What those build instead for photographs; None for the same.
+      valid_examples: Images that `tune_hyperparameters.py` validates on, at most: they pass the
+        network at once; None where it does not offer the network.
+      family: The family of tasks of that name, for `--task` and `--tasks`; None for none.
+    """
+
+    name: str
+    paper: str | None = None
+    trained: bool = False
+    photographs: str | None = None
+    valid_examples: int | None = None
+    family: str | None = None
+
+
+_PAPER, _RESNET = "train_val.networks.convnets", "train_val.networks.resnet"
+_FAMILIES = "train_val.task_families.families"
+TABLE = (
+    # Convolutions of 64 channels as in the paper; a family of any width and depth.
+    Known("convnet", f"{_PAPER}.convnet", True, None, 1000, f"{_FAMILIES}.convnet"),
+    # The paper's 20 sigmoid units; a family of tanh units, any width and depth.
+    Known("mlp", f"{_PAPER}.mlp", True, None, 5000, f"{_FAMILIES}.mlp"),
+    Known("residual", family=f"{_FAMILIES}.residual"),
+    # Of 16 channels and `--resnet_size`; a family of any width and size.
+    Known(
+        "resnet",
+        f"{_RESNET}.cifar_resnet",
+        True,
+        f"{_RESNET}.imagenet_resnet",
+        family=f"{_FAMILIES}.resnet",
+    ),
+    Known("softmax", f"{_PAPER}.softmax", valid_examples=5000),
+)
+TRAINED = tuple(known.name for known in TABLE if known.trained)
+TUNED = tuple(known.name for known in TABLE if known.valid_examples is not None)
+FAMILIES = tuple(known.name for known in TABLE if known.family is not None)
+
+
+def find(name: str) -> Known:
+    """Returns the row of a name that is in the table."""
+    return next(known for known in TABLE if known.name == name)
+
+
+def load(path: str | None) -> Callable[..., Any]:
+    """Returns the function at a path of the table."""
+    module, _, name = str(path).rpartition(".")
+    return getattr(importlib.import_module(module), name)
