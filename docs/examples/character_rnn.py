@@ -1,9 +1,10 @@
 """A recurrent network that learns to write, letter by letter, from four of Shakespeare's sonnets.
 
-`python docs/examples/character_rnn.py` takes half a minute and shows what it writes on the way. 100
-hidden units, unrolled over 20 letters, 8 places of the text at once, Adam with 0.01. The recurrence
-is a `tf.scan`, a loop in the graph, and R-forward and its transpose pass through it: the gradient
-comes from `custom_op.linearize`, and so does the curvature along the last gradient.
+`python docs/examples/character_rnn.py` takes half a minute and prints what the network writes as it
+learns. It has 100 hidden units, is unrolled over 20 letters, reads 8 places of the text at once, and
+trains by Adam with a rate of 0.01. The recurrence is a `tf.scan`, a loop in the graph, and R-forward
+and its transpose pass through it: the gradient comes from `custom_op.linearize`, and so does the
+curvature along the last gradient.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ HIDDEN, UNROLL, BATCH, LEARNING_RATE = 100, 20, 8, 0.01
 
 
 class Text:
-    """A text as numbers, one for each different letter."""
+    """A text as integer codes, one code for each distinct letter."""
 
     def __init__(self, path: Path):
         content = path.read_text(encoding="utf-8")
@@ -30,9 +31,9 @@ class Text:
         self.codes = np.array([self.letters.index(letter) for letter in content], np.int32)
 
     def windows(self, count: int) -> Iterator[tuple[bool, np.ndarray]]:
-        """Yields whether the text begins again, and [BATCH, UNROLL + 1] letters.
+        """Yields whether the text starts over, and the codes of [BATCH, UNROLL + 1] letters.
 
-        Each row goes on where it ended the time before.
+        Each row continues where it ended in the previous window.
         """
         length = len(self.codes) // BATCH
         rows = self.codes[: length * BATCH].reshape(BATCH, length)
@@ -42,7 +43,7 @@ class Text:
 
 
 def initial(letters: int, seed: int) -> dict[str, np.ndarray]:
-    """Small inputs, an orthogonal recurrence."""
+    """Returns initial weights: small ones for the inputs, orthogonal ones for the recurrence."""
     random = np.random.default_rng(seed)
     return {
         "in": random.normal(size=(letters, HIDDEN)) * 0.1,
@@ -54,13 +55,13 @@ def initial(letters: int, seed: int) -> dict[str, np.ndarray]:
 
 
 def states(p: dict[str, tf.Tensor], state: tf.Tensor, letters: tf.Tensor) -> tf.Tensor:
-    """The hidden states after each letter, [time, batch, hidden], from letters [batch, time]."""
+    """Returns the hidden states after each letter, [time, batch, hidden], from letters [batch, time]."""
     inputs = tf.gather(p["in"], tf.transpose(letters))
     return tf.scan(lambda h, x: tf.tanh(x + h @ p["recurrent"] + p["bias"]), inputs, state)
 
 
 def loss_and_state(p, state, window):
-    """The mean cross entropy of each next letter, and the last state."""
+    """Returns the mean cross entropy of predicting the next letters, and the last state."""
     hidden = states(p, state, window[:, :-1])
     logits = hidden @ p["out"] + p["out_bias"]
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.transpose(window[:, 1:]), logits)
@@ -68,7 +69,7 @@ def loss_and_state(p, state, window):
 
 
 def sample(p, text: Text, length: int, random: np.random.Generator) -> str:
-    """Lets the network write."""
+    """Returns text that the network writes, letter by letter."""
     weights = {name: np.asarray(value) for name, value in p.items()}
     state, code, written = np.zeros(HIDDEN), int(text.codes[0]), []
     for _ in range(length):
@@ -104,7 +105,7 @@ def run(steps: int, path: Path, seed: int = 0, every: int = 20) -> tuple[list[fl
 
     @tf.function(autograph=False)
     def curvature(state, window, v):
-        """<v, G v> / <v, v>, G the Gauss-Newton matrix of the loss."""
+        """Returns <v, G v> / <v, v>, where G is the Gauss-Newton matrix of the loss."""
         p = {name: tf.convert_to_tensor(variable) for name, variable in variables.items()}
 
         def network(p):
@@ -134,7 +135,7 @@ def run(steps: int, path: Path, seed: int = 0, every: int = 20) -> tuple[list[fl
 
 
 def main() -> None:
-    """Trains, and checks the losses, the last ones unless it was asked to train less."""
+    """Trains and checks the losses (the last ones only after a full training)."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--text", type=Path, default=Path(__file__).with_name("sonnets.txt"))
@@ -142,7 +143,7 @@ def main() -> None:
     losses, along, written = run(arguments.steps, arguments.text)
     print(written)
     print(f"curvature along the gradient {along:.3f}")
-    # An even guess among 50 letters costs ln 50 = 3.9.
+    # A uniform guess among 50 letters costs ln 50 = 3.9.
     assert 3.5 < losses[0] < 4.3, losses[0]
     assert along > 0, along
     if arguments.steps >= 600:

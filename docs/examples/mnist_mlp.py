@@ -1,7 +1,7 @@
 """A network of 784, 32 and 10 units on handwritten digits, trained by Adam.
 
 `python docs/examples/mnist_mlp.py --data_dir=$DATA` prints the accuracy after each epoch. The
-gradient is a product with the transposed Jacobian of `custom_op.linearize`. Without the idx files
+gradient is a product with the transposed Jacobian from `custom_op.linearize`. Without the idx files
 of MNIST it trains on scikit-learn's 1,797 small digits instead, with 64 inputs.
 """
 
@@ -22,7 +22,7 @@ EPOCHS, ACCURACY = {"MNIST": 5, "digits": 20}, {"MNIST": 0.96, "digits": 0.9}
 
 
 def load(data_dir: str | None) -> tuple[str, list[np.ndarray]]:
-    """Returns a name, and images in [0, 1] and labels for training and for testing."""
+    """Returns the data's name, and images in [0, 1] and labels for training and for testing."""
     if data_dir and any((Path(data_dir) / sub).is_dir() for sub in ("mnist", ".")):
         from train_val.data import mnist
         from train_val.data.image_data import DataError
@@ -45,7 +45,7 @@ def load(data_dir: str | None) -> tuple[str, list[np.ndarray]]:
 
 
 def initial(inputs: int, seed: int) -> dict[str, tf.Tensor]:
-    """Weights with variance 1 / inputs of the layer, biases zero."""
+    """Returns weights with variance 1 / (inputs of the layer), and zero biases."""
     random = np.random.default_rng(seed)
     return {
         "w1": tf.constant(random.normal(size=(inputs, HIDDEN)) / inputs**0.5, tf.float32),
@@ -56,13 +56,13 @@ def initial(inputs: int, seed: int) -> dict[str, tf.Tensor]:
 
 
 def network(p: dict[str, tf.Tensor], images: tf.Tensor) -> tf.Tensor:
-    """The logits."""
+    """Returns the logits."""
     return tf.nn.relu(images @ p["w1"] + p["b1"]) @ p["w2"] + p["b2"]
 
 
 @tf.function(autograph=False)
 def step(p, first, second, count, images, labels, learning_rate):
-    """One step of Adam; what is learned and Adam's state go in and come out."""
+    """Takes one step of Adam; returns the weights, Adam's state and the loss."""
 
     def loss(p):
         return tf.reduce_mean(
@@ -83,7 +83,7 @@ def step(p, first, second, count, images, labels, learning_rate):
 def run(
     data_dir: str | None, epochs: int | None = None, examples: int | None = None, seed: int = 0
 ) -> tuple[str, float]:
-    """Trains, by default as long as `EPOCHS` says; returns the data's name and the accuracy."""
+    """Trains, by default for `EPOCHS`; returns the data's name and the test accuracy."""
     name, (images, labels, test_images, test_labels) = load(data_dir)
     epochs = EPOCHS[name] if epochs is None else epochs
     images, labels = images[:examples], labels[:examples]
@@ -110,7 +110,7 @@ def run(
 
 
 def main() -> None:
-    """Trains, and checks the accuracy unless it was asked to train less."""
+    """Trains, and checks the accuracy after a full training."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", default=os.environ.get("DATA"))
     parser.add_argument("--epochs", type=int)

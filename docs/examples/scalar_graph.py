@@ -1,4 +1,4 @@
-"""z = xy + exp(x + 3) at (3, 4): its value, its slopes, and pictures of both computations.
+"""z = xy + exp(x + 3) at (3, 4): its value, its derivatives, and pictures of both computations.
 
 `python docs/examples/scalar_graph.py --output_dir=pictures` prints the numbers and writes two SVGs.
 """
@@ -15,16 +15,16 @@ import custom_op
 
 
 def z(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """The computation."""
+    """Returns z."""
     return x * y + tf.exp(x + 3)
 
 
 def run(output_dir: str | Path) -> dict[str, float]:
-    """Computes and draws; returns the numbers."""
+    """Computes and draws z and its derivatives; returns the numbers."""
     point = tf.constant(3.0, tf.float64), tf.constant(4.0, tf.float64)
     linear = custom_op.linearize(lambda p: z(*p), point)
     slope_x, slope_y = linear.vjp(tf.ones([], tf.float64))
-    # The same by R-forward, and the second derivative by R-forward over R-forward.
+    # The same by R-forward, and the second derivative by R-forward applied twice.
     along_x = tf.constant(1.0, tf.float64), tf.constant(0.0, tf.float64)
 
     def slope(p):

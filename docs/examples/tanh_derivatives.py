@@ -1,4 +1,4 @@
-"""tanh and its derivatives to the fourth, by R-forward nested in itself, drawn on [-7, 7].
+"""tanh and its first four derivatives, by nested R-forward, plotted on [-7, 7].
 
 `python docs/examples/tanh_derivatives.py --output=tanh.png` writes the plot.
 """
@@ -14,17 +14,17 @@ import tensorflow as tf
 import custom_op
 
 POINTS = np.linspace(-7, 7, 200)
-# The largest and the smallest value of each on these points.
+# The largest and the smallest value of each curve on these points.
 EXTREMA = [(1.0, -1.0), (1.0, 0.0), (0.77, -0.77), (0.667, -2.0), (4.09, -4.09)]
 
 
 def derivative(function: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
-    """The derivative of a function of each number by itself: the tangent along ones."""
+    """Returns the derivative of an elementwise function: its tangent along ones."""
     return lambda x: custom_op.jvp(function, x, tf.ones_like(x))[1]
 
 
 def run() -> np.ndarray:
-    """Returns tanh and four derivatives, [5, 200]."""
+    """Returns tanh and its first four derivatives, [5, 200]."""
 
     @tf.function(autograph=False)
     def all_orders(x):
