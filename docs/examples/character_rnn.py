@@ -1,10 +1,10 @@
 """A recurrent network that learns to write, letter by letter, from four of Shakespeare's sonnets.
 
-`python docs/examples/character_rnn.py` takes half a minute and prints what the network writes as it
-learns. It has 100 hidden units, is unrolled over 20 letters, reads 8 places of the text at once, and
-trains by Adam with a rate of 0.01. The recurrence is a `tf.scan`, a loop in the graph, and R-forward
-and its transpose pass through it: the gradient comes from `custom_op.linearize`, and so does the
-curvature along the last gradient.
+`python docs/examples/character_rnn.py` takes half a minute and prints what the network writes as
+it learns. It has 100 hidden units, is unrolled over 20 letters, reads 8 places of the text at once,
+and trains by Adam with a rate of 0.01. The recurrence is a `tf.scan`, a loop in the graph, and
+R-forward and its transpose pass through it: the gradient comes from `custom_op.linearize`, and so
+does the curvature along the last gradient.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def initial(letters: int, seed: int) -> dict[str, np.ndarray]:
 
 
 def states(p: dict[str, tf.Tensor], state: tf.Tensor, letters: tf.Tensor) -> tf.Tensor:
-    """Returns the hidden states after each letter, [time, batch, hidden], from letters [batch, time]."""
+    """Returns the hidden states, [time, batch, hidden], after each of letters [batch, time]."""
     inputs = tf.gather(p["in"], tf.transpose(letters))
     return tf.scan(lambda h, x: tf.tanh(x + h @ p["recurrent"] + p["bias"]), inputs, state)
 
