@@ -148,11 +148,7 @@ def run(
     exact = hypergrad.reverse(problem, weights, hyper, storage="checkpoints", per_step=False)
     right = exact.hypergradient[parameterisation]
     seconds = time.perf_counter() - began
-    with tf.GradientTape() as tape:
-        tape.watch(hyper)
-        loss = problem.outer_losses["valid_loss"](exact.weights, hyper)
-    zeros = tf.UnconnectedGradients.ZERO
-    direct = tape.gradient(loss, hyper, unconnected_gradients=zeros)[parameterisation]
+    direct = _direct_term(problem, exact.weights, hyper)[parameterisation]
 
     def drmad(**options):
         with warnings.catch_warnings():
@@ -196,6 +192,14 @@ def run(
             for name, found in curves.items()
         },
     }
+
+
+def _direct_term(problem, weights, hyper):
+    """Returns the gradient of the validation loss with the weights held."""
+    with tf.GradientTape() as tape:
+        tape.watch(hyper)
+        loss = problem.outer_losses["valid_loss"](weights, hyper)
+    return tape.gradient(loss, hyper, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
 
 def as_markdown(runs: dict) -> str:

@@ -61,6 +61,32 @@ def define_flags() -> None:
         _COMPARED,
         shown="the loss that Adam, at its best, ends with",
     )
+    _define_runs()
+    text(
+        "model_dir",
+        None,
+        "The folder for runs and results; what is done there is not done again.",
+        _FILES,
+        shown="./compare_PROBLEM",
+    )
+    number(
+        "save_minutes",
+        5.0,
+        "Minutes after which a run that is under way is kept, to be continued after a kill; 0 for "
+        "never. Ctrl-C and SIGTERM keep it too.",
+        _FILES,
+        at_least=0,
+    )
+    text(
+        "title",
+        None,
+        "The title of table, picture and page.",
+        _FILES,
+        shown="the problem's name",
+    )
+
+
+def _define_runs() -> None:
     whole("seeds", 3, "Reported runs of each optimizer.", _COMPARED)
     whole("tuning_settings", 16, "The most settings tried for one optimizer.", _COMPARED)
     whole("steps", 200, "Steps of a reported run.", _LONG)
@@ -88,28 +114,6 @@ def define_flags() -> None:
         "Steps timed to find what one costs; 0 leaves that out.",
         _LONG,
         at_least=0,
-    )
-    text(
-        "model_dir",
-        None,
-        "The folder for runs and results; what is done there is not done again.",
-        _FILES,
-        shown="./compare_PROBLEM",
-    )
-    number(
-        "save_minutes",
-        5.0,
-        "Minutes after which a run that is under way is kept, to be continued after a kill; 0 for "
-        "never. Ctrl-C and SIGTERM keep it too.",
-        _FILES,
-        at_least=0,
-    )
-    text(
-        "title",
-        None,
-        "The title of table, picture and page.",
-        _FILES,
-        shown="the problem's name",
     )
 
 

@@ -98,6 +98,11 @@ def define_flags() -> None:
         above=0,
         shown="0.69",
     )
+    _define_tasks()
+    _define_evolution()
+
+
+def _define_tasks() -> None:
     text(
         "tasks",
         None,
@@ -113,6 +118,9 @@ def define_flags() -> None:
         "What is trained",
         only="--tasks",
     )
+
+
+def _define_evolution() -> None:
     whole("horizon", 100, "Steps of a training, a multiple of --meta_roll_back.", _PES,
           only=_PES_ONLY)  # fmt: skip
     whole("pairs", 4, "Pairs of trainings of each task.", _PES, only=_PES_ONLY)

@@ -193,6 +193,10 @@ def _define_rule() -> None:
         above=0,
         at_most=1,
     )
+    _define_inputs()
+
+
+def _define_inputs() -> None:
     number(
         "damping_scale",
         1.0,
