@@ -27,5 +27,5 @@ run_tests
 onednn=$("$VENV_PYTHON" -c "from custom_op.rules import kernels; print(int(kernels.has_onednn()))" 2>/dev/null)
 echo "Once more with TF_ENABLE_ONEDNN_OPTS=$((1 - onednn)), what depends on it:"
 export TF_ENABLE_ONEDNN_OPTS=$((1 - onednn))
-run_tests -m "onednn and not slow" tests/custom_op tests/train_val/test_resnet.py
+run_tests -m "onednn and not slow" tests/custom_op tests/train_val/networks/test_resnet.py
 scripts/check_wheel.sh

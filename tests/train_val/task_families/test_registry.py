@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import mlhf
 from train_val import task_families
 from train_val.task_families import registry
 
@@ -42,17 +41,6 @@ def test_what_the_text_says_goes_before_what_is_given():
     assert two.name == "convnet"
 
 
-@pytest.mark.parametrize("family", ["convnet", "residual", "resnet"])
-def test_images_are_shrunk_by_means(family):
-    shrunk = task_families.make(f"{family}:width=2:shrink=2", seed=0).model
-    images = np.random.default_rng(0).normal(size=(3, 8, 8, 1)).astype(np.float32)
-    means = images.reshape(3, 4, 2, 4, 2, 1).mean((2, 4))
-    np.testing.assert_allclose(shrunk.get_layer("shrunk")(images), means, rtol=1e-5, atol=1e-6)
-    # What comes after it sees nothing of the images but their means.
-    swapped = images.reshape(3, 4, 2, 4, 2, 1)[:, :, ::-1].reshape(images.shape)
-    np.testing.assert_allclose(shrunk(images), shrunk(swapped), rtol=1e-4, atol=1e-5)
-
-
 def test_images_come_as_families_take_them_on_a_gpu_too(monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda *_: ["a GPU"])
     arguments = {"task": "convnet:width=2", "data": "digits", "name": "convnet"}
@@ -63,99 +51,9 @@ def test_images_come_as_families_take_them_on_a_gpu_too(monkeypatch):
         task_families.problem_of({**arguments, "data_format": "channels_first"})
 
 
-def test_widths_of_the_resnet():
-    model = task_families.make("resnet:width=3:size=14").model
-    kernels = [v.shape for v in model.trainable_variables if len(v.shape) == 4]
-    assert {shape[-1] for shape in kernels} == {3, 6, 12} and len(kernels) == 1 + 6 * 2 + 3
-
-
 def test_the_part_of_the_images_is_chosen():
     parts = [task_families.make("mlp", part=part).train.images for part in ("train", "meta_train")]
     assert not any(np.array_equal(image, parts[1][0]) for image in parts[0])
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        pytest.param("mlp:width=6:batch_size=16", marks=pytest.mark.slow),
-        pytest.param("convnet:width=3:dense=8:batch_size=16", marks=pytest.mark.slow),
-        pytest.param("residual:width=3:batch_size=16", marks=pytest.mark.slow),
-        pytest.param("resnet:width=2:shrink=2:batch_size=16", marks=pytest.mark.slow),
-        pytest.param("mlp:width=6:depth=3:activation=gelu:batch_size=16", marks=pytest.mark.slow),
-    ],
-)
-def test_the_families_pass_their_own_smoke_test(text):
-    task_families.smoke_test(task_families.make(text))
-
-
-def linear_task(**changes):
-    """A task without Keras that passes, but for what is changed."""
-
-    def batches(start):
-        k = start
-        while True:
-            numbers = np.random.default_rng(k)
-            inputs = numbers.normal(size=(8, 3)).astype(np.float32)
-            yield inputs, (inputs.sum(1) > 0).astype(np.int32)
-            k += 1
-
-    def initialize(seed):
-        return {"dense/kernel": tf.random.stateless_normal([3, 2], [seed, 0])}
-
-    task = mlhf.Task(
-        lambda parameters, inputs: inputs @ parameters["dense/kernel"],
-        "softmax_cross_entropy",
-        initialize,
-        batches,
-    )
-    return dataclasses.replace(task, **changes)
-
-
-def test_a_task_without_keras_passes():
-    task_families.smoke_test(linear_task())
-
-
-def _jumping(start):
-    yield from linear_task().batches(start * 1000)
-
-
-def _growing(start):
-    for k in range(start, start + 5):
-        yield np.ones((3 + k, 3), np.float32), np.zeros(3 + k, np.int32)
-
-
-def _once(start):
-    yield np.ones((3, 3), np.float32), np.zeros(3, np.int32)
-
-
-@pytest.mark.parametrize(
-    "changes, sentence",
-    [
-        ({"initialize": lambda s: {"dense/kernel": tf.ones([3, 2])}}, "depend on the seed"),
-        (
-            {"initialize": lambda s: {"dense/kernel": tf.fill([3, 2], np.nan)}},
-            "parameters that are not finite",
-        ),
-        (
-            {"initialize": lambda s: {"dense/kernel": tf.random.normal([3, 2])}},
-            "something else each time",
-        ),
-        ({"batches": _jumping}, "batch k has to be the same"),
-        ({"batches": _growing}, "several shapes"),
-        ({"batches": _once}, "ends after fewer than 3"),
-        (
-            {"network": lambda p, x: x @ p["dense/kernel"] / 0.0},
-            "the initial loss is",
-        ),
-        (
-            {"network": lambda p, x: x @ (p["dense/kernel"] * [[1.0], [1.0], [1.0]]) * 0.0},
-            "the gradient of dense/kernel is zero everywhere",
-        ),
-    ],
-)
-def test_a_task_that_is_wrong_is_told_so(changes, sentence):
-    with pytest.raises(AssertionError, match=sentence):
-        task_families.smoke_test(linear_task(**changes))
 
 
 def test_a_family_of_ones_own(clean, tmp_path):
