@@ -13,7 +13,7 @@ from mlhf.checks.arguments import check_choice, check_count, check_number
 from mlhf.checks.structures import check_path
 from mlhf.kinds import with_layers
 from mlhf.layout import Layout
-from mlhf.meta_optimizer import coordinate_lstm, live_weights, weights_file
+from mlhf.meta_optimizer import coordinate_lstm, live_weights, portable_state, weights_file
 from mlhf.meta_optimizer.coordinate_lstm import LSTMWeights
 from mlhf.meta_optimizer.live_weights import LiveWeights
 from mlhf.meta_optimizer.proposal import describe, propose, shorten
@@ -55,7 +55,7 @@ class MetaHessianFree(CompiledSteps):
       rule: What is learned.
     """
 
-    learning_rate = Number(above=0)
+    learning_rate = Number(above=0, schedule=True)
     damping = Number(at_least=0)
     rule, detailed, longest_step = Fixed(), Fixed(), Fixed()
 
@@ -85,7 +85,9 @@ class MetaHessianFree(CompiledSteps):
         """Sets an optimizer up.
 
         Args:
-          learning_rate: lr, positive: a number, a tensor, or a variable, read at every step.
+          learning_rate: lr, positive: a number, a tensor, or a variable, read at every step; or a
+            function of the steps taken, such as one of `keras.optimizers.schedules`, with which it
+            neither meta-trains nor can be saved.
           cg_iterations: Conjugate-gradient iterations a step, each one product with G.
           x_use: Where they start: `"x"` at the last solution, `"d"` at the gradient, `"rnn"`
             learned.
@@ -242,7 +244,7 @@ class MetaHessianFree(CompiledSteps):
         """The constructor's arguments that a file keeps."""
         rule = self.rule
         return {
-            "learning_rate": float(self.learning_rate),
+            "learning_rate": float(self._number("learning_rate", tf.float64)),
             "cg_iterations": rule.cg_iterations,
             "x_use": rule.x_use,
             "y_use": rule.y_use,
@@ -296,12 +298,28 @@ class MetaHessianFree(CompiledSteps):
         if self.weights is None:
             self.draw_weights(layout.kinds, layout.dtype)
         self._check_kinds(layout)
-        state = zero_state(self.rule, layout, type(self).damping.read(self))
+        state = self._with_count(zero_state(self.rule, layout, type(self).damping.read(self)))
         note_layout(state, parameters)
         return state
 
     def _state_like(self, parameters):
         return zero_state(self.rule, self.layout(parameters), 0.0)
+
+    def init_for(self, task: Any, parameters: Any) -> MetaState:
+        """Returns the state before the first step, with the kinds of a task's variables."""
+        return self.init(parameters, task.variable_kinds())
+
+    def finite_part(self, state: MetaState) -> MetaState:
+        """Returns a state without the LSTMs', most of the memory: what they hold is bounded."""
+        return state._replace(lstm={})
+
+    def to_saved(self, state: MetaState, parameters: Any) -> dict[str, Any]:
+        """Returns a state as dictionaries of tensors, without what depends on the machine."""
+        return portable_state.to_portable(state, self.layout(parameters))
+
+    def from_saved(self, saved: Any, like: Any, parameters: Any, finite: bool = False) -> MetaState:
+        """Returns the state that `to_saved` took apart, in the structure of `like`."""
+        return portable_state.from_portable(saved, like, self.layout(parameters), finite)
 
     def draw_weights(self, kinds: list[str], dtype: Any = tf.float32) -> None:
         """Draws new weights for those kinds that have none.

@@ -1,4 +1,4 @@
-"""Optimizer states as files keep them: without what depends on the machine."""
+"""MLHF's states as files keep them: without what depends on the machine."""
 
 from __future__ import annotations
 
@@ -8,39 +8,35 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from custom_op import structures
 from mlhf.layout import Layout
 from mlhf.meta_optimizer.rule import MetaState
-from mlhf.optimizers.hessian_free import HessianFreeState
+from mlhf.optimizers.saved_state import load
 
 
-def to_portable(state: Any, layout: Layout | None = None) -> dict[str, Any]:
-    """Returns an optimizer's state as a structure for `replay.write_structure`.
+def to_portable(state: MetaState, layout: Layout) -> dict[str, Any]:
+    """Returns a state as a structure for `replay.write_structure`.
 
-    MLHF's LSTM states come in lanes, as many as the machine has processors for; in the file their
-    blocks stand in a row, and its flat vectors in the structure of the parameters.
+    The LSTMs' states come in lanes, as many as the machine has processors for; in the file their
+    blocks stand in a row, and flat vectors in the structure of the parameters.
 
     Args:
-      state: A `MetaState`, or any other structure of tensors.
-      layout: Of a `MetaState`'s vectors; `optimizer.layout(parameters)`.
+      state: An optimizer's.
+      layout: The layout of its vectors, `optimizer.layout(parameters)`.
 
     Returns:
       Dictionaries and lists of tensors.
     """
-    if not isinstance(state, MetaState):
-        return {"leaves": list(tf.nest.flatten(state))}
-    assert layout is not None
+    counted = {} if isinstance(state.step, tuple) else {"step": state.step}
     return {
         "solution": layout.unflatten(state.solution),
         "residual": layout.unflatten(state.residual),
         "damping": state.damping,
         "lstm": {role: tf.concat(lanes, 0) for role, lanes in state.lstm.items()},
+        **counted,
     }
 
 
-def from_portable(
-    saved: dict[str, Any], like: Any, layout: Layout | None = None, finite: bool = False
-) -> Any:
+def from_portable(saved: Any, like: MetaState, layout: Layout, finite: bool = False) -> MetaState:
     """Returns the state that `to_portable` took apart.
 
     Args:
@@ -58,9 +54,6 @@ def from_portable(
     """
     if not isinstance(saved, Mapping):
         raise ValueError(f"Expected a saved state, found {type(saved).__name__}.")
-    if not isinstance(like, MetaState):
-        return _from_leaves(saved, like, finite)
-    assert layout is not None
     missing = sorted({"solution", "residual", "damping", "lstm"} - set(saved))
     if missing:
         raise ValueError(
@@ -75,13 +68,13 @@ def from_portable(
     zeros = layout.unflatten(np.zeros([layout.size], layout.dtype.as_numpy_dtype))
 
     def flat(key):
-        return layout.flatten(_load(key, saved[key], zeros, finite))
+        return layout.flatten(load(key, saved[key], zeros, finite))
 
     def lanes(role, parts):
         whole = tf.concat(parts, 0)
         return tuple(
             tf.split(
-                _load(f"lstm/{role}", saved["lstm"][role], whole, finite),
+                load(f"lstm/{role}", saved["lstm"][role], whole, finite),
                 [lane.shape[0] for lane in parts],
             )
         )
@@ -89,60 +82,10 @@ def from_portable(
     return MetaState(
         flat("solution"),
         flat("residual"),
-        _load("damping", saved["damping"], like.damping, finite),
+        load("damping", saved["damping"], like.damping, finite),
         {role: lanes(role, parts) for role, parts in like.lstm.items()},
+        # A file from before the rate was a schedule has no count.
+        ()
+        if isinstance(like.step, tuple)
+        else load("step", saved.get("step", 0), like.step, finite),
     )
-
-
-def _from_leaves(saved: Mapping[str, Any], like: Any, finite: bool) -> Any:
-    own, names = tf.nest.flatten(like), structures.leaf_names(like)
-    leaves = saved.get("leaves")
-    if not isinstance(leaves, (list, tuple)):
-        raise ValueError(
-            f"Expected a state of a {type(like).__name__}, found one of another optimizer, with "
-            f"{sorted(saved)}."
-        )
-    if len(own) != len(leaves):
-        raise ValueError(
-            f"Expected a state of {len(own)} arrays, {names}, found one of {len(leaves)}."
-        )
-    if isinstance(like, HessianFreeState):
-        leaves = [_without_padding(leaves[0], own[0]), *leaves[1:]]
-    values = [_load_leaf(name, b, a, finite) for name, a, b in zip(names, own, leaves, strict=True)]
-    return tf.nest.pack_sequence_as(like, values)
-
-
-def _without_padding(saved: Any, like: tf.Tensor) -> np.ndarray:
-    """Returns a flat solution of plain Hessian-free, which older files have in padded blocks."""
-    vector = np.asarray(saved)
-    padded = vector.shape == (Layout(tf.zeros_like(like), "any").size,)
-    return vector[: like.shape[0]] if padded else vector
-
-
-def _load(name: str, saved: Any, like: Any, finite: bool) -> Any:
-    """Returns a structure like another one, or raises ValueError."""
-    # Names do not tell: Keras numbers layers anew in every process.
-    paths, count = structures.leaf_names(like), len(tf.nest.flatten(saved))
-    if len(paths) != count:
-        raise ValueError(
-            f"Expected {name} with {len(paths)} arrays, {paths}, found {count}: the state of "
-            "another network?"
-        )
-    leaves = [
-        _load_leaf(f"{name}/{path}" if len(paths) > 1 else name, b, a, finite)
-        for path, a, b in zip(paths, tf.nest.flatten(like), tf.nest.flatten(saved), strict=True)
-    ]
-    return tf.nest.pack_sequence_as(like, leaves)
-
-
-def _load_leaf(name: str, saved: Any, like: Any, finite: bool) -> tf.Tensor:
-    array, dtype, shape = np.asarray(saved), tf.as_dtype(like.dtype), tuple(like.shape)
-    numeric = np.issubdtype(array.dtype, np.floating if dtype.is_floating else np.integer)
-    if array.shape != shape or not (numeric or array.dtype == dtype.as_numpy_dtype):
-        raise ValueError(
-            f"Expected {name} of the shape {shape} in {dtype.name}, found {array.dtype} of the "
-            f"shape {array.shape}: the state of another network?"
-        )
-    if finite and dtype.is_floating and not np.all(np.isfinite(array)):
-        raise ValueError(f"Expected finite numbers in {name}, found some that are not.")
-    return tf.constant(array, dtype)

@@ -59,6 +59,7 @@ class MetaState(NamedTuple):
     residual: tf.Tensor  # r₋
     damping: tf.Tensor  # the scalar part of δ
     lstm: dict[str, tuple[tf.Tensor, ...]]  # by role
+    step: Any = ()  # int32, steps taken; nothing where no number is scheduled
 
 
 def zero_state(rule: Rule, layout: Layout, damping: Any) -> MetaState:

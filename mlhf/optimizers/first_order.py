@@ -168,7 +168,8 @@ class FirstOrder(CompiledSteps):
                 "make another optimizer for another network."
             )
 
-    def _numbers(self):
+    def _numbers(self, state):
+        del state
         given = self._rate_given
         return {} if given is None else {"learning_rate": tf.convert_to_tensor(given)}
 

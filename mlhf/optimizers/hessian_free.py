@@ -23,6 +23,7 @@ class HessianFreeState(NamedTuple):
 
     solution: tf.Tensor  # flat, the last one of conjugate gradients
     damping: tf.Tensor  # the scalar λ
+    step: Any = ()  # int32, steps taken; nothing where no number is scheduled
 
 
 def initial_state(parameters: Any, damping: Any = 0.0) -> HessianFreeState:
@@ -60,7 +61,7 @@ class HessianFree(CompiledSteps):
         the state, and this is where states begin that `init` makes from then on.
     """
 
-    learning_rate = Number(above=0)
+    learning_rate = Number(above=0, schedule=True)
     damping = Number(at_least=0)
     cg_iterations, x_use, damping_type, decay = Fixed(), Fixed(), Fixed(), Fixed()
     curvature_share, guards, cg_tolerance, product_dtype = Fixed(), Fixed(), Fixed(), Fixed()
@@ -83,7 +84,8 @@ class HessianFree(CompiledSteps):
         """Sets an optimizer up.
 
         Args:
-          learning_rate: lr, positive: a number, a tensor, or a variable, read at every step.
+          learning_rate: lr, positive: a number, a tensor, or a variable, read at every step; or a
+            function of the steps taken, such as one of `keras.optimizers.schedules`.
           damping: λ, at least 0; where it starts, if it is adapted, from then on within [1e-3, 1].
           cg_iterations: At most so many, each one product with G.
           x_use: Where conjugate gradients start: `"x"` at the last solution, `"d"` at the
@@ -125,7 +127,7 @@ class HessianFree(CompiledSteps):
         Returns:
           The state.
         """
-        return initial_state(parameters, type(self).damping.read(self))
+        return self._with_count(initial_state(parameters, type(self).damping.read(self)))
 
     def _state_like(self, parameters):
         return initial_state(parameters)

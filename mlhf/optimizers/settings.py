@@ -23,9 +23,10 @@ class Number:
     """A number that holds from the next step on, wherever that step is compiled.
 
     What is given may be a Python number, a tensor, or a variable, TensorFlow's or Keras', which is
-    then read at every step. Outside of graphs the attribute reads as a Python number, or as the
-    variable that was given; inside as a tensor. Setting it inside a `tf.function` sets it when that
-    runs; a tensor that is known only then is not checked.
+    then read at every step; if it may be scheduled, also a function of the steps taken. Outside of
+    graphs the attribute reads as a Python number, or as the variable or function that was given;
+    inside as a tensor. Setting it inside a `tf.function` sets it when that runs; a tensor that is
+    known only then is not checked.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Number:
         *,
         none: float | None = None,
         optional: bool = False,
+        schedule: bool = False,
         check: Callable[[Any, Any], None] | None = None,
         **bounds: float,
     ):
@@ -41,11 +43,12 @@ class Number:
         Args:
           none: The number that None stands for.
           optional: Whether it may be None, which makes the step another one.
+          schedule: Whether it may be a function of the steps taken.
           check: Called with the optimizer and the value before it is set, to raise an error.
           **bounds: As for `check_number`.
         """
         self._none, self._optional, self._bounds = none, optional, bounds
-        self._check = check
+        self._schedule, self._check = schedule, check
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -74,8 +77,9 @@ class Number:
             return
         else:
             nones.discard(self.name)
-        if is_variable(value):
-            self._check_variable(value)
+        if is_variable(value) or (self._schedule and is_schedule(value)):
+            if is_variable(value):
+                self._check_variable(value)
             if before is not value:
                 self._replace(optimizer, value)
             return
@@ -88,9 +92,25 @@ class Number:
         else:
             self._replace(optimizer, _new_variable(value, self.name))
 
-    def read(self, optimizer: Any) -> tf.Tensor | None:
-        """Returns what a step takes as the number, a tensor; None where there is none."""
+    def read(self, optimizer: Any, step: Any = None) -> tf.Tensor | None:
+        """Returns what a step takes as the number, a tensor; None where there is none.
+
+        Args:
+          optimizer: The optimizer whose number it is.
+          step: The steps taken; None where nobody counts them.
+
+        Raises:
+          ValueError: If it is scheduled and nobody counts.
+        """
         source = _sources(optimizer).get(self.name)
+        if source is not None and is_schedule(source):
+            if step is None:
+                raise ValueError(
+                    f"Expected {self.name} to be a number here, where no steps are counted, got "
+                    f"the schedule {source!r}: set {self.name} to a number first."
+                )
+            # Where n counts in floating numbers 0.1 / (1 + n) is a schedule.
+            source = source(tf.cast(step, tf.float64))
         return None if source is None else tf.convert_to_tensor(source)
 
     def _replace(self, optimizer: Any, source: Any) -> None:
@@ -98,7 +118,7 @@ class Number:
         sources = _sources(optimizer)
         if self.name in sources and sources[self.name] is not source:
             optimizer._check_untraced(
-                self.name, "a number, None or a variable in the place of each other"
+                self.name, "a number, None, a variable or a schedule in the place of each other"
             )
         sources[self.name] = source
 
@@ -144,9 +164,15 @@ def numbers_of(kind: type) -> dict[str, Number]:
     }
 
 
-def read_all(optimizer: Any) -> dict[str, tf.Tensor]:
-    """Returns an optimizer's numbers as tensors, those that are None left out."""
-    found = {name: number.read(optimizer) for name, number in numbers_of(type(optimizer)).items()}
+def read_all(optimizer: Any, step: Any = None) -> dict[str, tf.Tensor]:
+    """Returns an optimizer's numbers as tensors, those that are None left out.
+
+    Args:
+      optimizer: The optimizer.
+      step: The steps taken, for those that are scheduled.
+    """
+    numbers = numbers_of(type(optimizer))
+    found = {name: number.read(optimizer, step) for name, number in numbers.items()}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -177,6 +203,21 @@ def is_variable(thing: Any) -> bool:
     return isinstance(thing, tf.Variable) or (
         keras is not None and isinstance(thing, keras.Variable)
     )
+
+
+def is_schedule(thing: Any) -> bool:
+    """Whether something is a function of the steps taken, and neither a tensor nor a variable."""
+    return callable(thing) and not tf.is_tensor(thing) and not is_variable(thing)
+
+
+def has_schedule(optimizer: Any) -> bool:
+    """Whether a number of an optimizer is scheduled."""
+    return any(is_schedule(source) for source in _sources(optimizer).values())
+
+
+def optional_count(state: Any) -> bool:
+    """Whether a state counts steps only where a number is scheduled."""
+    return "step" in getattr(state, "_field_defaults", {})
 
 
 def _sources(optimizer: Any) -> dict[str, Any]:

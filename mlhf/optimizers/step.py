@@ -14,6 +14,7 @@ from mlhf.checks import targets
 from mlhf.models.keras_contracts import projected
 from mlhf.objective import Objective
 from mlhf.optimizers import settings, step_arguments
+from mlhf.optimizers.protocol import PlainState
 from mlhf.optimizers.step_cache import StepCache, signature
 
 _FAILED = ("decomposition was not successful", "not invertible")
@@ -42,7 +43,7 @@ def public_model_state(model_state: Any) -> Any:
     return model_state if tf.nest.flatten(model_state) else None
 
 
-class CompiledSteps:
+class CompiledSteps(PlainState):
     """What optimizers share whose step is one function, compiled once for each objective.
 
     The last 16 compiled steps are kept. Attributes that are numbers (`settings.Number`) hold
@@ -89,13 +90,21 @@ class CompiledSteps:
         fresh.__dict__["_fixed"]["jit_compile"] = False
         return fresh
 
-    def _numbers(self) -> dict[str, tf.Tensor]:
-        """Returns the numbers that a step takes, by name."""
-        return settings.read_all(self)
+    def _numbers(self, state: Any) -> dict[str, tf.Tensor]:
+        """Returns the numbers that a step from a state takes, by name."""
+        return settings.read_all(self, getattr(state, "step", None))
 
     def _number(self, name: str, dtype: tf.DType) -> tf.Tensor:
         """Returns one of the numbers as a tensor."""
         return tf.cast(settings.numbers_of(type(self))[name].read(self), dtype)
+
+    def _with_count(self, state: Any) -> Any:
+        """Returns a state with the count of steps if a number is scheduled, and else without it."""
+        if not settings.optional_count(state):
+            return state
+        if not settings.has_schedule(self):
+            return state._replace(step=())
+        return state._replace(step=tf.constant(0)) if isinstance(state.step, tuple) else state
 
     def _settable(self) -> list[str]:
         return sorted(settings.numbers_of(type(self)))
@@ -127,12 +136,12 @@ class CompiledSteps:
         """
         step_arguments.check_objective(objective)
         parameters = step_arguments.as_parameters(parameters)
-        state = step_arguments.as_tensors(state)
+        state = self._with_count(step_arguments.as_tensors(state))
         of_parameters, of_state = signature(parameters), signature(state)
         if self._states.get((of_parameters, key)) != of_state:
             self._check_state(parameters, state, (of_parameters, key), of_state)
         step_arguments.check_layout(state, parameters)
-        static, tensors, numbers = objective.static, objective.tensors, self._numbers()
+        static, tensors, numbers = objective.static, objective.tensors, self._numbers(state)
         self._traced = self._traced or not tf.executing_eagerly()
         inside = (tensors, parameters, state, numbers, *more)
         other = (of_parameters, of_state, tuple(sorted(numbers)), signature(more))
@@ -151,11 +160,15 @@ class CompiledSteps:
             dtype = tf.nest.flatten(parameters)[0].dtype
             numbers = {name: tf.cast(value, dtype) for name, value in numbers.items()}
             with targets.noted() as outputs:
-                after, *rest = self._step(static, tensors, parameters, state, numbers, *more)
+                after, after_state, *rest = self._step(
+                    static, tensors, parameters, state, numbers, *more
+                )
+            if settings.optional_count(state) and not isinstance(state.step, tuple):
+                after_state = after_state._replace(step=state.step + 1)
             noted[:] = [targets.targets_of(static[1], z, tensors[1]) for z in outputs[:1]]
             reads[:] = captured_variables.variables_read(outputs[:1]) if outputs else []
             # What constraints of a Keras model's variables make of where the step ends.
-            return projected(static[0], after), *rest
+            return projected(static[0], after), after_state, *rest
 
         compiled = tf.function(step, jit_compile=self.jit_compile, autograph=False)
 
@@ -177,7 +190,7 @@ class CompiledSteps:
         step_arguments.check_parameters_of_step(parameters)
         with tf.Graph().as_default():
             zeros = tf.nest.map_structure(lambda leaf: tf.zeros(leaf.shape, leaf.dtype), parameters)
-            like = self._state_like(zeros)
+            like = self._with_count(self._state_like(zeros))
             own = signature(like)
         if own != of_state:
             step_arguments.refuse_state(type(self).__name__, state, like, parameters)

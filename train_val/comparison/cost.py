@@ -18,6 +18,7 @@ from typing import Any
 import tensorflow as tf
 
 from mlhf import Objective
+from mlhf.optimizers.protocol import complete
 from train_val.problems.problem import Problem
 
 # Steps before the clock runs: tracing, and what an optimizer does more often at the start.
@@ -87,8 +88,7 @@ def measure(problem: Problem, optimizer: Any, rounds: int = 20) -> Cost:
     """
     task = problem.task
     parameters, model_state = task.initialize(0), task.initial_model_state()
-    kinds = {} if not hasattr(optimizer, "kinds") else {"kinds": task.variable_kinds()}
-    state = optimizer.init(parameters, **kinds)
+    state = complete(optimizer).init_for(task, parameters)
     steps, gradients = [], []
     batches = iter(task.batches(0))
     for number in range(WARM_UP + rounds):

@@ -13,6 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from mlhf.optimizers.protocol import complete
 from mlhf.optimizers.step import is_failed_factorization
 from mlhf.runs import run_log
 from train_val.comparison.unfinished import Point, Unfinished
@@ -102,8 +103,8 @@ class _UnderWay:
         self.unfinished = unfinished
         task = problem.task
         parameters, model_state = task.initialize(seed), task.initial_model_state()
-        kinds = {} if not hasattr(optimizer, "kinds") else {"kinds": task.variable_kinds()}
-        begin = Point(0, 0.0, parameters, optimizer.init(parameters, **kinds), model_state)
+        state = complete(optimizer).init_for(task, parameters)
+        begin = Point(0, 0.0, parameters, state, model_state)
         found = unfinished.find(begin, optimizer)
         self.point = begin if found is None else found[0]
         self.curve = Curve([], [], []) if found is None else Curve(**found[1])

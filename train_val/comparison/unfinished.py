@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mlhf.meta_optimizer.portable_state import from_portable, to_portable
+from mlhf.optimizers.protocol import complete
 from mlhf.runs.saving import Saving
 from replay import DamagedFileError, read_structure, write_structure
 
@@ -65,7 +65,7 @@ class Unfinished:
             [np.asarray(leaf) for leaf in tf.nest.flatten(part)]
             for part in (point.parameters, point.model_state)
         )
-        state = to_portable(point.state, _layout(optimizer, point.parameters))
+        state = complete(optimizer).to_saved(point.state, point.parameters)
         content = {
             "key": self._key,
             "done": point.done,
@@ -91,12 +91,11 @@ class Unfinished:
             saved = read_structure(self._path)
             if saved["key"] != self._key:
                 return None
-            layout = _layout(optimizer, begin.parameters)
             found = Point(
                 int(saved["done"]),
                 float(saved["elapsed"]),
                 _like(saved["parameters"], begin.parameters),
-                from_portable(saved["state"], begin.state, layout),
+                complete(optimizer).from_saved(saved["state"], begin.state, begin.parameters),
                 _like(saved["model_state"], begin.model_state),
             )
             return found, json.loads(str(saved["curve"]))
@@ -106,10 +105,6 @@ class Unfinished:
         """Removes what is kept, once the run is done."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
-
-
-def _layout(optimizer: Any, parameters: Any) -> Any:
-    return optimizer.layout(parameters) if hasattr(optimizer, "layout") else None
 
 
 def _like(leaves: Any, like: Any) -> Any:

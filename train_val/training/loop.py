@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 import time
@@ -15,7 +14,7 @@ import tensorflow as tf
 
 import mlhf
 from mlhf.checks.arguments import check_choice, check_count
-from mlhf.meta_optimizer.portable_state import from_portable, to_portable
+from mlhf.optimizers.protocol import complete
 from mlhf.optimizers.step import is_failed_factorization
 from mlhf.runs.checkpoints import CheckpointError, load_like
 from mlhf.runs.run import ResumableRun
@@ -147,7 +146,7 @@ class _Training:
             )
         if snapshots and model_dir is None:
             raise ValueError("Expected a model_dir= to record the experience in, got None.")
-        self.problem, self.optimizer, self.steps = problem, optimizer, steps
+        self.problem, self.optimizer, self.steps = problem, complete(optimizer), steps
         self.statistics, self.evaluated = statistics, (-1, {"": 0.0})
         self.parameters = problem.task.initialize(seed)
         self.model_state = problem.task.initial_model_state() or None
@@ -220,14 +219,7 @@ class _Training:
         )
 
     def _initial_state(self) -> Any:
-        if isinstance(self.optimizer, mlhf.MetaHessianFree):
-            return self.optimizer.init(self.parameters, self.problem.task.variable_kinds())
-        return self.optimizer.init(self.parameters)
-
-    def _layout(self) -> Any:
-        if isinstance(self.optimizer, mlhf.MetaHessianFree):
-            return self.optimizer.layout(self.parameters)
-        return None
+        return self.optimizer.init_for(self.problem.task, self.parameters)
 
     def _advance(self, inputs, targets, on_not_finite) -> dict[str, Any]:
         started = time.perf_counter()
@@ -240,17 +232,24 @@ class _Training:
             if not is_failed_factorization(error):
                 raise
         else:
-            finite = bool(_all_finite(_watched(step)))
+            finite = bool(_all_finite(self._watched(step)))
             metrics = {name: float(value) for name, value in step.metrics.items()}
         self.run.count_step(finite)
         if finite:
             self.parameters, self.state, self.model_state = step[:3]
         else:
             on_not_finite(
-                lambda: _untraced(self.optimizer).step(objective, self.parameters, self.state)
+                lambda: self.optimizer.without_xla().step(objective, self.parameters, self.state)
             )
             self.state = self._initial_state()
         return {**metrics, "skipped": self.run.skipped, "seconds": time.perf_counter() - started}
+
+    def _watched(self, step: mlhf.Step) -> list[tf.Tensor]:
+        """Returns the floating tensors of a step that have to be finite."""
+        state = self.optimizer.finite_part(step.state)
+        structure = (step.metrics["loss"], step.parameters, state, step.model_state)
+        leaves = [tf.convert_to_tensor(x) for x in tf.nest.flatten(structure) if x is not None]
+        return [leaf for leaf in leaves if leaf.dtype.is_floating]
 
     def _evaluate(self) -> dict[str, float]:
         state = self.model_state
@@ -278,7 +277,7 @@ class _Training:
         content = {
             "parameters": self.parameters,
             "model_state": self.model_state or {},
-            "optimizer_state": to_portable(self.state, self._layout()),
+            "optimizer_state": self.optimizer.to_saved(self.state, self.parameters),
             "skipped": [self.run.skipped, self.run.skipped_in_a_row],
             "experience": recorded,
         }
@@ -288,8 +287,8 @@ class _Training:
 
     def _restore(self, saved: dict[str, Any]) -> None:
         try:
-            kept, layout = saved["optimizer_state"], self._layout()
-            state = from_portable(kept, self.state, layout, finite=True)
+            kept = saved["optimizer_state"]
+            state = self.optimizer.from_saved(kept, self.state, self.parameters, finite=True)
         except (KeyError, ValueError) as error:
             raise CheckpointError(
                 f"The checkpoint of step {self.run.done} in {self.run.folder} does not fit the "
@@ -303,22 +302,6 @@ class _Training:
         run.skipped, run.skipped_in_a_row = (int(number) for number in saved["skipped"])
         if self.experience is not None:
             self.experience.restore(saved["experience"])
-
-
-def _untraced(optimizer: Any) -> Any:
-    """Returns a copy of an optimizer that compiles its step anew, without XLA."""
-    return optimizer.without_xla() if hasattr(optimizer, "without_xla") else copy.copy(optimizer)
-
-
-def _watched(step: mlhf.Step) -> list[tf.Tensor]:
-    """Returns the floating tensors of a step that have to be finite."""
-    state = step.state
-    if isinstance(state, mlhf.MetaState):
-        # Most of the memory, and finite where the solution is: what they hold is bounded.
-        state = state._replace(lstm={})
-    structure = (step.metrics["loss"], step.parameters, state, step.model_state)
-    leaves = [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(structure) if leaf is not None]
-    return [leaf for leaf in leaves if leaf.dtype.is_floating]
 
 
 @tf.function(autograph=False)

@@ -85,7 +85,7 @@ class KFAC(CompiledSteps):
         `init` makes from then on.
     """
 
-    learning_rate = Number(above=0, optional=True, check=_check_has_no_momentum)
+    learning_rate = Number(above=0, schedule=True, optional=True, check=_check_has_no_momentum)
     momentum = Number(at_least=0, below=1, none=_MOMENTUM, check=_check_has_rate)
     damping = Number(above=0)
     decay, inverse_every, factor_share, fisher = Fixed(), Fixed(), Fixed(), Fixed()
@@ -109,7 +109,9 @@ class KFAC(CompiledSteps):
         """Sets an optimizer up.
 
         Args:
-          learning_rate: α, positive; None for the one that the quadratic model gives.
+          learning_rate: α, positive; None for the one that the quadratic model gives. A number, a
+            tensor, or a variable, read at every step; or a function of the steps taken, such as
+            one of `keras.optimizers.schedules`.
           damping: λ, positive; where it starts, if it is adapted.
           momentum: μ, from 0 to below 1; None for 0.9 with a learning rate, and for the quadratic
             model's without one.

@@ -1,4 +1,4 @@
-"""States of files: those of other optimizers and networks are refused by name."""
+"""MLHF's states of files: those of other optimizers and networks are refused by name."""
 
 import numpy as np
 import pytest
@@ -46,28 +46,9 @@ def test_a_meta_state_comes_back_and_others_are_refused():
         from_portable({"leaves": []}, like, layout)
     with pytest.raises(ValueError, match="Expected a saved state, found list"):
         from_portable([1, 2], like, layout)
-
-
-def test_a_solution_in_padded_blocks_as_older_files_have_it_is_read():
-    like = mlhf.HessianFree().init(start(tf.float64))
-    count = like.solution.shape[0]
-    padded = np.concatenate([np.arange(1.0, count + 1), np.zeros(64 - count)])
-    state = from_portable({"leaves": [padded, np.float64(0.5)]}, like, finite=True)
-    np.testing.assert_array_equal(state.solution, np.arange(1, count + 1))
-    assert float(state.damping) == 0.5
-    with pytest.raises(ValueError, match="solution of the shape"):
-        from_portable({"leaves": [padded[:-1], 1.0]}, like)
-
-
-def test_a_state_of_leaves_comes_back_and_others_are_refused():
-    like = mlhf.HessianFree().init(start(tf.float64))
-    saved = as_file(to_portable(like))
-    assert tf.nest.flatten(from_portable(saved, like, finite=True))[1] == 1
-    with pytest.raises(ValueError, match="solution of the shape .* in float64, found int64"):
-        from_portable({"leaves": [saved["leaves"][0].astype(int), 1.0]}, like)
-    with pytest.raises(ValueError, match="2 arrays.*found one of 1"):
-        from_portable({"leaves": [np.zeros(64)]}, like)
-    with pytest.raises(ValueError, match="finite numbers in damping"):
-        from_portable({"leaves": [saved["leaves"][0], np.float64(np.nan)]}, like, finite=True)
-    with pytest.raises(ValueError, match=r"found one of another optimizer, with \['lstm'\]"):
-        from_portable({"lstm": {}}, like)
+    # Of a rate that is scheduled the steps are counted: from 0 where a file is older.
+    counted = like._replace(step=tf.constant(0))
+    assert int(from_portable(saved, counted, layout).step) == 0
+    saved = as_file(to_portable(state._replace(step=tf.constant(7)), layout))
+    assert int(from_portable(saved, counted, layout).step) == 7
+    assert from_portable(saved, like, layout).step == ()

@@ -173,6 +173,51 @@ def test_a_rate_may_be_a_variable_a_tensor_or_set_where_the_function_runs():
         mlhf.HessianFree(tf.Variable([1.0, 2.0]))
 
 
+SCHEDULED = {
+    "hf": lambda rate: mlhf.HessianFree(rate, 0.1, 2),
+    "kfac": lambda rate: mlhf.KFAC(rate, 0.1),
+    "meta": lambda rate: mlhf.MetaHessianFree(rate, damping=0.1),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULED)
+def test_a_rate_may_be_a_schedule_of_the_steps_taken(name):
+    """Each step is that of an optimizer with the schedule's number, in a function and outside."""
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0, 1], [0.5, 0.25, 0.125])
+    optimizer, number = SCHEDULED[name](schedule), SCHEDULED[name](1.0)
+    assert optimizer.learning_rate is schedule
+    looped = in_a_loop(optimizer)
+    state, plain = optimizer.init(PARAMETERS), number.init(PARAMETERS)
+    inside = PARAMETERS, state
+    parameters, expected = PARAMETERS, PARAMETERS
+    for count, rate in enumerate((0.5, 0.25, 0.125)):
+        assert int(state.step) == count
+        number.learning_rate = rate
+        parameters, state = optimizer.step(objective(), parameters, state)[:2]
+        expected, plain = number.step(objective(), expected, plain)[:2]
+        inside = looped(*inside)
+        for a, b, c in zip(*map(tf.nest.flatten, (parameters, expected, inside[0])), strict=True):
+            np.testing.assert_array_equal(a, b)
+            np.testing.assert_allclose(a, c, rtol=1e-9)
+    if name == "hf":
+        # A state without a count begins at 0; a count that nobody asks for is dropped.
+        again = optimizer.step(objective(), PARAMETERS, number.init(PARAMETERS))
+        assert int(again.state.step) == 1
+        assert number.step(objective(), PARAMETERS, again.state).state.step == ()
+        halving = mlhf.HessianFree(lambda n: 0.5 / (1 + n), 0.1, 2)
+        taken = halving.step(objective(), PARAMETERS, halving.init(PARAMETERS))
+        norm = taken.metrics["step_norm"]
+        second = halving.step(
+            objective(), PARAMETERS, halving.init(PARAMETERS)._replace(step=tf.constant(1))
+        )
+        np.testing.assert_allclose(second.metrics["step_norm"], norm / 2)
+        with pytest.raises(ValueError, match="^Expected learning_rate to stay of its kind"):
+            optimizer.learning_rate = 0.1
+    if name == "meta":
+        with pytest.raises(ValueError, match="^Expected learning_rate to be a number here"):
+            optimizer.save("never")
+
+
 def test_what_can_not_change_says_so():
     optimizer = mlhf.HessianFree(0.5, 0.1, 2, damping_type="LM_heuristics")
     assert (optimizer.cg_iterations, optimizer.decay, optimizer.jit_compile) == (2, 0.9, False)

@@ -1,0 +1,101 @@
+"""Optimizer states as files keep them: their leaves, checked as they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from custom_op import structures
+from mlhf.layout import Layout
+from mlhf.optimizers.settings import optional_count
+
+
+def to_leaves(state: Any) -> dict[str, Any]:
+    """Returns any structure of tensors as a structure for `replay.write_structure`."""
+    return {"leaves": list(tf.nest.flatten(state))}
+
+
+def from_leaves(saved: Any, like: Any, finite: bool = False) -> Any:
+    """Returns the state that `to_leaves` took apart.
+
+    Args:
+      saved: What `to_leaves` returned, or a file of it.
+      like: A state of the same optimizer, as `init` returns it.
+      finite: Whether every floating number has to be finite.
+
+    Returns:
+      A state in the structure and dtypes of `like`.
+
+    Raises:
+      ValueError: If it is the state of another optimizer or network, or holds what no state does:
+        integers for floating numbers, other shapes.
+    """
+    if not isinstance(saved, Mapping):
+        raise ValueError(f"Expected a saved state, found {type(saved).__name__}.")
+    own, names = tf.nest.flatten(like), structures.leaf_names(like)
+    leaves = saved.get("leaves")
+    if not isinstance(leaves, (list, tuple)):
+        raise ValueError(
+            f"Expected a state of a {type(like).__name__}, found one of another optimizer, with "
+            f"{sorted(saved)}."
+        )
+    leaves = _as_now(list(leaves), like)
+    if len(own) != len(leaves):
+        raise ValueError(
+            f"Expected a state of {len(own)} arrays, {names}, found one of {len(leaves)}."
+        )
+    values = [_load_leaf(name, b, a, finite) for name, a, b in zip(names, own, leaves, strict=True)]
+    return tf.nest.pack_sequence_as(like, values)
+
+
+def _as_now(leaves: list[Any], like: Any) -> list[Any]:
+    """Returns what an older file, or one from before the rate was a schedule, has in today's form.
+
+    Plain Hessian-free's solution lay in padded blocks. A count of steps is a state's last leaf, and
+    only there where something is scheduled.
+    """
+    own = tf.nest.flatten(like)
+    if optional_count(like):
+        counted = not isinstance(like.step, tuple)
+        if counted and len(leaves) == len(own) - 1:
+            leaves = [*leaves, np.int32(0)]
+        elif not counted and len(leaves) == len(own) + 1:
+            leaves = leaves[:-1]
+    solution = getattr(like, "solution", None)
+    if solution is not None and leaves:
+        vector = np.asarray(leaves[0])
+        if vector.shape == (Layout(tf.zeros_like(solution), "any").size,):
+            leaves = [vector[: solution.shape[0]], *leaves[1:]]
+    return leaves
+
+
+def load(name: str, saved: Any, like: Any, finite: bool) -> Any:
+    """Returns a structure like another one, or raises ValueError."""
+    # Names do not tell: Keras numbers layers anew in every process.
+    paths, count = structures.leaf_names(like), len(tf.nest.flatten(saved))
+    if len(paths) != count:
+        raise ValueError(
+            f"Expected {name} with {len(paths)} arrays, {paths}, found {count}: the state of "
+            "another network?"
+        )
+    leaves = [
+        _load_leaf(f"{name}/{path}" if len(paths) > 1 else name, b, a, finite)
+        for path, a, b in zip(paths, tf.nest.flatten(like), tf.nest.flatten(saved), strict=True)
+    ]
+    return tf.nest.pack_sequence_as(like, leaves)
+
+
+def _load_leaf(name: str, saved: Any, like: Any, finite: bool) -> tf.Tensor:
+    array, dtype, shape = np.asarray(saved), tf.as_dtype(like.dtype), tuple(like.shape)
+    numeric = np.issubdtype(array.dtype, np.floating if dtype.is_floating else np.integer)
+    if array.shape != shape or not (numeric or array.dtype == dtype.as_numpy_dtype):
+        raise ValueError(
+            f"Expected {name} of the shape {shape} in {dtype.name}, found {array.dtype} of the "
+            f"shape {array.shape}: the state of another network?"
+        )
+    if finite and dtype.is_floating and not np.all(np.isfinite(array)):
+        raise ValueError(f"Expected finite numbers in {name}, found some that are not.")
+    return tf.constant(array, dtype)
