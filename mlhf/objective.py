@@ -96,6 +96,9 @@ class Objective:
 
     The network, the loss and the regularizer are static: a step is compiled for them once, and a
     new batch of the same shapes does not trace again. Make the network once, outside the loop.
+
+    An objective is a structure of its tensors to TensorFlow: a `tf.function` takes it as an
+    argument, and traces again where what is static or a shape is another.
     """
 
     def __init__(
@@ -166,13 +169,22 @@ class Objective:
         """What changes from batch to batch: inputs, targets, model state."""
         return self.inputs, self.targets, self.model_state
 
+    def __tf_flatten__(self) -> tuple[tuple, tuple]:
+        """Returns what is static, and what is traced."""
+        return self.static, self.tensors
+
     @classmethod
-    def of(cls, static: tuple, tensors: tuple) -> Objective:
-        """Puts an objective together again inside a compiled function."""
-        network, loss, regularizer = static
-        inputs, targets, model_state = tensors
-        # An empty state stays one: a Keras model would put its own in its place.
-        return cls(network, loss, inputs, targets, model_state, regularizer)
+    def __tf_unflatten__(cls, static: tuple, tensors: tuple) -> Objective:
+        """Puts an objective together again, as inside a compiled function."""
+        objective = cls.__new__(cls)
+        # The constructor would put a Keras model's state in the place of an empty one.
+        objective.network, objective.loss, objective.regularizer = static
+        objective.inputs, objective.targets, objective.model_state = tensors
+        return objective
+
+    def on(self, inputs: Any, targets: Any, model_state: Structure) -> Objective:
+        """Returns the objective of another batch, of tensors, in another model state."""
+        return self.__tf_unflatten__(self.static, (inputs, targets, model_state))
 
     def outputs(self, parameters: Structure) -> tuple[tf.Tensor, Structure]:
         """Returns the network's outputs and the new model state.
@@ -193,10 +205,10 @@ class Objective:
         targets.note(outputs)
         return outputs, model_state
 
-    def model_state_after(self, sound: tf.Tensor, new: Structure) -> Structure:
-        """Returns the new model state where a batch was sound, a bool, and else the old one."""
+    def model_state_after(self, is_finite: tf.Tensor, new: Structure) -> Structure:
+        """Returns the new model state where a batch is finite, a bool, and else the old one."""
         return tf.nest.map_structure(
-            lambda after, before: tf.where(sound, after, before), new, self.model_state
+            lambda after, before: tf.where(is_finite, after, before), new, self.model_state
         )
 
     def data_loss(self, parameters: Structure) -> tf.Tensor:
@@ -221,7 +233,7 @@ class Objective:
         if count == self.batch_size():
             return self
         inputs = tf.nest.map_structure(lambda tensor: tensor[:count], self.inputs)
-        return Objective.of(self.static, (inputs, self.targets[:count], self.model_state))
+        return self.on(inputs, self.targets[:count], self.model_state)
 
     def batch_size(self) -> int:
         """Returns the static number of examples, or raises ValueError where there is none."""
@@ -289,8 +301,8 @@ class LinearizedObjective:
             # What the traced function left aside are symbols of its trace.
             self.model_state = objective.outputs(parameters)[1]
         self.data_loss = _in_dtype_of(parameters, self._operator.loss())
-        sound = tf.math.is_finite(self.data_loss)
-        self.model_state = objective.model_state_after(sound, self.model_state)
+        is_finite = tf.math.is_finite(self.data_loss)
+        self.model_state = objective.model_state_after(is_finite, self.model_state)
         self.value = self.data_loss
         if self._regularizer is not None:
             self.value = self.data_loss + self._regularizer.value(parameters)

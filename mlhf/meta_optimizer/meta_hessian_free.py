@@ -13,10 +13,16 @@ from mlhf.checks.arguments import check_choice, check_count, check_number
 from mlhf.checks.structures import check_path
 from mlhf.kinds import with_layers
 from mlhf.layout import Layout
-from mlhf.meta_optimizer import coordinate_lstm, live_weights, portable_state, weights_file
+from mlhf.meta_optimizer import (
+    coordinate_lstm,
+    live_weights,
+    metrics,
+    portable_state,
+    weights_file,
+)
 from mlhf.meta_optimizer.coordinate_lstm import LSTMWeights
 from mlhf.meta_optimizer.live_weights import LiveWeights
-from mlhf.meta_optimizer.proposal import describe, propose, shorten
+from mlhf.meta_optimizer.proposal import propose, shorten
 from mlhf.meta_optimizer.rule import INPUTS, MetaState, Rule, zero_state
 from mlhf.models import keras_models
 from mlhf.objective import Objective
@@ -420,18 +426,17 @@ class MetaHessianFree(CompiledSteps):
             objective, parameters, state, self.weights_for(layout), key=layout.signature
         )
 
-    def _step(self, static, tensors, parameters, state, numbers, weights):
+    def _step(self, objective, parameters, state, numbers, weights):
         layout = self.layout(parameters)
         if self.rule.damping_type == "regular":
             state = state._replace(damping=numbers["damping"])
         rate = numbers["learning_rate"]
-        return self.step_in(layout, static, tensors, parameters, state, weights, rate)
+        return self.step_in(layout, objective, parameters, state, weights, rate)
 
     def step_in(
         self,
         layout: Layout,
-        static: tuple,
-        tensors: tuple,
+        objective: Objective,
         parameters: Any,
         state: MetaState,
         weights: dict[str, LSTMWeights],
@@ -441,8 +446,7 @@ class MetaHessianFree(CompiledSteps):
 
         Args:
           layout: Of the parameters, whose kinds the weights are for, in its order.
-          static: `Objective.static`.
-          tensors: `Objective.tensors`.
+          objective: The loss on a batch.
           parameters: Where it stands.
           state: Of the step before.
           weights: By role.
@@ -451,7 +455,6 @@ class MetaHessianFree(CompiledSteps):
         Returns:
           New parameters, state and model state, and the metrics of `step`.
         """
-        objective = Objective.of(static, tensors)
         linearized, curvature = linearize_shares(
             objective, parameters, layout, self.rule.curvature_share, self.rule.product_dtype
         )
@@ -474,19 +477,16 @@ class MetaHessianFree(CompiledSteps):
                 self.rule.decay,
             )
             after = after._replace(damping=damping)
-        metrics = {
-            "loss": linearized.value,
-            "gradient_norm": tf.norm(gradient),
-            "step_norm": rate * tf.norm(proposal.solution),
-            "damping": state.damping,
-            "mean_delta": tf.reduce_sum(proposal.delta * layout.mask()) / layout.parameters,
-            **describe(gradient, proposal),
-        }
-        if self.detailed:
-            product = curvature(gradient) + proposal.delta * gradient
-            metrics.update(describe(gradient, proposal, product))
-            metrics["w_norm"] = tf.norm(layout.flatten(parameters))
-        return moved, after, linearized.model_state, metrics
+        found = metrics.of_step(
+            layout,
+            linearized,
+            gradient,
+            proposal,
+            state.damping,
+            rate,
+            curvature if self.detailed else None,
+        )
+        return moved, after, linearized.model_state, found
 
     def __getstate__(self):
         # A copy's graphs are yet to be traced.

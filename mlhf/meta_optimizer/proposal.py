@@ -6,14 +6,15 @@ The steps 1 to 6 of Chen, Lu and Fokoue 2018 (arXiv 1805.08462) on flat vectors,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from mlhf.layout import Layout
 from mlhf.meta_optimizer import coordinate_lstm, recorded_cg
 from mlhf.meta_optimizer.coordinate_lstm import LSTMWeights
+from mlhf.meta_optimizer.lstm_inputs import lstm_inputs
 from mlhf.meta_optimizer.rule import MetaState, Rule
 
 
@@ -28,32 +29,6 @@ class Proposal(NamedTuple):
     diagonal_drive: tf.Tensor  # the preconditioner LSTM's
     solution: tf.Tensor  # x_n
     trajectory: recorded_cg.Trajectory
-
-
-def lstm_inputs(
-    rule: Rule, layout: Layout, vectors: Sequence[tf.Tensor]
-) -> tuple[list[tf.Tensor], list[tf.Tensor | None]]:
-    """Returns what an LSTM sees of flat vectors, and the factors that they were scaled with.
-
-    Args:
-      rule: Says whether they are scaled, and which are seen.
-      layout: Of the vectors.
-      vectors: A gradient, a residual and a solution, each [size].
-
-    Returns:
-      The blocks, [blocks, block] each; and the factors, [size] each or None for one. They count
-      as constants where a rollout is differentiated.
-    """
-    factors: list[tf.Tensor | None] = []
-    for name, vector in zip("grx", vectors, strict=True):
-        if name not in rule.inputs:
-            factors.append(tf.zeros_like(vector))
-        elif rule.input_scale == "rms":
-            factors.append(layout.inverse_root_mean_square(vector))
-        else:
-            factors.append(None)
-    scaled = [v if f is None else f * v for f, v in zip(factors, vectors, strict=True)]
-    return [layout.to_blocks(vector) for vector in scaled], factors
 
 
 def propose(
@@ -84,10 +59,10 @@ def propose(
       The proposal, and the state for the next step.
     """
     lstm = dict(state.lstm)
-    sound = tf.constant(True)
+    is_finite = tf.constant(True)
     if guarded:
-        sound = tf.math.is_finite(tf.norm(gradient))
-        gradient = tf.where(sound, gradient, tf.zeros_like(gradient))
+        is_finite = tf.math.is_finite(tf.norm(gradient))
+        gradient = tf.where(is_finite, gradient, tf.zeros_like(gradient))
 
     def run(role, *inputs):
         blocks, _ = lstm_inputs(rule, layout, inputs)
@@ -114,8 +89,8 @@ def propose(
         start = run("x", gradient, state.residual, state.solution) * layout.mask()
     start_residual = gradient - damped(start)
     if guarded:
-        sound &= tf.math.is_finite(tf.norm(start_residual))
-        start_residual = tf.where(sound, start_residual, tf.zeros_like(start_residual))
+        is_finite &= tf.math.is_finite(tf.norm(start_residual))
+        start_residual = tf.where(is_finite, start_residual, tf.zeros_like(start_residual))
     diagonal = tf.ones_like(gradient)
     if rule.y_use == "rnn":
         diagonal_drive = run("y", gradient, start_residual, start)
@@ -125,12 +100,14 @@ def propose(
     )
     after = MetaState(solution, trajectory.residual, state.damping, lstm)
     if guarded:
-        sound &= tf.math.is_finite(tf.norm(solution)) & tf.math.is_finite(tf.norm(after.residual))
-        after = after._replace(
-            solution=tf.where(sound, solution, state.solution),
-            residual=tf.where(sound, after.residual, state.residual),
+        is_finite &= tf.math.is_finite(tf.norm(solution)) & tf.math.is_finite(
+            tf.norm(after.residual)
         )
-        solution = tf.where(sound, solution, tf.zeros_like(solution))
+        after = after._replace(
+            solution=tf.where(is_finite, solution, state.solution),
+            residual=tf.where(is_finite, after.residual, state.residual),
+        )
+        solution = tf.where(is_finite, solution, tf.zeros_like(solution))
     proposal = Proposal(
         start,
         start_residual,
@@ -196,34 +173,3 @@ def proposal_specs(rule: Rule, layout: Layout) -> Proposal:
             tf.TensorSpec([], tf.int32),
         ),
     )
-
-
-def describe(gradient: tf.Tensor, proposal: Proposal, product: Any = None) -> dict[str, tf.Tensor]:
-    """Returns the numbers that the original logs of a step.
-
-    Args:
-      gradient: g.
-      proposal: The step's.
-      product: A g, for the length of the plain gradient in A's norm; left out if None.
-
-    Returns:
-      Scalars by name.
-    """
-    x, residual = proposal.solution, proposal.trajectory.residual
-    slope = tf.tensordot(gradient, x, 1)
-    square = tf.tensordot(gradient, gradient, 1)
-    tiny = tf.constant(1e-30, gradient.dtype)
-    curvature = tf.tensordot(x, gradient - residual, 1)
-    found = {
-        "x_by_g": tf.norm(x) / tf.maximum(tf.sqrt(square), tiny),
-        "r_norm": tf.norm(residual),
-        "minus_h": slope / tf.sqrt(tf.maximum(curvature, tiny)),
-        "g_dot_x": slope,
-        "g_square": square,
-        "cg_iterations": proposal.trajectory.iterations,
-    }
-    if product is not None:
-        found["g_length_in_A"] = square / tf.sqrt(
-            tf.maximum(tf.tensordot(gradient, product, 1), tiny)
-        )
-    return found

@@ -14,7 +14,6 @@ from mlhf.meta_optimizer.meta_hessian_free import MetaHessianFree
 from mlhf.meta_optimizer.portable_state import from_portable, to_portable
 from mlhf.meta_training.rollout import Carry
 from mlhf.meta_training.scan import scan
-from mlhf.objective import Objective
 from mlhf.runs.checkpoints import load_like
 from mlhf.task import Task
 
@@ -133,15 +132,13 @@ class Particles:
             rows = [self.kinds.index(kind) for kind in self.layout.kinds]
             weights = tf.nest.map_structure(lambda w: tf.gather(w, rows), weights)
         first = tf.nest.map_structure(lambda value: value[0], batches)
-        static = self.task.objective(*first).static
+        objective = self.task.objective(*first)
 
         def body(t, carry):
             inputs, targets = tf.nest.map_structure(lambda value: value[t], batches)
-            tensors = Objective.of(static, (inputs, targets, carry.model_state)).tensors
             moved, state, model_state, metrics = self._optimizer.step_in(
                 self.layout,
-                static,
-                tensors,
+                objective.on(inputs, targets, carry.model_state),
                 self.layout.unflatten(carry.weights),
                 carry.state,
                 weights,

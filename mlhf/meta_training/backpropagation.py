@@ -225,7 +225,7 @@ class _Backpropagation(MetaRun[InnerTraining]):
         rows = None
         if layout.kinds != self.kinds:
             rows = tuple(self.kinds.index(kind) for kind in layout.kinds)
-        fixed = (self.optimizer, layout, static, self.length, self._unrolled)
+        fixed = (self.optimizer, layout, static, self._unrolled)
         return meta_step(*fixed, *arguments, rows_of_kinds=rows)
 
     def shown(self, metrics: dict[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import tensorflow as tf
 from mlhf.layout import Layout
 from mlhf.meta_optimizer.coordinate_lstm import LSTMWeights
 from mlhf.meta_optimizer.meta_hessian_free import MetaHessianFree
-from mlhf.meta_training import adam, rollout
-from mlhf.meta_training.rollout import Carry
+from mlhf.meta_training import adam
+from mlhf.meta_training.rollout import Carry, Rollout
 
 WEIGHT_PENALTY = 2e-7
 
@@ -30,7 +30,6 @@ def meta_step(
     optimizer: MetaHessianFree,
     layout: Layout,
     static: tuple,
-    length: int,
     unrolled: bool,
     weights: dict[str, LSTMWeights],
     moments: adam.AdamState,
@@ -49,7 +48,6 @@ def meta_step(
         rollout's last step.
       layout: Of the flat vectors.
       static: `Objective.static`.
-      length: T.
       unrolled: Whether loops are written out.
       weights: The LSTMs', by role.
       moments: Adam's state.
@@ -63,16 +61,12 @@ def meta_step(
     Returns:
       The new weights and states. Where anything is not finite, weights and moments stay.
     """
-    rule = optimizer.rule
     own = weights
     if rows_of_kinds is not None:
         own = tf.nest.map_structure(lambda w: tf.gather(w, rows_of_kinds), weights)
-    after, rows = rollout.roll(
-        rule, own, layout, static, batches, carry, learning_rate, seed, length, unrolled
-    )
-    found = rollout.meta_gradient(
-        rule, own, layout, static, batches, rows, learning_rate, seed, length, unrolled
-    )
+    rollout = Rollout(optimizer.rule, own, layout, static, batches, learning_rate, seed, unrolled)
+    after, rows = rollout.run(carry)
+    found = rollout.gradient(rows)
     gradient = found.gradient
     if rows_of_kinds is not None:
         # Kinds that this task does not have get no gradient from it.
@@ -106,5 +100,5 @@ def meta_step(
         "learning_rate": meta_rate,
     }
     if optimizer.detailed:
-        metrics.update(rollout.describe_last(rule, layout, static, batches, rows, length))
+        metrics.update(rollout.metrics_of_last(rows))
     return MetaStep(moved, new_moments, after, metrics, finite)

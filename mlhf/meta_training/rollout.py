@@ -3,23 +3,25 @@
 Forward, T steps of training: one loop, a row of tensors kept a step. Backward, the same steps in
 reverse, two cotangents at a time: that of the mean of h, which the preconditioner and the start
 learn from, and that of the meta loss, which the damping learns from. What passes gradients and
-what is constant stands in `meta_gradient`. The network's own derivatives stay of first order:
+what is constant stands in `Rollout.gradient`. The network's own derivatives stay of first order:
 the curvature of a step is built at constant weights, so that the derivative of a product with it
 is the same product again.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from mlhf.layout import Layout
-from mlhf.meta_optimizer import coordinate_lstm, recorded_cg
-from mlhf.meta_optimizer.coordinate_lstm import Cotangent, LSTMWeights
-from mlhf.meta_optimizer.proposal import Proposal, describe, lstm_inputs, proposal_specs, propose
+from mlhf.meta_optimizer import coordinate_lstm, metrics
+from mlhf.meta_optimizer.coordinate_lstm import LSTMWeights
+from mlhf.meta_optimizer.proposal import Proposal, proposal_specs, propose
 from mlhf.meta_optimizer.rule import MetaState, Rule
 from mlhf.meta_training.scan import Rows, scan
+from mlhf.meta_training.step_back import StepBack, flows
 from mlhf.objective import Objective
 from mlhf.optimizers.curvature_shares import curvature_of, linearize_shares
 from mlhf.optimizers.damping import adapt_damping, model_decrease
@@ -60,38 +62,123 @@ class MetaGradient(NamedTuple):
     metrics: dict[str, tf.Tensor]
 
 
-def roll(
-    rule: Rule,
-    weights: dict[str, LSTMWeights],
-    layout: Layout,
-    static: tuple,
-    batches: tuple,
-    carry: Carry,
-    learning_rate: tf.Tensor,
-    seed: tf.Tensor,
-    length: int,
-    unrolled: bool = False,
-) -> tuple[Carry, Rows]:
-    """Trains for some steps and keeps what the meta-gradient needs.
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """T steps of training by a rule, and what they teach it; inside a traced function.
 
-    Args:
+    Attributes:
       rule: What is learned.
-      weights: By role.
-      layout: Of the flat vectors.
+      weights: The LSTMs' weights by role.
+      layout: The layout of the flat vectors.
       static: `Objective.static`.
-      batches: Inputs and targets with a leading axis of `length`.
-      carry: Where to start.
+      batches: Inputs and targets with a leading axis of T.
       learning_rate: lr, a scalar.
-      seed: int32 [2], of the noise.
-      length: T.
+      seed: The noise's, int32 [2].
       unrolled: Whether time and conjugate gradients are written out instead of looped.
-
-    Returns:
-      The carry for the next rollout, and the rows.
     """
 
-    def body(t, carry):
-        objective = _objective(static, batches, carry.model_state, t)
+    rule: Rule
+    weights: dict[str, LSTMWeights]
+    layout: Layout
+    static: tuple
+    batches: tuple
+    learning_rate: tf.Tensor
+    seed: tf.Tensor
+    unrolled: bool = False
+
+    @property
+    def length(self) -> int:
+        """T."""
+        return tf.nest.flatten(self.batches)[0].shape[0]
+
+    def run(self, carry: Carry) -> tuple[Carry, Rows]:
+        """Trains for T steps and keeps what the meta-gradient needs.
+
+        Args:
+          carry: Where to start.
+
+        Returns:
+          The carry for the next rollout, and the rows.
+        """
+        specs = _row_specs(self.rule, self.layout, carry)
+        return scan(self._step, carry, self.length, specs, unrolled=self.unrolled)
+
+    def gradient(self, rows: Rows) -> MetaGradient:
+        """Differentiates both meta losses.
+
+        With h_t = -<g, x_n> / sqrt<x_n, A x_n> and m_t = (L'_t + L_{t+1})/2 - L_t, the start and
+        the preconditioner get the gradient of mean(h), the damping that of 10 · Σ softmax(m)_t m_t,
+        the softmax held constant. Constant in step t are g_t, r₋, x₋, G, ‖w_t‖, the noise, and w_t
+        as the base of the update; time is crossed through the LSTMs' states only.
+
+        Args:
+          rows: What `run` kept.
+
+        Returns:
+          The gradient by role, and metrics.
+        """
+        rule, weights, layout, length = self.rule, self.weights, self.layout, self.length
+        losses, after = rows.column("loss"), rows.column("loss_after")
+        same, following = after[:-1] - losses[:-1], losses[1:] - losses[:-1]
+        gains = 0.5 * (same + following)
+        # The last step has no next batch and no share in the meta loss.
+        shares = tf.concat(
+            [tf.nn.softmax(gains) if length > 1 else gains, tf.zeros_like(losses[:1])], 0
+        )
+
+        def body(i, carry):
+            gradients, d_states, next_gradient = carry
+            row = rows.read(i)
+            damped, d_solution = self._d_solution(i, row, shares[i], next_gradient)
+            gradients, d_states = StepBack(
+                rule, weights, layout, row, damped, d_solution, self.unrolled
+            ).take(gradients, d_states)
+            return (gradients, d_states, row.gradient), ()
+
+        zeros = {
+            role: LSTMWeights(*[tf.zeros_like(value) for value in weights[role]])
+            for role in rule.roles
+        }
+        state_zeros = coordinate_lstm.zero_state(layout.blocks, layout.block, layout.dtype)
+        d_states = {key: state_zeros for key in flows(rule)}
+        start = (zeros, d_states, tf.zeros([layout.size], layout.dtype))
+        (gradients, _, _), _ = scan(body, start, length, unrolled=self.unrolled, reverse=True)
+        shares = shares[:-1]
+        found = {
+            "hession_loss": tf.reduce_mean(rows.column("h")),
+            "meta_loss": tf.reduce_sum(shares * gains),
+            "meta_loss_same_batch": tf.reduce_sum(shares * same),
+            "meta_loss_next_batch": tf.reduce_sum(shares * following),
+            "base_loss": losses[0],
+            "loss": losses[-1],
+        }
+        return MetaGradient(gradients, found)
+
+    def metrics_of_last(self, rows: Rows) -> dict[str, tf.Tensor]:
+        """Returns the numbers of the last step that cost a curvature product more.
+
+        Args:
+          rows: What `run` kept.
+
+        Returns:
+          Those of `mlhf.meta_optimizer.metrics`, and `w_norm`.
+        """
+        last = self.length - 1
+        row = rows.read(last)
+        objective = self._objective(row.model_state, last)
+        linearized = objective.first_examples(self.rule.curvature_share).linearize(
+            self.layout.unflatten(row.weights)
+        )
+        product = curvature_of(linearized, self.layout)(row.gradient)
+        product = product + row.proposal.delta * row.gradient
+        return {
+            **metrics.of_proposal(row.gradient, row.proposal, product),
+            "w_norm": tf.norm(row.weights),
+        }
+
+    def _step(self, t, carry: Carry) -> tuple[Carry, Row]:
+        rule, layout, learning_rate = self.rule, self.layout, self.learning_rate
+        objective = self._objective(carry.model_state, t)
         linearized, curvature = linearize_shares(
             objective,
             layout.unflatten(carry.weights),
@@ -101,17 +188,11 @@ def roll(
         )
         gradient = layout.flatten(linearized.gradient())
         proposal, state = propose(
-            rule,
-            weights,
-            layout,
-            curvature,
-            gradient,
-            carry.state,
-            unrolled,
+            rule, self.weights, layout, curvature, gradient, carry.state, self.unrolled
         )
         x, residual = proposal.solution, proposal.trajectory.residual
         scale, update, _ = _limit(x, carry.weights, learning_rate)
-        after = carry.weights - learning_rate * _noise(seed, t, layout) * update
+        after = carry.weights - learning_rate * _noise(self.seed, t, layout) * update
         moved = objective.linearize(layout.unflatten(after))
         if rule.damping_type == "LM_heuristics":
             # Of the step that is taken: a model of x is not to blame for what a shorter step,
@@ -136,84 +217,13 @@ def roll(
         )
         return Carry(after, linearized.model_state, state), row
 
-    return scan(body, carry, length, _row_specs(rule, layout, carry), unrolled=unrolled)
-
-
-def describe_last(
-    rule: Rule, layout: Layout, static: tuple, batches: tuple, rows: Rows, length: int
-) -> dict[str, tf.Tensor]:
-    """Returns the numbers of a rollout's last step that cost a curvature product more.
-
-    Args:
-      rule: As for `roll`.
-      layout: As for `roll`.
-      static: As for `roll`.
-      batches: As for `roll`.
-      rows: What `roll` kept.
-      length: As for `roll`.
-
-    Returns:
-      Those of `mlhf.meta_optimizer.proposal.describe`, and `w_norm`.
-    """
-    row = rows.read(length - 1)
-    objective = _objective(static, batches, row.model_state, length - 1)
-    linearized = objective.first_examples(rule.curvature_share).linearize(
-        layout.unflatten(row.weights)
-    )
-    product = curvature_of(linearized, layout)(row.gradient) + row.proposal.delta * row.gradient
-    return {**describe(row.gradient, row.proposal, product), "w_norm": tf.norm(row.weights)}
-
-
-def meta_gradient(
-    rule: Rule,
-    weights: dict[str, LSTMWeights],
-    layout: Layout,
-    static: tuple,
-    batches: tuple,
-    rows: Rows,
-    learning_rate: tf.Tensor,
-    seed: tf.Tensor,
-    length: int,
-    unrolled: bool = False,
-) -> MetaGradient:
-    """Differentiates both meta losses of a rollout.
-
-    With h_t = -<g, x_n> / sqrt<x_n, A x_n> and m_t = (L'_t + L_{t+1})/2 - L_t, the start and the
-    preconditioner get the gradient of mean(h), the damping that of 10 · Σ softmax(m)_t m_t, the
-    softmax held constant. Constant in step t are g_t, r₋, x₋, G, ‖w_t‖, the noise, and w_t as the
-    base of the update; time is crossed through the LSTMs' states only.
-
-    Args:
-      rule: As for `roll`.
-      weights: As for `roll`.
-      layout: As for `roll`.
-      static: As for `roll`.
-      batches: As for `roll`.
-      rows: What `roll` kept.
-      learning_rate: As for `roll`.
-      seed: As for `roll`.
-      length: As for `roll`.
-      unrolled: As for `roll`.
-
-    Returns:
-      The gradient by role, and metrics.
-    """
-    losses, after = rows.column("loss"), rows.column("loss_after")
-    same, following = after[:-1] - losses[:-1], losses[1:] - losses[:-1]
-    gains = 0.5 * (same + following)
-    # The last step has no next batch and no share in the meta loss.
-    shares = tf.concat(
-        [tf.nn.softmax(gains) if length > 1 else gains, tf.zeros_like(losses[:1])], 0
-    )
-
-    def body(i, carry):
-        gradients, d_states, next_gradient = carry
-        row = rows.read(i)
+    def _d_solution(self, i, row: Row, share: tf.Tensor, next_gradient: tf.Tensor):
+        """Returns A v of a step, and the cotangents of its solution by objective."""
+        layout, proposal = self.layout, row.proposal
         # The products alone: the gradient was kept.
-        part = _objective(static, batches, row.model_state, i).first_examples(rule.curvature_share)
-        linearized = part.linearize(layout.unflatten(row.weights), rule.product_dtype)
+        part = self._objective(row.model_state, i).first_examples(self.rule.curvature_share)
+        linearized = part.linearize(layout.unflatten(row.weights), self.rule.product_dtype)
         curvature = curvature_of(linearized, layout)
-        proposal = row.proposal
 
         def damped(v):
             return curvature(v) + proposal.delta * v
@@ -221,147 +231,18 @@ def meta_gradient(
         # ∂h/∂x_n: with A symmetric, <x, A x> has the gradient 2 A x, and A x_n = g - r_n.
         product = row.gradient - proposal.trajectory.residual
         root = _length_in_curvature(proposal.solution, product)
-        d_h = (-row.gradient / root + row.descent / root**3 * product) / length
+        d_h = (-row.gradient / root + row.descent / root**3 * product) / self.length
         d_h = tf.where(root > TINY**0.5, d_h, tf.zeros_like(d_h))
         # ∂(meta loss)/∂x_n through w_{t+1} = w_t - lr ν clip(x_n).
         slope = 0.5 * (row.gradient_after + next_gradient)
-        weight = tf.cast(META_LOSS_WEIGHT, layout.dtype) * shares[i]
-        _, _, limit_vjp = _limit(proposal.solution, row.weights, learning_rate)
-        d_meta = limit_vjp(-learning_rate * weight * _noise(seed, i, layout) * slope)
+        weight = tf.cast(META_LOSS_WEIGHT, layout.dtype) * share
+        _, _, limit_vjp = _limit(proposal.solution, row.weights, self.learning_rate)
+        d_meta = limit_vjp(-self.learning_rate * weight * _noise(self.seed, i, layout) * slope)
+        return damped, {"h": d_h, "meta": d_meta}
 
-        gradients, d_states = _back_one_step(
-            rule,
-            weights,
-            layout,
-            damped,
-            row,
-            {"h": d_h, "meta": d_meta},
-            gradients,
-            d_states,
-            unrolled,
-        )
-        return (gradients, d_states, row.gradient), ()
-
-    zeros = {
-        role: LSTMWeights(*[tf.zeros_like(value) for value in weights[role]]) for role in rule.roles
-    }
-    state_zeros = coordinate_lstm.zero_state(layout.blocks, layout.block, layout.dtype)
-    d_states = {key: state_zeros for key in _flows(rule)}
-    start = (zeros, d_states, tf.zeros([layout.size], layout.dtype))
-    (gradients, _, _), _ = scan(body, start, length, unrolled=unrolled, reverse=True)
-    shares = shares[:-1]
-    metrics = {
-        "hession_loss": tf.reduce_mean(rows.column("h")),
-        "meta_loss": tf.reduce_sum(shares * gains),
-        "meta_loss_same_batch": tf.reduce_sum(shares * same),
-        "meta_loss_next_batch": tf.reduce_sum(shares * following),
-        "base_loss": losses[0],
-        "loss": losses[-1],
-    }
-    return MetaGradient(gradients, metrics)
-
-
-def _flows(rule: Rule) -> list[str]:
-    """The (objective, role) pairs whose cotangents cross time through an LSTM's state.
-
-    h teaches x and y, and reaches x through y. The meta loss teaches d, and reaches it through y;
-    what it would say to x and y is not used, and x depends on nothing that d does.
-    """
-    flows = []
-    if rule.y_use == "rnn":
-        flows.append("h/y")
-        if rule.d_use == "rnn":
-            flows.append("meta/y")
-    if rule.x_use == "rnn":
-        flows.append("h/x")
-    if rule.d_use == "rnn":
-        flows.append("meta/d")
-    return flows
-
-
-def _back_one_step(rule, weights, layout, damped, row, d_solution, gradients, d_states, unrolled):
-    """Takes the cotangents of one step's solution to the weights and to the states before it."""
-    proposal = row.proposal
-    gradients, d_states = dict(gradients), dict(d_states)
-    live = [name for name in ("h", "meta") if any(flow.startswith(name) for flow in d_states)]
-    d_diagonal, d_delta, d_residual = {}, {}, {}
-    d_start = dict(d_solution)
-    for name in live:
-        d_diagonal[name], d_delta[name], d_residual[name] = recorded_cg.solution_vjp(
-            damped, proposal.diagonal, proposal.trajectory, d_solution[name], unrolled
-        )
-
-    def back(role, inputs, cotangents):
-        blocks, factors = lstm_inputs(rule, layout, inputs)
-        results = coordinate_lstm.vjp(
-            weights[role],
-            layout.kind_of_block,
-            blocks,
-            row.state.lstm[role],
-            [c._replace(output=layout.to_blocks(c.output)) for c in cotangents],
-        )
-
-        def unscaled(position, d_input):
-            flat, factor = tf.reshape(d_input, [layout.size]), factors[position]
-            return flat if factor is None else factor * flat
-
-        return [
-            (gradient, {i: unscaled(i, value) for i, value in d_inputs.items()}, before)
-            for gradient, d_inputs, before in results
-        ]
-
-    def add(role, gradient):
-        gradients[role] = LSTMWeights(
-            *[total + part for total, part in zip(gradients[role], gradient, strict=True)]
-        )
-
-    if rule.y_use == "rnn":
-        slope = tf.sigmoid(proposal.diagonal_drive)
-        # The start's LSTM needs what reaches r₀ and x₀; the damping's needs what reaches r₀.
-        wanted = {"h": (1, 2) if rule.x_use == "rnn" else (), "meta": (1,)}
-        results = back(
-            "y",
-            [row.gradient, proposal.start_residual, proposal.start],
-            [
-                Cotangent(
-                    d_diagonal[name] * slope, d_states[f"{name}/y"], name == "h", wanted[name]
-                )
-                for name in live
-                if f"{name}/y" in d_states
-            ],
-        )
-        names = [name for name in live if f"{name}/y" in d_states]
-        for name, (gradient, inputs, before) in zip(names, results, strict=True):
-            d_states[f"{name}/y"] = before
-            if gradient is not None:
-                add("y", gradient)
-            if 1 in inputs:
-                d_residual[name] += inputs[1]
-            if 2 in inputs:
-                d_start[name] += inputs[2]
-    memory = [row.gradient, row.state.residual, row.state.solution]
-    if rule.x_use == "rnn":
-        # r₀ = g - A x₀.
-        d_output = (d_start["h"] - damped(d_residual["h"])) * layout.mask()
-        ((gradient, _, before),) = back(
-            "x", memory, [Cotangent(d_output, d_states["h/x"], True, ())]
-        )
-        d_states["h/x"] = before
-        add("x", gradient)
-    if rule.d_use == "rnn":
-        total = d_delta["meta"] - d_residual["meta"] * proposal.start
-        d_output = rule.damping_scale * total * tf.sigmoid(proposal.delta_drive)
-        ((gradient, _, before),) = back(
-            "d", memory, [Cotangent(d_output, d_states["meta/d"], True, ())]
-        )
-        d_states["meta/d"] = before
-        add("d", gradient)
-    return gradients, d_states
-
-
-def _objective(static, batches, model_state, t) -> Objective:
-    inputs, targets = tf.nest.map_structure(lambda value: value[t], batches)
-    return Objective.of(static, (inputs, targets, model_state))
+    def _objective(self, model_state: Any, t: Any) -> Objective:
+        inputs, targets = tf.nest.map_structure(lambda value: value[t], self.batches)
+        return Objective.__tf_unflatten__(self.static, (inputs, targets, model_state))
 
 
 def _noise(seed: tf.Tensor, t: Any, layout: Layout) -> tf.Tensor:

@@ -185,8 +185,8 @@ class FirstOrder(CompiledSteps):
     def _is_rate(self, variable: Any) -> bool:
         return variable is self._optimizer._learning_rate
 
-    def _step(self, static, tensors, parameters, state, numbers):
-        linearized = Objective.of(static, tensors).linearize(parameters)
+    def _step(self, objective, parameters, state, numbers):
+        linearized = objective.linearize(parameters)
         gradient = tf.nest.flatten(linearized.gradient())
         for variable, value in zip(self._variables, tf.nest.flatten(parameters), strict=True):
             variable.assign(value)

@@ -147,12 +147,11 @@ class HessianFree(CompiledSteps):
         """
         return self._take(objective, parameters, state)
 
-    def _step(self, static, tensors, parameters, state, numbers):
+    def _step(self, objective, parameters, state, numbers):
         rate = numbers["learning_rate"]
         if self.damping_type == "regular":
             state = state._replace(damping=numbers["damping"])
         form = plain_form(parameters)
-        objective = Objective.of(static, tensors)
         linearized, curvature = linearize_shares(
             objective, parameters, form, self.curvature_share, self.product_dtype
         )
@@ -167,9 +166,9 @@ class HessianFree(CompiledSteps):
             guards=self.guards,
         )
         # A batch that is not finite moves nothing, and is not where the next ones start.
-        sound = tf.math.is_finite(tf.norm(gradient)) & tf.math.is_finite(tf.norm(solution.x))
-        taken = tf.where(sound, solution.x, tf.zeros_like(solution.x))
-        kept = tf.where(sound, solution.x, state.solution)
+        is_finite = tf.math.is_finite(tf.norm(gradient)) & tf.math.is_finite(tf.norm(solution.x))
+        taken = tf.where(is_finite, solution.x, tf.zeros_like(solution.x))
+        kept = tf.where(is_finite, solution.x, state.solution)
         moved = form.unflatten(form.flatten(parameters) - rate * taken)
         damping = state.damping
         if self.damping_type == "LM_heuristics":

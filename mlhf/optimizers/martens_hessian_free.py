@@ -118,11 +118,10 @@ class MartensHessianFree(CompiledSteps):
         """
         return self._take(objective, parameters, state)
 
-    def _step(self, static, tensors, parameters, state, numbers):
+    def _step(self, objective, parameters, state, numbers):
         if self.damping_type == "regular":
             state = state._replace(damping=numbers["damping"])
         form = plain_form(parameters)
-        objective = Objective.of(static, tensors)
         linearized, curvature = linearize_shares(objective, parameters, form, self.curvature_share)
         gradient = form.flatten(linearized.gradient())
         found = _solve(
@@ -192,8 +191,8 @@ def _share_of_last(last, product, gradient, warm_start) -> tf.Tensor:
     """Returns the s in [0, warm_start] that minimises φ(s x₋) = s²/2 ⟨x₋, A x₋⟩ - s ⟨x₋, g⟩."""
     curved = tf.tensordot(last, product, 1)
     best = tf.tensordot(last, gradient, 1) / tf.where(curved > 0, curved, tf.ones_like(curved))
-    sound = (curved > 0) & tf.math.is_finite(best)
-    return tf.where(sound, tf.clip_by_value(best, 0, warm_start), tf.zeros_like(best))
+    usable = (curved > 0) & tf.math.is_finite(best)
+    return tf.where(usable, tf.clip_by_value(best, 0, warm_start), tf.zeros_like(best))
 
 
 def _solve(matvec, gradient, last, warm_start, iterations, tolerance) -> _Found:

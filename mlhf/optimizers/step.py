@@ -121,7 +121,7 @@ class CompiledSteps(PlainState):
     def _take(
         self, objective: Objective, parameters: Any, state: Any, *more: Any, key: Any = None
     ) -> Step:
-        """Returns `self._step(objective.static, objective.tensors, ...)`, compiled.
+        """Returns `self._step(objective, parameters, state, numbers, *more)`, compiled.
 
         Args:
           objective: The loss on a batch.
@@ -141,46 +141,45 @@ class CompiledSteps(PlainState):
         if self._states.get((of_parameters, key)) != of_state:
             self._check_state(parameters, state, (of_parameters, key), of_state)
         step_arguments.check_layout(state, parameters)
-        static, tensors, numbers = objective.static, objective.tensors, self._numbers(state)
+        numbers = self._numbers(state)
         self._traced = self._traced or not tf.executing_eagerly()
-        inside = (tensors, parameters, state, numbers, *more)
         other = (of_parameters, of_state, tuple(sorted(numbers)), signature(more))
-        compiled = self._compiled.get(
-            static, signature(tensors), other, key, lambda: self._compile(static)
-        )
-        parameters, state, model_state, metrics = compiled(*inside)
+        batch = signature(objective.tensors)
+        compiled = self._compiled.get(objective.static, batch, other, key, self._compile)
+        taken = compiled(objective, parameters, state, numbers, *more)
+        parameters, state, model_state, metrics = taken
         step_arguments.note_layout(state, parameters)
         return Step(parameters, state, public_model_state(model_state), metrics)
 
-    def _compile(self, static: tuple) -> Callable:
+    def _compile(self) -> Callable:
         noted: list[targets.Targets] = []
         reads: list[captured_variables.Read] = []
 
-        def step(tensors, parameters, state, numbers, *more):
+        def step(objective, parameters, state, numbers, *more):
             dtype = tf.nest.flatten(parameters)[0].dtype
             numbers = {name: tf.cast(value, dtype) for name, value in numbers.items()}
             with targets.noted() as outputs:
-                after, after_state, *rest = self._step(
-                    static, tensors, parameters, state, numbers, *more
-                )
+                after, after_state, *rest = self._step(objective, parameters, state, numbers, *more)
             if settings.optional_count(state) and not isinstance(state.step, tuple):
                 after_state = after_state._replace(step=state.step + 1)
-            noted[:] = [targets.targets_of(static[1], z, tensors[1]) for z in outputs[:1]]
+            noted[:] = [
+                targets.targets_of(objective.loss, z, objective.targets) for z in outputs[:1]
+            ]
             reads[:] = captured_variables.variables_read(outputs[:1]) if outputs else []
             # What constraints of a Keras model's variables make of where the step ends.
-            return projected(static[0], after), after_state, *rest
+            return projected(objective.network, after), after_state, *rest
 
         compiled = tf.function(step, jit_compile=self.jit_compile, autograph=False)
 
-        def run(tensors, parameters, *inside):
+        def run(objective, parameters, *inside):
             with loss_targets.spoken_of():
-                results = compiled(tensors, parameters, *inside)
+                results = compiled(objective, parameters, *inside)
             if reads:
                 # The step sees values alone, of which nobody knows where they were read.
                 leaves = tf.nest.flatten(parameters)
                 captured_variables.Sources(parameters, leaves).check(reads)
             if self.jit_compile and noted:
-                noted[0].check(tensors[1])
+                noted[0].check(objective.targets)
             return results
 
         return run

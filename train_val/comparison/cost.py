@@ -17,7 +17,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from mlhf import Objective
 from mlhf.optimizers.protocol import complete
 from train_val.problems.problem import Problem
 
@@ -94,7 +93,7 @@ def measure(problem: Problem, optimizer: Any, rounds: int = 20) -> Cost:
     for number in range(WARM_UP + rounds):
         objective = task.objective(*next(batches), model_state)
         if number == 0:
-            gradient = _gradient(objective.static)
+            gradient = _gradient()
         # Each goes first in every other round: the pipeline of the batches disturbs who does.
         order = ("gradient", "step") if number % 2 else ("step", "gradient")
         seconds = {}
@@ -102,7 +101,7 @@ def measure(problem: Problem, optimizer: Any, rounds: int = 20) -> Cost:
             started = time.perf_counter()
             # One number of the result is waited for, as a run waits for its loss.
             if what == "gradient":
-                float(gradient(objective.tensors, parameters))
+                float(gradient(objective, parameters))
             else:
                 taken = optimizer.step(objective, parameters, state)
                 float(taken.metrics["loss"])
@@ -122,10 +121,10 @@ def measure(problem: Problem, optimizer: Any, rounds: int = 20) -> Cost:
     )
 
 
-def _gradient(static: tuple) -> Any:
+def _gradient() -> Any:
     @tf.function(autograph=False)
-    def gradient(tensors, parameters):
-        linearized = Objective.of(static, tensors).linearize(parameters)
+    def gradient(objective, parameters):
+        linearized = objective.linearize(parameters)
         # The norm is cheap and needs all of the gradient.
         return tf.linalg.global_norm(tf.nest.flatten(linearized.gradient()))
 

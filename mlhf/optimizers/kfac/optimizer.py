@@ -188,7 +188,7 @@ class KFAC(CompiledSteps):
         """
         return self._take(objective, parameters, state)
 
-    def _step(self, static, tensors, parameters, state, numbers):
+    def _step(self, objective, parameters, state, numbers):
         # One without a rate takes both from the quadratic model: another computation.
         rate, momentum = numbers.get("learning_rate"), numbers["momentum"]
         fixed = rate is not None
@@ -196,18 +196,17 @@ class KFAC(CompiledSteps):
         if self.damping_type == "regular":
             is_new = state.damping != numbers["damping"]
             state = state._replace(damping=numbers["damping"])
-        objective = Objective.of(static, tensors)
         decays = getattr(objective.regularizer, "coefficient", 0.0)
         blocks = blocks_of(parameters)
         network = TracedNetwork(objective.outputs, parameters)
         value, gradient = _value_and_gradient(objective, parameters, network)
         batch_factors, present = self._factors(objective, parameters, network, blocks, state.step)
         # A batch that is not finite moves nothing: once in an average, it would stay there.
-        sound = _all_finite(
+        is_finite = _all_finite(
             [value, tf.linalg.global_norm(gradient), *tf.nest.flatten(batch_factors)]
         )
         # Nor has one something to say whose examples are all ignored.
-        known = sound if present is None else sound & tf.reduce_any(present)
+        known = is_finite if present is None else is_finite & tf.reduce_any(present)
         factors = tf.cond(
             known, lambda: self._averaged(state, batch_factors), lambda: state.factors
         )
@@ -233,8 +232,8 @@ class KFAC(CompiledSteps):
             rate, momentum = _minimize(gradient, proposal, last, damped)
         update = [rate * p + momentum * d for p, d in zip(proposal, last, strict=True)]
         # Not their norm, which overflows sooner: a rate that is far too large has to show.
-        sound &= tf.reduce_all([tf.reduce_all(tf.math.is_finite(d)) for d in update])
-        update = [tf.where(sound, d, tf.zeros_like(d)) for d in update]
+        is_finite &= tf.reduce_all([tf.reduce_all(tf.math.is_finite(d)) for d in update])
+        update = [tf.where(is_finite, d, tf.zeros_like(d)) for d in update]
         moved = tf.nest.pack_sequence_as(
             parameters,
             [w + d for w, d in zip(tf.nest.flatten(parameters), update, strict=True)],
@@ -247,9 +246,9 @@ class KFAC(CompiledSteps):
                 lambda: self._adapted(state.damping, value, _value(objective, moved), predicted),
                 lambda: state.damping,
             )
-        kept = [tf.where(sound, d, before) for d, before in zip(update, last, strict=True)]
+        kept = [tf.where(is_finite, d, before) for d, before in zip(update, last, strict=True)]
         new_state = KFACState(
-            state.step + tf.cast(sound, state.step.dtype),
+            state.step + tf.cast(is_finite, state.step.dtype),
             damping,
             tf.nest.pack_sequence_as(state.update, kept),
             factors,
@@ -263,7 +262,7 @@ class KFAC(CompiledSteps):
             "learning_rate": rate,
             "momentum": momentum,
         }
-        model_state = objective.model_state_after(sound, network.model_state)
+        model_state = objective.model_state_after(is_finite, network.model_state)
         return moved, new_state, model_state, metrics
 
     def _factors(

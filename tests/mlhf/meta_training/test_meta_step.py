@@ -24,12 +24,13 @@ def test_update_of_the_weights(length, monkeypatch):
             return tf.zeros([2], tf.float64)
 
     carry = rollout.Carry(layout.flatten(initialize(0)), (), state)
-    monkeypatch.setattr(rollout, "roll", lambda *_: (carry, Rows()))
-    monkeypatch.setattr(rollout, "meta_gradient", lambda *_: rollout.MetaGradient(gradient, {}))
+    found = rollout.MetaGradient(gradient, {})
+    monkeypatch.setattr(rollout.Rollout, "run", lambda *_: (carry, Rows()))
+    monkeypatch.setattr(rollout.Rollout, "gradient", lambda *_: found)
     moments = adam.init(theta)
     rate = tf.constant(0.01, tf.float64)
     got = meta_step.meta_step(
-        rule, layout, None, 2, False, theta, moments, carry, (), None, None, rate
+        rule, layout, None, False, theta, moments, carry, (), None, None, rate
     )
     flat = [np.concatenate([np.ravel(v) for v in tf.nest.flatten(s)]) for s in (theta, gradient)]
     w, g = flat[0], flat[1] + 2e-7 * flat[0]

@@ -8,8 +8,9 @@ import tensorflow as tf
 
 import mlhf
 from mlhf.meta_optimizer.coordinate_lstm import LSTMWeights
-from mlhf.meta_training import adam, rollout
-from mlhf.meta_training.rollout import Carry
+from mlhf.meta_training import adam
+from mlhf.meta_training import meta_step as meta_steps
+from mlhf.meta_training.rollout import Carry, Rollout
 from tests.mlhf import reference
 
 SEED = (5, 7)
@@ -114,11 +115,10 @@ def run(setup, theta, mode, unrolled=False):
     static = setup.objective(0).static
 
     def both(weights, carry, batches):
-        rest = (tf.constant(setup.rate, tf.float64), tf.constant(SEED), steps, unrolled)
-        first = (setup.rule, weights, setup.layout, static, batches)
-        after, rows = rollout.roll(*first, carry, *rest)
-        found = rollout.meta_gradient(*first, rows, *rest)
-        return after, [rows.read(t) for t in range(steps)], found
+        rate, seed = tf.constant(setup.rate, tf.float64), tf.constant(SEED)
+        rollout = Rollout(setup.rule, weights, setup.layout, static, batches, rate, seed, unrolled)
+        after, rows = rollout.run(carry)
+        return after, [rows.read(t) for t in range(steps)], rollout.gradient(rows)
 
     return compiled(both, mode)(reference.as_tensors(theta), setup.carry(), setup.stacked_batches())
 
@@ -262,11 +262,10 @@ def meta_step(right, dtype):
     layout = optimizer.layout(cast(reference.structure(setup.w)))
 
     def step(weights, carry, batches):
-        return mlhf.meta_training.meta_step.meta_step(
+        return meta_steps.meta_step(
             optimizer,
             layout,
             setup.objective(0).static,
-            len(setup.batches),
             False,
             weights,
             adam.init(weights),
@@ -329,16 +328,17 @@ def roll_one_parameter(network, loss, inputs, targets, steps, cg, dtype=tf.float
     }
     objective = mlhf.Objective(network, loss, inputs[0], targets[0])
     first = (optimizer.rule, weights, layout, objective.static, (inputs, targets))
-    rest = (tf.constant(0.5, dtype), tf.constant(SEED), steps)
-    carry, rows = rollout.roll(*first, Carry(layout.flatten(parameters), (), state), *rest)
-    return rows, rollout.meta_gradient(*first, rows, *rest)
+    rollout = Rollout(*first, tf.constant(0.5, dtype), tf.constant(SEED))
+    assert rollout.length == steps
+    _, rows = rollout.run(Carry(layout.flatten(parameters), (), state))
+    return rows, rollout.gradient(rows)
 
 
 # With three iterations allowed, the first is exact and the others are not run.
 @pytest.mark.parametrize("cg", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_golden_case(cg, monkeypatch):
     inputs, targets = tf.ones([2, 1], tf.float64), tf.zeros([2, 1], tf.int32)
-    monkeypatch.setattr(rollout, "NOISE", 0.0)
+    monkeypatch.setattr("mlhf.meta_training.rollout.NOISE", 0.0)
     rows, found = roll_one_parameter(one_parameter, "softmax_cross_entropy", inputs, targets, 2, cg)
     row = rows.read(0)
     curvature = (row.gradient - row.proposal.trajectory.residual) / row.proposal.solution
@@ -394,8 +394,8 @@ def test_model_state_moves_once_a_step():
     x = tf.ones([3, 2], tf.float64)
     objective = mlhf.Objective(network, "squared_error", x[0], x[0], calls)
     first = (optimizer.rule, optimizer.weights_for(layout), layout, objective.static, (x, 2 * x))
-    rest = (tf.constant(0.5, tf.float64), tf.constant(SEED), 3)
-    carry, rows = rollout.roll(*first, Carry(layout.flatten(parameters), calls, state), *rest)
-    rollout.meta_gradient(*first, rows, *rest)
+    rollout = Rollout(*first, tf.constant(0.5, tf.float64), tf.constant(SEED))
+    carry, rows = rollout.run(Carry(layout.flatten(parameters), calls, state))
+    rollout.gradient(rows)
     assert [int(rows.read(t).model_state["calls"]) for t in range(3)] == [10, 11, 12]
     assert int(carry.model_state["calls"]) == 13
