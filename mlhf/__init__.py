@@ -15,12 +15,12 @@ from mlhf.models.keras_models import (
 )
 from mlhf.models.moving_statistics import population_statistics
 from mlhf.objective import L2, Objective
+from mlhf.optimizers.conjugate_gradient import REASONS as CG_REASONS
+from mlhf.optimizers.conjugate_gradient import Solution, conjugate_gradient
 from mlhf.optimizers.first_order import FirstOrder
 from mlhf.optimizers.hessian_free import HessianFree, HessianFreeState
 from mlhf.optimizers.kfac import KFAC, KFACState
 from mlhf.optimizers.martens_hessian_free import MartensHessianFree
-from mlhf.optimizers.preconditioned_cg import REASONS as CG_REASONS
-from mlhf.optimizers.preconditioned_cg import Solution, conjugate_gradient
 from mlhf.optimizers.step import Step
 from mlhf.task import Task
 

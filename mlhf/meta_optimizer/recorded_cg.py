@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from mlhf.optimizers.preconditioned_cg import PAPER_FLOOR
+from mlhf.optimizers.conjugate_gradient import PAPER_FLOOR
 
 
 class Trajectory(NamedTuple):

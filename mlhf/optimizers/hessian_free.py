@@ -10,9 +10,9 @@ from mlhf.checks.arguments import check_choice, check_count, check_number
 from mlhf.layout import plain_form
 from mlhf.models import keras_models
 from mlhf.objective import Objective
+from mlhf.optimizers.conjugate_gradient import conjugate_gradient
 from mlhf.optimizers.curvature_shares import linearize_shares
 from mlhf.optimizers.damping import adapt_damping, model_decrease
-from mlhf.optimizers.preconditioned_cg import conjugate_gradient
 from mlhf.optimizers.settings import Fixed, Number
 from mlhf.optimizers.step import CompiledSteps, Step
 from mlhf.optimizers.step_arguments import as_tensors, note_layout

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mlhf.checks.arguments import check_count, check_number
 from mlhf.hypergrad.linear_solvers import system as systems
 from mlhf.hypergrad.linear_solvers.system import Solved, Solver, System
-from mlhf.optimizers import preconditioned_cg
+from mlhf.optimizers import conjugate_gradient
 
 
 class ConjugateGradient(Solver):
@@ -48,10 +48,10 @@ def solve_definite(
         lowest[0] = min(lowest[0], systems.curvature_along(v, product))
         return product
 
-    solution = preconditioned_cg.conjugate_gradient(
+    solution = conjugate_gradient.conjugate_gradient(
         matvec, b, x0=x0, max_iterations=max_iterations, tolerance=tolerance
     )
-    reason = preconditioned_cg.REASONS[int(solution.reason)]
-    if int(solution.reason) == preconditioned_cg.NEGATIVE_CURVATURE:
+    reason = conjugate_gradient.REASONS[int(solution.reason)]
+    if int(solution.reason) == conjugate_gradient.NEGATIVE_CURVATURE:
         raise systems.indefinite(name, lowest[0], damping)
     return systems.report(system, b, solution.x, int(solution.iterations), reason)

@@ -7,7 +7,7 @@ import tensorflow as tf
 from mlhf.checks.arguments import check_count, check_number
 from mlhf.hypergrad.linear_solvers import system as systems
 from mlhf.hypergrad.linear_solvers.system import Solved, Solver, System
-from mlhf.optimizers import preconditioned_cg
+from mlhf.optimizers import conjugate_gradient
 
 
 class NormalEquations(Solver):
@@ -48,14 +48,14 @@ class NormalEquations(Solver):
             )
         # Beyond what rounding lets it reach, the iteration blows up along the null space.
         floor = 8 * float(tf.experimental.numpy.finfo(b.dtype.as_numpy_dtype).eps)
-        solution = preconditioned_cg.conjugate_gradient(
+        solution = conjugate_gradient.conjugate_gradient(
             lambda v: transposed(system.matvec(v)),
             right,
             x0=x0,
             max_iterations=self.max_iterations,
             tolerance=max(self.tolerance, floor) if self.tolerance else 0.0,
         )
-        reason = preconditioned_cg.REASONS[int(solution.reason)]
+        reason = conjugate_gradient.REASONS[int(solution.reason)]
         solved = systems.report(system, b, solution.x, int(solution.iterations), reason)
         left = transposed(b - system.matvec(solution.x))
         return solved._replace(shortfall=float(tf.norm(left)) / float(tf.norm(right)))
