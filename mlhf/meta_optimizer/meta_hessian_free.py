@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import math
+import inspect
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 from custom_op import structures
-from mlhf.checks.arguments import check_choice, check_count, check_number
+from mlhf.checks.arguments import check_count, check_number
 from mlhf.checks.structures import check_path
 from mlhf.kinds import with_layers
 from mlhf.layout import Layout
-from mlhf.meta_optimizer import (
-    coordinate_lstm,
-    live_weights,
-    metrics,
-    portable_state,
-    weights_file,
-)
+from mlhf.meta_optimizer import metrics, portable_state, weights_file
 from mlhf.meta_optimizer.coordinate_lstm import LSTMWeights
+from mlhf.meta_optimizer.learned_weights import LearnedWeights
 from mlhf.meta_optimizer.live_weights import LiveWeights
 from mlhf.meta_optimizer.proposal import propose, shorten
-from mlhf.meta_optimizer.rule import INPUTS, MetaState, Rule, zero_state
+from mlhf.meta_optimizer.rule import MetaState, Rule, zero_state
 from mlhf.models import keras_models
 from mlhf.objective import Objective
 from mlhf.optimizers.curvature_shares import linearize_shares
@@ -32,11 +27,8 @@ from mlhf.optimizers.settings import Fixed, Number
 from mlhf.optimizers.step import CompiledSteps, Step
 from mlhf.optimizers.step_arguments import as_parameters, as_tensors, check_objective, note_layout
 
-# Arguments of the constructor that a file does not keep.
-_NOT_SAVED = {"initial_damping", "kinds", "seed", "product_dtype", "jit_compile", "detailed"}
 
-
-class MetaHessianFree(CompiledSteps):
+class MetaHessianFree(LearnedWeights, CompiledSteps):
     """Hessian-free steps whose damping, preconditioner and start come from a learned LSTM.
 
     With g the gradient, G = Jᵀ H J the Gauss-Newton matrix, and x₋, r₋ the solution and the
@@ -47,6 +39,13 @@ class MetaHessianFree(CompiledSteps):
         P  = softplus(LSTM_y(g, r₀, x₀))
         x, r by `cg_iterations` preconditioned conjugate-gradient iterations
         w ← w - lr x
+
+    Entries of gradients are often far below one, where an LSTM tells none from another: scaled
+    inputs (`input_scale="rms"`) make what it learns independent of the sizes of network and batch.
+    Curvature has a scale of its own on every network, and a learned damping that of the networks
+    that it was learned on, which s (`damping_scale`) corrects. On networks that are unlike them
+    single solves go wrong by factors of hundreds: `longest_step` bounds them as in meta-training,
+    where it is 0.25; the meta-optimizers that ship have that too.
 
     One set of LSTM weights serves all coordinates of a kind of variable. A new optimizer's are
     random: meta-train it (`mlhf.meta_train`) or load trained ones (`from_pretrained`).
@@ -106,21 +105,16 @@ class MetaHessianFree(CompiledSteps):
           curvature_share: The share of the batch that G is taken on, its first examples: above 0
             and at most 1. The gradient is that of the whole batch.
           input_scale: What the LSTMs see of g, r and x: `"none"` them as they are, as in the
-            paper; `"rms"` each divided by the root mean square of its variable's entries. Entries
-            of gradients are often far below one, where an LSTM tells none from another; scaled,
-            what it learns depends neither on the size of a network nor on that of a batch.
-          damping_scale: s, positive. Curvature has a scale of its own on every network, and a
-            learned damping that of the networks that it was learned on: this is the one number to
-            try beside the learning rate on a network that is unlike them.
+            paper; `"rms"` each divided by the root mean square of its variable's entries.
+          damping_scale: s, positive: the one number to try beside the learning rate on a network
+            unlike those of meta-training.
           inputs: Which of g, r and x the LSTMs see, as letters: `"grx"` all, as in the paper, `"g"`
             the gradient alone. The others are zero. To find out what each is worth.
           longest_step: A step is at most this share of ‖w‖ long, and is shortened where it would
-            be longer, as in meta-training, where the share is 0.25; None for no bound, as in the
-            paper's training. On networks that are unlike those of meta-training single solves go
-            wrong by factors of hundreds. Meta-optimizers that ship have 0.25.
+            be longer; None for no bound, as in the paper's training.
           initial_damping: What the damping's LSTM gives, about, before it has learned: its dense
-            layer's bias is set to it. None for the paper's bias of 0, which gives 0.69. Of new
-            weights only.
+            layer's bias is set to the inverse softplus of it. None for the paper's bias of 0,
+            which gives 0.69. It concerns new weights only.
           kinds: The kinds of variable, where paths and layers do not tell them; as for
             `mlhf.kinds.resolve_kinds`.
           seed: Of the random weights.
@@ -136,35 +130,18 @@ class MetaHessianFree(CompiledSteps):
         Raises:
           ValueError: If a value makes no sense; the message says what was expected.
         """
+        given = locals()
         super().__init__(jit_compile)
-        self.rule = Rule(
-            x_use=check_choice("x_use", x_use, ("x", "d", "rnn")),
-            y_use=check_choice("y_use", y_use, ("rnn", "none")),
-            d_use=check_choice("d_use", d_use, ("rnn", "none")),
-            cg_iterations=check_count("cg_iterations", cg_iterations),
-            damping_type=check_choice("damping_type", damping_type, ("regular", "LM_heuristics")),
-            decay=check_number("decay", decay, above=0, below=1),
-            curvature_share=check_number("curvature_share", curvature_share, above=0, at_most=1),
-            input_scale=check_choice("input_scale", input_scale, ("none", "rms")),
-            damping_scale=check_number("damping_scale", damping_scale, above=0),
-            inputs=check_choice("inputs", inputs, INPUTS),
-            product_dtype=check_choice("product_dtype", product_dtype, (None, "bfloat16")),
-        )
+        self.rule = Rule(**{name: given[name] for name in Rule.names()})
+        self.longest_step = self.rule.longest_step
         self.learning_rate, self.damping = learning_rate, damping
-        if longest_step is not None:
-            longest_step = check_number("longest_step", longest_step, above=0)
-        self.longest_step = longest_step
         if initial_damping is not None:
             check_number("initial_damping", initial_damping, above=0)
-        self._initial_damping = initial_damping
-        self._weights: dict[str, LSTMWeights] | None = None
-        self._kinds: list[str] | None = None
-        self._live = LiveWeights()
+        self._begin_weights(check_count("seed", seed, 0), initial_damping)
         self.detailed = detailed
         self._given_kinds = kinds
         # By the structures that `init` saw: a network's layers say more than the constructor knows.
         self._kinds_of: dict[Any, Any] = {}
-        self._seed = check_count("seed", seed, 0)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **overrides: Any) -> MetaHessianFree:
@@ -193,7 +170,7 @@ class MetaHessianFree(CompiledSteps):
                 f"{name_or_path} has the settings {newer}, which this version does not know: a "
                 "newer one saved it."
             )
-        unknown = set(overrides) - set(settings) - _NOT_SAVED
+        unknown = set(overrides) - set(_arguments())
         if unknown:
             raise ValueError(f"Expected overrides among {sorted(settings)}, got {sorted(unknown)}.")
         optimizer = cls(**{**settings, **overrides})
@@ -227,43 +204,13 @@ class MetaHessianFree(CompiledSteps):
         return weights_file.write(path, self.settings, self.kinds, self.weights)
 
     @property
-    def kinds(self) -> list[str] | None:
-        """The kinds that the weights are for."""
-        return self._kinds
-
-    @property
-    def weights(self) -> dict[str, LSTMWeights] | None:
-        """The LSTMs' weights by role."""
-        return self._weights
-
-    @weights.setter
-    def weights(self, weights: dict[str, LSTMWeights]) -> None:
-        if self._kinds is None:
-            raise ValueError(
-                "Expected weights after their kinds are known, from init(parameters), or with "
-                "them: set_weights(kinds, weights)."
-            )
-        self.set_weights(self._kinds, weights)
-
-    @property
     def settings(self) -> dict[str, Any]:
-        """The constructor's arguments that a file keeps."""
-        rule = self.rule
-        return {
-            "learning_rate": float(self._number("learning_rate", tf.float64)),
-            "cg_iterations": rule.cg_iterations,
-            "x_use": rule.x_use,
-            "y_use": rule.y_use,
-            "d_use": rule.d_use,
-            "damping": float(self.damping),
-            "damping_type": rule.damping_type,
-            "decay": rule.decay,
-            "curvature_share": rule.curvature_share,
-            "input_scale": rule.input_scale,
-            "damping_scale": rule.damping_scale,
-            "inputs": rule.inputs,
-            "longest_step": self.longest_step,
+        """The constructor's arguments that a file keeps, in its order."""
+        kept = {
+            name: float(self._number(name, tf.float64)) for name in ("learning_rate", "damping")
         }
+        kept.update(self.rule.saved)
+        return {name: kept[name] for name in _arguments() if name in kept}
 
     def layout(self, parameters: Any, kinds: Any = None) -> Layout:
         """Returns how parameters lie in the flat vectors of the state.
@@ -326,79 +273,6 @@ class MetaHessianFree(CompiledSteps):
     def from_saved(self, saved: Any, like: Any, parameters: Any, finite: bool = False) -> MetaState:
         """Returns the state that `to_saved` took apart, in the structure of `like`."""
         return portable_state.from_portable(saved, like, self.layout(parameters), finite)
-
-    def draw_weights(self, kinds: list[str], dtype: Any = tf.float32) -> None:
-        """Draws new weights for those kinds that have none.
-
-        `init` does so for the kinds of its parameters if there are no weights at all.
-
-        Args:
-          kinds: The kinds of variable that weights are needed for.
-          dtype: Theirs.
-        """
-        missing = sorted(set(kinds) - set(self.kinds or []))
-        if not missing:
-            return
-        # They outlive a function that is being traced.
-        with tf.init_scope():
-            drawn = {
-                role: coordinate_lstm.initial_weights(
-                    len(missing), self._seed + 1000 * number, tf.as_dtype(dtype)
-                )
-                for number, role in enumerate(self.rule.roles)
-            }
-            if self._initial_damping is not None and "d" in drawn:
-                # The inverse of softplus, log(eˣ - 1).
-                bias = self._initial_damping + math.log(-math.expm1(-self._initial_damping))
-                drawn["d"] = drawn["d"]._replace(
-                    dense_bias=tf.fill([len(missing)], tf.cast(bias, dtype))
-                )
-            self.set_weights(missing, drawn)
-
-    def weights_for(self, layout: Layout) -> dict[str, LSTMWeights]:
-        """Returns the weights of the kinds that a layout has, in its order and dtype."""
-        self._check_kinds(layout)
-        return self.weights_of(layout.kinds, layout.dtype)
-
-    def weights_of(self, kinds: list[str], dtype: Any) -> dict[str, LSTMWeights]:
-        """Returns the weights of some of the kinds that they are for, in that order."""
-        assert self.weights is not None and self.kinds is not None
-        if not tf.executing_eagerly():
-            return self._live.read(kinds, self.rule.roles, self.kinds, self.weights, dtype)
-        rows = [self.kinds.index(kind) for kind in kinds]
-        return {
-            role: LSTMWeights(
-                *[tf.cast(tf.gather(value, rows), dtype) for value in self.weights[role]]
-            )
-            for role in self.rule.roles
-        }
-
-    def set_weights(self, kinds: list[str], weights: dict[str, LSTMWeights]) -> None:
-        """Puts trained weights in place; kinds that are not among them keep theirs.
-
-        Args:
-          kinds: In the order of the weights' first axis.
-          weights: By role.
-
-        Raises:
-          ValueError: If they are not weights of these kinds for all roles of the rule.
-        """
-        live_weights.check(weights, self.rule.roles, kinds)
-        known, own = self.kinds or [], self.weights
-        kept = [kind for kind in known if kind not in kinds]
-        if own is not None and kept:
-            rows = [known.index(kind) for kind in kept]
-            weights = {
-                role: LSTMWeights(
-                    *[
-                        tf.concat([new, tf.cast(tf.gather(old, rows), new.dtype)], 0)
-                        for new, old in zip(value, own[role], strict=True)
-                    ]
-                )
-                for role, value in weights.items()
-            }
-        self._kinds, self._weights = [*kinds, *kept], dict(weights)
-        self._live.update(self._kinds, self._weights)
 
     def step(self, objective: Objective, parameters: Any, state: MetaState) -> Step:
         """Takes one step.
@@ -495,18 +369,13 @@ class MetaHessianFree(CompiledSteps):
     def _settable(self):
         return [*super()._settable(), "weights"]
 
-    def _check_kinds(self, layout: Layout) -> None:
-        missing = sorted(set(layout.kinds) - set(self.kinds or []))
-        if missing:
-            raise ValueError(
-                f"The network has variables of the kinds {missing}, and these weights were "
-                f"trained for {self.kinds}. Meta-train on a network that has them, or say which "
-                "kind serves them, with kinds= (for example "
-                f'{{"path/of/variable": "{(self.kinds or [""])[0]}"}}).'
-            )
-
 
 def _structure_key(parameters: Any) -> tuple:
     """What tells structures of parameters apart: paths and shapes."""
     shapes = [tuple(leaf.shape) for leaf in tf.nest.flatten(parameters) if hasattr(leaf, "shape")]
     return tuple(structures.leaf_names(parameters)), tuple(shapes)
+
+
+def _arguments() -> list[str]:
+    """Returns the names of the constructor's arguments."""
+    return list(inspect.signature(MetaHessianFree).parameters)

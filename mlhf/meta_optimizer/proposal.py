@@ -71,8 +71,7 @@ def propose(
         )
         return tf.reshape(output, [layout.size])
 
-    nothing = tf.zeros([0], layout.dtype)
-    delta_drive = diagonal_drive = nothing
+    delta_drive = diagonal_drive = tf.zeros([0], layout.dtype)
     delta = tf.fill([layout.size], state.damping)
     if rule.d_use == "rnn":
         delta_drive = run("d", gradient, state.residual, state.solution)
@@ -100,14 +99,7 @@ def propose(
     )
     after = MetaState(solution, trajectory.residual, state.damping, lstm)
     if guarded:
-        is_finite &= tf.math.is_finite(tf.norm(solution)) & tf.math.is_finite(
-            tf.norm(after.residual)
-        )
-        after = after._replace(
-            solution=tf.where(is_finite, solution, state.solution),
-            residual=tf.where(is_finite, after.residual, state.residual),
-        )
-        solution = tf.where(is_finite, solution, tf.zeros_like(solution))
+        solution, after = _without_what_is_not_finite(is_finite, state, after)
     proposal = Proposal(
         start,
         start_residual,
@@ -119,6 +111,19 @@ def propose(
         trajectory,
     )
     return proposal, after
+
+
+def _without_what_is_not_finite(
+    is_finite: tf.Tensor, state: MetaState, after: MetaState
+) -> tuple[tf.Tensor, MetaState]:
+    """Returns the solution to take, and the state after it."""
+    solution, residual = after.solution, after.residual
+    is_finite &= tf.math.is_finite(tf.norm(solution)) & tf.math.is_finite(tf.norm(residual))
+    after = after._replace(
+        solution=tf.where(is_finite, solution, state.solution),
+        residual=tf.where(is_finite, residual, state.residual),
+    )
+    return tf.where(is_finite, solution, tf.zeros_like(solution)), after
 
 
 def shorten(

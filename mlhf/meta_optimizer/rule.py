@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from mlhf.checks.arguments import check_choice, check_count, check_number
 from mlhf.layout import Layout
 from mlhf.meta_optimizer import coordinate_lstm
 
@@ -16,20 +19,96 @@ ROLES = ("x", "y", "d")
 INPUTS = ("grx", "gr", "gx", "rx", "g", "r", "x")
 
 
-class Rule(NamedTuple):
-    """What is learned and what is not; static."""
+# So many fields of the rule are as old as checkpoints.
+_OLDEST = 7
 
-    x_use: str = "x"  # the start: "x" the last solution, "d" the gradient, "rnn" learned
-    y_use: str = "rnn"  # the preconditioner: "rnn" learned, "none" ones
-    d_use: str = "rnn"  # the damping: "rnn" learned and added to the constant, "none" constant
-    cg_iterations: int = 2
-    damping_type: str = "regular"  # or "LM_heuristics"
-    decay: float = 0.9  # the factor of the LM heuristic
-    product_dtype: str | None = None  # "bfloat16" for cheaper products with G
-    curvature_share: float = 1.0  # of the batch that G is taken on
-    input_scale: str = "none"  # "rms": LSTMs see g, r and x by their root mean squares
-    damping_scale: float = 1.0  # of the learned damping
-    inputs: str = "grx"  # which of g, r and x LSTMs see; zeros in the place of the others
+
+def _choice(*choices: Any) -> Callable[[str, Any], Any]:
+    return lambda name, value: check_choice(name, value, choices)
+
+
+def _number(**bounds: float) -> Callable[[str, Any], Any]:
+    return lambda name, value: check_number(name, value, **bounds)
+
+
+def _optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def _setting(default: Any, check: Callable[[str, Any], Any], **where: bool) -> Any:
+    """Describes a setting.
+
+    Args:
+      default: Its default, the constructor's too.
+      check: Called with its name and its value; returns the value or raises ValueError.
+      **where: `saved=False` if files of weights do not have it, `learned_under=False` if
+        meta-training does not depend on it.
+    """
+    return dataclasses.field(default=default, metadata={"check": check, **where})
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What a step is built on: the settings that do not change between steps.
+
+    A new one is a field here, at the end, and an argument of `MetaHessianFree` of the same name and
+    default; the settings of files, checkpoints' signatures and the specifications of comparisons
+    follow.
+
+    Attributes:
+      x_use: The start: `"x"` the last solution, `"d"` the gradient, `"rnn"` learned.
+      y_use: The preconditioner: `"rnn"` learned, `"none"` ones.
+      d_use: The damping: `"rnn"` learned and added to the constant, `"none"` constant.
+      cg_iterations: At most so many.
+      damping_type: Whether the constant is adapted.
+      decay: The factor of the heuristic that adapts it.
+      product_dtype: `"bfloat16"` for cheaper products with G.
+      curvature_share: The share of the batch that G is taken on.
+      input_scale: `"rms"`: LSTMs see g, r and x by their root mean squares.
+      damping_scale: A factor on the learned damping.
+      inputs: Which of g, r and x LSTMs see; zeros in the place of the others.
+      longest_step: A step's largest length, in units of ‖w‖.
+
+    Raises:
+      ValueError: If a value makes no sense; the message says what was expected.
+    """
+
+    x_use: str = _setting("x", _choice("x", "d", "rnn"))
+    y_use: str = _setting("rnn", _choice("rnn", "none"))
+    d_use: str = _setting("rnn", _choice("rnn", "none"))
+    cg_iterations: int = _setting(2, check_count)
+    damping_type: str = _setting("regular", _choice("regular", "LM_heuristics"))
+    decay: float = _setting(0.9, _number(above=0, below=1))
+    product_dtype: str | None = _setting(None, _choice(None, "bfloat16"), saved=False)
+    curvature_share: float = _setting(1.0, _number(above=0, at_most=1))
+    input_scale: str = _setting("none", _choice("none", "rms"))
+    damping_scale: float = _setting(1.0, _number(above=0))
+    inputs: str = _setting("grx", _choice(*INPUTS))
+    longest_step: float | None = _setting(None, _optional(_number(above=0)), learned_under=False)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = field.metadata["check"](field.name, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Returns the names of the settings."""
+        return [field.name for field in dataclasses.fields(cls)]
+
+    @classmethod
+    def younger_defaults(cls) -> dict[str, Any]:
+        """Returns the settings that files may be older than, with their defaults."""
+        return {field.name: field.default for field in dataclasses.fields(cls)[_OLDEST:]}
+
+    @property
+    def saved(self) -> dict[str, Any]:
+        """What files of weights have of it."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.metadata.get("saved", True)
+        }
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -41,15 +120,17 @@ class Rule(NamedTuple):
     def signature(self) -> str:
         """The rule as checkpoints name it.
 
-        The first seven fields are as old as checkpoints; of the others it has those that are not
-        the default, so that a checkpoint that is older than a field stays valid.
+        The first fields are as old as checkpoints; of the others it has those that are not the
+        default, so that a checkpoint that is older than a field stays valid.
         """
+        oldest = tuple(getattr(self, name) for name in self.names()[:_OLDEST])
         newer = {
-            name: value
-            for name, value in list(self._asdict().items())[7:]
-            if value != self._field_defaults[name]
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)[_OLDEST:]
+            if field.metadata.get("learned_under", True)
+            and getattr(self, field.name) != field.default
         }
-        return f"{tuple(self)[:7]} {newer}" if newer else str(tuple(self)[:7])
+        return f"{oldest} {newer}" if newer else str(oldest)
 
 
 class MetaState(NamedTuple):

@@ -20,6 +20,7 @@ NOT_FINITE = 3
 REASONS = ("maximum of iterations", "converged", "negative curvature", "not finite")
 
 PAPER_FLOOR = 1e-6
+_REMEDY = "it has the structure, shapes and dtype of b"
 
 
 class Solution(NamedTuple):
@@ -78,79 +79,40 @@ def conjugate_gradient(
             f"Expected a function for the product with A, matvec(v), got {kind(matvec)}; a matrix "
             "M is lambda v: tf.linalg.matvec(M, v)."
         )
-    b = as_tensors("b", b)
-    dtype = _dtype_of(b)
-    remedy = "it has the structure, shapes and dtype of b"
-    if x0 is not None:
-        x0 = tf.nest.pack_sequence_as(b, check_like("x0", x0, b, remedy))
-    if preconditioner is not None and not callable(preconditioner):
-        diagonal = check_like("a preconditioner", preconditioner, b, remedy)
-    floor = tf.constant(PAPER_FLOOR, dtype)
-    relative = guards == "relative"
-    if tolerance is None:
-        tolerance = _epsilon(dtype) if relative else PAPER_FLOOR
+    system = _System(matvec, as_tensors("b", b), x0, preconditioner)
+    rule: _Relative = (_Relative if guards == "relative" else _Paper)(system.dtype, tolerance)
+    right, scale = rule.scaled(tf.nest.flatten(system.b))
+    x, r = system.start(right, scale, guards == "relative")
+    iterations, reason, x, r = _iterate(system, rule, x, r, max_iterations)
+    return Solution(
+        system.pack([scale * leaf for leaf in x]),
+        system.pack([scale * leaf for leaf in r]),
+        iterations,
+        reason,
+    )
 
-    def pack(leaves):
-        return tf.nest.pack_sequence_as(b, leaves)
 
-    def apply(operator, leaves):
-        return check_like("a product", operator(pack(leaves)), b, remedy)
-
-    precondition: Callable[[list[tf.Tensor]], list[tf.Tensor]]
-    if preconditioner is None:
-        precondition = list
-    elif callable(preconditioner):
-        precondition = lambda r: apply(preconditioner, r)  # noqa: E731
-    else:
-        precondition = lambda r: [d * leaf for d, leaf in zip(diagonal, r, strict=True)]  # noqa: E731
-
-    right = tf.nest.flatten(b)
-    scale = tf.ones([], dtype)
-    if relative:
-        # In units of the largest entry of b first, so that its norm can't over- or underflow.
-        largest = tf.reduce_max(tf.stack([tf.reduce_max(tf.abs(leaf)) for leaf in right]))
-        scale = tf.where(largest > 0, largest, tf.ones_like(largest))
-        right = [leaf / scale for leaf in right]
-        tolerance = tolerance * tf.sqrt(_dot(right, right))
-    if x0 is None:
-        x = [tf.zeros_like(leaf) for leaf in right]
-        r = right
-    else:
-        x = [tf.convert_to_tensor(leaf) / scale for leaf in tf.nest.flatten(x0)]
-        r = [u - v for u, v in zip(right, apply(matvec, x), strict=True)]
-        if relative:
-            # In units of a tiny b a start may be too large for its residual's norm: none, then.
-            start = tf.nest.flatten(x0)
-            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(leaf)) for leaf in start])
-            too_large = finite & ~tf.math.is_finite(_dot(r, r))
-            x = [tf.where(too_large, tf.zeros_like(leaf), leaf) for leaf in x]
-            r = [tf.where(too_large, other, leaf) for leaf, other in zip(r, right, strict=True)]
-    y = precondition(r)
+def _iterate(
+    system: _System, rule: _Relative, x: list[tf.Tensor], r: list[tf.Tensor], max_iterations: int
+) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
+    """Returns how many iterations there were, why they stopped, x, and r."""
+    y = system.precondition(r)
 
     def keep_going(i, reason, x, r, p, rho):
         del x, p
-        norm = tf.sqrt(_dot(r, r))
-        unfinished = norm > tolerance if relative else norm >= tolerance
-        return (i < max_iterations) & (reason == RUNNING_OUT) & unfinished
+        go_on = rule.is_unfinished(tf.sqrt(_dot(r, r)))
+        return (i < max_iterations) & (reason == RUNNING_OUT) & go_on
 
     def iterate(i, reason, x, r, p, rho):
-        product = apply(matvec, p)
+        product = system.product(p)
         curvature = _dot(p, product)
-        if relative:
-            alpha = rho / tf.where(curvature > 0, curvature, tf.ones_like(curvature))
-            # A zero direction with a residual left means a semidefinite preconditioner.
-            reason = tf.where(curvature > 0, reason, NEGATIVE_CURVATURE)
-        else:
-            alpha = rho / tf.maximum(curvature, floor)
+        alpha = rule.over(rho, curvature)
+        reason = rule.reason(reason, curvature)
         new_x = _axpy(alpha, p, x)
         new_r = _axpy(-alpha, product, r)
-        y = precondition(new_r)
+        y = system.precondition(new_r)
         new_rho = _dot(new_r, y)
-        if relative:
-            beta = new_rho / tf.where(rho > 0, rho, tf.ones_like(rho))
-        else:
-            beta = new_rho / tf.maximum(rho, floor)
-        new_p = _axpy(beta, p, y)
+        new_p = _axpy(rule.over(new_rho, rho), p, y)
         finite = tf.math.is_finite(new_rho) & tf.math.is_finite(alpha)
         reason = tf.where(finite, reason, NOT_FINITE)
         go = reason == RUNNING_OUT
@@ -170,16 +132,114 @@ def conjugate_gradient(
         maximum_iterations=max_iterations,
     )
     norm = tf.sqrt(_dot(r, r))
-    converged = norm <= tolerance if relative else norm < tolerance
-    reason = tf.where((reason == RUNNING_OUT) & converged, CONVERGED, reason)
+    is_converged = rule.is_converged(norm)
+    reason = tf.where((reason == RUNNING_OUT) & is_converged, CONVERGED, reason)
     # A right-hand side or a start that is not finite runs no iteration.
-    reason = tf.where(tf.math.is_finite(norm), reason, NOT_FINITE)
-    return Solution(
-        pack([scale * leaf for leaf in x]),
-        pack([scale * leaf for leaf in r]),
-        iterations,
-        reason,
-    )
+    return iterations, tf.where(tf.math.is_finite(norm), reason, NOT_FINITE), x, r
+
+
+class _System:
+    """A x = b, its start and its preconditioner, on flat lists of tensors."""
+
+    def __init__(self, matvec: Callable[[Any], Any], b: Any, x0: Any, preconditioner: Any):
+        self.b, self.dtype = b, _dtype_of(b)
+        self._matvec, self._preconditioner = matvec, preconditioner
+        self._x0: list[tf.Tensor] | None = None
+        if x0 is not None:
+            self._x0 = check_like("x0", x0, b, _REMEDY)
+        if preconditioner is not None and not callable(preconditioner):
+            self._diagonal = check_like("a preconditioner", preconditioner, b, _REMEDY)
+
+    def pack(self, leaves: list[tf.Tensor]) -> Any:
+        """Returns leaves in the structure of b."""
+        return tf.nest.pack_sequence_as(self.b, leaves)
+
+    def product(self, leaves: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Returns A v."""
+        return self._apply(self._matvec, leaves)
+
+    def precondition(self, r: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Returns P r."""
+        if self._preconditioner is None:
+            return list(r)
+        if callable(self._preconditioner):
+            return self._apply(self._preconditioner, r)
+        return [d * leaf for d, leaf in zip(self._diagonal, r, strict=True)]
+
+    def start(
+        self, right: list[tf.Tensor], scale: tf.Tensor, relative: bool
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Returns where to start and the residual there, in units of `scale`."""
+        if self._x0 is None:
+            return [tf.zeros_like(leaf) for leaf in right], right
+        x = [tf.convert_to_tensor(leaf) / scale for leaf in self._x0]
+        r = [u - v for u, v in zip(right, self.product(x), strict=True)]
+        if relative:
+            # In units of a tiny b a start may be too large for its residual's norm: none, then.
+            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(leaf)) for leaf in self._x0])
+            too_large = finite & ~tf.math.is_finite(_dot(r, r))
+            x = [tf.where(too_large, tf.zeros_like(leaf), leaf) for leaf in x]
+            r = [tf.where(too_large, other, leaf) for leaf, other in zip(r, right, strict=True)]
+        return x, r
+
+    def _apply(self, operator: Callable[[Any], Any], leaves: list[tf.Tensor]) -> list[tf.Tensor]:
+        return check_like("a product", operator(self.pack(leaves)), self.b, _REMEDY)
+
+
+class _Relative:
+    """When the iteration stops, and what keeps it from dividing by zero: all in units of b."""
+
+    def __init__(self, dtype: tf.DType, tolerance: Any):
+        self._tolerance = _epsilon(dtype) if tolerance is None else tolerance
+
+    def scaled(self, right: list[tf.Tensor]) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Returns b in the units to compute in, and the unit."""
+        # The largest entry of b first, so that its norm can't over- or underflow.
+        largest = tf.reduce_max(tf.stack([tf.reduce_max(tf.abs(leaf)) for leaf in right]))
+        scale = tf.where(largest > 0, largest, tf.ones_like(largest))
+        right = [leaf / scale for leaf in right]
+        self._tolerance = self._tolerance * tf.sqrt(_dot(right, right))
+        return right, scale
+
+    def is_unfinished(self, norm: tf.Tensor) -> tf.Tensor:
+        """Whether a residual of a norm is too long to stop; not where the norm is not a number."""
+        return norm > self._tolerance
+
+    def is_converged(self, norm: tf.Tensor) -> tf.Tensor:
+        """Whether it is short enough; not where the norm is not a number either."""
+        return norm <= self._tolerance
+
+    def over(self, numerator: tf.Tensor, denominator: tf.Tensor) -> tf.Tensor:
+        """Returns α or β."""
+        return numerator / tf.where(denominator > 0, denominator, tf.ones_like(denominator))
+
+    def reason(self, reason: tf.Tensor, curvature: tf.Tensor) -> tf.Tensor:
+        """Returns why to stop at a direction of a curvature, if so."""
+        # A zero direction with a residual left means a semidefinite preconditioner.
+        return tf.where(curvature > 0, reason, NEGATIVE_CURVATURE)
+
+
+class _Paper(_Relative):
+    """The same as Chen et al. 2018 have it: absolute."""
+
+    def __init__(self, dtype: tf.DType, tolerance: Any):
+        super().__init__(dtype, PAPER_FLOOR if tolerance is None else tolerance)
+        self._dtype, self._floor = dtype, tf.constant(PAPER_FLOOR, dtype)
+
+    def scaled(self, right: list[tf.Tensor]) -> tuple[list[tf.Tensor], tf.Tensor]:
+        return right, tf.ones([], self._dtype)
+
+    def is_unfinished(self, norm: tf.Tensor) -> tf.Tensor:
+        return norm >= self._tolerance
+
+    def is_converged(self, norm: tf.Tensor) -> tf.Tensor:
+        return norm < self._tolerance
+
+    def over(self, numerator: tf.Tensor, denominator: tf.Tensor) -> tf.Tensor:
+        return numerator / tf.maximum(denominator, self._floor)
+
+    def reason(self, reason: tf.Tensor, curvature: tf.Tensor) -> tf.Tensor:
+        return reason
 
 
 def _dtype_of(b: Any) -> tf.DType:

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 import mlhf
+from mlhf.meta_optimizer.rule import Rule
 from train_val.cli.specification_checks import ALIASES, TEXTS, check_setting
 from train_val.comparison.tuning import OPEN
 from train_val.training import optimizer_table
@@ -154,13 +155,7 @@ def _read(parts: Sequence[str], text: str) -> dict[str, tuple]:
 def _settings_to_keep(trained: mlhf.MetaHessianFree) -> dict[str, Any]:
     """Returns the settings of a trained MLHF that its runs are kept under."""
     # Runs are kept that are older than these settings.
-    younger = {
-        "curvature_share": 1,
-        "input_scale": "none",
-        "damping_scale": 1,
-        "inputs": "grx",
-        "longest_step": None,
-    }
+    younger = Rule.younger_defaults()
     return {
         key: value
         for key, value in trained.settings.items()

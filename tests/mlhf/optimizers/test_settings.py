@@ -1,6 +1,7 @@
 """Numbers that are set hold from the next step on, however that step is run."""
 
 import copy
+import dataclasses
 import pickle
 
 import keras
@@ -236,7 +237,7 @@ def test_what_can_not_change_says_so():
     assert float(taken["damping"]) == 0.1 and float(optimizer.init(PARAMETERS).damping) == 0.2
     meta = mlhf.MetaHessianFree()
     with pytest.raises(AttributeError, match="^Expected rule to stay"):
-        meta.rule = meta.rule._replace(cg_iterations=8)
+        meta.rule = dataclasses.replace(meta.rule, cg_iterations=8)
     with pytest.raises(TypeError, match="schedule gives it"):
         schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
         mlhf.FirstOrder(keras.optimizers.SGD(schedule)).learning_rate = 0.1
