@@ -177,6 +177,28 @@ def test_a_new_batch_of_the_same_shape_never_traces_again(name):
     assert len(traced) == third
 
 
+def test_a_function_takes_an_objective_and_traces_it_once_a_shape():
+    traced = []
+
+    @tf.function
+    def loss(objective, parameters):
+        traced.append(objective)
+        return objective.data_loss(parameters)
+
+    def make(count, network=lambda w, x: w * x):
+        x = tf.reshape(tf.range(float(count)), [count, 1])
+        return mlhf.Objective(network, "squared_error", x, x + 1)
+
+    network = make(2).network
+    for count in (2, 2, 3, 3):
+        objective = make(count, network)
+        expected = objective.data_loss(tf.constant(0.5))
+        np.testing.assert_allclose(loss(objective, tf.constant(0.5)), expected)
+    assert len(traced) == 2
+    loss(make(3), tf.constant(0.5))
+    assert len(traced) == 3
+
+
 def test_a_keras_model_is_one_network():
     model = batch_norm_model()
     x, y = np.ones((2, 3), "f"), np.zeros(2, int)

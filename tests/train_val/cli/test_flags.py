@@ -1,5 +1,6 @@
 """Every flag of every command: numbers are checked, all stand in a group, defaults are right."""
 
+import dataclasses
 import importlib
 import re
 
@@ -52,6 +53,20 @@ def test_every_flag_says_what_it_is_for(defined):
         text = FLAGS[name].help
         assert re.match(r"[A-Zc\d]", text) and text.endswith("."), (name, text)
         assert not re.match(r"(Of|Whose) ", text)
+
+
+def test_flags_of_the_rule_are_its_settings():
+    from mlhf.meta_optimizer.rule import Rule
+
+    given = define(use_flags)
+    fields = {field.name: field for field in dataclasses.fields(Rule)}
+    for flag, name in optimizer_table.RULE.items():
+        if name in fields:
+            assert FLAGS[flag].default == fields[name].default, flag
+            for value in getattr(FLAGS[flag].parser, "enum_values", []):
+                Rule(**{name: value})
+    for name in given:
+        delattr(FLAGS, name)
 
 
 @pytest.mark.parametrize("optimizer", optimizer_table.TRAINING)

@@ -28,9 +28,9 @@ def test_the_mean_has_what_some_steps_do_more_and_the_median_has_not(monkeypatch
         return 0.0
 
     monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    monkeypatch.setattr(cost, "_gradient", lambda static: gradient)
+    monkeypatch.setattr(cost, "_gradient", lambda: gradient)
     by_hand = problem()
-    by_hand.task.objective = lambda *_: SimpleNamespace(static=(), tensors=())
+    by_hand.task.objective = lambda *_: SimpleNamespace()
     found = measure(by_hand, Slow(0.9), rounds=10)
     # Of ten steps two take 5 and eight take 1; a gradient takes a half.
     assert found.gradients == pytest.approx((2 * 5 + 8) / (10 * 0.5))
