@@ -59,6 +59,8 @@ def check_learnable(tasks: Sequence[Task], optimizer: MetaHessianFree) -> None:
         raise ValueError('There is nothing to learn: give x_use="rnn", y_use="rnn" or d_use="rnn".')
     if not tasks:
         raise ValueError("Expected a task, or several, got none.")
+    # A schedule is refused.
+    optimizer._number("learning_rate", tf.float64)
 
 
 def common_dtype(layouts: Sequence[Layout]) -> tf.DType:

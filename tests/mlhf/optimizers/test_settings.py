@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import mlhf
 from mlhf.meta_optimizer.coordinate_lstm import LSTMWeights
+from mlhf.meta_training.arguments import check_learnable
 from tests.contract import batch, quadratic, start
 
 DTYPE = tf.float64
@@ -217,6 +218,8 @@ def test_a_rate_may_be_a_schedule_of_the_steps_taken(name):
     if name == "meta":
         with pytest.raises(ValueError, match="^Expected learning_rate to be a number here"):
             optimizer.save("never")
+        with pytest.raises(ValueError, match="^Expected learning_rate to be a number here"):
+            check_learnable([None], optimizer)
 
 
 def test_what_can_not_change_says_so():
