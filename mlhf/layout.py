@@ -26,19 +26,6 @@ SMALLEST_BLOCK = 64
 BLOCKS_IN_A_ROW = 8
 
 
-def plain_form(parameters: Any) -> FlatForm:
-    """Returns the flat form of parameters for rules without learned parts: no kinds, no padding.
-
-    Args:
-      parameters: Tensors of static shape and one dtype, float32 or float64.
-
-    Raises:
-      ValueError: If there are none, a shape is not static, or the dtypes are others.
-    """
-    _check_precision(parameters)
-    return FlatForm(parameters, "parameters")
-
-
 class Layout(FlatForm):
     """How the leaves of a structure lie in one flat vector, padding included.
 
@@ -62,7 +49,14 @@ class Layout(FlatForm):
           ValueError: If there are none, a shape is not static, dtypes are mixed or not floating, or
             a kind is not known.
         """
-        _check_precision(structure)
+        dtype = check_parameters(structure)
+        if dtype not in (tf.float32, tf.float64):
+            raise ValueError(
+                f"Expected parameters in float32 or float64, got {dtype.name}: conjugate "
+                "gradients and sums over all of them need that precision. Keep them in float32 "
+                'and compute in less (product_dtype="bfloat16", or a Keras policy such as '
+                '"mixed_bfloat16").'
+            )
         super().__init__(structure, "parameters")
         self.parameters = self.size
         leaf_kinds = kinds_module.resolve_kinds(structure, kinds)
@@ -131,15 +125,19 @@ class Layout(FlatForm):
         )
 
 
-def _check_precision(structure: Any) -> None:
-    dtype = check_parameters(structure)
-    if dtype not in (tf.float32, tf.float64):
-        raise ValueError(
-            f"Expected parameters in float32 or float64, got {dtype.name}: conjugate "
-            "gradients and sums over all of them need that precision. Keep them in float32 and "
-            'compute in less (product_dtype="bfloat16", or a Keras policy such as '
-            '"mixed_bfloat16").'
-        )
+def plain_form(parameters: Any) -> FlatForm:
+    """Returns the flat form of parameters for rules without learned parts.
+
+    It is that of one kind, zeros at its end included: how sums over a vector round depends on its
+    length, and numbers and states are to stay those of earlier versions.
+
+    Args:
+      parameters: Tensors of static shape and one dtype, float32 or float64.
+
+    Raises:
+      ValueError: If there are none, a shape is not static, or the dtypes are others.
+    """
+    return Layout(parameters, "any")
 
 
 def _block_size(parameters: int) -> int:

@@ -9,7 +9,6 @@ import numpy as np
 import tensorflow as tf
 
 from custom_op import structures
-from mlhf.layout import Layout
 from mlhf.optimizers.settings import optional_count
 
 
@@ -42,7 +41,7 @@ def from_leaves(saved: Any, like: Any, finite: bool = False) -> Any:
             f"Expected a state of a {type(like).__name__}, found one of another optimizer, with "
             f"{sorted(saved)}."
         )
-    leaves = _as_now(list(leaves), like)
+    leaves = _as_counted(list(leaves), like)
     if len(own) != len(leaves):
         raise ValueError(
             f"Expected a state of {len(own)} arrays, {names}, found one of {len(leaves)}."
@@ -51,24 +50,15 @@ def from_leaves(saved: Any, like: Any, finite: bool = False) -> Any:
     return tf.nest.pack_sequence_as(like, values)
 
 
-def _as_now(leaves: list[Any], like: Any) -> list[Any]:
-    """Returns what an older file, or one from before the rate was a schedule, has in today's form.
-
-    Plain Hessian-free's solution lay in padded blocks. A count of steps is a state's last leaf, and
-    only there where something is scheduled.
-    """
+def _as_counted(leaves: list[Any], like: Any) -> list[Any]:
+    """Returns leaves with a count of steps, the last one, where something is scheduled now."""
     own = tf.nest.flatten(like)
     if optional_count(like):
         counted = not isinstance(like.step, tuple)
         if counted and len(leaves) == len(own) - 1:
-            leaves = [*leaves, np.int32(0)]
-        elif not counted and len(leaves) == len(own) + 1:
-            leaves = leaves[:-1]
-    solution = getattr(like, "solution", None)
-    if solution is not None and leaves:
-        vector = np.asarray(leaves[0])
-        if vector.shape == (Layout(tf.zeros_like(solution), "any").size,):
-            leaves = [vector[: solution.shape[0]], *leaves[1:]]
+            return [*leaves, np.int32(0)]
+        if not counted and len(leaves) == len(own) + 1:
+            return leaves[:-1]
     return leaves
 
 

@@ -11,17 +11,6 @@ from tests.contract import start
 from tests.mlhf.meta_optimizer.test_portable_state import as_file
 
 
-def test_a_solution_in_padded_blocks_as_older_files_have_it_is_read():
-    like = mlhf.HessianFree().init(start(tf.float64))
-    count = like.solution.shape[0]
-    padded = np.concatenate([np.arange(1.0, count + 1), np.zeros(64 - count)])
-    state = from_leaves({"leaves": [padded, np.float64(0.5)]}, like, finite=True)
-    np.testing.assert_array_equal(state.solution, np.arange(1, count + 1))
-    assert float(state.damping) == 0.5
-    with pytest.raises(ValueError, match="solution of the shape"):
-        from_leaves({"leaves": [padded[:-1], 1.0]}, like)
-
-
 def test_a_state_of_leaves_comes_back_and_others_are_refused():
     like = mlhf.HessianFree().init(start(tf.float64))
     saved = as_file(to_leaves(like))
