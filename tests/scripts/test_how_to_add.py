@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md says about adding: one of three is added to a copy, and the files counted."""
+"""What CONTRIBUTING.md says about adding: one of three is added to a copy, the files counted."""
 
 import shutil
 import subprocess
@@ -47,18 +47,20 @@ class SignDescent(CompiledSteps):
     def _step(self, static, tensors, parameters, state, numbers):
         linearized = Objective.of(static, tensors).linearize(parameters)
         moved = tf.nest.map_structure(
-            lambda w, g: w - numbers["learning_rate"] * tf.sign(g), parameters, linearized.gradient()
+            lambda w, g: w - numbers["learning_rate"] * tf.sign(g),
+            parameters,
+            linearized.gradient(),
         )
         return moved, state, linearized.model_state, {"loss": linearized.value}
 '''
-ROW = '''    Known(
+ROW = """    Known(
         "sign",
         "sign descent",
         "mlhf.optimizers.sign_descent.SignDescent",
         grid={"learning_rate": (1e-3, 1e-2)},
         rate=0.01,
     ),
-'''
+"""
 NETWORK = '''
 
 def linear(shape, classes, *, seed=0, dtype="float32"):
