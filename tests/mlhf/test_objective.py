@@ -195,7 +195,7 @@ def test_a_function_takes_an_objective_and_traces_it_once_a_shape():
         expected = objective.data_loss(tf.constant(0.5))
         np.testing.assert_allclose(loss(objective, tf.constant(0.5)), expected)
     assert len(traced) == 2
-    loss(make(3), tf.constant(0.5))
+    loss(make(3, lambda w, x: w + x), tf.constant(0.5))
     assert len(traced) == 3
 
 

@@ -94,9 +94,7 @@ class Script:
         return make_task(batches=self.batches)
 
     @staticmethod
-    def meta_step(
-        optimizer, layout, static, length, unrolled, weights, moments, carry, batches, *_, **__
-    ):
+    def meta_step(optimizer, layout, static, unrolled, weights, moments, carry, batches, *_, **__):
         loss, meta_loss, norm, finite = tf.unstack(batches[0][0, 0])
         metrics = {
             "loss": loss,
