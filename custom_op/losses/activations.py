@@ -118,8 +118,10 @@ def wrong_for(outputs: tf.Tensor, activation: str) -> str | None:
         return "rates (of at least 0)" if low >= 0 and high == math.inf else None
     if found in ("softmax", "sigmoid"):
         return f"probabilities (of a {found})"
-    # Such logits never tell two classes apart.
-    return "numbers from 0 to 1" if low >= -_ROUNDING and high <= 1 + _ROUNDING else None
+    # Such logits never tell two classes apart. One constant is no probability but a mistake, which
+    # a gradient of zero shows.
+    within = low >= -_ROUNDING and high <= 1 + _ROUNDING
+    return "numbers from 0 to 1" if within and low < high else None
 
 
 def check(outputs: Any, loss: losses.Loss) -> None:

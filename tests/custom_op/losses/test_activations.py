@@ -140,3 +140,17 @@ def test_a_softmax_inside_is_none_at_the_end(name):
 
 def test_an_eager_tensor_has_no_history():
     assert activations.ends_in(tf.nn.softmax(tf.constant(Z))) is None
+
+
+def test_a_constant_is_no_probability():
+    seen = []
+
+    @tf.function(autograph=False)
+    def outputs(x):
+        seen.extend(
+            activations.wrong_for(y, "softmax") for y in (0.0 * tf.sin(x), tf.zeros_like(x))
+        )
+        return x
+
+    outputs(tf.ones([2, 3]))
+    assert seen == [None, None]
