@@ -1,4 +1,4 @@
-"""Kinds of variable: which coordinates of a network share the weights of a learned rule."""
+"""Kinds of variables: which coordinates of a network share the weights of a learned rule."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ KINDS = (
     "dense_bias",
 )
 
-# For structures that come without layers: what the last part of a path calls a variable, by the
-# family of the layer, which the part nearest to it tells.
+# For structures without layers: the family of a layer as a part of a path tells it, and the kind of
+# its variables by the last part.
 _FAMILIES = (
     (r"norm|(?<![a-z])bn(?![a-z])", {"gamma|scale": "norm_gamma", "beta|bias|offset": "norm_beta"}),
     (r"conv", {"kernel|weights?|w": "conv_kernel", "bias|b": "conv_bias"}),
@@ -33,17 +33,17 @@ def resolve_kinds(structure: Any, kinds: Any = None) -> list[str]:
     """Returns the kind of each leaf, in the order of `tf.nest.flatten`.
 
     Args:
-      structure: The parameters: a structure of tensors. Unless `kinds` is given, its paths say
+      structure: The parameters: a structure of tensors. Unless `kinds` is given, its paths tell
         what each leaf is (`"conv1/kernel"`, `"dense/bias"`, `"norm/gamma"`).
-      kinds: The kinds, explicitly: a structure like the parameters with a string a leaf, a
+      kinds: The kinds, explicitly: a structure like the parameters with a string for each leaf, a
         mapping from paths to kinds, or one string for all leaves.
 
     Returns:
-      A list of strings. Names of your own are kinds too: a set of weights is made for each.
+      A list of strings. Your own names are kinds too, each with its own set of weights.
 
     Raises:
-      TypeError: If a leaf is no tensor.
-      ValueError: If the kind of a leaf is not known, or a key of `kinds` is no leaf's path; the
+      TypeError: If a leaf is not a tensor.
+      ValueError: If the kind of a leaf is unknown, or a key of `kinds` is not a leaf's path; the
         message names the leaf's path and shape, or the key.
     """
     paths = structures.leaf_names(structure)
@@ -72,7 +72,7 @@ def resolve_kinds(structure: Any, kinds: Any = None) -> list[str]:
         raise ValueError(
             f"Expected the keys of kinds= among the parameters' paths {paths}, got {unknown}."
         )
-    found = []
+    names = []
     for path, leaf in zip(paths, leaves, strict=True):
         kind = (kinds or {}).get(path) or kind_of_path(path)
         if kind is None:
@@ -82,8 +82,8 @@ def resolve_kinds(structure: Any, kinds: Any = None) -> list[str]:
                 f'mapping such as {{"{path}": "dense_kernel"}}, a structure like the parameters, '
                 "or one name for all."
             )
-        found.append(kind)
-    return found
+        names.append(kind)
+    return names
 
 
 def kind_of_path(path: str) -> str | None:
@@ -108,14 +108,17 @@ def kinds_of_model(model: Any) -> dict[str, str]:
       model: A built `keras.Model`.
 
     Returns:
-      A dictionary from `variable.path` to the kind. Variables of layers that are neither
-      convolutions, dense nor normalisation are left out; give theirs by hand.
+      A dictionary from `variable.path` to the kind. Variables of layers other than convolutional,
+      dense and normalisation layers are left out; specify theirs by hand.
+
+    Raises:
+      TypeError: If `model` is not a Keras model.
     """
     import keras
 
     if not isinstance(model, keras.Model):
         raise TypeError(f"Expected a built Keras model, got {kind_of_thing(model)}.")
-    found = {}
+    kinds = {}
     for layer in model._flatten_layers():
         if isinstance(layer, keras.Model) or not layer.trainable_variables:
             continue
@@ -133,19 +136,19 @@ def kinds_of_model(model: Any) -> dict[str, str]:
                 part = "gamma" if name in ("gamma", "scale") else "beta"
             else:
                 part = "bias" if "bias" in name else "kernel"
-            found[variable.path] = f"{family}_{part}"
-    return found
+            kinds[variable.path] = f"{family}_{part}"
+    return kinds
 
 
 def with_layers(model: Any, kinds: Any = None) -> Any:
-    """Returns the `kinds=` of a Keras model: those given, and its layers' for the others.
+    """Adds the kinds of a Keras model's layers to those that the user specified.
 
     Args:
       model: A built `keras.Model`.
-      kinds: A mapping from paths to kinds, one string for all, or None.
+      kinds: The user's: a mapping from paths to kinds, one string for all, or None.
 
     Returns:
-      What `resolve_kinds` takes.
+      The argument `kinds` of `resolve_kinds`.
     """
     if kinds is None or isinstance(kinds, Mapping):
         return {**kinds_of_model(model), **(kinds or {})}

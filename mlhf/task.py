@@ -1,4 +1,4 @@
-"""What is trained, over and over, while an optimizer is meta-trained."""
+"""Tasks, which are trained over and over while an optimizer is meta-trained."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class Task:
     """A network, a loss, initial parameters and batches.
 
     Attributes:
-      network: As for `mlhf.Objective`; a Keras model included.
-      loss: As for `mlhf.Objective`.
-      initialize: From a seed to initial parameters, a structure of floating tensors.
-      batches: From k to an iterable of (inputs, targets) that begins with batch k: a
+      network: The network, as for `mlhf.Objective`; it may be a Keras model.
+      loss: The loss, as for `mlhf.Objective`.
+      initialize: A function from a seed to initial parameters, a structure of floating tensors.
+      batches: A function from k to an iterable of (inputs, targets) that begins with batch k: a
         `tf.data.Dataset` or any other. Batch k has to be the same whenever it is asked for, so
         that a continued run sees what an uninterrupted one sees; shapes are static.
-      kinds: The kinds of variable where paths do not tell them, as for
+      kinds: The kinds of variables where paths do not tell them, as for
         `mlhf.resolve_kinds`. A Keras model's come from its layers.
-      model_state: What the network carries besides parameters, at the start.
-      regularizer: As for `mlhf.Objective`.
-      name: For logs.
+      model_state: The initial state that the network has besides parameters.
+      regularizer: The regularizer, as for `mlhf.Objective`.
+      name: The name of the task in logs.
     """
 
     network: Any
@@ -48,7 +48,7 @@ class Task:
     name: str = "task"
 
     def __repr__(self) -> str:
-        """Its name and what is trained, in a line."""
+        """Returns the name, the network and the loss in one line."""
         name = next(
             (getattr(self.network, n) for n in ("name", "__name__") if hasattr(self.network, n)),
             type(self.network).__name__,
@@ -63,7 +63,7 @@ class Task:
         return Objective(self.network, self.loss, inputs, targets, model_state, self.regularizer)
 
     def initial_model_state(self) -> Any:
-        """Returns what the network carries besides parameters at the start; `()` for nothing."""
+        """Returns the initial state of the network; `()` if it has none."""
         if self.model_state is not None:
             return tf.nest.map_structure(tf.convert_to_tensor, self.model_state)
         if keras_models.is_model(self.network):
@@ -71,34 +71,32 @@ class Task:
         return ()
 
     def check_rollouts(self) -> None:
-        """Checks that rollouts of meta-training honour all that a Keras model asks for.
+        """Checks that a Keras model asks for nothing that rollouts of meta-training leave out.
 
         Raises:
-          ValueError: If it has constraints on its variables.
+          ValueError: If its variables have constraints.
         """
         if keras_models.is_model(self.network):
             keras_contracts.check_unconstrained(self.network, "rollouts of meta-training")
 
     def variable_kinds(self) -> Any:
-        """Returns what to give an optimizer as `kinds=`."""
+        """Returns the argument `kinds` for an optimizer."""
         if keras_models.is_model(self.network):
             return kinds.with_layers(self.network, self.kinds)
         return self.kinds
 
     def rollout_batches(self, start: int, length: int) -> Iterable[tuple[Any, Any]]:
-        """Returns batches, `length` at a time with a leading axis for time.
+        """Yields the batches of rollouts, `length` at a time, stacked along a leading time axis.
 
         Args:
           start: The number of the first batch.
-          length: T.
+          length: T, the steps of a rollout.
 
         Yields:
-          Inputs and targets as structures of tensors.
-
-        They end where fewer than `length` batches are left.
+          Inputs and targets as structures of tensors, until fewer than `length` batches are left.
 
         Raises:
-          ValueError: If the batches are not all of one shape.
+          ValueError: If the batches do not all have one static shape.
         """
         stream = self.batches(start)
         if isinstance(stream, tf.data.Dataset):
@@ -124,12 +122,12 @@ def _shapes_of(batch: Any) -> list[tuple[int, ...]]:
 
 
 def draw_missing_weights(tasks: Sequence[Task], optimizer: Any, seed: int) -> None:
-    """Draws weights for the kinds of the tasks' variables that an optimizer has none for.
+    """Draws weights for the kinds of the tasks' variables for which an optimizer has none.
 
     Args:
-      tasks: At least one.
-      optimizer: A `MetaHessianFree`.
-      seed: Of initial parameters, of which only shapes matter.
+      tasks: The tasks, at least one.
+      optimizer: The `MetaHessianFree` that gets the weights.
+      seed: The seed of initial parameters, of which only the shapes matter.
     """
     layouts = [optimizer.layout(task.initialize(seed), task.variable_kinds()) for task in tasks]
     kinds = {kind for layout in layouts for kind in layout.kinds}

@@ -1,1 +1,1 @@
-"""Checks of what users give: arguments, networks, structures, targets."""
+"""Checks of what users pass: arguments, networks, structures, targets."""

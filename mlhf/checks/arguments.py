@@ -1,4 +1,4 @@
-"""Checks of arguments, each with a sentence that says what was expected and what came."""
+"""Checks of arguments. Errors say in one sentence what was expected and what was given."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-# Numbers are checked where no TensorFlow is needed: the command lines check theirs before it loads.
+# Numbers are checked without TensorFlow, because the command lines check theirs before it loads.
 from replay.numbers import check_count, check_number
 
 __all__ = [
@@ -19,24 +19,23 @@ __all__ = [
     "check_parameters",
 ]
 
-
-# What Keras' optimizers keep a share of from step to step.
+# Numbers of Keras' optimizers that are the share of an average that a step keeps.
 _KEPT_SHARES = ("beta_1", "beta_2", "adam_beta_1", "adam_beta_2", "momentum", "rho", "ema_momentum")
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
-    """Returns one of some names (or None, if that is among them), or raises ValueError."""
+    """Returns a value that is one of the choices; raises ValueError for any other."""
     if value not in choices:
         raise ValueError(f"Expected {name} to be one of {list(choices)}, got {value!r}.")
     return value
 
 
 def check_keras_optimizer(name: str, optimizer: Any) -> None:
-    """Raises ValueError where a number that a Keras optimizer was made with makes no sense.
+    """Raises ValueError if a Keras optimizer was made with a number that makes no sense.
 
-    Keras takes a rate of -1, a β of 2 and NaN without a word. A learning rate has to be finite and
-    at least 0 (a schedule is left alone), shares that are kept (`beta_1`, `momentum`, `rho` ...)
-    from 0 to below 1, and every other number finite.
+    Keras accepts a rate of -1, a β of 2 and NaN without complaint. A learning rate must be finite
+    and at least 0 (schedules are not checked), shares that are kept (`beta_1`, `momentum`, `rho`
+    ...) must be at least 0 and below 1, and every other number must be finite.
     """
     for key, value in optimizer.get_config().items():
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -51,9 +50,11 @@ def check_keras_optimizer(name: str, optimizer: Any) -> None:
 
 
 def check_parameters(structure: Any) -> tf.DType:
-    """Returns the dtype of parameters, or raises ValueError where no optimizer can train them.
+    """Returns the dtype that all parameters have.
 
-    There has to be one at least, and all have a static shape and one floating dtype.
+    Raises:
+      ValueError: If there are none, or they are not dense tensors of static shapes and one
+        floating dtype, so that no optimizer can train them.
     """
     leaves = tf.nest.flatten(structure)
     if not leaves:

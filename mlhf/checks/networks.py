@@ -1,4 +1,4 @@
-"""What an objective checks of a network and of what it returns."""
+"""Checks of an objective's network, of its inputs and of what it returns."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ from mlhf.checks.structures import kind
 
 
 def check_network(network: Any) -> None:
-    """Raises TypeError where something is not a network.
-
-    Args:
-      network: A function or a Keras model.
-    """
+    """Raises TypeError unless it is given a function or a Keras model."""
     keras = sys.modules.get("keras")
     if isinstance(network, type):
         raise TypeError(
@@ -42,7 +38,7 @@ def check_network(network: Any) -> None:
 
 
 def check_regularizer(regularizer: Any) -> None:
-    """Raises TypeError where something is neither a regularizer nor None."""
+    """Raises TypeError unless it is given a regularizer or None."""
     methods = ("value", "gradient", "hessian_product")
     if regularizer is None:
         return
@@ -55,24 +51,30 @@ def check_regularizer(regularizer: Any) -> None:
 
 
 def as_tensors(what: str, structure: Any) -> Any:
-    """Returns a structure of tensors, made of tensors, arrays and numbers.
+    """Converts a structure of tensors, arrays and numbers to a structure of tensors.
 
     Args:
-      what: What the structure is, for the error's text.
-      structure: Of anything.
+      what: The name of the structure in error messages.
+      structure: The structure to convert.
+
+    Returns:
+      The structure of tensors.
 
     Raises:
-      TypeError: If a leaf is no dense tensor.
+      TypeError: If a leaf does not make a dense tensor.
     """
     return tf.nest.map_structure(lambda leaf: as_tensor(what, leaf), structure)
 
 
 def as_tensor(what: str, leaf: Any) -> tf.Tensor:
-    """Returns a tensor of a tensor, an array or numbers, or raises TypeError.
+    """Returns a tensor, an array or numbers as a tensor.
 
     Args:
-      what: What it is, for the error's text.
-      leaf: Of anything.
+      what: The name of the tensor in error messages.
+      leaf: The tensor, array or numbers.
+
+    Raises:
+      TypeError: If it does not make a dense tensor.
     """
     if isinstance(leaf, tf.Tensor):
         return leaf
@@ -93,11 +95,11 @@ def as_tensor(what: str, leaf: Any) -> tf.Tensor:
 
 
 def takes(function: Callable, *arguments: Any) -> bool:
-    """Returns whether a function may be called with some arguments, as far as it tells.
+    """Returns whether a function takes some arguments; True if its signature is unknown.
 
     Args:
-      function: Anything that may be called.
-      *arguments: Of any values.
+      function: Any callable.
+      *arguments: The arguments, of which only the number matters.
     """
     try:
         signature = inspect.signature(function)
@@ -111,11 +113,14 @@ def takes(function: Callable, *arguments: Any) -> bool:
 
 
 def check_takes(network: Callable, stateful: bool) -> None:
-    """Raises TypeError where a network does not take the arguments that it will be called with.
+    """Checks that a network takes the arguments that it will be called with.
 
     Args:
       network: A function.
       stateful: Whether it is called with a model state.
+
+    Raises:
+      TypeError: If it does not take them.
     """
     wanted = ("parameters", "model_state", "inputs") if stateful else ("parameters", "inputs")
     if not takes(network, *wanted):
@@ -130,13 +135,14 @@ def split(network: Callable, returned: Any, before: Any) -> tuple[tf.Tensor, Any
     """Returns the outputs and the new state of a network that was called.
 
     Args:
-      network: For the error's text.
-      returned: What it returned.
-      before: The model state that it was given, `()` for none.
+      network: The network, which error messages name.
+      returned: The value that it returned.
+      before: The model state that it was called with, `()` for none.
 
     Raises:
-      TypeError: If the outputs are no floating tensor, or a stateful network returns no pair.
-      ValueError: If the new state is not like the old one.
+      TypeError: If the outputs are not a floating tensor, or a stateful network does not return a
+        pair.
+      ValueError: If the new state has other names, shapes or dtypes than the old one.
     """
     name = getattr(network, "__name__", type(network).__name__)
     stateful = bool(tf.nest.flatten(before))

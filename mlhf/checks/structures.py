@@ -1,4 +1,4 @@
-"""Whether what is given has the leaves that are expected, said with names."""
+"""Checks that a structure has the expected leaves; errors name those that differ."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from custom_op import structures
 
 
 def check_like(what: str, given: Any, like: Any, remedy: str) -> list[tf.Tensor]:
-    """Returns the leaves of a structure as tensors in the dtypes of another one's.
+    """Returns the leaves of a structure as tensors in the dtypes of another structure's leaves.
 
     Args:
-      what: What it is, to begin the error's sentence with.
-      given: Of anything.
-      like: A structure of tensors or variables, by whose places, shapes and sorts of numbers
-        (floating or not) it is judged.
-      remedy: What to do, to end the sentence with.
+      what: The name of the structure in error messages.
+      given: The structure to check.
+      like: A structure of tensors or variables with the expected names, shapes and sorts of
+        numbers (floating or not).
+      remedy: The advice that ends an error message.
 
     Raises:
-      ValueError: If a leaf is missing, one too many, of another shape, or of another sort.
-      TypeError: If a leaf is no tensor, or the structure is of another kind.
+      ValueError: If a leaf is missing or superfluous, or has another shape or sort of number.
+      TypeError: If a leaf is not a tensor, or the structure is of another kind.
     """
     names = structures.leaf_names(like)
     try:
@@ -43,37 +43,32 @@ def check_like(what: str, given: Any, like: Any, remedy: str) -> list[tf.Tensor]
             f"{remedy}."
         )
     pairs = zip(names, tf.nest.flatten(given), tf.nest.flatten(like), strict=True)
-    return [_as_tensor(what, name, leaf, own, remedy) for name, leaf, own in pairs]
+    return [_as_tensor(what, name, leaf, expected, remedy) for name, leaf, expected in pairs]
 
 
-def _as_tensor(what: str, name: str, leaf: Any, own: Any, remedy: str) -> tf.Tensor:
-    dtype = tf.as_dtype(own.dtype)
+def _as_tensor(what: str, name: str, leaf: Any, expected: Any, remedy: str) -> tf.Tensor:
+    dtype = tf.as_dtype(expected.dtype)
     if leaf is None or isinstance(leaf, (str, bytes)) or callable(leaf):
         raise TypeError(f"Expected a tensor for {name} of {what}, got {kind(leaf)}: {remedy}.")
     if not hasattr(leaf, "shape"):
         leaf = np.asarray(leaf)
-    found = tf.as_dtype(leaf.dtype)
-    if tuple(leaf.shape) != tuple(own.shape) or found.is_floating != dtype.is_floating:
+    actual = tf.as_dtype(leaf.dtype)
+    if tuple(leaf.shape) != tuple(expected.shape) or actual.is_floating != dtype.is_floating:
         raise ValueError(
-            f"Expected {name} of {what} in {dtype.name} of the shape {tuple(own.shape)}, got "
-            f"{found.name} of the shape {tuple(leaf.shape)}: {remedy}."
+            f"Expected {name} of {what} in {dtype.name} of the shape {tuple(expected.shape)}, got "
+            f"{actual.name} of the shape {tuple(leaf.shape)}: {remedy}."
         )
     return tf.cast(tf.convert_to_tensor(leaf), dtype)
 
 
 def check_path(what: str, path: Any) -> None:
-    """Raises TypeError where something is no path.
-
-    Args:
-      what: What it is, for the error's text.
-      path: Of anything.
-    """
+    """Raises TypeError, with the name `what`, unless it is given a string or a path."""
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"Expected {what} as a string or a path, got {kind(path)}.")
 
 
 def kind(thing: Any) -> str:
-    """Returns something and its type as an error's text names them."""
+    """Returns an object and its type as error messages describe them."""
     if thing is None:
         return "None"
     text = repr(thing).replace("\n", " ")

@@ -1,9 +1,9 @@
-"""Says which label of a batch does not exist, where a compiled step can only give NaN.
+"""Reports labels that are out of range, for which a compiled step can only return NaN.
 
-A step in a graph ends with an assertion. XLA drops assertions, so that the targets of a step that
-it compiled are looked at beside it: a minimum and a maximum on the host, without a wait for the
-step. Targets that lie in a GPU's memory are not fetched from there; the step's loss is NaN, and
-nothing moves.
+A step in a graph ends with an assertion. XLA drops assertions, so the targets of a step that it
+compiled are checked separately, by their minimum and maximum on the host, without waiting for the
+step. Targets in a GPU's memory are not fetched: the loss of the step is NaN, and the parameters
+stay as they are.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import tensorflow as tf
 from custom_op import tensorflow_internals as internals
 from custom_op.losses import targets as loss_targets
 
-# Lists to note outputs in, of the functions that are being traced.
+# Lists of networks' outputs, one for each function that is being traced.
 _noting: list[list[tf.Tensor]] = []
 
 
 class Targets(NamedTuple):
-    """What a traced step takes as targets.
+    """The targets that a traced step accepts.
 
     Attributes:
       loss: The loss.
       outputs: The shape and dtype of the network's outputs.
-      bounds: What targets lie in; None where they may be any number.
+      bounds: The bounds of targets; None where they may be any number.
     """
 
     loss: Any
@@ -35,13 +35,13 @@ class Targets(NamedTuple):
     bounds: loss_targets.Bounds | None
 
     def check(self, targets: tf.Tensor) -> None:
-        """Checks a batch's targets, or lets the graph that is being traced check them.
+        """Checks a batch's targets, or adds the check to the graph that is being traced.
 
         Args:
-          targets: As they go into the step.
+          targets: The targets as the step gets them.
 
         Raises:
-          ValueError: If they are known and one is out of range.
+          ValueError: If their values are known and one is out of range.
         """
         if self.bounds is None:
             return
@@ -56,7 +56,7 @@ class Targets(NamedTuple):
 
 @contextlib.contextmanager
 def noted() -> Iterator[list[tf.Tensor]]:
-    """Notes the outputs of the networks that are run inside, in the list that it gives."""
+    """Yields a list that collects the outputs of the networks that run inside the block."""
     _noting.append([])
     try:
         yield _noting[-1]
@@ -65,13 +65,13 @@ def noted() -> Iterator[list[tf.Tensor]]:
 
 
 def note(outputs: Any) -> None:
-    """Notes a network's outputs for who asked."""
+    """Adds a network's outputs to the list of the innermost `noted`."""
     if _noting and tf.is_tensor(outputs):
         _noting[-1].append(outputs)
 
 
 def targets_of(loss: Any, outputs: tf.Tensor, targets: tf.Tensor) -> Targets:
-    """Returns what a step takes as targets, from those that it was traced with."""
+    """Returns which targets a step accepts, judging by those that it was traced with."""
     outputs = tf.TensorSpec(outputs.shape, outputs.dtype)
     find = getattr(loss, "target_bounds", None)
     bounds = find(outputs, loss.prepare(outputs, targets)) if find else None
