@@ -1,1 +1,1 @@
-"""Keras models as pure functions of their parameters and state, and what they ask for."""
+"""Keras models as pure functions of parameters and state, and checks of what they ask for."""

@@ -1,9 +1,8 @@
 """Calls a Keras model as `fit` does, as a pure function of its variables' values.
 
-What stands around `Model.call` in Keras, and which `Model.stateless_call` goes past (it calls
-`call` itself): the call context, through which layers inside a subclassed model learn that they
-train; the casting of inputs; masks; the choice of the arguments that `call` takes. Everything of
-Keras that is not its public interface stands here.
+`Model.stateless_call` calls `Model.call` itself and skips what Keras does around it: the call
+context, through which layers inside a subclassed model learn that they train; the casting of
+inputs; masks; the choice of the arguments that `call` takes. Here none of it is skipped.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ import tensorflow as tf
 
 
 class Called(NamedTuple):
-    """What a call of a model returned."""
+    """The result of calling a model."""
 
     outputs: tf.Tensor
-    state: list[tf.Tensor]  # of the non-trainable variables, after the call
-    mask: tf.Tensor | None  # the outputs' mask, by which `fit` leaves terms out of the loss
+    state: list[tf.Tensor]  # the non-trainable variables' values after the call
+    mask: tf.Tensor | None  # the outputs' mask: `fit` leaves out of the loss what it hides
 
 
 def call(
@@ -33,24 +32,25 @@ def call(
     advice: str = "",
     written: dict[int, list[tf.Tensor]] | None = None,
 ) -> Called:
-    """Calls a model at given values of its variables, which stay what they are.
+    """Calls a model with given values of its variables, without changing them.
 
     Args:
       model: A built `keras.Model` with one output.
       values: The values of `model.trainable_variables`, in their order.
-      state: The values of `model.non_trainable_variables`, in theirs.
-      inputs: What `fit` would hand on for a batch: a tensor or a structure of tensors.
-      training: Whether in training mode. As in `fit`, a model whose `call` takes no `training` is
-        not told: what is inside then does what it does by default.
+      state: The values of `model.non_trainable_variables`, in their order.
+      inputs: The inputs of a batch as `fit` takes them: a tensor or a structure of tensors.
+      training: Whether to call it in training mode. As in `fit`, a model whose `call` takes no
+        `training` is not told, and its layers follow their defaults.
       advice: What to do about losses of the model's own; the last sentence of the error.
-      written: Where to note all that the call assigns to variables, by their `id`.
+      written: A dictionary to which all values that the call assigns are added, by the variables'
+        `id`.
 
     Returns:
       The outputs, the new state and the outputs' mask.
 
     Raises:
-      ValueError: If the model has losses of its own, several outputs, or writes into trainable
-        variables, or into variables that are not its own, when it is called.
+      ValueError: If the model has losses of its own or several outputs, or if the call writes into
+        trainable variables or into variables that are not the model's own.
     """
     import keras
 
@@ -59,7 +59,7 @@ def call(
     arguments = {"training": training} if _takes_training(model) else {}
     with keras.StatelessScope(state_mapping=pairs, collect_losses=True) as scope:
         updates = _noted(scope)
-        given = [scope.get_current_value(variable) for variable in trainable]
+        before = [scope.get_current_value(variable) for variable in trainable]
         outputs = model(inputs, **arguments)
         own_losses = model.losses
         after = [scope.get_current_value(variable) for variable in trainable]
@@ -75,8 +75,8 @@ def call(
         )
     moved = [
         variable.path
-        for variable, before, new in zip(trainable, given, after, strict=True)
-        if new is not before
+        for variable, old, new in zip(trainable, before, after, strict=True)
+        if new is not old
     ]
     if moved and training:
         raise ValueError(
@@ -91,11 +91,11 @@ def call(
 
 
 def _noted(scope: Any) -> list[tuple[Any, Any]]:
-    """Returns a list in which a scope notes every assignment, not just the last of a variable."""
+    """Returns a list to which a scope adds every assignment, not just each variable's last."""
     updates: list[tuple[Any, Any]] = []
     add_update = scope.add_update
 
-    def noting(update):
+    def noting(update: tuple[Any, Any]) -> None:
         updates.append(update)
         add_update(update)
 
@@ -104,14 +104,9 @@ def _noted(scope: Any) -> list[tuple[Any, Any]]:
 
 
 def _check_kept(model: Any, variables: Sequence[Any]) -> None:
-    """Raises ValueError where a call wrote into variables that its new state does not hold.
-
-    Args:
-      model: What was called.
-      variables: What it assigned.
-    """
+    """Raises ValueError if a call assigned variables that the model's state does not contain."""
     kept = {id(variable) for variable in [*model.variables, *model.metrics_variables]}
-    # A layer's own metrics count calls, on which nothing depends.
+    # A layer's own metrics count calls; nothing depends on them.
     for layer in layers_of(model):
         kept.update(id(variable) for variable in layer.metrics_variables)
     lost = {id(v): v.path for v in variables if id(v) not in kept}
@@ -139,7 +134,7 @@ def layers_of(model: Any) -> list[Any]:
 
 
 def _takes_training(model: Any) -> bool:
-    """Whether `fit` tells the model that it trains."""
+    """Returns whether `fit` tells the model that it trains."""
     known = getattr(model, "_call_has_training_arg", None)
     if known is None:
         return "training" in inspect.signature(model.call).parameters

@@ -1,7 +1,7 @@
-"""What a Keras model asks of its training besides a loss: honoured, or refused by name.
+"""What a Keras model asks of its training besides a loss is honoured, or refused by name.
 
-Honoured elsewhere: the training mode and all that stands around `call` (`keras_call`), and
-constraints, which project what they stand on after every step, as Keras' optimizers do.
+`keras_call` honours the training mode and everything else around `call`. Constraints project their
+variables after every step, as in Keras' optimizers. What can't be honoured is refused here.
 """
 
 from __future__ import annotations
@@ -85,11 +85,11 @@ def constraints_of(model: Any) -> dict[str, Callable]:
 
 
 def projected(network: Callable, parameters: Any) -> Any:
-    """Returns parameters after a step, projected as the model that the network is asks for.
+    """Returns a step's parameters, projected as the constraints of a Keras model demand.
 
     Args:
-      network: As `mlhf.models.keras_models.as_network` returns it, or any other function.
-      parameters: After a step.
+      network: The function of `mlhf.models.keras_models.as_network`, or any other.
+      parameters: The parameters after a step.
     """
     constraints: Mapping[str, Callable] = getattr(network, "constraints", {})
     if not constraints:
@@ -105,10 +105,10 @@ def check_unconstrained(model: Any, what: str) -> None:
 
     Args:
       model: A `keras.Model`.
-      what: What would leave them out, in the plural.
+      what: The steps that would ignore them, a plural noun for the message.
 
     Raises:
-      ValueError: If it has.
+      ValueError: If it has any.
     """
     constrained = sorted(constraints_of(model))
     if constrained:

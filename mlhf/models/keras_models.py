@@ -22,13 +22,13 @@ _NETWORKS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def is_model(thing: Any) -> bool:
-    """Returns whether something is a Keras model, without importing Keras for those who do not."""
+    """Returns whether an object is a Keras model, without importing Keras."""
     keras = sys.modules.get("keras")
     return keras is not None and isinstance(thing, keras.Model)
 
 
 def parameters_of(thing: Any) -> Any:
-    """Returns a Keras model's parameters, and a structure of tensors as it is."""
+    """Returns a Keras model's parameters; a structure of tensors is returned as it is."""
     return get_parameters(thing) if is_model(thing) else thing
 
 
@@ -42,17 +42,17 @@ def get_parameters(model: Any) -> dict[str, tf.Tensor]:
       A dictionary from `variable.path` to the value.
 
     Raises:
-      ValueError: If the model is not built or two variables have one path.
+      ValueError: If the model is not built, or two variables have the same path.
     """
     _check_built(model)
-    found = {
+    parameters = {
         variable.path: tf.convert_to_tensor(variable) for variable in model.trainable_variables
     }
-    if len(found) != len(model.trainable_variables):
+    if len(parameters) != len(model.trainable_variables):
         paths = [variable.path for variable in model.trainable_variables]
         twice = sorted({path for path in paths if paths.count(path) > 1})
         raise ValueError(f"Variables share the paths {twice}; give their layers different names.")
-    return found
+    return parameters
 
 
 def set_parameters(model: Any, parameters: dict[str, tf.Tensor]) -> None:
@@ -60,11 +60,11 @@ def set_parameters(model: Any, parameters: dict[str, tf.Tensor]) -> None:
 
     Args:
       model: The model that `get_parameters` read.
-      parameters: What it returned, or a step's new parameters.
+      parameters: The values that it returned, or a step's new parameters.
 
     Raises:
       ValueError: If names or shapes are not the model's.
-      TypeError: If the model or the parameters are something else.
+      TypeError: If the model or the parameters are of another type.
     """
     _check_built(model)
     variables = {variable.path: variable for variable in model.trainable_variables}
@@ -75,7 +75,7 @@ def set_parameters(model: Any, parameters: dict[str, tf.Tensor]) -> None:
 
 
 def get_model_state(model: Any) -> dict[str, tf.Tensor] | None:
-    """Returns a model's non-trainable variables as tensors; None if it has none."""
+    """Returns a Keras model's non-trainable variables as tensors; None if it has none."""
     _check_built(model)
     if not model.non_trainable_variables:
         return None
@@ -86,15 +86,15 @@ def get_model_state(model: Any) -> dict[str, tf.Tensor] | None:
 
 
 def set_model_state(model: Any, model_state: dict[str, tf.Tensor] | None) -> None:
-    """Writes a state, as a step returns it, back into a Keras model.
+    """Writes a model state back into a Keras model.
 
     Args:
-      model: The model that the state is of.
-      model_state: What `get_model_state` or a step returned.
+      model: The model that the state belongs to.
+      model_state: The state that `get_model_state` or a step returned.
 
     Raises:
-      ValueError: If names or shapes are not this model's.
-      TypeError: If the model or the state is something else.
+      ValueError: If names or shapes are not the model's.
+      TypeError: If the model or the state is of another type.
     """
     _check_built(model)
     variables = model.non_trainable_variables
@@ -102,10 +102,10 @@ def set_model_state(model: Any, model_state: dict[str, tf.Tensor] | None) -> Non
     if not isinstance(model_state, Mapping) or len(model_state) != len(variables):
         found = len(model_state) if isinstance(model_state, Mapping) else kind(model_state)
         raise ValueError(f"Expected a state of {len(variables)} variables, got {found}.")
-    # By their numbers: paths are others where the model was built again.
-    given = [model_state[name] for name in sorted(model_state)]
+    # Matched by number: a model that was built again has other paths.
+    state = [model_state[name] for name in sorted(model_state)]
     remedy = "give what get_model_state(model) returned, or a step's model_state"
-    values = check_like("a model_state", given, list(variables), remedy)
+    values = check_like("a model_state", state, list(variables), remedy)
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
@@ -116,21 +116,21 @@ def as_network(
     activated: bool = False,
     ignore_overrides: bool = False,
 ) -> Callable:
-    """Returns a model as a function; the same one at every call, so that nothing retraces.
+    """Returns a model as a function, the same one at every call, so that nothing is traced again.
 
     The model is called as `fit` calls it. A softmax, sigmoid or exponential at its end that the
-    loss applies itself is taken off: the function returns what goes into it.
+    loss applies itself is taken off: the function returns its input.
 
     Args:
       model: A built `keras.Model`.
-      loss: The loss that compares its outputs; None for outputs as they are.
+      loss: The loss of its outputs; None for outputs as they are.
       activated: Whether the loss, as the user gave it, compares outputs that passed its activation.
       ignore_overrides: Whether the model may override `train_step` and `compute_loss`.
 
     Returns:
       `(parameters, inputs) -> outputs` for a model without non-trainable variables, otherwise
       `(parameters, model_state, inputs) -> (outputs, new model_state)`, in training mode. Its
-      attribute `constraints` has the constraints of variables, by path.
+      attribute `constraints` maps variables' paths to their constraints.
 
     Raises:
       ValueError: If the model is not built or asks for something that would be left out; at its
@@ -140,15 +140,15 @@ def as_network(
     _check_built(model)
     keras_contracts.check(model, ignore_overrides)
     paths = [variable.path for variable in model.trainable_variables]
-    # Freezing a layer makes it another function.
+    # With a layer frozen, the model is another function.
     frozen = [variable.path for variable in model.non_trainable_variables]
-    # A normalisation without weights is another function too, and moves none between the lists.
+    # So it is with a frozen normalisation that has no weights to move between the lists.
     trainable = [layer.trainable for layer in keras_call.layers_of(model)]
     constraints = keras_contracts.constraints_of(model)
     made_for = paths, frozen, trainable, constraints
     activation = None if loss is None else activations.activation_of(loss)
-    known, networks = _NETWORKS.get(model, (None, {}))
-    if known != made_for:
+    cached_for, networks = _NETWORKS.get(model, (None, {}))
+    if cached_for != made_for:
         networks = {}
         _NETWORKS[model] = made_for, networks
     variant = activation, activated
@@ -172,17 +172,17 @@ def outputs_of(
     Args:
       model: A built `keras.Model`.
       values: The values of its trainable variables, in their order.
-      state: The values of the others, in theirs.
-      inputs: A batch.
-      loss: The loss; an activation that it applies itself is taken off.
-      training: Whether in training mode.
+      state: The values of its non-trainable variables, in their order.
+      inputs: The inputs of a batch.
+      loss: The loss; an activation that it applies itself is taken off the outputs.
+      training: Whether to call it in training mode.
 
     Raises:
-      ValueError: As the functions of `as_network`.
+      ValueError: If a function of `as_network` would raise it.
     """
     activation = None if loss is None else activations.activation_of(loss)
     if activation is not None and tf.executing_eagerly():
-        # Where an output comes from is seen in a graph only.
+        # Only a graph shows where an output comes from.
         within = functools.partial(outputs_of, model, loss=loss, training=training)
         return tf.function(within, autograph=False)(list(values), list(state), inputs)
     called = keras_call.call(model, values, state, inputs, training=training, advice=_ADVICE)
@@ -194,11 +194,13 @@ def outputs_of(
 def _network(
     model: Any, paths: list[str], stateful: bool, activation: str | None, activated: bool
 ) -> Callable:
-    """The function that stands for a model."""
+    """Makes the function that stands for a model."""
     # The closure must not keep the model alive through the dictionary's value.
     reference = weakref.ref(model)
 
-    def call(values, state, inputs):
+    def call(
+        values: Sequence[tf.Tensor], state: Sequence[tf.Tensor], inputs: Any
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         model = reference()
         if model is None:
             raise ValueError("The Keras model is gone; keep a reference to it while it trains.")
@@ -215,10 +217,12 @@ def _network(
             outputs = natural_outputs.undone(outputs, activation, activated, repr(model.name))
         return outputs, called.state
 
-    # Where an output comes from is seen in a graph only.
+    # Only a graph shows where an output comes from.
     traced = tf.function(call, autograph=False)
 
-    def run(parameters, state, inputs):
+    def run(
+        parameters: Mapping[str, tf.Tensor], state: Sequence[tf.Tensor], inputs: Any
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         if set(parameters) != set(paths):
             raise ValueError(
                 f"Expected parameters for {sorted(paths)}, got {sorted(parameters)}. Two "
@@ -229,10 +233,12 @@ def _network(
         eager = activation is not None and tf.executing_eagerly()
         return (traced if eager else call)(values, state, inputs)
 
-    def stateless_network(parameters, inputs):
+    def stateless_network(parameters: Mapping[str, tf.Tensor], inputs: Any) -> tf.Tensor:
         return run(parameters, [], inputs)[0]
 
-    def stateful_network(parameters, model_state, inputs):
+    def stateful_network(
+        parameters: Mapping[str, tf.Tensor], model_state: Mapping[str, tf.Tensor], inputs: Any
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         names = sorted(model_state)
         outputs, new = run(parameters, [model_state[name] for name in names], inputs)
         return outputs, dict(zip(names, new, strict=True))
@@ -241,7 +247,7 @@ def _network(
 
 
 def check_model(model: Any) -> None:
-    """Raises TypeError where something is no Keras model."""
+    """Raises TypeError unless it is given a Keras model."""
     if not is_model(model):
         raise TypeError(f"Expected a Keras model, got {kind(model)}.")
 

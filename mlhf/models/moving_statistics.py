@@ -1,4 +1,4 @@
-"""Normalisation's statistics of many examples at the weights as they are, not as they were."""
+"""Statistics of normalisations over many examples, at the weights as they are, not as they were."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ def population_statistics(
     *,
     examples: int | None = None,
 ) -> Any:
-    """Returns a model state whose moving statistics are taken anew, at the weights given.
+    """Returns a model state whose moving statistics are computed anew, at the given weights.
 
-    Moving statistics lag behind: after a hundred steps with momentum 0.99 they are largely what
-    they began with, and after long steps they belong to weights that are gone, so a network in
-    inference mode looks far worse than it is. Take them anew before each evaluation. Every
+    Moving statistics lag behind: after a hundred steps with momentum 0.99 they are still largely
+    their initial values, and after long steps they belong to weights that are gone, so a network in
+    inference mode looks far worse than it is. Compute them anew before each evaluation. Every
     normalisation gets the mean and the variance of its inputs over the batches, with the layers
-    before it as in training: normalising by the batch's own statistics, dropout on.
+    before it as in training: normalising by the batch's own statistics, with dropout on.
 
     Args:
       model: A built `keras.Model`. Layers with the attributes `momentum`, `moving_mean` and
-        `moving_variance` are normalisations; others, and frozen ones, keep their state.
+        `moving_variance` are normalisations; other layers, and frozen ones, keep their state.
       batches: Batches as `fit` takes them: inputs, or tuples that begin with inputs.
-      parameters: The weights, as `mlhf.get_parameters` gives them; None for the model's own.
-      model_state: As `mlhf.get_model_state` gives it; None for the model's own.
-      examples: Where to stop, once so many examples were seen; None for all batches.
+      parameters: The weights, as from `mlhf.get_parameters`; None for the model's own.
+      model_state: The state, as from `mlhf.get_model_state`; None for the model's own.
+      examples: The number of examples after which to stop; None for all batches.
 
     Returns:
-      The state, with what belongs to no normalisation as it was; None for a model without any. The
-      model itself stays as it is (`mlhf.set_model_state` writes a state into it).
+      The new state, in which only normalisations differ; None for a model without a state. The
+      model itself is not changed (`mlhf.set_model_state` writes a state into it).
 
     Raises:
       ValueError: If there are no batches, or the parameters or the state are not the model's.
-      TypeError: If the model is none of Keras', or one batch was given in the place of several.
+      TypeError: If the model is not a Keras model, or a single batch was given instead of several.
     """
     if not keras_models.is_model(model):
         raise TypeError(
@@ -82,13 +82,13 @@ def population_statistics(
 
 
 class PopulationStatistics:
-    """Takes the moving statistics of a model anew (Wu and Johnson 2021, arXiv 2105.07576).
+    """Computes the moving statistics of a model anew (Wu and Johnson 2021, arXiv 2105.07576).
 
-    What `population_statistics` uses, for many measurements of one model.
+    `population_statistics` uses it; traced once, it measures one model many times.
     """
 
-    def __init__(self, model: Any):
-        """Looks for layers with `momentum`, `moving_mean` and `moving_variance`.
+    def __init__(self, model: Any) -> None:
+        """Finds the layers with `momentum`, `moving_mean` and `moving_variance`.
 
         Args:
           model: A built Keras model.
@@ -108,25 +108,24 @@ class PopulationStatistics:
         self._of_batch: Callable = tf.function(self._trace, autograph=False, reduce_retracing=True)
 
     def __bool__(self) -> bool:
-        """Whether the model has any."""
+        """Returns whether the model has any moving statistics."""
         return bool(self._pairs)
 
     def __call__(
         self, values: Sequence[tf.Tensor], state: Sequence[tf.Tensor], batches: Iterable[Any]
     ) -> list[tf.Tensor]:
-        """Returns the state with the statistics of the batches in the place of the moving ones.
+        """Returns the state with the statistics of the batches instead of the moving ones.
 
-        Layers see their inputs as the layers before them normalise a batch: by its own statistics,
-        as in training.
+        The layers before a normalisation normalise a batch by its own statistics, as in training.
 
         Args:
-          values: Of the trainable variables, in their order.
-          state: Of the others, in theirs.
-          batches: Inputs, at least one batch; each counts by its size.
+          values: The values of the trainable variables, in their order.
+          state: The values of the non-trainable variables, in their order.
+          batches: The inputs of at least one batch; batches are weighted by their sizes.
 
         Returns:
-          A new list; what belongs to no normalisation, or to one that does not move when the model
-          trains, is as it was.
+          A new list, with other variables, and those of normalisations that do not move when the
+          model trains, unchanged.
 
         Raises:
           ValueError: If there are no batches.
@@ -135,10 +134,9 @@ class PopulationStatistics:
         seen: list[list[Any]] = [[] for _ in self._pairs]
         for inputs in batches if self._pairs else ():
             sizes.append(tf.cast(tf.shape(tf.nest.flatten(inputs)[0])[0], tf.float64))
-            for found, of_batch in zip(
-                seen, self._of_batch(list(values), list(state), inputs), strict=True
-            ):
-                found.append(of_batch)
+            of_layers = self._of_batch(list(values), list(state), inputs)
+            for of_batches, of_batch in zip(seen, of_layers, strict=True):
+                of_batches.append(of_batch)
         if self._pairs and not sizes:
             raise ValueError("Expected batches to take statistics of, got none.")
         taken = list(state)
@@ -157,17 +155,19 @@ class PopulationStatistics:
             taken[variance] = tf.cast(spread, state[variance].dtype)
         return taken
 
-    def _trace(self, values, state, inputs):
-        """The means and variances [calls, ...] of every layer."""
-        # Without a memory, what a call writes into the moving statistics is the batch's.
-        kept = [layer.momentum for layer in self._layers]
+    def _trace(
+        self, values: list[tf.Tensor], state: list[tf.Tensor], inputs: Any
+    ) -> list[tuple[tf.Tensor, ...]]:
+        """Returns a batch's means and variances [calls, ...] for every layer."""
+        # Without momentum, a call writes the batch's own statistics into the moving ones.
+        momenta = [layer.momentum for layer in self._layers]
         written: dict[int, list[tf.Tensor]] = {}
         try:
             for layer in self._layers:
                 layer.momentum = 0.0
             keras_call.call(self._model(), values, state, inputs, training=True, written=written)
         finally:
-            for layer, momentum in zip(self._layers, kept, strict=True):
+            for layer, momentum in zip(self._layers, momenta, strict=True):
                 layer.momentum = momentum
         return [
             tuple(tf.stack(written[id(v)]) if id(v) in written else tf.zeros([0]) for v in pair)
@@ -176,7 +176,7 @@ class PopulationStatistics:
 
 
 def _statistics_of(model: Any) -> PopulationStatistics:
-    """Those of a model, traced once while the same layers train."""
+    """Returns those of a model, made again only when layers are frozen or unfrozen."""
     trainable = [layer.trainable for layer in keras_call.layers_of(model)]
     made_for, statistics = _KNOWN.get(model, (None, None))
     if made_for != trainable:

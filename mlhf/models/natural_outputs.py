@@ -1,4 +1,4 @@
-"""Outputs as a loss wants them: logits for a cross entropy, log rates for Poisson's."""
+"""Outputs as a loss expects them: logits for a cross entropy, log rates for Poisson's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from custom_op.losses import activations, keras_names, registry
 
 
 def resolve(loss: Any) -> tuple[custom_op.losses.Loss, str | None]:
-    """Returns a loss, and the activation that outputs must have passed as the user gave it.
+    """Returns a loss, and the activation that outputs have to pass for it as the user gave it.
 
     Args:
       loss: A `custom_op.losses.Loss`, its name, or a name, function or object of `keras.losses`.
@@ -21,7 +21,7 @@ def resolve(loss: Any) -> tuple[custom_op.losses.Loss, str | None]:
       (`"sparse_categorical_crossentropy"`), otherwise None.
 
     Raises:
-      ValueError: If the loss is not known.
+      ValueError: If the loss is unknown.
     """
     known = isinstance(loss, custom_op.losses.Loss) or (
         isinstance(loss, str) and loss in custom_op.losses.names()
@@ -33,20 +33,20 @@ def resolve(loss: Any) -> tuple[custom_op.losses.Loss, str | None]:
 
 
 def undone(outputs: tf.Tensor, activation: str, required: bool, title: str) -> tf.Tensor:
-    """Returns outputs from before an activation, or themselves where there is none.
+    """Returns outputs from before an activation; outputs that have passed none, unchanged.
 
     Args:
       outputs: A model's outputs, symbolic.
-      activation: What the loss applies itself.
-      required: Whether the loss as it was given compares activated outputs.
-      title: Of the model, for the errors.
+      activation: The activation that the loss applies itself.
+      required: Whether the loss, as the user gave it, compares activated outputs.
+      title: The model's name in error messages.
 
     Returns:
-      z: a softmax, sigmoid or exponential at the end of the model is taken off, exactly.
+      The outputs, with a softmax, sigmoid or exponential at the end of the model taken off exactly.
 
     Raises:
-      ValueError: If the outputs are probabilities whose logits can't be had, or are required to be
-        and are not known to be.
+      ValueError: If the outputs are probabilities whose logits can't be recovered, or have to be
+        probabilities and are not known to be.
     """
     before = activations.before(outputs, activation)
     if before is not None:

@@ -1,1 +1,1 @@
-"""What long runs share: checkpoints, logs, progress, when they save."""
+"""What long runs share: checkpoints, records of metrics, progress bars, times to save."""

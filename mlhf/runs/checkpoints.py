@@ -1,4 +1,4 @@
-"""Checkpoints of a run: one file each, written whole or not at all, the newest ones kept."""
+"""Checkpoints of a run: one file each, written whole or not at all, the newest are kept."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ class CheckpointError(ValueError):
 
 
 class DamagedCheckpointError(CheckpointError, UnreadableFileError):
-    """A checkpoint's file is damaged, something else, or of a later version."""
+    """A checkpoint's file is damaged, is something else, or is of a later version."""
 
 
 class Checkpoints:
-    """The checkpoints of one folder."""
+    """The checkpoints in a folder."""
 
-    def __init__(self, folder: str | Path, alone: bool = False):
-        """Opens a folder, and makes it where it is not there.
+    def __init__(self, folder: str | Path, alone: bool = False) -> None:
+        """Opens a folder, and makes it if it does not exist.
 
         Args:
-          folder: Where the run keeps its files.
-          alone: Whether the folder is this run's alone until `close`, or until its process ends:
-            two runs would replace each other's files. What a killed one left half-written goes.
+          folder: The folder in which the run keeps its files.
+          alone: Whether the folder is locked until `close`, or until the process ends: two runs
+            would replace each other's files. Files that a killed run left half-written are removed.
 
         Raises:
-          CheckpointError: If another run has it alone.
+          CheckpointError: If another run has locked it.
           OSError: If it can't be made or written to; the message says what to do.
         """
         self._lock: DirectoryLock | None = None
         self.folder = Path(folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            # A name of its own: nothing that is there may be in the way.
+            # A temporary name: no file that is there can be in the way.
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
         except OSError as error:
@@ -68,24 +68,24 @@ class Checkpoints:
             remove_temporary_files(self.folder)
 
     def close(self) -> None:
-        """Leaves the folder to others."""
+        """Unlocks the folder."""
         if self._lock is not None:
             self._lock.release()
 
     def steps(self) -> list[int]:
-        """Returns the steps that there are checkpoints of, ascending."""
-        found = (_NAME.match(path.name) for path in self.folder.iterdir())
-        return sorted(int(match.group(1)) for match in found if match)
+        """Returns the steps of the checkpoints, ascending."""
+        matches = (_NAME.match(path.name) for path in self.folder.iterdir())
+        return sorted(int(match.group(1)) for match in matches if match)
 
     def write(self, step: int, content: Any) -> None:
         """Writes a checkpoint and then removes the oldest ones beyond `CHECKPOINTS_KEPT`.
 
         Args:
-          step: Steps done.
+          step: The number of steps done.
           content: A structure of tensors, arrays and plain values.
 
         Raises:
-          CheckpointError: If a floating tensor in it is not finite; nothing is written.
+          CheckpointError: If it contains numbers that are not finite; then nothing is written.
           OSError: If it can't be written.
         """
         content = tf.nest.map_structure(_to_array, content)
@@ -108,10 +108,10 @@ class Checkpoints:
           step: The steps done at the checkpoint; those of the newest by default.
 
         Returns:
-          Its step and content, or None where there is none.
+          The step and the content, or None if there is no checkpoint.
 
         Raises:
-          DamagedCheckpointError: If it is damaged, something else, or of a later version.
+          DamagedCheckpointError: If it is damaged, is something else, or is of a later version.
         """
         steps = self.steps()
         if not steps:
@@ -121,7 +121,7 @@ class Checkpoints:
         try:
             content = read_structure(path)
         except DamagedFileError as error:
-            # Only of a file of this package's own the error says that it may be deleted.
+            # Only for this package's own files does the error say that they may be deleted.
             verb = "Remove" if "Delete" in str(error) else "Move"
             raise DamagedCheckpointError(
                 f"{error} {verb} that file{'' if verb == 'Remove' else ' away'} to continue from "
@@ -143,15 +143,15 @@ class Checkpoints:
 
 
 def check_same_run(place: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Refuses what was made with other settings than those of the run that would continue it.
+    """Checks that a checkpoint has the settings of the run that is to continue it.
 
     Args:
-      place: What holds them, to begin a sentence with.
-      found: The settings there, by name.
+      place: The checkpoint, as the beginning of a sentence.
+      found: The settings of the checkpoint, by name.
       expected: The settings of this run.
 
     Raises:
-      CheckpointError: If any differ or stand on one side only; the message names them.
+      CheckpointError: If any differ or are on one side only; the message names them.
     """
     differing = [
         f"{name}: expected {expected.get(name)}, found {found.get(name)}"
@@ -166,12 +166,12 @@ def check_same_run(place: str, found: Mapping[str, Any], expected: Mapping[str, 
 
 
 def load_like(like: Any, saved: Any, name: str) -> Any:
-    """Returns saved arrays as tensors, if they are what a run would have saved.
+    """Returns saved arrays as tensors, after checking that a run could have saved them.
 
     Args:
       like: A structure of tensors of the shapes and dtypes that are expected.
       saved: The structure that was read; a namedtuple may have become a tuple.
-      name: What the structure is, for messages.
+      name: The name of the structure in messages.
 
     Returns:
       The tensors in the structure of `like`.
@@ -188,15 +188,15 @@ def load_like(like: Any, saved: Any, name: str) -> Any:
         ) from error
     values = []
     for expected, value in zip(tf.nest.flatten(like), tf.nest.flatten(saved), strict=True):
-        found, dtype = np.asarray(value), tf.as_dtype(expected.dtype)
-        if found.shape != tuple(expected.shape) or found.dtype != dtype.as_numpy_dtype:
+        array, dtype = np.asarray(value), tf.as_dtype(expected.dtype)
+        if array.shape != tuple(expected.shape) or array.dtype != dtype.as_numpy_dtype:
             raise ValueError(
                 f"{name}: expected {dtype.name} of shape {tuple(expected.shape)}, found "
-                f"{found.dtype.name} of shape {found.shape}"
+                f"{array.dtype.name} of shape {array.shape}"
             )
-        if np.issubdtype(found.dtype, np.floating) and not np.all(np.isfinite(found)):
+        if np.issubdtype(array.dtype, np.floating) and not np.all(np.isfinite(array)):
             raise ValueError(f"{name}: not all of its numbers are finite")
-        values.append(tf.constant(found))
+        values.append(tf.constant(array))
     return tf.nest.pack_sequence_as(like, values)
 
 
@@ -204,26 +204,26 @@ def finite_numbers(saved: Any, name: str) -> list[float]:
     """Returns a saved list of floating numbers.
 
     Args:
-      saved: What was read.
-      name: What the numbers are, for messages.
+      saved: The list as it was read.
+      name: The name of the list in messages.
 
     Raises:
       ValueError: If it is something else, or a number is not finite.
     """
-    found = np.asarray(saved)
+    array = np.asarray(saved)
     if (
-        found.ndim != 1
-        or (found.size and found.dtype.kind != "f")
-        or not np.all(np.isfinite(found))
+        array.ndim != 1
+        or (array.size and array.dtype.kind != "f")
+        or not np.all(np.isfinite(array))
     ):
         raise ValueError(f"{name}: expected a row of finite floating numbers")
-    return [float(value) for value in found]
+    return [float(value) for value in array]
 
 
 def _equal(a: Any, b: Any) -> bool:
     try:
         return bool(a == b)
-    except (TypeError, ValueError):  # arrays, which no setting is
+    except (TypeError, ValueError):  # arrays, which settings never are
         return False
 
 

@@ -12,12 +12,12 @@ import tensorflow as tf
 def name_not_finite(repeat: Callable[[], Any]) -> str:
     """Repeats a computation with every operation checked, and names one that is not finite.
 
-    First as a graph. What is compiled with XLA is out of the checks' sight there; so if nothing is
-    found, once more operation by operation, which is slow.
+    It runs as a graph first. The checks do not see what is compiled with XLA there, so if nothing
+    is found it runs once more, operation by operation, which is slow.
 
     Args:
-      repeat: Does the computation again, traced anew: a `tf.function` that has been traced before
-        keeps its unchecked operations.
+      repeat: A function that does the computation again, traced anew: a `tf.function` that was
+        traced before keeps its unchecked operations.
 
     Returns:
       A sentence with the operation's type, its name, its shape and its inputs.
@@ -38,7 +38,7 @@ def name_not_finite(repeat: Callable[[], Any]) -> str:
 
 
 def _read(report: str) -> str | None:
-    """Returns the sentence for TensorFlow's report of a check, or None if it is none."""
+    """Returns the sentence for TensorFlow's report of a check; None for any other report."""
     operation = re.search(r'output (\d+) of \S+(?: TF2| TF1)? op "([^"]+)"', report)
     if operation is None:
         return None

@@ -7,22 +7,22 @@ from typing import Any
 
 import tqdm
 
-# The first step traces and compiles, which says nothing of the others; a few more settle the mean.
+# The first step traces and compiles, which tells nothing about the others; the mean needs a few.
 STEPS_BEFORE_AN_ESTIMATE = 10
 
 
 class ProgressBar(tqdm.tqdm):
     """A bar like `mlp: loss 2.31, accuracy 9.00%   4%|▍   | 10/250 steps [00:21, 8 min left]`.
 
-    The time left is the mean of the steps after this process' first one times the steps left, from
-    the tenth step on.
+    From the tenth step on it shows the time left: the mean time of this process' steps after its
+    first, times the number of steps left.
     """
 
-    def __init__(self, iterable: Any = None, *, unit: str = "step", **kwargs: Any):
+    def __init__(self, iterable: Any = None, *, unit: str = "step", **kwargs: Any) -> None:
         """Takes the arguments of `tqdm.tqdm`."""
         self._shown: dict[str, Any] = {}
         self._first: tuple[float, float] | None = None
-        # A bar that is not shown has no `initial` of its own.
+        # A disabled bar does not keep `initial` itself.
         self._before: float = kwargs.get("initial", 0)
         kwargs.setdefault("dynamic_ncols", True)
         ends = kwargs.get("total") is not None or hasattr(iterable, "__len__")
@@ -34,14 +34,14 @@ class ProgressBar(tqdm.tqdm):
         """Moves on.
 
         Args:
-          number: Steps done.
-          **shown: What stands in front, in this order; what was shown before stays.
+          number: The number of steps done.
+          **shown: Values to show in front, in this order; earlier ones stay.
         """
         self.show(**shown)
         self.update(number)
 
     def show(self, **shown: Any) -> None:
-        """Sets what stands in front, without moving on."""
+        """Sets values to show in front, without moving on."""
         self._shown.update(shown)
 
     def update(self, n: float | None = 1) -> bool | None:
@@ -51,12 +51,12 @@ class ProgressBar(tqdm.tqdm):
         return moved
 
     def skip(self, number: float) -> None:
-        """Moves on by what was done before: it says nothing of the time that the rest takes."""
+        """Moves on by steps done earlier, which do not count for the time left."""
         self._before += number
         self.update(number)
 
     def seconds_left(self) -> float | None:
-        """Returns an estimate; None before the tenth step."""
+        """Returns an estimate of the time left; None before the tenth step."""
         done, now = self.n - self._before, time.monotonic()
         if self._first is None and done > 0:
             self._first = done, now
@@ -71,15 +71,15 @@ class ProgressBar(tqdm.tqdm):
 
     @property
     def format_dict(self) -> dict[str, Any]:
-        """What the bar is made of."""
-        found = super().format_dict
+        """The values that the bar is formatted from."""
+        values = super().format_dict
         left = self.seconds_left()
         numbers = ", ".join(f"{name} {value}" for name, value in self._shown.items())
-        found["shown"] = f"{numbers} " if numbers else ""
+        values["shown"] = f"{numbers} " if numbers else ""
         # tqdm adds a colon to a description that is set later.
-        found["prefix"] = (found["prefix"] or "").removesuffix(": ")
-        found["left"] = "" if left is None else f", {duration(left)} left"
-        return found
+        values["prefix"] = (values["prefix"] or "").removesuffix(": ")
+        values["left"] = "" if left is None else f", {duration(left)} left"
+        return values
 
 
 def duration(seconds: float) -> str:

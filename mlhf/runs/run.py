@@ -43,16 +43,16 @@ class ResumableRun:
                 bar.step(loss=loss)
         run.close()
 
-    where `save` calls `run.write(signature, content)`. It holds on to no function of its owner
-    outside of `going`, so that the folder is free again as soon as nothing refers to the owner.
+    where `save` calls `run.write(signature, content)`. Outside of `going` it refers to no function
+    of its owner, so that the folder is unlocked as soon as nothing refers to the owner.
 
     Attributes:
-      folder: Where the run keeps its files; None for a run that is kept in memory.
-      done: Steps done, those before a continuation included.
-      skipped: Steps that were not finite.
-      skipped_in_a_row: How many of the last steps were not finite.
-      log: The record of metrics; on the disk once the run is open.
-      closed: Whether the folder was left to others.
+      folder: The folder of the run's files; None for a run that is kept in memory.
+      done: The number of steps done, those before a continuation included.
+      skipped: The number of steps that were not finite.
+      skipped_in_a_row: The number of steps since the last one that was finite.
+      log: The record of metrics; on disk once the run is open.
+      closed: Whether the run was closed.
     """
 
     def __init__(
@@ -63,16 +63,17 @@ class ResumableRun:
         other_kind: str = "",
         entry: str = "signature",
         largest_skips: int = LARGEST_SKIPS_IN_A_ROW,
-    ):
+    ) -> None:
         """Sets the run up; nothing is made or read before `opening`.
 
         Args:
-          folder: Where checkpoints and metrics go; None keeps all in memory.
-          kind: What the run is, for messages: a checkpoint without a signature is refused as one of
+          folder: The folder for checkpoints and metrics; None keeps all in memory.
+          kind: The kind of run, for messages: a checkpoint without a signature is refused as one of
             `other_kind`. None accepts it.
-          other_kind: What else may have written checkpoints to the folder.
+          other_kind: The other kind of run that may have written checkpoints to the folder.
           entry: The name of the signature in a checkpoint.
-          largest_skips: The run has diverged after so many steps in a row that are not finite.
+          largest_skips: The number of steps in a row that are not finite after which the run has
+            diverged.
         """
         self._kind, self._other_kind, self._entry = kind, other_kind, entry
         self._largest_skips = largest_skips
@@ -88,13 +89,13 @@ class ResumableRun:
 
     @contextlib.contextmanager
     def opening(self) -> Iterator[None]:
-        """Takes the folder for this run alone, and after the block opens the record of metrics.
+        """Locks the folder for this run, and opens the record of metrics after the block.
 
-        Lines of the record after the steps done, of a run that was killed, are dropped. If anything
+        Lines that a killed run recorded for later steps than those done are dropped. If anything
         fails, everything is closed.
 
         Raises:
-          CheckpointError: If another run has the folder.
+          CheckpointError: If another run has locked the folder.
           OSError: If the folder can't be made or written to.
         """
         if self.folder is not None:
@@ -105,16 +106,16 @@ class ResumableRun:
             self.log = RunLog(self.folder, self.done)
             self._at_close.callback(self.log.close)
         except BaseException:
-            # What is raised refers to the run's owner: the folder would stay taken.
+            # The exception refers to the run's owner: the folder would stay locked.
             self.close()
             raise
 
     def at_close(self, close: Callable[[], None]) -> None:
-        """Closes something with the run, before the folder is left to others."""
+        """Closes something with the run, before the folder is unlocked."""
         self._at_close.callback(close)
 
     def close(self) -> None:
-        """Closes the files and leaves the folder to others. A second call does nothing."""
+        """Closes the files and unlocks the folder. A second call does nothing."""
         self.closed = True
         self._at_close.close()
 
@@ -125,14 +126,14 @@ class ResumableRun:
 
         Args:
           signature: The settings that a checkpoint must share with the run that continues it.
-          older: The settings that older checkpoints lack, with what they were. If given, any other
-            setting that a checkpoint lacks, or that this run does not know, is not compared.
+          older: The settings that older checkpoints lack, with the values that they had. If given,
+            other settings that a checkpoint lacks, or that are not of this run, are not compared.
 
         Returns:
           The content of the checkpoint, or None if there is none.
 
         Raises:
-          CheckpointError: If it is of another run or damaged.
+          CheckpointError: If it is damaged or of another run.
         """
         read = None if self._checkpoints is None else self._checkpoints.read()
         if read is None:
@@ -154,10 +155,11 @@ class ResumableRun:
 
     @contextlib.contextmanager
     def restoring(self) -> Iterator[None]:
-        """Turns whatever goes wrong while a checkpoint's content is taken over into one error.
+        """Turns anything that goes wrong while a checkpoint's content is restored into one error.
 
         Raises:
-          CheckpointError: If something in the content is missing or is not what it should be.
+          CheckpointError: If it can't be continued from.
+          DamagedCheckpointError: If something in it is missing or not as it should be.
         """
         try:
             yield
@@ -187,17 +189,20 @@ class ResumableRun:
         """Shows a progress bar, waits for signals, and saves at the end what is not saved yet.
 
         Args:
-          save: Saves the run; not called by a run that is kept in memory.
-          steps: The number of steps in all, those done included; None if it is not known.
-          save_steps: As for `Saving`.
-          save_minutes: As for `Saving`.
+          save: The function that saves the run; not called by a run that is kept in memory.
+          steps: The total number of steps, those done included; None if it is unknown.
+          save_steps: The number of steps between saves, as for `Saving`.
+          save_minutes: The minutes between saves, as for `Saving`.
           progress: Whether the bar is shown.
-          **bar: More arguments of `ProgressBar`.
+          **bar: Other arguments of `ProgressBar`.
+
+        Yields:
+          The bar.
         """
-        kept = self._checkpoints is not None
-        saving = Saving(save_steps, save_minutes, done=self.done, signals=kept)
+        on_disk = self._checkpoints is not None
+        saving = Saving(save_steps, save_minutes, done=self.done, signals=on_disk)
         shown = ProgressBar(total=steps, initial=self.done, disable=not progress, **bar)
-        self._steps, self._saving, self._save = steps, saving, save if kept else lambda: None
+        self._steps, self._saving, self._save = steps, saving, save if on_disk else lambda: None
         try:
             with shown, saving:
                 yield shown
@@ -222,11 +227,11 @@ class ResumableRun:
 
     @property
     def stopping(self) -> bool:
-        """Whether a signal ends the run after the step under way."""
+        """Whether a signal ends the run after the current step."""
         return self._saving is not None and self._saving.stopping
 
     def count_step(self, finite: bool = True) -> None:
-        """Counts a step, which is skipped if it is not finite."""
+        """Counts a step, as a skipped one if it is not finite."""
         self.done += 1
         self.skipped += not finite
         self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
@@ -237,11 +242,11 @@ class ResumableRun:
             self._saving.after(self.done, self._save, self.finished)
 
     def write(self, signature: Mapping[str, Any], content: Mapping[str, Any]) -> None:
-        """Writes a checkpoint as `Checkpoints.write`, and before it what the record has in memory.
+        """Writes a checkpoint like `Checkpoints.write`, after flushing the record of metrics.
 
         Args:
           signature: The settings that `read` compares.
-          content: What else the run is continued from.
+          content: The rest of what the run continues from.
         """
         if self._checkpoints is not None:
             self.log.flush()

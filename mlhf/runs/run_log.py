@@ -16,24 +16,24 @@ import tqdm
 from replay import JsonLines, read_json_lines, replace_file
 
 FILE = "metrics.jsonl"
-# What a record is copied to, as it was, where lines of it are left out.
+# The suffix of the copy of a record of which lines are left out.
 DAMAGED = ".damaged"
 
 
 class RunLog:
-    """Appends a line of metrics for each step; what a continued run repeats, it replaces."""
+    """Appends a line of metrics for each step; lines of steps that are repeated are replaced."""
 
-    def __init__(self, folder: str | Path | None, step: int = 0):
+    def __init__(self, folder: str | Path | None, step: int = 0) -> None:
         """Opens the record.
 
         Args:
-          folder: Where the record goes; None keeps the lines in memory only.
+          folder: The folder of the record; None keeps the lines in memory only.
           step: The step that the run continues from: later lines of an earlier attempt are
-            dropped, and lines that are damaged or of something else; of the latter the file as it
-            was is kept beside it, as metrics.jsonl.damaged.
+            dropped, and so are lines that are damaged or of something else, for which the file as
+            it was is kept beside it as metrics.jsonl.damaged.
 
         Raises:
-          DamagedFileError: If a directory stands in the place of the file.
+          DamagedFileError: If a directory has the name of the file.
           OSError: If it can't be read or written.
         """
         self.lines: list[dict[str, Any]] = []
@@ -43,15 +43,15 @@ class RunLog:
             return
         path = Path(folder) / FILE
         if path.exists():
-            read_before = read_lines(path)
-            steps = [line for line in read_before.lines if _is_step(line.get("step"))]
-            if read_before.damaged or len(steps) < len(read_before.lines):
-                # Not all of it is this class's own, and the file is about to be replaced.
+            earlier = read_lines(path)
+            steps = [line for line in earlier.lines if _is_step(line.get("step"))]
+            if earlier.damaged or len(steps) < len(earlier.lines):
+                # The file, which is about to be replaced, holds more than this class's own lines.
                 shutil.copyfile(path, path.with_name(path.name + DAMAGED))
             # Of two lines of one step the later counts: nothing was continued from the other.
-            found = {line["step"]: line for line in steps if line["step"] <= step}
+            latest = {line["step"]: line for line in steps if line["step"] <= step}
             self.lines = [
-                {n: _plain(value) for n, value in line.items()} for line in found.values()
+                {n: _plain(value) for n, value in line.items()} for line in latest.values()
             ]
             with replace_file(path) as file:
                 file.write("".join(json.dumps(line) + "\n" for line in self.lines).encode())
@@ -62,8 +62,8 @@ class RunLog:
         """Records the metrics of a step.
 
         Args:
-          step: Steps done.
-          metrics: Scalars by name. What is not finite is recorded as null.
+          step: The number of steps done.
+          metrics: Scalars by name. Values that are not finite are recorded as null.
         """
         line: dict[str, Any] = {"step": step}
         for name, value in metrics.items():
@@ -76,11 +76,11 @@ class RunLog:
         with self._writer.as_default(step):
             for name, value in line.items():
                 if name != "step" and isinstance(value, (int, float)):
-                    # Of float32, which a Python number beyond it could not become.
+                    # A Python number would become float32, which can't hold larger ones.
                     tf.summary.scalar(name, np.float64(value))
 
     def flush(self) -> None:
-        """Writes out what is still in memory, so that it outlives a kill as a checkpoint does."""
+        """Writes out lines that are still in memory, so that they outlive a kill."""
         if self._file is not None and self._writer is not None:
             self._file.flush()
             self._writer.flush()
@@ -96,34 +96,34 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     """Reads a record.
 
     Args:
-      path: The file.
+      path: The file of the record.
 
     Returns:
-      A dictionary for each line. Lines that hold none are left out: a last one that a kill cut
-      short, and those that were damaged since, of which a sentence is written.
+      A dictionary for each line. Lines that hold none are left out: a last line that a kill cut
+      short, and damaged lines, about which a message is printed.
 
     Raises:
-      DamagedFileError: If a directory stands in the place of the file.
+      DamagedFileError: If a directory has the name of the file.
       OSError: If it can't be read.
     """
     return read_lines(path).lines
 
 
 def read_lines(path: str | Path) -> JsonLines:
-    """Reads a record as `read`; its `torn` says whether the last line lacks its end."""
-    found = read_json_lines(path)
-    if found.damaged:
-        first = f"number {found.damaged[0]}"
-        which = "line" if len(found.damaged) == 1 else "lines"
+    """Reads a record like `read`; the result's `torn` says whether the last line lacks its end."""
+    record = read_json_lines(path)
+    if record.damaged:
+        first = f"number {record.damaged[0]}"
+        which = "line" if len(record.damaged) == 1 else "lines"
         tqdm.tqdm.write(
-            f"Left out: {len(found.damaged)} damaged {which} of {path} ({first}"
-            f"{'' if len(found.damaged) == 1 else ' the first'})."
+            f"Left out: {len(record.damaged)} damaged {which} of {path} ({first}"
+            f"{'' if len(record.damaged) == 1 else ' the first'})."
         )
-    return found
+    return record
 
 
 def _plain(value: Any) -> Any:
-    """Returns null for a number that is not finite, which JSON does not have."""
+    """Returns None for a number that is not finite, which JSON does not have; others unchanged."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

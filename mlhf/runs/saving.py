@@ -1,4 +1,4 @@
-"""When a long run saves: by steps, by minutes, and when it is told to end."""
+"""When a long run saves: by steps, by minutes, and when a signal ends it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Saving:
-    """Calls a run's `save` so often that a kill costs minutes, and lets signals end it saved.
+    """Calls a run's `save` so often that a kill costs only minutes, and before a signal ends it.
 
         with Saving(save_steps, save_minutes) as saving:
             while done < steps and not saving.stopping:
@@ -23,11 +23,11 @@ class Saving:
                 saving.after(done, save, last=done == steps)
             saving.finish(done, save)
 
-    Within the `with` the first SIGINT or SIGTERM only sets `stopping`: the step under way is done
-    and saved, and the block ends with what the signal does otherwise (`KeyboardInterrupt`, a
-    handler of the program's own, or the end of the process with status 143). A second signal does
-    that at once. Signals that the program ignores stay ignored; in a thread other than the main one
-    none are caught.
+    Within the block the first SIGINT or SIGTERM only sets `stopping`: the current step is finished
+    and saved, and the block ends with the signal's usual effect (`KeyboardInterrupt`, the program's
+    own handler, or the end of the process with status 143). A second signal has that effect at
+    once. Signals that the program ignores stay ignored; in a thread other than the main one none
+    are caught.
     """
 
     def __init__(
@@ -38,15 +38,15 @@ class Saving:
         done: int = 0,
         signals: bool = True,
         clock: Callable[[], float] = time.monotonic,
-    ):
+    ) -> None:
         """Sets the policy.
 
         Args:
-          every: Steps from one save to the next.
-          minutes: Minutes from one save to the next, if they are over first; 0 for never.
-          done: Steps that are saved already.
-          signals: Whether signals are waited for; without anything to save they need not be.
-          clock: Seconds, of any origin.
+          every: The number of steps from one save to the next.
+          minutes: The minutes from one save to the next, if they are over first; 0 for never.
+          done: The number of steps that are saved already.
+          signals: Whether to wait for signals; not needed if there is nothing to save.
+          clock: A function that returns seconds, counted from any time.
 
         Raises:
           ValueError: If a number makes no sense.
@@ -67,9 +67,9 @@ class Saving:
         """Saves after a step, if it is time.
 
         Args:
-          done: Steps done.
-          save: Saves the run.
-          last: Whether no step follows.
+          done: The number of steps done.
+          save: The function that saves the run.
+          last: Whether this was the last step.
         """
         late = self._seconds > 0 and self._clock() - self._last >= self._seconds
         if last or self.stopping or late or done % self._every == 0:
@@ -91,7 +91,7 @@ class Saving:
             try:
                 signal.signal(number, self._note)
             except ValueError:
-                # Not the main thread, which alone hears of signals.
+                # Only the main thread can handle signals.
                 return self
             self._before[number] = before
         return self
@@ -122,5 +122,5 @@ class Saving:
         if callable(before):
             before(number, frame)
         else:
-            # Not by the signal itself: files are closed and locks released on the way out.
+            # An exception, not the signal: files are closed and locks released on the way out.
             raise SystemExit(128 + number)
