@@ -1,1 +1,1 @@
-"""How the learned optimizer is learned: by backpropagation and by evolution strategies."""
+"""Meta-training: how an optimizer is learned, by backpropagation or by evolution strategies."""

@@ -1,4 +1,4 @@
-"""The particles of evolution: trainings in pairs with opposite perturbations of the weights."""
+"""The particles of evolution: pairs of trainings with opposite perturbations of the weights."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from mlhf.layout import Layout
+from mlhf.meta_optimizer.coordinate_lstm import LSTMWeights
 from mlhf.meta_optimizer.meta_hessian_free import MetaHessianFree
 from mlhf.meta_optimizer.portable_state import from_portable, to_portable
 from mlhf.meta_training.rollout import Carry
@@ -17,8 +18,7 @@ from mlhf.meta_training.scan import scan
 from mlhf.runs.checkpoints import load_like
 from mlhf.task import Task
 
-# A loss counts as at most this multiple of the first one of its training: one that diverges is bad,
-# and no worse than that.
+# A loss counts as at most this multiple of its training's first: diverging is no worse than that.
 LARGEST_LOSS = 2.0
 SMALLEST_LOSS = 1e-8
 
@@ -27,15 +27,17 @@ class AntitheticPair:
     """Two particles: trainings on the same batches, with opposite perturbations.
 
     Attributes:
-      carries: Where both stand.
-      accumulated_perturbation: The sum of the perturbations since their training began, in units of
-        θ; the second training has seen its negative.
-      age: Steps since then.
+      carries: The points that both have come to.
+      accumulated_perturbation: The sum of the perturbations since the trainings began, a vector
+        like θ; for the second training it is the negative.
+      age: The number of steps since the trainings began.
       horizon: The age at which they begin again.
       first_loss: The loss at age 0.
     """
 
-    def __init__(self, carries: list[Carry], accumulated_perturbation: np.ndarray, horizon: int):
+    def __init__(
+        self, carries: list[Carry], accumulated_perturbation: np.ndarray, horizon: int
+    ) -> None:
         """Sets a pair up at age 0."""
         self.carries, self.horizon = carries, horizon
         self.accumulated_perturbation = accumulated_perturbation
@@ -49,11 +51,11 @@ class Particles:
     Attributes:
       task: The task that is trained.
       layout: The layout of its parameters.
-      kinds: The kinds that weights are given for, in their order; a task may have fewer.
+      kinds: The kinds of the weights' rows, in their order; a task may have fewer.
       pairs: The pairs.
     """
 
-    def __init__(self, task: Task, optimizer: MetaHessianFree, seed: int):
+    def __init__(self, task: Task, optimizer: MetaHessianFree, seed: int) -> None:
         """Sets the task up, without pairs.
 
         Args:
@@ -97,14 +99,14 @@ class Particles:
     def train(
         self, pair: AntitheticPair, side: int, weights: Any, rate: tf.Tensor, batches: Any
     ) -> np.ndarray:
-        """Trains one particle of a pair, by a step on each batch.
+        """Trains one particle of a pair, with a step on each batch.
 
         Args:
-          pair: The pair; where it stands is changed.
-          side: 0 or 1, the particle of the pair.
-          weights: The LSTMs' weights by role, of `kinds`.
+          pair: The pair, whose carry is replaced.
+          side: The particle of the pair, 0 or 1.
+          weights: The LSTMs' weights by role, with rows for `kinds`.
           rate: The learning rate.
-          batches: What `batches` returned.
+          batches: The batches, as `batches` returns them.
 
         Returns:
           The losses before each step, bounded, [T].
@@ -114,10 +116,10 @@ class Particles:
         """
         if self._run is None:
             self._run = tf.function(self._steps, autograph=False)
-        pair.carries[side], found = self._run(weights, rate, pair.carries[side], batches)
-        found = found.numpy().astype(float)
+        pair.carries[side], losses = self._run(weights, rate, pair.carries[side], batches)
+        losses = losses.numpy().astype(float)
         if math.isnan(pair.first_loss):
-            pair.first_loss = float(found[0])
+            pair.first_loss = float(losses[0])
             if not (math.isfinite(pair.first_loss) and pair.first_loss > 0):
                 raise ValueError(
                     f"Expected losses above 0, whose logarithms are compared, got "
@@ -125,16 +127,19 @@ class Particles:
                     "meta-train on it by backpropagation (meta_train), or with another loss."
                 )
         largest = LARGEST_LOSS * pair.first_loss
-        return np.clip(np.where(np.isfinite(found), found, largest), SMALLEST_LOSS, largest)
+        return np.clip(np.where(np.isfinite(losses), losses, largest), SMALLEST_LOSS, largest)
 
-    def _steps(self, weights, rate, carry, batches):
+    def _steps(
+        self, weights: dict[str, LSTMWeights], rate: tf.Tensor, carry: Carry, batches: Any
+    ) -> tuple[Carry, tf.Tensor]:
+        """Returns the carry and the losses of a rollout, for `tf.function`."""
         if self.layout.kinds != self.kinds:
             rows = [self.kinds.index(kind) for kind in self.layout.kinds]
             weights = tf.nest.map_structure(lambda w: tf.gather(w, rows), weights)
         first = tf.nest.map_structure(lambda value: value[0], batches)
         objective = self.task.objective(*first)
 
-        def body(t, carry):
+        def body(t: tf.Tensor, carry: Carry) -> tuple[Carry, tf.Tensor]:
             inputs, targets = tf.nest.map_structure(lambda value: value[t], batches)
             moved, state, model_state, metrics = self._optimizer.step_in(
                 self.layout,
@@ -161,7 +166,7 @@ class Particles:
         }
 
     def _carry_state(self, carry: Carry) -> dict[str, Any]:
-        """Returns a carry as a checkpoint may hold it: what is not finite stands apart, as bits."""
+        """Returns a carry for a checkpoint; values that are not finite are set apart as bytes."""
         whole = {
             "weights": carry.weights,
             "model_state": carry.model_state,
@@ -178,7 +183,7 @@ class Particles:
         """Goes on from what `state` returned.
 
         Raises:
-          ValueError: If it is not what `state` returns for such a pair.
+          ValueError: If it does not fit the pair.
         """
         perturbation = tf.constant(pair.accumulated_perturbation)
         pair.accumulated_perturbation = load_like(perturbation, saved["drift"], "drift").numpy()
@@ -202,7 +207,7 @@ class Particles:
             filled = [_fill(*pair) for pair in zip(leaves, saved["not_finite"], strict=True)]
             whole = tf.nest.pack_sequence_as(whole, filled)
         elif saved["lost"]:
-            # Of before it was known which of them were not finite.
+            # Older checkpoints do not tell which of them were not finite.
             whole["weights"] = np.full_like(whole["weights"], math.nan)
         return Carry(
             tf.constant(whole["weights"], self.layout.dtype),
@@ -216,7 +221,7 @@ class Particles:
 
 
 def _not_finite(value: Any) -> dict[str, np.ndarray]:
-    """Returns where a value is not finite, and the bytes that stand there."""
+    """Returns the places where a value is not finite, and the bytes of the numbers there."""
     value = np.asarray(value)
     floating = np.issubdtype(value.dtype, np.floating)
     flat = value.reshape(-1)
@@ -232,7 +237,7 @@ def _fill(value: Any, saved: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _finite(value: Any) -> Any:
-    """Returns zeros where a value is not finite: a checkpoint holds no such numbers."""
+    """Returns a value with zeros where it is not finite: a checkpoint holds finite numbers only."""
     value = tf.convert_to_tensor(value)
     if not value.dtype.is_floating:
         return value

@@ -1,4 +1,4 @@
-"""The arguments that both ways of meta-training take: which of them they refuse."""
+"""Checks of the arguments that both ways of meta-training take."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mlhf.task import Task
 
 
 def tasks_of(task: Any) -> list[Task]:
-    """Returns the tasks that meta-training was given, one or several.
+    """Returns the tasks of a meta-training as a list.
 
     Args:
-      task: A `Task` or a sequence of them.
+      task: A `Task` or a sequence of tasks.
 
     Raises:
       TypeError: If it is something else.
@@ -32,18 +32,14 @@ def tasks_of(task: Any) -> list[Task]:
 
 
 def check_callbacks(**callbacks: Any) -> None:
-    """Raises TypeError where one is neither None nor a function.
-
-    Args:
-      **callbacks: By the names of their arguments.
-    """
+    """Raises TypeError if one of the named callbacks is neither None nor a function."""
     for name, function in callbacks.items():
         if function is not None and not callable(function):
             raise TypeError(f"Expected {name}= as a function or None, got {kind(function)}.")
 
 
 def check_learnable(tasks: Sequence[Task], optimizer: MetaHessianFree) -> None:
-    """Refuses an optimizer without LSTMs, and no task.
+    """Checks that there is something to learn, and a task to learn it on.
 
     Args:
       tasks: The tasks to meta-train on.
@@ -51,7 +47,7 @@ def check_learnable(tasks: Sequence[Task], optimizer: MetaHessianFree) -> None:
 
     Raises:
       TypeError: If the optimizer is not a `MetaHessianFree`.
-      ValueError: With what to give.
+      ValueError: If its rule has no LSTMs or its learning rate is a schedule, or without tasks.
     """
     if not isinstance(optimizer, MetaHessianFree):
         raise TypeError(f"Expected a MetaHessianFree to meta-train, got {optimizer!r}.")
@@ -59,18 +55,18 @@ def check_learnable(tasks: Sequence[Task], optimizer: MetaHessianFree) -> None:
         raise ValueError('There is nothing to learn: give x_use="rnn", y_use="rnn" or d_use="rnn".')
     if not tasks:
         raise ValueError("Expected a task, or several, got none.")
-    # A schedule is refused.
+    # Raises an error for a schedule.
     optimizer._number("learning_rate", tf.float64)
 
 
 def common_dtype(layouts: Sequence[Layout]) -> tf.DType:
-    """Returns the dtype that all have.
+    """Returns the dtype that all layouts have.
 
     Args:
-      layouts: At least one.
+      layouts: The layouts, at least one.
 
     Raises:
-      ValueError: If they differ.
+      ValueError: If their dtypes differ.
     """
     dtypes = {layout.dtype for layout in layouts}
     if len(dtypes) > 1:

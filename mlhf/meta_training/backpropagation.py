@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from mlhf.checks.arguments import check_count, check_number
 from mlhf.checks.structures import kind
+from mlhf.layout import Layout
 from mlhf.meta_optimizer.meta_hessian_free import MetaHessianFree
 from mlhf.meta_training import adam
 from mlhf.meta_training.arguments import check_callbacks, check_learnable, tasks_of
@@ -59,43 +60,44 @@ def meta_train(
     draws. It also begins again after a meta-step that is not finite, which leaves the weights as
     they are and is counted in `skipped`; after 20 of them in a row meta-training ends.
 
-    Of a mixture of tasks each meta-step takes one, in turns. They share the LSTMs' weights and
-    Adam; each has its point, its replay and its compiled meta-step. A kind of variable that a task
-    does not have gets no gradient from it; one that the optimizer has no weights for is drawn new.
+    Several tasks take turns, one for each meta-step. They share the LSTMs' weights and Adam; each
+    has its own training, replay and compiled meta-step. A kind of variable that a task does not
+    have gets no gradient from it; weights are drawn for kinds for which the optimizer has none.
 
     With a `model_dir`, a run that was killed continues from its last checkpoint and ends with the
     numbers of an uninterrupted one, bit for bit on one machine. Ctrl-C and SIGTERM end it after the
-    meta-step under way, with a checkpoint.
+    current meta-step, with a checkpoint.
 
     Args:
       task: The task that is trained; or several, of one dtype.
-      optimizer: Its weights are trained in place; its `learning_rate` is the rollouts'.
-      steps: The number of meta-steps in all, those of a continued run included.
+      optimizer: The optimizer, whose weights are trained in place; rollouts use its
+        `learning_rate`.
+      steps: The total number of meta-steps, those of a continued run included.
       roll_back: T, the steps of a rollout.
       meta_lr: Adam's step size, or a function of the number of meta-steps done.
       keep_prob: The probability that training goes on between meta-steps.
       seed: The seed of the initial parameters, the noise and the replay.
-      model_dir: Where checkpoints, metrics, the replay and the trained optimizer go; None keeps
-        all in memory.
-      save_steps: A checkpoint every so many meta-steps, and at the end.
-      save_minutes: A checkpoint after so many minutes, if they are over first; 0 for never.
-      replay: A replay in place of a new one of 200 snapshots (without a `model_dir` only). What it
-        holds is kept and drawn from, so it has to be of the same network.
+      model_dir: The folder for checkpoints, metrics, the replay and the trained optimizer; None
+        keeps all in memory.
+      save_steps: The number of meta-steps between checkpoints; there is one at the end, too.
+      save_minutes: The minutes between checkpoints, if they are over first; 0 for never.
+      replay: A replay in place of a new one of 200 snapshots (without a `model_dir` only). Its
+        snapshots are kept and drawn from, so they have to come from the same network.
       experience: A replay recorded elsewhere: rollouts begin from its snapshots.
       jit_compile: Whether the meta-step is compiled with XLA as a whole.
       unrolled: Whether loops over time are written out in the graph; slow to trace.
       progress: Whether a progress bar is shown.
-      on_step: Called with the meta-steps done and the metrics, after each.
-      on_not_finite: Called after a meta-step that is not finite, with a function that repeats it
-        (for `mlhf.debugging.name_not_finite`).
+      on_step: A function that is called after each meta-step, with their number and the metrics.
+      on_not_finite: A function that is called after a meta-step that is not finite, with a function
+        that repeats it (for `mlhf.runs.debugging.name_not_finite`).
 
     Returns:
       The trained optimizer and the metrics.
 
     Raises:
       ValueError: If an argument makes no sense, or nothing is learned (`x_use`, `y_use` and
-        `d_use` all without an LSTM); if `replay` or `experience` come with several tasks.
-      CheckpointError: If `model_dir` holds a checkpoint of another network, rule or seed.
+        `d_use` all without an LSTM), or `replay` or `experience` comes with several tasks.
+      CheckpointError: If `model_dir` has a checkpoint of another network, rule or seed.
       OSError: If `model_dir` can't be written.
     """
     check_callbacks(on_step=on_step, on_not_finite=on_not_finite)
@@ -122,24 +124,24 @@ def meta_train(
 
 
 class _Backpropagation(MetaRun[InnerTraining]):
-    """Meta-steps and the decisions where the next ones begin."""
+    """Meta-steps, and the decisions where the next ones begin."""
 
     method, description, unit = BACKPROPAGATION, "meta-training", "meta-step"
 
     def __init__(
         self,
-        tasks,
-        optimizer,
+        tasks: Sequence[Task],
+        optimizer: MetaHessianFree,
         *,
-        seed,
-        keep_prob,
-        replay,
-        experience,
-        jit_compile,
-        unrolled,
-        on_not_finite,
-        **common,
-    ):
+        seed: int,
+        keep_prob: float,
+        replay: PrioritizedReplay | None,
+        experience: PrioritizedReplay | None,
+        jit_compile: bool,
+        unrolled: bool,
+        on_not_finite: Callable[[Callable[[], Any]], None] | None,
+        **common: Any,
+    ) -> None:
         check_learnable(tasks, optimizer)
         _check_replays(replay, experience, tasks, common["model_dir"])
         super().__init__(
@@ -153,7 +155,7 @@ class _Backpropagation(MetaRun[InnerTraining]):
         self.moments = adam.init(self.weights)
         self._keep_prob, self._on_not_finite = keep_prob, on_not_finite
         self._jit_compile, self._unrolled = jit_compile, unrolled
-        # The replays' states, by task, of the checkpoints before the last one.
+        # For the checkpoints before the last one, the replays' states by task.
         self._states_before: deque[list[dict[str, Any]]] = deque(maxlen=CHECKPOINTS_KEPT - 1)
         self._states: list[dict[str, Any]] = []
         with self.run.opening():
@@ -166,7 +168,7 @@ class _Backpropagation(MetaRun[InnerTraining]):
                 return
             for training in self.trainings:
                 if replay is None:
-                    # What a run that was killed before its first checkpoint has left.
+                    # A run that was killed before its first checkpoint may have left snapshots.
                     training.replay.clear()
                 training.begin()
 
@@ -221,7 +223,9 @@ class _Backpropagation(MetaRun[InnerTraining]):
             training.begin_again(run.done)
         return {**metrics, "skipped": run.skipped, "snapshots": len(training.replay)}
 
-    def _meta_step(self, training: InnerTraining, layout, static, *arguments) -> MetaStep:
+    def _meta_step(
+        self, training: InnerTraining, layout: Layout, static: tuple, *arguments: Any
+    ) -> MetaStep:
         rows = None
         if layout.kinds != self.kinds:
             rows = tuple(self.kinds.index(kind) for kind in layout.kinds)
@@ -267,7 +271,7 @@ class _Backpropagation(MetaRun[InnerTraining]):
         }
 
     def saved(self) -> None:
-        # The checkpoints before this one are kept too, and with them what their replays need.
+        # Earlier checkpoints are kept too, and so are the snapshots that their replays need.
         for number, training in enumerate(self.trainings):
             before = (states[number] for states in self._states_before)
             training.replay.commit(self._states[number], *before)
@@ -283,17 +287,17 @@ class _Backpropagation(MetaRun[InnerTraining]):
         self.generator.bit_generator.state = json.loads(decisions["generator"])
         self.run.skipped = int(decisions["skipped"])
         self.run.skipped_in_a_row = int(decisions.get("skipped_in_a_row", 0))
-        own = [saved[f"course-{n}"] if n else saved for n in range(len(self.trainings))]
-        for training, content in zip(self.trainings, own, strict=True):
+        contents = [saved[f"course-{n}"] if n else saved for n in range(len(self.trainings))]
+        for training, content in zip(self.trainings, contents, strict=True):
             training.restore(content)
-        self._states_before.append([content["replay"] for content in own])
+        self._states_before.append([content["replay"] for content in contents])
 
 
 def _check_replays(replay: Any, experience: Any, tasks: Sequence[Task], model_dir: Any) -> None:
-    """Refuses replays that are none, or that do not go together with the rest."""
-    for name, given in (("replay", replay), ("experience", experience)):
-        if given is not None and not isinstance(given, PrioritizedReplay):
-            raise TypeError(f"Expected {name}= as a PrioritizedReplay, got {kind(given)}.")
+    """Raises an error for replays of another type, or that do not go with the other arguments."""
+    for name, value in (("replay", replay), ("experience", experience)):
+        if value is not None and not isinstance(value, PrioritizedReplay):
+            raise TypeError(f"Expected {name}= as a PrioritizedReplay, got {kind(value)}.")
     if replay is not None and model_dir is not None:
         raise ValueError("Expected replay= or model_dir=, which keeps one of its own; got both.")
     if len(tasks) > 1 and (replay is not None or experience is not None):

@@ -1,8 +1,8 @@
 """Meta-training by persistent evolution strategies: long horizons, at the price of evaluations.
 
-Backpropagation through a rollout (`mlhf.meta_training.backpropagation`) sees as far as the rollout
-and follows a surrogate of two losses. Here what is minimised is what a user wants, the training
-loss over a whole stretch of training, and nothing is differentiated.
+Backpropagation through a rollout (`mlhf.meta_training.backpropagation`) sees no further than the
+rollout and follows a surrogate of two losses. Evolution minimises what a user wants to be small,
+the training loss over a whole stretch of training, and differentiates nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mlhf.task import Task
 
 # A gradient is clipped to this multiple of the median length of the last ones.
 LARGEST_LENGTH, REMEMBERED = 2.0, 50
-# Initial weights of trainings that begin during meta-training, apart from those of anything else.
+# The trainings' initial weights have seeds that nothing else uses.
 FIRST_SEED = 1_000_000
 
 
@@ -58,8 +58,8 @@ def evolve(
 
     With θ the LSTMs' weights (and the logarithm of the learning rate), each of `pairs` pairs of
     trainings takes `roll_back` steps with θ + ε and with θ - ε, ε ~ N(0, σ²), from where it stands,
-    both on the same batches. With L± the mean logarithm of the losses along these steps and ξ the
-    sum of a pair's perturbations since its training began,
+    both on the same batches. With L± the mean logarithm of the losses in these steps and ξ the sum
+    of a pair's perturbations since its training began,
 
         g = mean over pairs of ξ (L₊ - L₋) / (2 σ²)
 
@@ -68,36 +68,38 @@ def evolve(
     antithetic pairs). Adam takes it, clipped to twice the median length of the last 50. After
     `horizon` steps a pair begins again with new initial weights; the pairs are at different ages.
 
-    Steps are those of `optimizer.step`: without the noise and the bound on their length that
-    `meta_train` has. Losses are those of the batches before each step, at most twice the first of
-    their training; one that is not finite counts as that.
+    Steps are those of `optimizer.step`, without the noise and the bound on their length that
+    `meta_train` has. Losses are those of the batches before each step; they count as at most twice
+    the first loss of their training, and so does one that is not finite.
 
-    Of several tasks each update takes one, in turns; each has pairs of its own. A kind of variable
-    that a task does not have gets no gradient from it; one that the optimizer has no weights for is
-    drawn new.
+    Several tasks take turns, one for each update; each has its own pairs. A kind of variable that a
+    task does not have gets no gradient from it; weights are drawn for kinds for which the optimizer
+    has none.
 
     With a `model_dir`, a run that was killed continues from its last checkpoint. Ctrl-C and SIGTERM
-    end it after the update under way, with a checkpoint.
+    end it after the current update, with a checkpoint.
 
     Args:
       task: The task that is trained; or several, of one dtype.
-      optimizer: Its weights, and its `learning_rate` with `learn_rate`, are trained in place.
-      steps: The number of updates in all, those of a continued run included.
+      optimizer: The optimizer, whose weights, and with `learn_rate` its `learning_rate`, are
+        trained in place.
+      steps: The total number of updates, those of a continued run included.
       roll_back: T, the steps of a pair between updates.
       horizon: The steps of a training, a multiple of `roll_back`.
       pairs: The number of pairs for each task.
       deviation: σ.
       meta_lr: Adam's step size, or a function of the number of updates done.
       learn_rate: Whether the learning rate is learned too.
-      layers: The weights of the LSTMs that are learned: `"all"`, or `"output"`, their dense layers
-        of 5 numbers alone. The noise of an estimate grows with how many numbers are perturbed, 277
-        or 5 for each role and kind, so the output goes first where updates are few.
+      layers: The weights of the LSTMs that are learned: `"all"`, or `"output"`, only their dense
+        layers of 5 numbers. The noise of an estimate grows with how many numbers are perturbed, 277
+        or 5 for each role and kind, so choose the output first where updates are few.
       seed: The seed of the perturbations and initial weights.
-      model_dir: Where checkpoints, metrics and the trained optimizer go; None keeps all in memory.
-      save_steps: A checkpoint every so many updates, and at the end.
-      save_minutes: A checkpoint after so many minutes, if they are over first; 0 for never.
+      model_dir: The folder for checkpoints, metrics and the trained optimizer; None keeps all in
+        memory.
+      save_steps: The number of updates between checkpoints; there is one at the end, too.
+      save_minutes: The minutes between checkpoints, if they are over first; 0 for never.
       progress: Whether a progress bar is shown.
-      on_step: Called with the updates done and the metrics, after each.
+      on_step: A function that is called after each update, with their number and the metrics.
 
     Returns:
       The trained optimizer and the metrics: `loss` (the mean over pairs and steps), `log_loss`,
@@ -107,7 +109,7 @@ def evolve(
     Raises:
       ValueError: If an argument makes no sense, nothing is learned, or a training begins with a
         loss that is not above 0.
-      CheckpointError: If `model_dir` holds a checkpoint of something else.
+      CheckpointError: If `model_dir` has a checkpoint of something else.
       OSError: If `model_dir` can't be written.
     """
     check_callbacks(on_step=on_step)
@@ -138,13 +140,23 @@ def evolve(
 
 
 class _Evolution(MetaRun[Particles]):
-    """Updates by the estimate, and the particles that it is made from."""
+    """Updates by the estimate, and the particles that it is computed from."""
 
     method, description, unit = EVOLUTION, "evolution", "update"
 
     def __init__(
-        self, tasks, optimizer, *, horizon, pairs, deviation, learn_rate, layers, seed, **common
-    ):
+        self,
+        tasks: Sequence[Task],
+        optimizer: MetaHessianFree,
+        *,
+        horizon: int,
+        pairs: int,
+        deviation: float,
+        learn_rate: bool,
+        layers: str,
+        seed: int,
+        **common: Any,
+    ) -> None:
         check_learnable(tasks, optimizer)
         super().__init__(
             tasks,
@@ -164,7 +176,7 @@ class _Evolution(MetaRun[Particles]):
         for particles in self.trainings:
             particles.kinds = self.kinds
             for number in range(pairs):
-                # Ages are spread: the first training of each pair ends at another one.
+                # Ages are spread: the pairs' first trainings end at different ones.
                 turns = max(1, round(horizon / self.length * (number + 1) / pairs))
                 particles.pairs.append(self._begin(particles, self.length * turns))
         with self.run.opening():
@@ -175,13 +187,13 @@ class _Evolution(MetaRun[Particles]):
             self._take_lengths_from_the_log()
 
     def _theta(self) -> tuple[dict[str, LSTMWeights], tf.Tensor]:
-        """The meta-parameters; of their numbers in a row the last is the logarithm of the rate."""
+        """Returns the meta-parameters; the last of all their numbers is the rate's logarithm."""
         return self.weights, self._log_rate
 
     def _learned_numbers(self) -> np.ndarray:
-        """Ones at the numbers of θ that are learned, zeros at the others."""
+        """Returns ones at the numbers of θ that are learned, and zeros at the others."""
 
-        def ones(value, learned):
+        def ones(value: tf.Tensor, learned: bool) -> np.ndarray:
             return np.full(value.shape, float(learned))
 
         masks = {
@@ -213,7 +225,7 @@ class _Evolution(MetaRun[Particles]):
         return self.trainings[number].batches(turn, self.length)
 
     def step(self, number: int, batches: Any) -> dict[str, Any]:
-        """Takes one update, from all pairs of a task."""
+        """Takes one update from all pairs of a task."""
         pairs, here = self.trainings[number].pairs, self._theta()
         gradient = np.zeros(self._mask.size)
         losses, logs, differences, ages = [], [], [], []
@@ -240,7 +252,7 @@ class _Evolution(MetaRun[Particles]):
         gradient /= len(pairs)
         length = float(np.linalg.norm(gradient))
         if self._lengths:
-            # One training that diverges would else outweigh hundreds of updates.
+            # One training that diverges would otherwise outweigh hundreds of updates.
             usual = float(np.median(self._lengths))
             gradient *= min(1.0, LARGEST_LENGTH * usual / max(length, 1e-30))
         self._lengths = [*self._lengths, length][-REMEMBERED:]
@@ -318,11 +330,11 @@ class _Evolution(MetaRun[Particles]):
                 particles.restore(pair, saved[f"pair-{i}-{j}"])
 
     def _take_lengths_from_the_log(self) -> None:
-        """For checkpoints of before they held them: exact where the log is whole."""
+        """Restores what older checkpoints do not hold; exact if the log is whole."""
         lines = {line["step"]: line.get("grad_length") for line in self.run.log.lines}
         wanted = range(max(1, self.run.done - REMEMBERED + 1), self.run.done + 1)
-        found = [lines.get(step) for step in wanted]
-        self._lengths = [float(value) for value in found if isinstance(value, float)]
+        values = [lines.get(step) for step in wanted]
+        self._lengths = [float(value) for value in values if isinstance(value, float)]
         if len(self._lengths) < len(wanted):
             tqdm.tqdm.write(
                 f"The checkpoint of step {self.run.done} is of before checkpoints held the lengths "

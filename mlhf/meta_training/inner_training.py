@@ -1,4 +1,4 @@
-"""One task's training while an optimizer is meta-trained: where it is, where it begins again."""
+"""One task's training while an optimizer is meta-trained: its point, and where it begins again."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from replay import DamagedSnapshotError, PrioritizedReplay
 
 
 class InnerTraining:
-    """A task, the point that its rollouts have come to, and the replay that they begin again from.
+    """A task, the point that its rollouts have reached, and the replay that they begin again from.
 
     Attributes:
       task: The task that is trained.
       layout: The layout of its parameters.
-      carry: Where the next rollout starts.
+      carry: The point where the next rollout starts.
       replay: The snapshots to begin again from; set before `begin` or `restore`.
-      function: A meta-step on this task, not compiled; None before the first.
-      step: The same compiled.
+      function: The meta-step on this task, not compiled; None before the first.
+      step: The compiled meta-step; None before the first.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class InnerTraining:
         seed: int,
         generator: np.random.Generator,
         experience: PrioritizedReplay | None,
-    ):
+    ) -> None:
         """Sets the training up.
 
         Args:
           task: The task that is trained.
           optimizer: The optimizer, which knows the kinds of the task's variables.
           seed: The seed of the initial parameters.
-          generator: The random numbers that all inner trainings share.
+          generator: The random generator that all inner trainings share.
           experience: A replay recorded elsewhere: rollouts begin from its snapshots.
         """
         self.task = task
@@ -63,7 +63,7 @@ class InnerTraining:
         self._best_loss, self._best_norm = math.inf, math.inf
         self._begun_from: int | None = None
         self._meta_losses: list[float] = []
-        # Damaged snapshots of the experience, whose own files do not tell them.
+        # Damaged snapshots of the experience, which its own files do not tell.
         self._left_out: list[int] = []
 
     def begin(self) -> None:
@@ -81,7 +81,7 @@ class InnerTraining:
         Args:
           done: The number of rollouts of this training that are done.
           length: T.
-          asked: The number of its rollouts in all.
+          asked: The total number of its rollouts.
 
         Raises:
           ValueError: If the task's batches end.
@@ -100,9 +100,9 @@ class InnerTraining:
         """Returns the compiled meta-step, made at the first call.
 
         Args:
-          meta_step: A function of a layout, what is static of an objective, and the rest.
+          meta_step: A function of a layout, an objective's static part, and other arguments.
           batch: The batches of a rollout.
-          jit_compile: Whether XLA compiles it.
+          jit_compile: Whether to compile it with XLA.
         """
         if self.step is None:
             inputs, targets = tf.nest.map_structure(lambda value: value[0], batch)
@@ -112,18 +112,18 @@ class InnerTraining:
         return self.step
 
     def went_on(self, carry: Carry, meta_loss: float) -> None:
-        """Takes the outcome of a meta-step that was finite."""
+        """Moves to the point after a meta-step that was finite."""
         self.carry = carry
         self._meta_losses.append(meta_loss)
 
     def keep_if_best(self, loss: float, norm: float) -> None:
-        """Stores where it stands if nothing better was stored."""
+        """Stores the current point if nothing better was stored."""
         if is_worth_keeping(loss, norm, self._best_loss, self._best_norm):
             self._best_loss, self._best_norm = loss, norm
             self.replay.add(self._snapshot())
 
     def rate_begun(self) -> None:
-        """Rates the snapshot that the rollouts since the last reset began from."""
+        """Updates the priority of the snapshot from which training last began again."""
         if self._begun_from is not None and self._meta_losses:
             self.replay.update([self._begun_from], [priority(self._meta_losses)])
 
@@ -160,7 +160,7 @@ class InnerTraining:
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Goes on from what `state` returned, and `replay` with the replay's state."""
+        """Goes on from what `state` returned and, as `replay`, the replay's state."""
         carry, decisions = saved["carry"], saved["decisions"]
         parameters = load_like(self.parameters, carry["parameters"], "parameters")
         model_state = load_like(
@@ -184,7 +184,7 @@ class InnerTraining:
         return _shapes(self.layout.unflatten(tf.zeros([self.layout.size], self.layout.dtype)))
 
     def _draw(self, done: int) -> tuple[int | None, Any]:
-        """Draws the snapshot to begin from; one of a recorded experience is not rated."""
+        """Draws a snapshot to begin from, and its number if it has a priority to update."""
         while True:
             try:
                 if self._experience is None:
@@ -213,18 +213,18 @@ class InnerTraining:
         if self._experience is not None:
             self._experience.drop(number)
 
-    def _check_like(self, snapshot) -> None:
+    def _check_like(self, snapshot: Any) -> None:
         if not isinstance(snapshot, dict) or not {"parameters", "model_state"} <= set(snapshot):
             raise CheckpointError(
                 'Expected snapshots with "parameters" and "model_state", as --record_experience '
                 f"makes them, got {type(snapshot).__name__} {str(snapshot)[:60]}."
             )
-        own = {"parameters": self.parameters, "model_state": self.task.initial_model_state()}
-        for part, like in own.items():
-            expected, found = _described(like), _described(snapshot[part])
-            if found != expected:
+        likes = {"parameters": self.parameters, "model_state": self.task.initial_model_state()}
+        for part, like in likes.items():
+            expected, actual = _described(like), _described(snapshot[part])
+            if actual != expected:
                 raise CheckpointError(
-                    f"Expected snapshots with the {part} {expected}, got {found}; they have to "
+                    f"Expected snapshots with the {part} {expected}, got {actual}; they have to "
                     "come from the same network."
                 )
 
@@ -238,12 +238,12 @@ class InnerTraining:
         )
 
 
-def _shapes(structure) -> list[tuple[int, ...]]:
+def _shapes(structure: Any) -> list[tuple[int, ...]]:
     return [tuple(leaf.shape) for leaf in tf.nest.flatten(structure)]
 
 
-def _described(structure) -> list[str]:
-    """Returns dtypes and shapes. Names do not tell: Keras numbers layers anew in every process."""
+def _described(structure: Any) -> list[str]:
+    """Returns dtypes and shapes, not names: Keras numbers layers anew in every process."""
     return [
         f"{tf.as_dtype(leaf.dtype).name}{list(leaf.shape)}" for leaf in tf.nest.flatten(structure)
     ]

@@ -1,4 +1,4 @@
-"""A run of meta-training by either way: tasks in turns, the LSTMs' weights, files and clock."""
+"""A run of meta-training of either kind: tasks in turns, the LSTMs' weights, files and time."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from mlhf.runs.checkpoints import load_like
 from mlhf.runs.run import ResumableRun
 from mlhf.task import Task, draw_missing_weights
 
-# How a checkpoint names the two ways.
+# The names of the two methods in checkpoints.
 BACKPROPAGATION = "backpropagation through rollouts"
 EVOLUTION = "persistent evolution strategies"
 
 
 class OneTask(Protocol):
-    """What a run has for each task."""
+    """What a run needs to know of the training of one task."""
 
     task: Task
     layout: Layout
@@ -37,14 +37,14 @@ Training = TypeVar("Training", bound=OneTask)
 
 
 class MetaRun(abc.ABC, Generic[Training]):
-    """What the runs of both ways have in common.
+    """What both methods' runs have in common.
 
     A subclass opens the files by `run.opening()` at the end of its constructor.
 
     Attributes:
-      method: The way, as a checkpoint names it.
-      description: The run, as the progress bar names it.
-      unit: A step, as the progress bar names it.
+      method: The method's name in checkpoints.
+      description: The run's name in the progress bar.
+      unit: A step's name in the progress bar.
     """
 
     method: str
@@ -64,11 +64,11 @@ class MetaRun(abc.ABC, Generic[Training]):
         first_seed: int,
         model_dir: str | Path | None,
         often: tuple[int, float],
-    ):
+    ) -> None:
         """Sets up everything except the files, from arguments of `meta_train` and `evolve`.
 
-        `training_of` makes what the run has for a task, `first_seed` draws parameters whose shapes
-        and kinds alone matter, and `often` says after how many steps and minutes it saves.
+        `training_of` makes the training of a task, `first_seed` is the seed of parameters of which
+        only shapes and kinds matter, and `often` is the steps and the minutes between checkpoints.
         """
         self.began = time.perf_counter()
         self.optimizer, self.generator = optimizer, np.random.default_rng(seed)
@@ -119,11 +119,11 @@ class MetaRun(abc.ABC, Generic[Training]):
         }
 
     def saved(self) -> None:
-        """Called when a checkpoint is on the disk."""
+        """Called when a checkpoint is on disk."""
 
     def read(self) -> dict[str, Any] | None:
         """Returns the content of the newest checkpoint; None if there is none."""
-        # Older than the other way, and then without the name of this one.
+        # Checkpoints without a method are older than evolution.
         return self.run.read(self.signature(), older={"method": BACKPROPAGATION})
 
     def take_over(self, saved: dict[str, Any]) -> None:
@@ -163,7 +163,7 @@ class MetaRun(abc.ABC, Generic[Training]):
                     bar.step(**self.shown(metrics))
                     run.save_if_due()
             finally:
-                # Also when it is interrupted: what was learned is the caller's.
+                # The caller gets what was learned after an interruption, too.
                 self.hand_over()
         self.publish()
         return MetaTraining(
@@ -191,10 +191,10 @@ class MetaRun(abc.ABC, Generic[Training]):
 def load_weights(
     like: dict[str, LSTMWeights], saved: dict[str, Any], name: str
 ) -> dict[str, LSTMWeights]:
-    """Returns what `weights_as_saved` gave, as `load_like`."""
+    """Loads what `weights_as_saved` returned, with the checks of `load_like`."""
     return load_like(like, {role: LSTMWeights(**saved[role]) for role in like}, name)
 
 
 def weights_as_saved(weights: dict[str, LSTMWeights]) -> dict[str, Any]:
-    """Returns weights by role as a checkpoint holds them."""
+    """Returns weights by role in the form that checkpoints hold."""
     return {role: part._asdict() for role, part in weights.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-# A snapshot is worth keeping while its weights have not grown out of proportion.
+# A snapshot is worth keeping unless its weights have grown out of proportion.
 LARGEST_GROWTH = 1.2
 LARGEST_LOG_PRIORITY = 50.0
 
@@ -22,7 +22,7 @@ def priority(meta_losses: Sequence[float]) -> float:
 
 
 def is_worth_keeping(loss: float, norm: float, best_loss: float, best_norm: float) -> bool:
-    """Returns whether a point is to be stored.
+    """Returns whether the replay should store a point.
 
     Args:
       loss: The loss at the point.

@@ -14,11 +14,11 @@ class MetaTraining:
 
     Attributes:
       optimizer: The optimizer with the trained weights.
-      history: The metrics, a dictionary for each meta-step whose record there is.
-      skipped: Meta-steps that were not finite and left no trace in the weights.
-      seconds_to_first_step: From the call to the end of the first meta-step, tracing included.
-      diverged: Whether meta-training ended early because meta-steps stayed not finite.
-      steps: Meta-steps done, those of a continued run included.
+      history: The metrics, a dictionary for each meta-step on record.
+      skipped: The number of meta-steps that were not finite and left the weights unchanged.
+      seconds_to_first_step: The time from the call to the end of the first meta-step, with tracing.
+      diverged: Whether meta-training ended early after too many meta-steps that were not finite.
+      steps: The number of meta-steps done, those of a continued run included.
     """
 
     optimizer: MetaHessianFree
