@@ -1,4 +1,4 @@
-"""A test of R-forward rules, for this package's own and for a user's."""
+"""A test of R-forward rules: this package's and a user's own."""
 
 from __future__ import annotations
 
@@ -29,107 +29,134 @@ def check_rule(
     At the inputs and along random directions:
 
     - J v against central finite differences of the function;
-    - <u, J v> = <Jᵀu, v>, that the transpose is one;
-    - J(2v + 3w) = 2 Jv + 3 Jw, that the map is linear;
+    - <u, J v> = <Jᵀu, v>: the transpose is right;
+    - J(2v + 3w) = 2 Jv + 3 Jw: the map is linear;
     - for `order=2`: the derivative of J v along w, by R-forward over R-forward and by
       `tf.GradientTape` over R-forward, against central finite differences of J v.
 
-    The function stands between two other operations there, as in a network: nobody else holds the
-    tangents and cotangents that its rules read, and a kernel may write over them.
+    For the checks the function is put between two other operations, as in a network: nothing else
+    holds the tangents and cotangents that its rules read, so a kernel may overwrite them.
 
-    The inputs should lie away from kinks, where finite differences are wrong. A test of one's own
-    rule is one line::
+    The inputs should lie away from kinks, where finite differences are wrong. Testing your own
+    rule takes one line::
 
         custom_op.check_rule(lambda x: tf.nn.softsign(x), np.linspace(-2, 2, 6))
 
     Args:
-      function: Takes a structure of floating tensors and returns one; made of the operation and
-        little else.
+      function: A function from a structure of floating tensors to another, made of the operation
+        and little else.
       inputs: A structure of tensors or arrays, cast to `dtype`.
       order: 1, or 2 for the second derivative too.
-      dtype: What to compute in: `tf.float64`, or `tf.float32` for an operation that has nothing
-        else, with a tolerance near 1e-2.
+      dtype: The dtype to compute in: `tf.float64`, or `tf.float32` for an operation that supports
+        nothing else, with a tolerance near 1e-2.
       tolerance: The largest difference from finite differences, relative to the largest entry.
-      seed: Of the random directions.
+      seed: The seed of the random directions.
 
     Raises:
-      AssertionError: If a check fails; it says which, and shows both numbers.
+      AssertionError: If a check fails; the message names it and shows both numbers.
       NotDifferentiableError: If an operation has neither a rule nor a usable gradient.
       ValueError: If `order` is neither 1 nor 2.
     """
     if order not in (1, 2):
         raise ValueError(f"Expected order=1 or order=2, got {order!r}.")
     inputs = tf.nest.map_structure(lambda leaf: tf.cast(leaf, dtype), inputs)
-    function = _in_a_network(function, inputs)
-    random = np.random.default_rng(seed)
-    v, w = (_direction(random, inputs) for _ in range(2))
-    epsilon = np.finfo(dtype.as_numpy_dtype).eps
-    step = float(epsilon ** (1 / 3))
+    checks = _Checks(_in_a_network(function, inputs), inputs, dtype, tolerance, seed)
+    checks.first_order()
+    if order == 2:
+        checks.second_order()
 
-    names: list[str] = []
 
-    def value_at(x: Structure) -> Leaves:
-        outputs = function(x)
-        names[:] = structures.leaf_names(outputs)
+class _Checks:
+    """The checks of a function at a point, along two random directions."""
+
+    def __init__(
+        self,
+        function: Callable[[Structure], Structure],
+        inputs: Structure,
+        dtype: tf.DType,
+        tolerance: float,
+        seed: int,
+    ) -> None:
+        self._function, self._inputs, self._tolerance = function, inputs, tolerance
+        self._random = np.random.default_rng(seed)
+        self._v, self._w = (_direction(self._random, inputs) for _ in range(2))
+        self._epsilon = np.finfo(dtype.as_numpy_dtype).eps
+        self._step = float(self._epsilon ** (1 / 3))
+        self._noise = 10 * self._epsilon / self._step
+        self._names: list[str] = []
+        self._pushed: Leaves = []
+
+    def first_order(self) -> None:
+        """Checks J v, its transpose and its linearity."""
+
+        @tf.function(autograph=False)
+        def compute(inputs: Structure) -> Any:
+            linear = linearize(self._value_at, inputs, unconnected="zero")
+            u = _direction(self._random, linear.outputs)
+            pushed, pulled = linear.jvp(self._v), tf.nest.flatten(linear.vjp(u))
+            mixed = linear.jvp(tf.nest.map_structure(lambda a, b: 2 * a + 3 * b, self._v, self._w))
+            separate = [2 * a + 3 * b for a, b in zip(pushed, linear.jvp(self._w), strict=True)]
+            differences = _difference(self._value_at, inputs, self._v, self._step)
+            products = _dot(u, pushed), _dot(pulled, tf.nest.flatten(self._v))
+            return pushed, differences, linear.outputs, mixed, separate, products
+
+        self._pushed, differences, outputs, mixed, separate, products = compute(self._inputs)
+        left, right = products
+        exact = 1e3 * self._epsilon
+        self._compare("J v against finite differences", differences, self._pushed, outputs)
+        _compare("J(2v + 3w) against 2 Jv + 3 Jw", self._names, separate, mixed, exact)
+        _compare("<Jᵀu, v> against <u, Jv>", ["all"], [left], [right], exact, exact, self._pushed)
+
+    def second_order(self) -> None:
+        """Checks the derivative of J v, after the first order."""
+
+        @tf.function(autograph=False)
+        def compute(inputs: Structure) -> Any:
+            forward = jvp(self._tangents_at, inputs, self._w)[1]
+            differences = _difference(self._tangents_at, inputs, self._w, self._step)
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                tangents = self._tangents_at(inputs)
+                u = _direction(self._random, tangents)
+                product = _dot(u, tangents)
+            pulled = tape.gradient(product, inputs, unconnected_gradients="zero")
+            along = _dot(tf.nest.flatten(pulled), tf.nest.flatten(self._w))
+            return forward, differences, _dot(u, differences), along
+
+        forward, differences, left, right = compute(self._inputs)
+        what = "the derivative of J v against finite differences, "
+        self._compare(what + "by R-forward", differences, forward, self._pushed)
+        self._compare(what + "by a tape", [left], [right], self._pushed, ["all"])
+
+    def _value_at(self, x: Structure) -> Leaves:
+        outputs = self._function(x)
+        self._names[:] = structures.leaf_names(outputs)
         return tf.nest.flatten(outputs)
 
-    def tangents_at(x: Structure) -> Leaves:
-        return jvp(value_at, x, v)[1]
+    def _tangents_at(self, x: Structure) -> Leaves:
+        return jvp(self._value_at, x, self._v)[1]
 
-    @tf.function(autograph=False)
-    def first_order(inputs):
-        linear = linearize(value_at, inputs, unconnected="zero")
-        u = _direction(random, linear.outputs)
-        pushed, pulled = linear.jvp(v), tf.nest.flatten(linear.vjp(u))
-        mixed = linear.jvp(tf.nest.map_structure(lambda a, b: 2 * a + 3 * b, v, w))
-        separate = [2 * a + 3 * b for a, b in zip(pushed, linear.jvp(w), strict=True)]
-        differences = _difference(value_at, inputs, v, step)
-        products = _dot(u, pushed), _dot(pulled, tf.nest.flatten(v))
-        return pushed, differences, linear.outputs, mixed, separate, products
-
-    pushed, differences, outputs, mixed, separate, (left, right) = first_order(inputs)
-    exact = 1e3 * epsilon
-    noise = 10 * epsilon / step
-    _compare(
-        "J v against finite differences", names, differences, pushed, tolerance, noise, outputs
-    )
-    _compare("J(2v + 3w) against 2 Jv + 3 Jw", names, separate, mixed, exact)
-    _compare("<Jᵀu, v> against <u, Jv>", ["all"], [left], [right], exact, exact, pushed)
-    if order == 1:
-        return
-
-    @tf.function(autograph=False)
-    def second_order(inputs):
-        forward = jvp(tangents_at, inputs, w)[1]
-        differences = _difference(tangents_at, inputs, w, step)
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            tangents = tangents_at(inputs)
-            u = _direction(random, tangents)
-            product = _dot(u, tangents)
-        pulled = tape.gradient(product, inputs, unconnected_gradients="zero")
-        return (
-            forward,
-            differences,
-            _dot(u, differences),
-            _dot(tf.nest.flatten(pulled), tf.nest.flatten(w)),
-        )
-
-    forward, differences, left, right = second_order(inputs)
-    what = "the derivative of J v against finite differences, "
-    _compare(what + "by R-forward", names, differences, forward, tolerance, noise, pushed)
-    _compare(what + "by a tape", ["all"], [left], [right], tolerance, noise, pushed)
+    def _compare(
+        self,
+        what: str,
+        expected: Leaves,
+        got: Leaves,
+        source: Sequence[tf.Tensor],
+        names: Sequence[str] | None = None,
+    ) -> None:
+        names = self._names if names is None else names
+        _compare(what, names, expected, got, self._tolerance, self._noise, source)
 
 
 def _in_a_network(
     function: Callable[[Structure], Structure], inputs: Structure
 ) -> Callable[[Structure], Structure]:
-    """Puts a function between two others; the first leaves the inputs where they are."""
+    """Puts a function between two others; the first maps the given inputs to themselves."""
 
-    def before(leaf, at):
+    def before(leaf: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
         return leaf + 0.1 * tf.sin(leaf - at)
 
-    def network(x):
+    def network(x: Structure) -> Structure:
         outputs = function(tf.nest.map_structure(before, x, inputs))
         return tf.nest.map_structure(lambda y: 1.1 * y, outputs)
 
@@ -137,7 +164,7 @@ def _in_a_network(
 
 
 def _direction(random: np.random.Generator, like: Structure) -> Structure:
-    def draw(leaf):
+    def draw(leaf: tf.Tensor) -> tf.Tensor:
         seed = random.integers(2**31 - 1, size=2)
         return tf.random.stateless_normal(tf.shape(leaf), seed, dtype=leaf.dtype)
 
@@ -147,7 +174,7 @@ def _direction(random: np.random.Generator, like: Structure) -> Structure:
 def _difference(
     function: Callable[[Structure], Leaves], x: Structure, direction: Structure, step: float
 ) -> Leaves:
-    """Central differences of a function along a direction, of one trace of it for both sides."""
+    """Returns central differences along a direction, from one trace of the function."""
     traced = tf.function(function, autograph=False)
     ahead, behind = (
         traced(tf.nest.map_structure(lambda a, d, s=s: a + s * d, x, direction))
@@ -169,14 +196,14 @@ def _compare(
     noise: float = 0.0,
     source: Sequence[tf.Tensor] = (),
 ) -> None:
-    """Raises if two lists differ by more than a share of their size and of their source's."""
+    """Raises if two lists differ by more than shares of their size and of their source's."""
     for name, a, b in zip(names, expected, got, strict=True):
         a, b = np.asarray(a), np.asarray(b)
         scale = max(np.max(np.abs(a), initial=0), np.max(np.abs(b), initial=0))
         floor = max([float(np.max(np.abs(leaf), initial=0)) for leaf in source], default=0.0)
         allowed = relative * scale + noise * floor
         error = np.abs(a - b)
-        # Not "error > allowed": a NaN has to fail too.
+        # Not "error > allowed": a NaN must fail too.
         if not np.all(error <= allowed):
             worst = np.unravel_index(np.argmax(np.nan_to_num(error, nan=np.inf)), error.shape)
             raise AssertionError(

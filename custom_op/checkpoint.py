@@ -1,4 +1,4 @@
-"""Recomputing instead of storing, right at any order of derivative."""
+"""Recomputing instead of storing, correct for derivatives of any order."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _HARMLESS = ("Assert", "PrintV2", "Placeholder", "ReadVariableOp", *CALLS, *LOOP
 
 
 def checkpoint(function: Callable[..., Structure]) -> Callable[..., Structure]:
-    """Returns a function whose gradient computes it again instead of keeping what it computed.
+    """Returns a function whose gradient computes it again instead of storing intermediate values.
 
-    What is stored between the two passes is what the function reads: its arguments, and what it
-    closes over (Griewank and Walther 2000, with one level). The gradient is made of differentiable
-    operations and may be differentiated to any order, by tapes, `custom_op.jvp` and
+    Only what the function reads is stored between the two passes: its arguments, and the tensors
+    it closes over (Griewank and Walther 2000, with one level). The gradient is made of
+    differentiable operations and may be differentiated to any order, by tapes, `custom_op.jvp` and
     `custom_op.linearize`; `tf.recompute_grad` raises at the second order::
 
         block = custom_op.checkpoint(lambda x, w: tf.tanh(tf.tanh(x @ w) @ w))
@@ -38,19 +38,19 @@ def checkpoint(function: Callable[..., Structure]) -> Callable[..., Structure]:
     put the work around it into a `tf.function` where speed matters.
 
     Args:
-      function: Takes structures of tensors and returns a structure of floating tensors. Keyword
-        arguments are passed on as they are. It may read variables and floating tensors that it
+      function: A function from structures of tensors to a structure of floating tensors. Keyword
+        arguments are passed on unchanged. It may read variables and floating tensors that it
         closes over; gradients reach these too.
 
     Returns:
-      A function of the same arguments and results.
+      A function with the same arguments and results.
 
     Raises:
       TypeError: When called, if a result is not a floating tensor.
       ValueError: When called, if the function assigns a variable or draws random numbers that
-        would be others the second time.
+        would differ the second time.
       NotDifferentiableError: When its gradient is taken, if TensorFlow has no gradient of an
-        operation on the way from what it reads to its results.
+        operation between the tensors it reads and its results.
     """
 
     @functools.wraps(function)
@@ -65,16 +65,18 @@ def checkpoint(function: Callable[..., Structure]) -> Callable[..., Structure]:
 def _trace(
     function: Callable[..., Structure], arguments: Structure, settings: dict[str, Any]
 ) -> tuple[Run, list[tf.Tensor], Structure, Callable[[], None]]:
-    """Returns a function of flat tensors, what it is to be called with, and the structure.
+    """Traces a function for recomputation.
 
-    Last comes a check that TensorFlow's gradient of the function is complete.
+    Returns:
+      A function of flat tensors, its arguments, the structure of its results, and a check that
+      TensorFlow's gradient of the function is complete.
     """
     leaves = tf.nest.flatten(arguments)
     chosen = [i for i, leaf in enumerate(leaves) if _is_floating(leaf)]
     given = [tf.convert_to_tensor(leaves[i]) for i in chosen]
     found: dict[str, Structure] = {}
 
-    def flat(*inputs):
+    def flat(*inputs: tf.Tensor) -> list[tf.Tensor]:
         current = list(leaves)
         for i, value in zip(chosen, inputs, strict=True):
             current[i] = value
@@ -127,8 +129,8 @@ def _recomputed(
     run: Run, inputs: Sequence[tf.Tensor], check: Callable[[], None]
 ) -> list[tf.Tensor]:
     @custom_gradient
-    def recomputed(*inputs):
-        def pull(*cotangents):
+    def recomputed(*inputs: tf.Tensor) -> tuple[list[tf.Tensor], Callable[..., list[tf.Tensor]]]:
+        def pull(*cotangents: tf.Tensor) -> list[tf.Tensor]:
             check()
             again, seeds = _later(inputs, cotangents)
             with tf.GradientTape() as tape:
@@ -147,10 +149,13 @@ def _recomputed(
 def _later(
     inputs: Sequence[tf.Tensor], cotangents: Sequence[tf.Tensor]
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    """Holds the inputs back until the cotangents are there.
+    """Delays the inputs until the cotangents have been computed.
 
-    Otherwise the optimizer would see the same operations on the same inputs, and keep the results
-    of the forward pass.
+    Otherwise TensorFlow's optimizer would see the same operations on the same inputs, and keep the
+    results of the forward pass.
+
+    Returns:
+      The inputs and the cotangents.
     """
     if internals.is_compiled():
         held = _hold(*inputs, *cotangents)
@@ -160,7 +165,7 @@ def _later(
 
 
 @custom_gradient
-def _hold(*values):
+def _hold(*values: tf.Tensor) -> Any:
     return gen_xla_ops.xla_optimization_barrier(values), lambda *cotangents: cotangents
 
 

@@ -1,8 +1,8 @@
-"""Whether a function and its data are the same whenever they are looked at.
+"""Checks that a function and its data stay the same from pass to pass.
 
-A curvature matrix belongs to one function and to fixed data. Where dropout draws anew at every
-pass, or a data set is shuffled under draws that go by an example's number, products are of
-different matrices, and eigenvalues and traces of none.
+A curvature matrix belongs to one function and to fixed data. If dropout draws anew in every
+pass, or a data set is shuffled while draws depend on an example's number, products belong to
+different matrices, and eigenvalues and traces to none.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import tensorflow as tf
 Structure = Any
 PARTS = ("inputs", "targets", "weights", "mask")
 _OPT_OUT = "or pass check_deterministic=False"
-# Between two runs of one computation sums may come in another order, and no more.
+# Between two runs of a computation only the order of summation may change.
 _SHARE = {"float32": 1e-4, "float64": 1e-9}
-# Odd numbers, by which the words of an example are multiplied.
+# Odd multipliers for the words of an example.
 _MULTIPLIERS = np.random.default_rng(0).integers(0, 2**63, 4096, np.uint64) * np.uint64(2) + 1
 
 
 def check_function(first: Structure, second: Structure) -> None:
-    """Checks that a function gave the same twice.
+    """Checks that a function returned the same twice.
 
     Args:
-      first: Tensors that it gave.
-      second: What it gave at the same point once more.
+      first: The tensors that it returned.
+      second: The tensors that it returned at the same point in a second run.
 
     Raises:
-      ValueError: If they differ by more than rounding does.
+      ValueError: If they differ by more than rounding.
     """
     for before, after in zip(tf.nest.flatten(first), tf.nest.flatten(second), strict=True):
         apart = _apart(before.numpy(), after.numpy())
@@ -55,7 +55,7 @@ def check_order(first: float, second: float) -> None:
 
 
 def _apart(before: np.ndarray, after: np.ndarray) -> float:
-    """Returns how far two arrays are apart, 0 for no further than by rounding."""
+    """Returns the largest difference of two arrays; 0 if it is rounding."""
     share = _SHARE.get(before.dtype.name, 1e-2)
     before, after = (np.nan_to_num(a.astype(np.float64)) for a in (before, after))
     apart = float(np.max(np.abs(before - after), initial=0))
@@ -63,16 +63,16 @@ def _apart(before: np.ndarray, after: np.ndarray) -> float:
 
 
 class Fingerprint:
-    """What a pass over a data set has seen, in numbers that hardly two passes share by chance.
+    """Checksums of the examples in a pass over a data set, unlikely to agree by chance.
 
     Attributes:
-      totals: A number for each part, whatever the order of the examples.
-      pairs: A number for the examples as a whole, whatever their order.
+      totals: A number for each part, independent of the order of the examples.
+      pairs: A number for the whole examples, independent of their order.
       ordered: A number for the examples in their order.
-      batches: How many there were.
+      batches: The number of batches.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.totals = [0] * len(PARTS)
         self.pairs = self.ordered = self.batches = self._examples = 0
 
@@ -80,7 +80,7 @@ class Fingerprint:
         """Adds a batch.
 
         Args:
-          inputs: A structure of tensors, the first axis counting examples.
+          inputs: A structure of tensors whose first axis counts examples.
           *others: Targets, weights and mask, tensors or None.
         """
         count = int(others[0].shape[0])
@@ -99,11 +99,14 @@ class Fingerprint:
         self.batches += 1
 
     def changed(self, other: Fingerprint, in_order: bool) -> str | None:
-        """Returns what differs between two passes, in words; None if nothing does.
+        """Returns what differs between two passes, in words.
 
         Args:
-          other: Of another pass.
-          in_order: Whether the order of the examples has a say.
+          other: The fingerprint of another pass.
+          in_order: Whether the order of the examples matters.
+
+        Returns:
+          Words for a message; None if nothing differs.
         """
         if (self.batches, self._examples) != (other.batches, other._examples):
             return (
@@ -122,7 +125,7 @@ class Fingerprint:
 
 
 def check_data(before: Fingerprint, after: Fingerprint, in_order: bool) -> None:
-    """Raises ValueError if two passes over a data set saw different examples, and says in what."""
+    """Raises ValueError if two passes over a data set saw different examples; it says how."""
     changed = before.changed(after, in_order)
     if changed:
         raise ValueError(
@@ -140,7 +143,7 @@ def _hash(leaf: tf.Tensor, count: int) -> np.ndarray:
         array = np.array([hash(entry) for entry in array.reshape(-1)], np.int64).reshape(
             array.shape
         )
-    # What does not count examples is the same for all.
+    # An array whose first axis does not count examples belongs to all of them.
     rows = array.reshape(count, -1) if array.shape[:1] == (count,) else array.reshape(1, -1)
     data = rows.view(np.uint8) if rows.size else np.zeros((len(rows), 0), np.uint8)
     left = -data.shape[1] % 8

@@ -10,10 +10,10 @@ import tensorflow as tf
 from custom_op import registry
 from custom_op import tensorflow_internals as internals
 
-# What TensorFlow raises where a derivative does not exist.
+# The errors that TensorFlow raises where a derivative does not exist.
 _FAILURES = (LookupError, TypeError, NotImplementedError)
 
-# What TensorFlow has a gradient of, and a wrong one, or one that fails when it runs.
+# Operations whose gradient in TensorFlow is wrong, or fails when it runs.
 WRONG = dict.fromkeys(
     ("ImageProjectiveTransformV2", "ImageProjectiveTransformV3"),
     "TensorFlow's gradient of it resamples by the inverse transform, which is not its transpose",
@@ -26,8 +26,8 @@ WRONG["EagerPyFunc"] = (
 class NotDifferentiableError(LookupError):
     """An operation has neither an R-forward rule nor a gradient that can be differentiated.
 
-    In a `tf.function` whose Python code TensorFlow converts (`autograph=True`, its default), what
-    the caller sees is TensorFlow's `StagingError` around the same text.
+    In a `tf.function` whose Python code TensorFlow converts (`autograph=True`, its default), the
+    caller sees TensorFlow's `StagingError` with the same text.
     """
 
 
@@ -39,16 +39,16 @@ def carries_tangents(tensor: tf.Tensor) -> bool:
 def double_vjp(op: tf.Operation, needed: Container[Any] = ()) -> registry.LinearMap:
     """Returns the tangent map of one operation, as the transpose of its transpose.
 
-    With v(u) = Jᵀu, which TensorFlow's gradient of the operation gives and which is linear in u,
-    Jt is the gradient of <v(u), t> with respect to u.
+    TensorFlow's gradient of the operation gives v(u) = Jᵀu, which is linear in u; so Jt is the
+    gradient of <v(u), t> with respect to u.
 
     Args:
       op: The operation. It runs again wherever the map is applied.
-      needed: References of the tensors whose tangents others read: a gradient that takes no
-        account of one of these is an error.
+      needed: References of the tensors whose tangents are read: a gradient that ignores one of
+        these is an error.
 
     Returns:
-      A map from one tangent (or None) an input to one tangent (or None) an output. It raises
+      A map from one tangent (or None) per input to one tangent (or None) per output. It raises
       NotDifferentiableError where no such derivative exists.
     """
 
@@ -77,8 +77,10 @@ def double_vjp(op: tf.Operation, needed: Container[Any] = ()) -> registry.Linear
         except _FAILURES as error:
             raise _without_second_derivative(op, error) from error
         if all(value is None for value in pushed):
-            raise refusal(
-                op, "it has no R-forward rule, and its gradient's own derivative is missing"
+            raise NotDifferentiableError(
+                refusal(
+                    op, "it has no R-forward rule, and its gradient's own derivative is missing"
+                )
             )
         for i, value in zip(floating, pushed, strict=True):
             if value is None and op.outputs[i].ref() in needed:
@@ -89,7 +91,7 @@ def double_vjp(op: tf.Operation, needed: Container[Any] = ()) -> registry.Linear
     return tangent_map
 
 
-# Whose gradients are zero because their values are.
+# Gradients are looked up inside the former; those of the latter are zero on purpose.
 _CONTROL = ("Case", "If", "While", "StatelessCase", "StatelessIf", "StatelessWhile")
 _CONSTANT = ("OnesLike", "StopGradient", "ZerosLike")
 
@@ -99,15 +101,15 @@ def check_no_silent_zero(
     pushed: Sequence[tf.Tensor],
     operations: Sequence[tf.Operation],
 ) -> None:
-    """Raises where a tangent passes what TensorFlow's gradients take for a constant.
+    """Raises where a tangent passes an operation that TensorFlow's gradients take for a constant.
 
-    `tf.no_gradient` marks operations that have no gradient. One in a rule would make the transpose
-    zero along its path, without a word.
+    `tf.no_gradient` marks operations that have no gradient. Such an operation in a rule would
+    silently make the transpose zero along its path.
 
     Args:
-      tangents: Where tangents begin.
+      tangents: The tangents of the inputs.
       pushed: The tangents of the outputs.
-      operations: What was built of the first to make the second, in order.
+      operations: The operations built from the former to make the latter, in order.
 
     Raises:
       NotDifferentiableError: If a tangent passes such an operation.
@@ -120,7 +122,7 @@ def check_no_silent_zero(
             live.update(output.ref() for output in outputs)
             if outputs:
                 reached.append(op)
-    # Backwards: what a custom_gradient replaces is not asked for its gradient.
+    # Backwards: the gradients of operations that a custom_gradient replaces are not needed.
     wanted = {tangent.ref() for tangent in pushed}
     for op in reversed(reached):
         if not any(output.ref() in wanted for output in op.outputs):
@@ -140,21 +142,21 @@ def _marked_as_constant(op: tf.Operation) -> bool:
     try:
         return internals.gradient_function(op) is None
     except LookupError:
-        return False  # `tf.gradients` names it.
+        return False  # `tf.gradients` will name it.
 
 
 def inputs_with_gradient(op: tf.Operation) -> list[int]:
-    """Returns which inputs of an operation its gradient reaches."""
+    """Returns the positions of the inputs that an operation's gradient reaches."""
     inputs = [i for i, value in enumerate(op.inputs) if carries_tangents(value)]
     outputs = [i for i, value in enumerate(op.outputs) if carries_tangents(value)]
     reached: list[int] = []
 
-    def probe():
+    def probe() -> None:
         _, pulled = _pull(op, inputs, outputs)
         reached.extend(i for i, value in zip(inputs, pulled, strict=True) if value is not None)
 
     try:
-        # In a graph of its own, so that nothing of the trial runs.
+        # In a graph of its own, so that the trial is never run.
         tf.function(probe, autograph=False).get_concrete_function()
     except _FAILURES as error:
         raise _without_second_derivative(op, error) from error
@@ -164,34 +166,36 @@ def inputs_with_gradient(op: tf.Operation) -> list[int]:
 def _without_second_derivative(op: tf.Operation, error: Exception) -> NotDifferentiableError:
     reason = str(error).split(". ")[0].rstrip(".")
     if registry.has_custom_gradient(op):
-        return refusal(
-            op,
-            f"the gradient of a tf.custom_gradient can't be differentiated ({reason})",
-            "write that gradient in differentiable operations; in the place of "
-            "tf.recompute_grad take custom_op.checkpoint",
+        return NotDifferentiableError(
+            refusal(
+                op,
+                f"the gradient of a tf.custom_gradient can't be differentiated ({reason})",
+                "write that gradient in differentiable operations; in the place of "
+                "tf.recompute_grad take custom_op.checkpoint",
+            )
         )
-    return refusal(
-        op, f"it has no R-forward rule, and its gradient can't be differentiated ({reason})"
+    return NotDifferentiableError(
+        refusal(
+            op, f"it has no R-forward rule, and its gradient can't be differentiated ({reason})"
+        )
     )
 
 
-def refusal(op: tf.Operation, reason: str, advice: str | None = None) -> NotDifferentiableError:
-    """Returns the error that names an operation, why no tangent passes it, and the way out."""
+def refusal(op: tf.Operation, reason: str, advice: str | None = None) -> str:
+    """Returns a message that names an operation, why no tangent passes it, and a way out."""
     advice = advice or (
         f"register a rule with custom_op.register_r_forward({op.type!r}), or build the network "
         "without it"
     )
     scope = op.name.rpartition("/")[0]
     where = f"named {op.name!r}" + (f", in the layer or scope {scope!r}" if scope else "")
-    return NotDifferentiableError(
-        f"No tangent passes the operation {op.type!r} ({where}): {reason}; {advice}."
-    )
+    return f"No tangent passes the operation {op.type!r} ({where}): {reason}; {advice}."
 
 
 def _pull(
     op: tf.Operation, live: Sequence[int], floating: Sequence[int]
 ) -> tuple[list[tf.Tensor], list[tf.Tensor | None]]:
-    """Runs the operation again; returns cotangents of outputs and, from them, of inputs."""
+    """Runs the operation again; returns cotangents of its outputs and, from them, of its inputs."""
     inputs = [tf.identity(value) if i in live else value for i, value in enumerate(op.inputs)]
     outputs = registry.replay(op, inputs)
     seeds = [tf.zeros_like(outputs[i]) for i in floating]
@@ -202,31 +206,36 @@ def _pull(
 def _check_constants(
     op: tf.Operation, live: Sequence[int], pulled: Sequence[tf.Tensor | None]
 ) -> None:
-    """Raises where TensorFlow leaves out a derivative, which is a silent zero in its gradients."""
+    """Raises where TensorFlow leaves out a derivative, a silent zero in its gradients."""
     if registry.has_custom_gradient(op):
-        return  # A custom_gradient means the None that it returns.
+        return  # A custom_gradient returns None on purpose.
     missing = [i for i, value in zip(live, pulled, strict=True) if value is None]
     if missing:
         names = [_name(op.op_def.input_arg, len(op.inputs), i) for i in missing]
-        raise refusal(
-            op,
-            f"it has no R-forward rule, and its gradient in the input {names[0]!r} is missing",
-            "stop that input with tf.stop_gradient if it is meant to be constant, or register a "
-            f"rule with custom_op.register_r_forward({op.type!r})",
+        raise NotDifferentiableError(
+            refusal(
+                op,
+                f"it has no R-forward rule, and its gradient in the input {names[0]!r} is missing",
+                "stop that input with tf.stop_gradient if it is meant to be constant, or register "
+                f"a rule with custom_op.register_r_forward({op.type!r})",
+            )
         )
 
 
 def _check_ignored(op: tf.Operation, position: int) -> None:
-    """Raises for an output that the gradient leaves out, which is a silent zero in its tangent."""
+    """Raises for an output that the gradient leaves out, a silent zero in its tangent."""
     if registry.has_custom_gradient(op):
-        return  # A custom_gradient means what it leaves out.
+        return  # A custom_gradient leaves outputs out on purpose.
     if op.type == "LogMatrixDeterminant" and op.outputs[position].dtype.is_floating:
-        return  # The sign of a real determinant does not move.
+        return  # The sign of a real determinant is piecewise constant.
     name = _name(op.op_def.output_arg, len(op.outputs), position)
-    raise refusal(
-        op,
-        f"it has no R-forward rule, and its gradient leaves out the output {name!r}, on which the "
-        "result depends; a second derivative needs it where the output is itself a gradient",
+    raise NotDifferentiableError(
+        refusal(
+            op,
+            f"it has no R-forward rule, and its gradient leaves out the output {name!r}, on which "
+            "the result depends; a second derivative needs it where the output is itself a "
+            "gradient",
+        )
     )
 
 
@@ -237,16 +246,20 @@ def _name(arguments: Sequence[Any], count: int, position: int) -> str:
 
 def _check_supported(op: tf.Operation) -> None:
     if op.type in WRONG:
-        raise refusal(op, WRONG[op.type])
+        raise NotDifferentiableError(refusal(op, WRONG[op.type]))
     if not internals.is_operation(op.type):
-        raise refusal(
-            op,
-            "it calls a function of TensorFlow 1 by name, as the loops in tf.nn.ctc_loss do",
-            "build the network without it",
+        raise NotDifferentiableError(
+            refusal(
+                op,
+                "it calls a function of TensorFlow 1 by name, as the loops in tf.nn.ctc_loss do",
+                "build the network without it",
+            )
         )
     if any(value.dtype == tf.variant for value in [*op.inputs, *op.outputs]):
-        raise refusal(
-            op,
-            "it keeps tensors in a list, as tf.map_fn, tf.scan and TensorArray do",
-            "use tf.stack and tf.unstack",
+        raise NotDifferentiableError(
+            refusal(
+                op,
+                "it keeps tensors in a list, as tf.map_fn, tf.scan and TensorArray do",
+                "use tf.stack and tf.unstack",
+            )
         )

@@ -14,25 +14,25 @@ Structure = Any
 
 
 class FlatForm:
-    """The flat form of structures like a given one, of which no tensor is kept.
+    """The flat form of structures like a given one, whose tensors are not kept.
 
-    Leaves stand in the order of `tf.nest.flatten`, each in row-major order. A form of another
-    order, or with padding between leaves, sets other pieces.
+    Leaves stand in the order of `tf.nest.flatten`, each in row-major order. A subclass
+    with another order, or with padding between leaves, sets other pieces.
 
     Attributes:
-      names: The leaves' names.
-      shapes: Their static shapes.
-      sizes: How many numbers each has.
+      names: The names of the leaves.
+      shapes: The static shapes of the leaves.
+      sizes: The number of entries of each leaf.
       size: The length of a flat vector.
-      dtype: The dtype (of the first leaf, where they differ).
+      dtype: The dtype (that of the first leaf, if they differ).
     """
 
-    def __init__(self, structure: Structure, what: str):
+    def __init__(self, structure: Structure, what: str) -> None:
         """Describes the form of a structure.
 
         Args:
           structure: Floating tensors, variables or arrays of static shapes.
-          what: What the structure is, for the errors' texts.
+          what: The structure's name in error messages.
 
         Raises:
           ValueError: If there is no leaf, or a shape is not static.
@@ -51,7 +51,7 @@ class FlatForm:
         self._set_pieces(list(enumerate(self.sizes)))
 
     def _set_pieces(self, pieces: list[tuple[int | None, int]]) -> None:
-        """Sets what a vector consists of: (leaf, size), or (None, size) for zeros, in order."""
+        """Sets the pieces of a vector, in order: (leaf, size), or (None, size) for zeros."""
         self._pieces = pieces
         self.size = sum(size for _, size in pieces)
 
@@ -78,8 +78,8 @@ class FlatForm:
           The structure.
 
         Raises:
-          ValueError: If the shape is another.
-          TypeError: If the dtype is another, or the structure has several.
+          ValueError: If the shape differs.
+          TypeError: If the dtype differs, or the structure has several.
         """
         vector = self.tensor(vector)
         if vector.shape.rank != 1:
@@ -104,7 +104,8 @@ class FlatForm:
         """Applies a linear map of structures to a vector in any form.
 
         Args:
-          product: From a structure of this form to one of the result's; checks what it is given.
+          product: The linear map, from a structure of this form to one of the result's form; it
+            checks its argument.
           vector: A structure, a flat vector, or a matrix whose columns are flat vectors.
           result: The form of the map's results.
 
@@ -112,8 +113,8 @@ class FlatForm:
           The product, in the form that corresponds to the vector's.
 
         Raises:
-          ValueError: If a shape is another.
-          TypeError: If the dtype is another, or a structure has several.
+          ValueError: If a shape differs.
+          TypeError: If the dtype differs, or a structure has several.
         """
         rank = self.rank(vector)
         if rank == 0:
@@ -135,7 +136,7 @@ class FlatForm:
         rank = len(vector.shape)
         if tf.nest.is_nested(self._structure):
             return 2 if rank == 2 else 1
-        # The structure is one tensor: only its shape tells a tensor like it from a flat one.
+        # The structure is a single tensor: only the shape tells whether the vector is flat.
         if self.shapes[0].is_compatible_with(vector.shape):
             return 0
         if rank == 2 and vector.shape[0] == self.size:
@@ -165,8 +166,8 @@ class FlatForm:
           The tensor, of shape [size] or [size, K].
 
         Raises:
-          ValueError: If the shape is another.
-          TypeError: If the dtype of a tensor is another, or the structure has several.
+          ValueError: If the shape differs.
+          TypeError: If the dtype of a tensor differs, or the structure has several.
         """
         dtype = self.one_dtype()
         if not tf.is_tensor(vector):

@@ -26,24 +26,25 @@ def linearize(
     unconnected: str = "error",
     product_dtype: Any = None,
 ) -> Linearization:
-    """Linearizes a function: the forward pass runs once, any number of products follow.
+    """Linearizes a function: after one forward pass, any number of products can be computed.
 
     Inside a `tf.function` everything becomes part of the function's graph: products may stand in
     a `tf.while_loop`, are differentiable to any order, and compile with XLA. Called eagerly, the
     function is traced at each call, so put the work around it into a `tf.function` where speed
-    matters. Batch sizes should be static: with an unknown one a transposed product computes a
+    matters. Batch sizes should be static: if they are unknown, a transposed product computes a
     tangent only to read its shape.
 
     Args:
-      function: Takes one structure of floating tensors and returns another. What else it needs it
-        closes over. It is called as it is: autograph does not convert a function defined elsewhere.
+      function: A function from one structure of floating tensors to another; it closes over
+        anything else it needs. It is called as it is: autograph does not convert a function
+        defined elsewhere.
       primals: The point: a structure of floating tensors.
-      unconnected: What to do with a leaf of `primals` that no output depends on: `"error"`, or
+      unconnected: The treatment of a leaf of `primals` that no output depends on: `"error"`, or
         `"zero"` for zero derivatives.
-      product_dtype: `"bfloat16"` to compute the convolutions and matrix products of tangents and
-        cotangents, where the network has them in float32, from operands rounded to bfloat16 and
-        summed in float32: faster on processors with such instructions, with errors of up to 1% of
-        a product's norm. Outputs keep their digits.
+      product_dtype: The dtype of products: `"bfloat16"` rounds the operands of float32
+        convolutions and matrix products of tangents and cotangents to bfloat16 and sums in
+        float32: faster on processors with such instructions, with errors of up to 1% of a
+        product's norm. Outputs keep their precision.
 
     Returns:
       A `Linearization` with `.outputs`, `.jvp(tangents)` and `.vjp(cotangents)`.
@@ -51,7 +52,7 @@ def linearize(
     Raises:
       ValueError: If a leaf is unconnected and `unconnected` is `"error"`, the function reads the
         variable that a leaf was read from (where that can be known: see
-        `custom_op.graphs.captured_variables.Sources`), or the product's dtype is none of those.
+        `custom_op.graphs.captured_variables.Sources`), or the product's dtype is unknown.
       TypeError: If a leaf of primals or outputs is not floating.
       NotDifferentiableError: When an operation has no derivative; inside a `tf.function` the first
         product may raise it instead.
@@ -61,8 +62,13 @@ def linearize(
     return _linearize(function, primals, unconnected, precision.check(product_dtype))
 
 
-def _linearize(function, primals, unconnected, product_dtype=None) -> Linearization:
-    """Linearizes; with unconnected=None, zeros are for leaves whose variable is not read either."""
+def _linearize(
+    function: Callable[[Structure], Structure],
+    primals: Structure,
+    unconnected: str | None,
+    product_dtype: tf.DType | None = None,
+) -> Linearization:
+    """Linearizes; unconnected=None allows zeros, except for leaves whose variable is read."""
     flat = structures.flatten_floating(primals, "primals")
     sources = Sources(primals, flat)
     if tf.executing_eagerly():
@@ -79,9 +85,9 @@ def jvp(
     Nests with itself and with `tf.GradientTape` to any order.
 
     Args:
-      function: Takes one structure of floating tensors and returns another.
+      function: A function from one structure of floating tensors to another.
       primals: The point.
-      tangents: The direction, of the structure, shapes and dtypes of `primals`.
+      tangents: The direction, with the structure, shapes and dtypes of `primals`.
 
     Returns:
       The outputs, and their tangents in the same structure.
@@ -105,7 +111,7 @@ class Linearization:
 
     outputs: Structure
 
-    def __init__(self, primals: Structure, flat_primals: list[tf.Tensor]):
+    def __init__(self, primals: Structure, flat_primals: list[tf.Tensor]) -> None:
         self._primals = primals
         self._flat_primals = flat_primals
         self._flat_outputs: list[tf.Tensor] = []
@@ -115,7 +121,7 @@ class Linearization:
         """Returns J t, in the structure of the outputs.
 
         Args:
-          tangents: A structure like the primals, of the same shapes and dtypes.
+          tangents: A structure like the primals, with the same shapes and dtypes.
 
         Returns:
           The tangents of the outputs.
@@ -132,7 +138,7 @@ class Linearization:
         """Returns Jᵀ u, in the structure of the primals.
 
         Args:
-          cotangents: A structure like the outputs, of the same shapes and dtypes.
+          cotangents: A structure like the outputs, with the same shapes and dtypes.
 
         Returns:
           The cotangents of the primals.
@@ -145,7 +151,7 @@ class Linearization:
         return tf.nest.pack_sequence_as(self._primals, self._pull(flat))
 
     def check_deterministic(self) -> None:
-        """Runs the function again where it ran eagerly, and raises ValueError if it differs."""
+        """Runs an eager function again, and raises ValueError if the results differ."""
 
     def _push(self, tangents: list[tf.Tensor]) -> list[tf.Tensor]:
         raise NotImplementedError
@@ -157,9 +163,17 @@ class Linearization:
 class _GraphLinearization(Linearization):
     """Records the operations that lead from primals to outputs in the graph being traced."""
 
-    def __init__(self, function, primals, flat_primals, sources, unconnected, product_dtype):
-        # An operation per primal that nothing else consumes: the derivative with respect to it
-        # counts what the function does, and not other uses of the caller's tensor.
+    def __init__(
+        self,
+        function: Callable[[Structure], Structure],
+        primals: Structure,
+        flat_primals: list[tf.Tensor],
+        sources: Sources,
+        unconnected: str | None,
+        product_dtype: tf.DType | None,
+    ) -> None:
+        # One operation per primal that nothing else consumes: the derivative with respect to it
+        # covers only the function, not other uses of the caller's tensor.
         flat_primals = [tf.identity(primal) for primal in flat_primals]
         super().__init__(primals, flat_primals)
         graph = tf.compat.v1.get_default_graph()
@@ -175,21 +189,21 @@ class _GraphLinearization(Linearization):
         names, connected = structures.leaf_names(primals), self._program.connected
         if unconnected == "error":
             _check_connected(names, connected)
-        # A zero that the caller asked for by name is no mistake.
+        # A zero that the caller asked for explicitly is not a mistake.
         chosen = [n for n, there in zip(names, connected, strict=True) if there or not unconnected]
         sources.check(variables_read(self._flat_outputs, operations), chosen)
         self._transposed: dict[int, tuple[Any, list[tf.Tensor], list[tf.Tensor | None]]] = {}
 
-    def _push(self, tangents):
+    def _push(self, tangents: list[tf.Tensor]) -> list[tf.Tensor]:
         pushed = self._program.push(tangents)
         return [
             tf.zeros_like(output) if tangent is None else tangent
             for output, tangent in zip(self._flat_outputs, pushed, strict=True)
         ]
 
-    def _pull(self, cotangents):
+    def _pull(self, cotangents: list[tf.Tensor]) -> list[tf.Tensor]:
         # The transpose of the linear map: the gradient of <J t, u> with respect to t, at any t.
-        # The tangents of a dummy t are traced once a graph; nothing computes them at run time.
+        # The tangents of a dummy t are traced once per graph; they are never computed at run time.
         graph = tf.compat.v1.get_default_graph()
         control_flow.check_transposable(self._program.choices, graph)
         if id(graph) not in self._transposed:
@@ -220,18 +234,26 @@ class _GraphLinearization(Linearization):
                 "No cotangent passes what an R-forward rule is made of: "
                 f"{str(error).split('. ')[0]}. Build the rule of operations that have a gradient."
             ) from error
-        # The transpose of a gather arrives as slices.
+        # The transpose of a gather is an IndexedSlices.
         return [tf.convert_to_tensor(cotangent) for cotangent in pulled]
 
 
 class _EagerLinearization(Linearization):
-    """One trace, cut into three functions that hand each other the residuals."""
+    """One trace, cut into three functions that pass each other the residuals."""
 
-    def __init__(self, function, primals, flat_primals, sources, unconnected, product_dtype):
+    def __init__(
+        self,
+        function: Callable[[Structure], Structure],
+        primals: Structure,
+        flat_primals: list[tf.Tensor],
+        sources: Sources,
+        unconnected: str | None,
+        product_dtype: tf.DType | None,
+    ) -> None:
         super().__init__(primals, flat_primals)
         traced: dict[str, Any] = {}
 
-        def forward(*leaves):
+        def forward(*leaves: tf.Tensor) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
             inner = _GraphLinearization(
                 function, primals, list(leaves), sources, unconnected, product_dtype
             )
@@ -245,7 +267,7 @@ class _EagerLinearization(Linearization):
             return inner._flat_outputs, list(residuals.values())
 
         specs = [tf.TensorSpec(primal.shape, primal.dtype) for primal in flat_primals]
-        # Not by a call, after which TensorFlow would warn of retracing.
+        # Not by a call, which would make TensorFlow warn of retracing.
         concrete = tf.function(forward, autograph=False).get_concrete_function(*specs)
         held_gradients.hold_all(concrete.graph)
         self._forward = concrete
@@ -254,13 +276,13 @@ class _EagerLinearization(Linearization):
         self._push_function, self._push_order = traced["push"]
         self._pull_function, self._pull_order = traced["pull"]
 
-    def check_deterministic(self):
+    def check_deterministic(self) -> None:
         determinism.check_function(self._flat_outputs, self._forward(*self._flat_primals)[0])
 
-    def _push(self, tangents):
+    def _push(self, tangents: list[tf.Tensor]) -> list[tf.Tensor]:
         return self._push_function(tangents, [self._residuals[i] for i in self._push_order])
 
-    def _pull(self, cotangents):
+    def _pull(self, cotangents: list[tf.Tensor]) -> list[tf.Tensor]:
         return self._pull_function(cotangents, [self._residuals[i] for i in self._pull_order])
 
 

@@ -18,7 +18,7 @@ Tangents = Sequence[tf.Tensor | None]
 
 
 class _Step(NamedTuple):
-    """A linear map from tangents of what is read to those of an operation's outputs."""
+    """A linear map from the tangents an operation reads to those of its outputs."""
 
     op: tf.Operation
     reads: Sequence[tf.Tensor]
@@ -28,7 +28,7 @@ class _Step(NamedTuple):
 class TangentProgram:
     """A piece of a traced graph as a linear map, from tangents of inputs to those of outputs.
 
-    Building it runs the rules of the operations on the way, which compute there what they keep.
+    Building it runs the rules of the operations between them, which compute what they keep.
 
     Attributes:
       connected: For each input, whether an output depends on it.
@@ -40,7 +40,7 @@ class TangentProgram:
         inputs: Sequence[tf.Tensor],
         outputs: Sequence[tf.Tensor],
         candidates: Sequence[tf.Operation],
-    ):
+    ) -> None:
         self._inputs = list(inputs)
         self._outputs = list(outputs)
         seen, needed, ancestors = _ancestors(outputs, candidates)
@@ -67,7 +67,7 @@ class TangentProgram:
                 self._steps.append(_Step(op, op.inputs, _tangent_map(op, live, needed)))
 
     def push(self, tangents: Tangents) -> list[tf.Tensor | None]:
-        """Returns the tangents of the outputs; None stands for zero, on both sides."""
+        """Returns the tangents of the outputs from those of the inputs; None stands for zero."""
         known = {
             tensor.ref(): tangent
             for tensor, tangent in zip(self._inputs, tangents, strict=True)
@@ -89,12 +89,12 @@ class TangentProgram:
 def _ancestors(
     outputs: Sequence[tf.Tensor], candidates: Sequence[tf.Operation]
 ) -> tuple[set[Any], set[Any], list[tf.Operation]]:
-    """Returns what outputs depend on, and how.
+    """Returns the tensors that outputs depend on, and the operations that tangents pass.
 
     Returns:
-      The tensors that outputs depend on; those of them whose tangents reach the outputs; and the
-      operations that these pass, in order. What is read behind a stopped gradient counts among
-      the first only: it need not be differentiable.
+      All tensors that outputs depend on; those among them whose tangents reach the outputs; and
+      the operations that these tangents pass, in order. Tensors read behind a stopped gradient
+      are only among the first: they need not be differentiable.
     """
     seen, needed = _refs(outputs), _refs(outputs)
     found = []
@@ -103,7 +103,7 @@ def _ancestors(
             continue
         read = op.inputs
         if has_custom_gradient(op):
-            # What its function computes inside has no say in the derivative.
+            # Its function's own operations do not affect the derivative.
             read = [op.inputs[i] for i in fallback.inputs_with_gradient(op)]
         seen |= _refs(read)
         if not _stops(op) and any(output.ref() in needed for output in op.outputs):

@@ -19,23 +19,23 @@ _RULES: dict[str, Rule] = {}
 def register_r_forward(*op_types: str, override: bool = False) -> Callable[[Rule], Rule]:
     """Registers how tangents pass through an operation (Pearlmutter 1994, the R-operator).
 
-    A rule is called once for an operation, when a function is linearized, in the graph that
-    holds the operation. What it computes there is kept and serves every product. It returns the
-    linear map from the tangents of the operation's inputs (one argument an input, `None` where an
-    input does not depend on the primals) to the tangents of its outputs (a tensor, a sequence
-    with an entry an output, or `None` for zero)::
+    A rule is called once per operation, when a function is linearized, in the graph that holds
+    the operation. Whatever it computes there is kept and serves every product. It returns the
+    linear map from the tangents of the operation's inputs (one argument per input, `None` for an
+    input that does not depend on the primals) to the tangents of its outputs (a tensor, a sequence
+    with one entry per output, or `None` for zero)::
 
         @custom_op.register_r_forward("Softsign")
         def softsign(op):
             slope = 1 / tf.square(1 + tf.abs(op.inputs[0]))
             return lambda tangent: slope * tangent
 
-    The map has to be built of differentiable TensorFlow operations: its transpose, which
-    vector-Jacobian products use, is taken from it automatically.
+    The map must be built from differentiable TensorFlow operations: its transpose, which
+    vector-Jacobian products use, is derived from it automatically.
 
     Args:
       *op_types: The types (`tf.Operation.type`) that the rule serves.
-      override: Whether a rule that is there already may be replaced.
+      override: Whether an existing rule may be replaced.
 
     Returns:
       A decorator that registers the rule and returns it unchanged.
@@ -83,17 +83,17 @@ def replay(
 
     Args:
       op: The operation to run again; its attributes are kept.
-      inputs: A tensor for each of its inputs, of the same shapes and dtypes. Tensors of an outer
+      inputs: A tensor for each of its inputs, with the same shapes and dtypes. Tensors of an outer
         graph are captured.
-      gradient: The name of a registered gradient that the copy has, instead of the original's.
-      dtype: What the copy has in the place of float32; its inputs are of that dtype then.
+      gradient: The name of a registered gradient for the copy; by default the original's.
+      dtype: The dtype that replaces float32 in the copy and its inputs.
 
     Returns:
       The outputs, in order.
     """
     graph = tf.compat.v1.get_default_graph()
     attributes = dict(op.node_def.attr)
-    # With whom it was placed says nothing here, and may not exist in this graph.
+    # The operation it was colocated with is irrelevant here, and may not exist in this graph.
     attributes.pop("_class", None)
     if gradient is not None:
         kind = internals.CUSTOM_GRADIENT
@@ -112,11 +112,11 @@ def replay(
         dtypes,
         attrs=attributes,
         op_def=op.op_def,
-        # The end of the name stays: moments.py knows some operations by it.
+        # The end of the name stays: moments.py recognizes some operations by it.
         name=f"r_{op.name.rpartition('/')[2]}",
     )
-    # Inside a loop the constant axes and sizes of an outer graph are not known, and shapes with
-    # them; a gradient would then compute a whole tangent to read its shape.
+    # Inside a loop the constant axes and sizes of an outer graph are unknown, and so are the shapes
+    # that depend on them; a gradient would then compute a whole tangent to read its shape.
     for output, original in zip(copy.outputs, op.outputs, strict=True):
         output.set_shape(original.shape)
     record(copy)
@@ -126,12 +126,12 @@ def replay(
 def record(op: tf.Operation) -> None:
     """Shows an operation to the gradient tapes that are watching.
 
-    TensorFlow's Python functions do it for what they build. An operation that is copied or
-    imported into a graph has to be shown, or a tape takes its output for a constant.
+    TensorFlow's Python functions do this for the operations that they build. An operation that is
+    copied or imported into a graph must be shown, or a tape takes its output for a constant.
 
     Args:
       op: An operation of the current graph.
     """
     if internals.is_recorded():
-        # The derivative that a custom_gradient put in the place of the operation's own.
+        # A custom_gradient may have replaced the operation's own derivative.
         internals.show_to_tapes(op, internals.custom_gradient_of(op) or op.type)

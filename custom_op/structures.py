@@ -14,7 +14,7 @@ def leaf_names(structure: Structure) -> list[str]:
     """Returns a readable name for each leaf of a structure, in the order of `tf.nest.flatten`."""
     count = len(tf.nest.flatten(structure))
     names = ["/".join(path) or "(the tensor itself)" for path in _paths(structure)]
-    # A structure of a kind that only TensorFlow knows has numbers for names.
+    # Structures of a kind that only TensorFlow knows get numbers for names.
     return names if len(names) == count else [f"leaf {i}" for i in range(count)]
 
 
@@ -33,15 +33,15 @@ def _paths(structure: Structure) -> list[tuple[str, ...]]:
 
 
 def describe(structure: Structure) -> str:
-    """Returns a structure as text, each leaf by its shape."""
+    """Returns a structure as text, with the shapes of its leaves."""
     shapes = tf.nest.map_structure(lambda leaf: _Text(getattr(leaf, "shape", leaf)), structure)
     return str(shapes)
 
 
 class _Text:
-    """Shows as a text without quotes."""
+    """A text that is shown without quotes."""
 
-    def __init__(self, content: Any):
+    def __init__(self, content: Any) -> None:
         self._content = content
 
     def __repr__(self) -> str:
@@ -49,7 +49,7 @@ class _Text:
 
 
 def spec_of(leaf: Any) -> tf.TensorSpec:
-    """Returns what to trace a function with in the place of a tensor, a variable or an array."""
+    """Returns the spec of a tensor, a variable or an array, for tracing a function."""
     tensor = tf.convert_to_tensor(leaf)
     return tf.TensorSpec(tensor.shape, tensor.dtype)
 
@@ -59,14 +59,14 @@ def flatten_floating(structure: Structure, what: str) -> list[tf.Tensor]:
 
     Args:
       structure: A structure of tensors, variables or arrays.
-      what: What the structure is, for the error's text.
+      what: The structure's name in error messages.
 
     Returns:
       Floating tensors, in the order of `tf.nest.flatten`.
 
     Raises:
       ValueError: If there is no leaf.
-      TypeError: If a leaf is not floating, or no dense tensor.
+      TypeError: If a leaf is not a floating dense tensor.
     """
     flat = tf.nest.flatten(structure)
     if not flat:
@@ -90,13 +90,13 @@ def flatten_floating(structure: Structure, what: str) -> list[tf.Tensor]:
 def flatten_like(
     structure: Structure, like: Structure, leaves: list[tf.Tensor], what: str
 ) -> list[tf.Tensor]:
-    """Flattens a structure after checking it against another.
+    """Flattens a structure after checking that it matches another.
 
     Args:
-      structure: What was given.
-      like: The structure that it has to have.
+      structure: The structure to flatten.
+      like: The structure to match.
       leaves: The flat tensors of `like`, for their shapes and dtypes.
-      what: What was given, for the error's text.
+      what: The structure's name in error messages.
 
     Returns:
       The flat tensors of `structure`.

@@ -1,7 +1,7 @@
-"""All that this package uses of TensorFlow's private interface, in one place.
+"""Everything that this package uses of TensorFlow's private interface, in one place.
 
-Each use names what it stands for, and was seen on TensorFlow 2.21. Where a later version has no
-such thing, `tests/custom_op/test_tensorflow_internals.py` fails and says what depends on it.
+All of it was seen on TensorFlow 2.21. If a later version lacks something,
+`tests/custom_op/test_tensorflow_internals.py` fails and says what depends on it.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from tensorflow.python.eager import execute
 from tensorflow.python.framework import op_def_registry, ops
 from tensorflow.python.ops import control_flow_util, control_flow_util_v2
 
-# The attribute that names the gradient which a `tf.custom_gradient` registered for an operation.
+# The attribute with the name of the gradient that `tf.custom_gradient` registered.
 CUSTOM_GRADIENT = "_gradient_op_type"
 
 
 def is_eager(value: Any) -> bool:
-    """Whether something is a tensor with a value, and not one of a graph."""
+    """Whether something is a tensor with a value, not a tensor of a graph."""
     return isinstance(value, tf.__internal__.EagerTensor)
 
 
 def is_compiled(graph: Any = None) -> bool:
-    """Whether XLA will compile a graph (by default what is traced now), or one around it."""
+    """Whether XLA will compile a graph (by default the current one), or a graph around it."""
     graph = tf.compat.v1.get_default_graph() if graph is None else graph
     return bool(control_flow_util.GraphOrParentsInXlaContext(graph))
 
 
 def is_operation(op_type: str) -> bool:
-    """Whether a type is an operation's, and not the name of a function of TensorFlow 1."""
+    """Whether a type is that of an operation, not the name of a TensorFlow 1 function."""
     return op_def_registry.get(op_type) is not None
 
 
 def gradient_function(op: tf.Operation) -> Callable[..., Any] | None:
-    """Returns the registered gradient of an operation; None where TensorFlow takes it for zero.
+    """Returns the registered gradient of an operation; None if TensorFlow takes it for zero.
 
     Raises:
-      LookupError: If there is none.
+      LookupError: If no gradient is registered.
     """
     return ops.get_gradient_function(op)
 
@@ -50,7 +50,7 @@ def registered_gradient(name: str) -> Callable[..., Any] | None:
 
 
 def replace_gradient(name: str, gradient: Callable[..., Any]) -> None:
-    """Registers a gradient in the place of what is registered under a name, if anything is."""
+    """Registers a gradient under a name, replacing any earlier one."""
     registered = ops.gradient_registry._registry
     if name in registered:
         registered[name]["type"] = gradient
@@ -59,7 +59,7 @@ def replace_gradient(name: str, gradient: Callable[..., Any]) -> None:
 
 
 def forget_gradient(name: str) -> None:
-    """Takes a gradient out of the registry, if it is there."""
+    """Removes a gradient from the registry, if it is there."""
     ops.gradient_registry._registry.pop(name, None)
 
 
@@ -81,12 +81,15 @@ def imported_graph(op: tf.Operation, shapes: Sequence[tf.TensorShape], name: str
 
 
 def attached_graph(op: tf.Operation, name: str) -> Any:
-    """Returns the graph that tracing left at a loop or a choice, or None.
+    """Returns a graph that tracing attached to a loop or a choice, or None.
 
     Args:
       op: The operation.
-      name: `"cond"` or `"body"` of a loop, `"true"` or `"false"` of an `if`, `"branch"` with its
-        number behind an underscore for a `case`.
+      name: `"cond"` or `"body"` of a loop, `"true"` or `"false"` of an `if`, `"branch_0"`,
+        `"branch_1"`, ... of a `case`.
+
+    Returns:
+      The graph; None if the operation was built from a definition.
     """
     numbered = name.startswith("branch_")
     attribute = f"_branch_graph_{name[7:]}" if numbered else f"_{name}_graph"
@@ -103,7 +106,7 @@ def show_to_tapes(op: tf.Operation, kind: str) -> None:
 
     Args:
       op: The operation.
-      kind: Under which name its gradient is registered.
+      kind: The name under which its gradient is registered.
     """
     attributes: list[Any] = []
     for attribute in op.op_def.attr:

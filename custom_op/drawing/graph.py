@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -111,7 +111,13 @@ def read(
     return Graph(nodes, list(edges))
 
 
-def _edges(concrete, results, source, add, nodes):
+def _edges(
+    concrete: Any,
+    results: Sequence[str],
+    source: Callable[[tf.Tensor], tf.Tensor],
+    add: Callable[[tf.Tensor], str | None],
+    nodes: dict[str, Node],
+) -> Iterator[tuple[str, str]]:
     """Yields the pairs of keys, adding the nodes as they come, those of the results last."""
     ends = [source(tensor) for tensor in concrete.outputs]
     for op in ancestors(ends):

@@ -10,12 +10,18 @@ the whole among its neighbours.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy import optimize, sparse
 
 from custom_op.drawing.graph import Graph, Scope
+
+# The ranks of scopes, (first, last); the parts of each scope in order; pairs of items.
+_Part = str | Scope
+_Spans = dict[Scope, tuple[int, int]]
+_Order = dict[Scope, list[_Part]]
+_Edges = list[tuple[str, str]]
 
 CHARACTER, LINE, PADDING, GAP, RANK_GAP, TITLE = 6.7, 15.0, 10.0, 18.0, 34.0, 20.0
 SWEEPS = 24
@@ -111,7 +117,7 @@ def _downward(graph: Graph) -> list[tuple[str, str]]:
     return [(a, b) if finished[a] > finished[b] else (b, a) for a, b in graph.edges]
 
 
-def _spans(items) -> dict[Scope, tuple[int, int]]:
+def _spans(items: Iterable[_Item]) -> dict[Scope, tuple[int, int]]:
     """The first and the last rank of each scope, the whole picture's included."""
     spans: dict[Scope, tuple[int, int]] = {}
     for item in items:
@@ -122,7 +128,9 @@ def _spans(items) -> dict[Scope, tuple[int, int]]:
     return spans
 
 
-def _chains(graph, items, spans) -> dict[tuple[str, str], list[str]]:
+def _chains(
+    graph: Graph, items: dict[str, _Item], spans: _Spans
+) -> dict[tuple[str, str], list[str]]:
     """For each edge its items from top to bottom, with a new one at each rank that it passes."""
     chains = {}
     for a, b in graph.edges:
@@ -138,7 +146,7 @@ def _chains(graph, items, spans) -> dict[tuple[str, str], list[str]]:
     return chains
 
 
-def _scope_of_passage(above: Scope, below: Scope, rank: int, spans) -> Scope:
+def _scope_of_passage(above: Scope, below: Scope, rank: int, spans: _Spans) -> Scope:
     """The innermost scope of either end that is open at a rank; an edge leaves it downward."""
     common = 0
     while above[: common + 1] == below[: common + 1] and common < min(len(above), len(below)):
@@ -154,7 +162,7 @@ def _scope_of_passage(above: Scope, below: Scope, rank: int, spans) -> Scope:
     return above[:common]
 
 
-def _children(items, spans) -> dict[Scope, list[str | Scope]]:
+def _children(items: dict[str, _Item], spans: _Spans) -> dict[Scope, list[str | Scope]]:
     children: dict[Scope, list[str | Scope]] = {scope: [] for scope in spans}
     for scope in spans:
         if scope:
@@ -164,7 +172,9 @@ def _children(items, spans) -> dict[Scope, list[str | Scope]]:
     return children
 
 
-def _order(items, spans, segments) -> dict[Scope, list[str | Scope]]:
+def _order(
+    items: dict[str, _Item], spans: _Spans, segments: _Edges
+) -> dict[Scope, list[str | Scope]]:
     """Orders the parts of every scope by the mean place of what they are joined to."""
     children = _children(items, spans)
     above: dict[str, list[str]] = {key: [] for key in items}
@@ -195,8 +205,8 @@ def _order(items, spans, segments) -> dict[Scope, list[str | Scope]]:
     return best
 
 
-def _sorted(parts, items):
-    def place(part):
+def _sorted(parts: list[_Part], items: dict[str, _Item]) -> list[_Part]:
+    def place(part: _Part) -> float:
         if isinstance(part, str):
             return items[part].x
         inside = [item.x for item in items.values() if item.scope[: len(part)] == part]
@@ -205,7 +215,7 @@ def _sorted(parts, items):
     return sorted(parts, key=place)
 
 
-def _pack(items, spans, order) -> None:
+def _pack(items: dict[str, _Item], spans: _Spans, order: _Order) -> None:
     """Puts everything as far left as its order allows; sets the items' x."""
 
     def pack(scope: Scope, start: float) -> float:
@@ -226,7 +236,7 @@ def _pack(items, spans, order) -> None:
     pack((), 0.0)
 
 
-def _crossings(items, segments) -> int:
+def _crossings(items: dict[str, _Item], segments: _Edges) -> int:
     by_rank: dict[int, list[tuple[float, float]]] = {}
     for a, b in segments:
         by_rank.setdefault(items[a].rank, []).append((items[a].x, items[b].x))
@@ -238,7 +248,9 @@ def _crossings(items, segments) -> int:
     return count
 
 
-def _coordinates(items, spans, segments, order):
+def _coordinates(
+    items: dict[str, _Item], spans: _Spans, segments: _Edges, order: _Order
+) -> tuple[dict[_Part, float], dict[_Part, float]]:
     """The left and right ends of all items and scopes, with the edges as upright as can be.
 
     Minimizes the sum of the edges' widths, those of long edges weighing more, subject to the
@@ -252,10 +264,10 @@ def _coordinates(items, spans, segments, order):
     rows: list[list[tuple[int, float]]] = []
     bounds: list[float] = []
 
-    def left(part):
+    def left(part: _Part) -> tuple[int, float]:
         return column[part], (items[part].width / 2 if isinstance(part, str) else 0.0)
 
-    def right(part):
+    def right(part: _Part) -> tuple[int, float]:
         return (column[part], items[part].width / 2) if isinstance(part, str) else (ends[part], 0.0)
 
     def apart(a: tuple[int, float], b: tuple[int, float], gap: float) -> None:
@@ -294,14 +306,21 @@ def _coordinates(items, spans, segments, order):
     return lefts, rights
 
 
-def _covers(part, rank, items, spans) -> bool:
+def _covers(part: _Part, rank: int, items: dict[str, _Item], spans: _Spans) -> bool:
     if isinstance(part, str):
         return items[part].rank == rank
     low, high = spans[part]
     return low <= rank <= high
 
 
-def _finish(graph, items, spans, chains, left, right) -> Layout:
+def _finish(
+    graph: Graph,
+    items: dict[str, _Item],
+    spans: _Spans,
+    chains: dict[tuple[str, str], list[str]],
+    left: dict[_Part, float],
+    right: dict[_Part, float],
+) -> Layout:
     heights: dict[int, float] = {}
     for key, node in graph.nodes.items():
         height = _height(node.detail)
@@ -343,7 +362,7 @@ def _height(detail: str) -> float:
     return LINE * (2 if detail else 1) + PADDING
 
 
-def _stacked(scope: Scope, spans, end: int, each: float) -> float:
+def _stacked(scope: Scope, spans: _Spans, end: int, each: float) -> float:
     """The height of the titles, or margins, of a scope and of those that begin or end with it."""
     inner: Sequence[Scope] = [
         other

@@ -25,7 +25,7 @@ class Picture:
       name: Its title.
     """
 
-    def __init__(self, shown: graph.Graph, name: str):
+    def __init__(self, shown: graph.Graph, name: str) -> None:
         self.graph = shown
         self.name = name
 
@@ -125,10 +125,10 @@ def draw(
 def _derivative(
     function: Callable[..., list[tf.Tensor]], how: str, names: list[str], results: list[str]
 ) -> Callable[..., list[tf.Tensor]]:
-    def run(*leaves):
+    def run(*leaves: tf.Tensor) -> list[tf.Tensor]:
         chosen = [i for i, leaf in enumerate(leaves) if leaf.dtype.is_floating]
 
-        def of_floating(floating):
+        def of_floating(floating: Sequence[tf.Tensor]) -> list[tf.Tensor]:
             current = list(leaves)
             for i, leaf in zip(chosen, floating, strict=True):
                 current[i] = leaf

@@ -16,33 +16,33 @@ from custom_op.rules.lists import zeros_like
 def call(op: tf.Operation, live: Sequence[bool], program: Callable[..., Any]) -> registry.LinearMap:
     """Returns the tangent map of a call, from the operations of the called function.
 
-    What the derivative reads of the function's inside is computed by copies of its operations
-    next to the call; TensorFlow's optimizer merges them with the call's own where the call is
-    stateless.
+    Intermediate values that the derivative reads are computed by copies of the function's
+    operations next to the call; if the call is stateless, TensorFlow's optimizer merges them with
+    the call's own.
 
     Args:
       op: The call.
       live: For each input, whether it depends on the primals.
-      program: Builds the linear map of a piece of a graph; `TangentProgram`.
+      program: The builder of the linear map of a piece of a graph; `TangentProgram`.
 
     Returns:
-      A map from one tangent (or None) an input to one tangent (or None) an output.
+      A map from one tangent (or None) per input to one tangent (or None) per output.
 
     Raises:
-      NotDifferentiableError: If copies of the function's operations need not compute the same
+      NotDifferentiableError: If copies of the function's operations may compute something else
         (it draws random numbers, or assigns a variable that it reads).
     """
     body = called_graph(op)
     chosen = [i for i, depends in enumerate(live) if depends]
     operations = body.get_operations()
-    # TensorFlow appends what a backward pass needs; the call has the first ones.
+    # TensorFlow appends outputs for a backward pass; the call has only the first ones.
     derivative = Derivative(
         body.inputs, body.outputs[: len(op.outputs)], chosen, operations, program
     )
     check = check_repeatable(op, operations, "calls a tf.function")
     residuals = derivative.residuals(Copies(body.inputs, op.inputs, check))
 
-    def push(*tangents):
+    def push(*tangents: tf.Tensor | None) -> list[tf.Tensor | None]:
         filled = [zeros_like(op.inputs[i]) if tangents[i] is None else tangents[i] for i in chosen]
         return derivative.push_with(residuals, filled)
 
@@ -52,8 +52,8 @@ def call(op: tf.Operation, live: Sequence[bool], program: Callable[..., Any]) ->
 class Derivative:
     """The linear map of a function's graph, made in that graph and written out in others.
 
-    It is traced within the function's own graph, because a `tf.custom_gradient` in there refers to
-    tensors of that graph. What it reads of the function's inside is to be supplied by copies.
+    It is traced within the function's own graph, because a `tf.custom_gradient` there refers to
+    tensors of that graph. Copies supply the intermediate values that it reads.
 
     Attributes:
       reached: For each output, whether a tangent arrives there.
@@ -67,20 +67,20 @@ class Derivative:
         chosen: Sequence[int],
         operations: Sequence[tf.Operation],
         program: Callable[..., Any],
-    ):
+    ) -> None:
         """Traces the map from tangents of chosen inputs to those of all outputs.
 
         Args:
           inputs: The inputs of the function's graph.
           outputs: Tensors of the function's graph.
-          chosen: Which inputs have tangents.
-          operations: Those of the function's graph.
-          program: Builds the linear map of a piece of a graph; `TangentProgram`.
+          chosen: The positions of the inputs with tangents.
+          operations: The operations of the function's graph.
+          program: The builder of the linear map of a piece of a graph; `TangentProgram`.
         """
         live = [inputs[i] for i in chosen]
         parts: list[Traced] = []
 
-        def prepare(_):
+        def prepare(_: Sequence[tf.Tensor]) -> list[tf.Tensor]:
             steps = program(live, outputs, operations)
             parts.append(Traced(steps.push, live))
             return parts[0].residuals
@@ -89,7 +89,7 @@ class Derivative:
             self._prepared = Traced(prepare, [])
         self._push = parts[0]
         self.reached = list(self._push.outputs)
-        # A custom_gradient may read what stands around the function past the function's capture.
+        # A custom_gradient may read tensors around the function directly, past its captures.
         self._graph = outputs[0].graph
         self._wanted = [inside(tensor, self._graph) for tensor in self._prepared.residuals]
         self.reads = [
@@ -97,14 +97,14 @@ class Derivative:
         ]
 
     def residuals(self, copies: Copies) -> list[tf.Tensor]:
-        """Computes what the map reads, in the current graph, from copies of the function."""
+        """Computes the tensors that the map reads, in the current graph, from copies."""
         computed = self._prepared.inline([], copies.compute_from(self._graph, self._wanted))
         return [tensor for tensor in computed if tensor is not None]
 
     def push_with(
         self, residuals: Sequence[tf.Tensor], tangents: Sequence[tf.Tensor]
     ) -> list[tf.Tensor | None]:
-        """Maps tangents of the chosen inputs, with residuals computed before."""
+        """Maps tangents of the chosen inputs, with residuals computed earlier."""
         return self._push.inline(tangents, residuals)
 
     def push(self, copies: Copies, tangents: Sequence[tf.Tensor]) -> list[tf.Tensor | None]:
@@ -118,16 +118,16 @@ def check_repeatable(
     what: str,
     advice: str = "call the Python function, or draw random numbers by tf.random.stateless_*",
 ) -> Callable[[Sequence[tf.Operation]], None]:
-    """Returns a check that operations give the same when they run a second time.
+    """Returns a check that operations compute the same when they run a second time.
 
     Args:
-      op: The call, loop or choice that holds them, for the error's text.
+      op: The call, loop or choice that holds them, for the error.
       operations: All of the function's operations.
-      what: What `op` does with the function, for the error's text.
-      advice: What to do instead, for the error's text.
+      what: The use that `op` makes of the function, for the error.
+      advice: The way out, for the error.
 
     Returns:
-      A function of the operations that are to be copied, which raises NotDifferentiableError.
+      A function of the operations to be copied, which raises NotDifferentiableError.
     """
     assigned = any(inner.type.startswith("Assign") for inner in operations)
 
@@ -135,10 +135,12 @@ def check_repeatable(
         for inner in making:
             if inner.type == "ReadVariableOp":
                 if assigned:
-                    raise fallback.refusal(
-                        op, f"it {what} that reads and assigns variables", advice
+                    raise fallback.NotDifferentiableError(
+                        fallback.refusal(op, f"it {what} that reads and assigns variables", advice)
                     )
             elif inner.op_def.is_stateful and inner.type not in (*CALLS, *LOOPS, *BRANCHES):
-                raise fallback.refusal(op, f"it {what} in which {inner.type!r} has a state", advice)
+                raise fallback.NotDifferentiableError(
+                    fallback.refusal(op, f"it {what} in which {inner.type!r} has a state", advice)
+                )
 
     return check

@@ -1,8 +1,7 @@
-"""Which variables a traced function reads, and whether one of them is what it was given.
+"""Finds the variables that a traced function reads, and whether it also got one as an argument.
 
-A function that reads `w` itself beside the value of `w` that it is handed has a derivative with
-one path missing, and nothing shows it. A variable is known by its resource handle, through calls,
-loops and branches.
+The derivative of a function that reads `w` itself, besides the value of `w` it is given, silently
+lacks a path. A variable is identified by its resource handle, through calls, loops and branches.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ class Read(NamedTuple):
     """A variable that is read.
 
     Attributes:
-      name: Its name, for messages.
-      handle: Its resource handle: eager where the variable was made eagerly.
+      name: The variable's name, for messages.
+      handle: Its resource handle: eager if the variable was made eagerly.
     """
 
     name: str
@@ -40,13 +39,13 @@ def variables_read(
 ) -> list[Read]:
     """Returns the variables whose values outputs depend on by differentiable operations.
 
-    What is read behind `tf.stop_gradient`, or for an integer (a choice, a shape), is no part of a
-    derivative and does not count.
+    Variables that are read only behind `tf.stop_gradient`, or for an integer (a choice, a shape),
+    have no part in a derivative and do not count.
 
     Args:
       outputs: Tensors of one graph, such as a `FuncGraph` that is being traced.
-      operations: Where to look: what lies beyond them was computed before, and is a constant. By
-        default the whole graph.
+      operations: The operations to search; tensors from elsewhere were computed before, and are
+        constants. By default the whole graph.
 
     Returns:
       Each variable once.
@@ -63,20 +62,20 @@ def variables_read(
 
 
 class Sources:
-    """The variables that the leaves of a structure were read from, where that can be known.
+    """The variables that the leaves of a structure were read from, as far as they can be known.
 
-    It is known of leaves that are variables of TensorFlow or Keras, of tensors that were read from
-    one in the graph being traced, and, on a CPU, of eager tensors that still share their memory
-    with one (`tf.convert_to_tensor(variable)`, `mlhf.get_parameters(model)`), scalars excepted. Of
-    an argument of a `tf.function` it is not known, nor of a copy.
+    They are known for leaves that are variables of TensorFlow or Keras, for tensors that were read
+    from one in the graph being traced, and, on a CPU, for eager tensors other than scalars that
+    still share their memory with one (`tf.convert_to_tensor(variable)`,
+    `mlhf.get_parameters(model)`). They are unknown for arguments of a `tf.function` and for copies.
     """
 
-    def __init__(self, structure: Structure, leaves: Sequence[tf.Tensor]):
-        """Looks where leaves come from.
+    def __init__(self, structure: Structure, leaves: Sequence[tf.Tensor]) -> None:
+        """Finds out where leaves come from.
 
         Args:
-          structure: Of variables and tensors.
-          leaves: The same as tensors, flat.
+          structure: A structure of variables and tensors.
+          leaves: The same, as flat tensors.
         """
         self._names = structures.leaf_names(structure)
         self._leaves = list(leaves)
@@ -87,23 +86,22 @@ class Sources:
 
     def also_read(self, reads: Sequence[Read]) -> list[tuple[str, str]]:
         """Returns the leaves whose variable is among those read: (leaf, variable)."""
-        found = zip(self._names, self._leaves, self._handles, strict=True)
         return [
             (name, read.name)
-            for name, leaf, handle in found
+            for name, leaf, handle in zip(self._names, self._leaves, self._handles, strict=True)
             for read in reads
             if _is_of(leaf, handle, read)
         ]
 
     def check(self, reads: Sequence[Read], leaves: Collection[str] | None = None) -> None:
-        """Checks that no variable is read that a leaf is the value of.
+        """Checks that no variable is read whose value is a leaf.
 
         Args:
-          reads: From `variables_read`.
-          leaves: The names of those that matter; by default all.
+          reads: The result of `variables_read`.
+          leaves: The names of the leaves that matter; by default all.
 
         Raises:
-          ValueError: If one is; it names both.
+          ValueError: If such a variable is read; it names both.
         """
         for leaf, variable in self.also_read(reads):
             if leaves is None or leaf in leaves:
@@ -122,7 +120,7 @@ def _is_of(leaf: tf.Tensor, handle: tf.Tensor | None, read: Read) -> bool:
 def _resources(
     outputs: Sequence[tf.Tensor], operations: Collection[tf.Operation] | None
 ) -> list[tf.Tensor]:
-    """Returns the handles, in the outputs' graph, of what they read."""
+    """Returns the handles, in the outputs' graph, of the resources that they read."""
     found: list[tf.Tensor] = []
     seen: set[tf.Operation] = set()
     stack = [tensor.op for tensor in outputs if fallback.carries_tangents(tensor)]
@@ -143,7 +141,7 @@ def _resources(
 
 
 def _handed_in(op: tf.Operation, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Returns the handles that an operation reads, or functions that it calls."""
+    """Returns the handles that an operation, or functions that it calls, read."""
     if op.type in CALLS:
         body = called_graph(op)
         parts = [(body.inputs, body.outputs[: len(op.outputs)], inputs)]
@@ -167,7 +165,7 @@ def _handed_in(op: tf.Operation, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
 
 
 def outermost(tensor: tf.Tensor) -> tf.Tensor:
-    """Returns what a tensor of a graph stands for, as far out as it was captured from."""
+    """Returns the outermost tensor that a tensor of a graph was captured from."""
     while not internals.is_eager(tensor):
         if tensor.op.type == "Identity":
             tensor = tensor.op.inputs[0]
@@ -181,7 +179,7 @@ def outermost(tensor: tf.Tensor) -> tf.Tensor:
 
 
 def _name(handle: tf.Tensor, inner: tf.Tensor) -> str:
-    """Returns a variable's name: its handle bears it where that is eager."""
+    """Returns a variable's name, which an eager handle bears."""
     return (getattr(handle, "_name", None) or inner.op.name).partition(":")[0]
 
 
@@ -201,15 +199,15 @@ def _handle_read(tensor: tf.Tensor) -> tf.Tensor | None:
 
 
 def _shares_memory(leaf: tf.Tensor, handle: tf.Tensor) -> bool:
-    """Whether an eager tensor is the present value of a variable, and no copy."""
+    """Whether an eager tensor is the current value of a variable, not a copy."""
     leaf = outermost(leaf)
     if leaf.shape.rank == 0:
-        # TensorFlow keeps one tensor for equal constants: unrelated scalars share their memory.
+        # TensorFlow caches scalar constants: unrelated equal scalars share their memory.
         return False
     if not (internals.is_eager(leaf) and internals.is_eager(handle)):
         return False
     if not all("CPU" in value.backing_device for value in (leaf, handle)):
-        # What can be seen of another device's memory is a copy.
+        # Another device's memory is only visible as a copy.
         return False
     with tf.init_scope():
         try:

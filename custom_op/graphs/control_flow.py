@@ -1,8 +1,8 @@
 """Tangents through loops and branches of a traced graph.
 
-A loop of the tangents runs beside a copy of the loop itself: its body computes the variables, and
-pushes their tangents through the operations that did. It keeps nothing of the iterations, and its
-transpose is TensorFlow's gradient of a loop, which does.
+A loop of the tangents runs beside a copy of the loop itself: its body computes the variables and
+pushes their tangents through the same operations. It stores nothing of the iterations; its
+transpose, TensorFlow's gradient of a loop, does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from custom_op import fallback, registry
 from custom_op import tensorflow_internals as internals
 from custom_op.graphs.calls import Derivative, check_repeatable
 from custom_op.graphs.copying import Branches, Copies, Loop
-from custom_op.graphs.inner_graphs import BRANCHES, CALLS, LOOPS, ancestors, called_graph
+from custom_op.graphs.held_graphs import any_operation
+from custom_op.graphs.inner_graphs import BRANCHES, LOOPS, ancestors
 from custom_op.rules.lists import zeros_like
 
 
@@ -27,13 +28,13 @@ def loop(op: tf.Operation, live: Sequence[bool], program: Callable[..., Any]) ->
     Args:
       op: The loop.
       live: For each input, whether it depends on the primals.
-      program: Builds the linear map of a piece of a graph; `TangentProgram`.
+      program: The builder of the linear map of a piece of a graph; `TangentProgram`.
 
     Returns:
-      A map from one tangent (or None) an input to one tangent (or None) an output.
+      A map from one tangent (or None) per input to one tangent (or None) per output.
 
     Raises:
-      NotDifferentiableError: If copies of the body's operations need not compute the same.
+      NotDifferentiableError: If copies of the body's operations may compute something else.
     """
     parts = Loop(op)
     values = list(op.inputs)[: len(parts.variables)]
@@ -41,10 +42,10 @@ def loop(op: tf.Operation, live: Sequence[bool], program: Callable[..., Any]) ->
     chosen = [i for i, depends in enumerate(live) if depends]
     changing = [i for i in chosen if parts.moving[i]]
     if not changing:
-        # The primals decide at most how often the body runs.
-        kept = [not moves for moves in parts.moving]
+        # The primals determine at most the number of iterations.
         return lambda *tangents: [
-            tangent if keeps else None for tangent, keeps in zip(tangents, kept, strict=False)
+            None if moves else tangent
+            for tangent, moves in zip(tangents, parts.moving, strict=False)
         ]
     check = check_repeatable(
         op, parts.operations, "runs a loop", "write it as a Python loop, or draw before it"
@@ -52,13 +53,13 @@ def loop(op: tf.Operation, live: Sequence[bool], program: Callable[..., Any]) ->
     derivative = Derivative(
         parts.variables, [parts.results[i] for i in changing], chosen, parts.operations, program
     )
-    # Now, and not at the first product.
+    # Here rather than at the first product.
     check(ancestors([*derivative.reads, *parts.results]))
 
-    def push(*tangents):
+    def push(*tangents: tf.Tensor | None) -> list[tf.Tensor | None]:
         given = dict(zip(chosen, _filled(chosen, tangents, values), strict=True))
 
-        def step(copies: Copies, moved):
+        def step(copies: Copies, moved: Sequence[tf.Tensor]) -> list[tf.Tensor]:
             current = {**given, **dict(zip(changing, moved, strict=True))}
             pushed = derivative.push(copies, [current[i] for i in chosen])
             following = copies.compute([parts.results[i] for i in changing])
@@ -80,18 +81,18 @@ def loop(op: tf.Operation, live: Sequence[bool], program: Callable[..., Any]) ->
 def branches(
     op: tf.Operation, live: Sequence[bool], program: Callable[..., Any]
 ) -> registry.LinearMap:
-    """Returns the tangent map of an `if` or a `case` operation: that of the branch taken.
+    """Returns the tangent map of an `if` or a `case` operation, that of the branch taken.
 
     Args:
       op: The choice.
       live: For each input, whether it depends on the primals.
-      program: Builds the linear map of a piece of a graph; `TangentProgram`.
+      program: The builder of the linear map of a piece of a graph; `TangentProgram`.
 
     Returns:
-      A map from one tangent (or None) an input to one tangent (or None) an output.
+      A map from one tangent (or None) per input to one tangent (or None) per output.
 
     Raises:
-      NotDifferentiableError: If copies of a branch's operations need not compute the same.
+      NotDifferentiableError: If copies of a branch's operations may compute something else.
     """
     parts = Branches(op)
     values, outputs = list(op.inputs), list(op.outputs)
@@ -112,13 +113,13 @@ def branches(
         if fallback.carries_tangents(output) and any(d.reached[i] for d in derivatives)
     ]
 
-    def push(*tangents):
+    def push(*tangents: tf.Tensor | None) -> list[tf.Tensor | None]:
         result: list[tf.Tensor | None] = [None] * len(outputs)
         if not reached:
             return result
         given = _filled(chosen, tangents[1:], values[1:])
 
-        def results(branch: int, copies: Copies):
+        def results(branch: int, copies: Copies) -> list[tf.Tensor]:
             pushed = derivatives[branch].push(copies, given)
             return [zeros_like(outputs[i]) if pushed[i] is None else pushed[i] for i in reached]
 
@@ -134,54 +135,49 @@ def check_transposable(choices: Sequence[tf.Operation], graph: tf.Graph) -> None
 
     Args:
       choices: The loops and branches that tangents pass.
-      graph: Where the transpose is to be built.
+      graph: The graph in which the transpose is to be built.
 
     Raises:
-      NotDifferentiableError: If the graph is compiled by XLA, and a loop has no bound by which its
-        lists of intermediate values could be sized, or a branch holds a loop, whose lists XLA
-        cannot hand out of it.
+      NotDifferentiableError: If the graph is compiled by XLA, and a loop has no bound to size its
+        lists of intermediate values by, or a branch contains a loop, whose lists XLA cannot pass
+        out of it.
     """
     if not choices or not internals.is_compiled(graph):
         return
     for op in choices:
         if op.type in BRANCHES:
-            if any(_holds_loop(operations) for operations in Branches(op).operations):
-                raise fallback.refusal(
-                    op,
-                    "XLA has no transpose of a branch that holds a loop",
-                    "put the choice into the loop, compute both sides and choose by tf.where, or "
-                    "compile without XLA",
+            if any(any_operation(_is_loop, inside) for inside in Branches(op).operations):
+                raise fallback.NotDifferentiableError(
+                    fallback.refusal(
+                        op,
+                        "XLA has no transpose of a branch that holds a loop",
+                        "put the choice into the loop, compute both sides and choose by tf.where, "
+                        "or compile without XLA",
+                    )
                 )
         elif Loop(op).maximum_iterations(list(op.inputs)) is None:
-            raise fallback.refusal(
-                op,
-                "under jit_compile the transpose of a loop needs to know its longest run",
-                "give tf.while_loop a constant maximum_iterations, or compile without XLA",
+            raise fallback.NotDifferentiableError(
+                fallback.refusal(
+                    op,
+                    "under jit_compile the transpose of a loop needs to know its longest run",
+                    "give tf.while_loop a constant maximum_iterations, or compile without XLA",
+                )
             )
 
 
-def _holds_loop(operations: Sequence[tf.Operation]) -> bool:
-    """Whether there is a loop among operations, or in what they call or choose between."""
-    for op in operations:
-        if op.type in LOOPS:
-            return True
-        inside = Branches(op).operations if op.type in BRANCHES else []
-        if op.type in CALLS:
-            inside = [called_graph(op).get_operations()]
-        if any(map(_holds_loop, inside)):
-            return True
-    return False
+def _is_loop(op: tf.Operation) -> bool:
+    return op.type in LOOPS
 
 
 def _filled(
     chosen: Sequence[int], tangents: Sequence[tf.Tensor | None], values: Sequence[tf.Tensor]
 ) -> list[tf.Tensor]:
-    """The tangents of chosen inputs, with zeros for those that have none."""
+    """Returns the tangents of chosen inputs, with zeros in place of None."""
     return [zeros_like(values[i]) if tangents[i] is None else tangents[i] for i in chosen]
 
 
 def _grown(parts: Loop, live: Sequence[bool]) -> list[bool]:
-    """Which variables depend on the primals after any number of iterations."""
+    """Returns which variables depend on the primals after any number of iterations."""
     grown = list(live)[: len(parts.variables)]
     while True:
         dependent = {

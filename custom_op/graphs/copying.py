@@ -1,4 +1,4 @@
-"""Copies of traced operations in the current graph, with the graphs that calls and loops hold."""
+"""Copies of traced operations in the current graph, including the graphs of calls and loops."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _overrides = itertools.count()
 class Copies:
     """Computes tensors of a traced graph in another graph, from values of the graph's inputs.
 
-    Operations are copied as they are wanted, each once. Calls are written out, and loops and
-    branches built anew, so that tapes, `tf.gradients` and R-forward find in a copy what they find
-    in the original. What a `tf.custom_gradient` computes backward is traced where it belongs, in
-    the graph of the original, and copied from there.
+    Operations are copied on demand, each once. Calls are written out, and loops and branches built
+    anew, so that tapes, `tf.gradients` and R-forward find the same in a copy as in the original.
+    The backward pass of a `tf.custom_gradient` is traced where it belongs, in the graph of the
+    original, and copied from there.
     """
 
     def __init__(
@@ -45,15 +45,15 @@ class Copies:
         values: Sequence[tf.Tensor],
         check: Callable[[Sequence[tf.Operation]], None] | None = None,
         reads: Mapping[int, tf.Tensor] | None = None,
-    ):
-        """Creates the copies of nothing yet.
+    ) -> None:
+        """Prepares to copy; nothing is copied yet.
 
         Args:
           inputs: Tensors of the traced graph.
-          values: What they are, a tensor for each.
-          check: Called with the operations that are about to be copied; raises if one may not be.
-          reads: What reading a variable gives, by the `id` of its handle, for those that are not
-            to be read again.
+          values: Their values, a tensor for each.
+          check: A function that is called with the operations about to be copied; it raises if one
+            must not be.
+          reads: The values of variables that must not be read again, by the `id` of their handles.
         """
         self._known = {inner.ref(): outer for inner, outer in zip(inputs, values, strict=True)}
         self._check = check
@@ -72,12 +72,12 @@ class Copies:
         return [self._known[tensor.ref()] for tensor in wanted]
 
     def compute_from(self, graph: Any, wanted: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Returns the values of tensors of one graph or of those around it.
+        """Returns the values of tensors of a graph or of the graphs around it.
 
         Args:
           graph: The traced graph.
-          wanted: Its tensors, and some of graphs that it is nested in. The copies stand in those
-            too, as a rule, and read such a tensor there, as the original does.
+          wanted: Its tensors, and some of graphs that it is nested in. Copies usually stand in
+            those too, and read such a tensor there, as the original does.
 
         Returns:
           The values, in the current graph.
@@ -99,7 +99,7 @@ class Copies:
         if inner.type in BRANCHES:
             return Branches(inner).run(values, make=self._make)
         if moments.is_stopped_mean(inner):
-            # The mean of `tf.nn.moments`, stopped inside the variance, moves at second order.
+            # The mean of `tf.nn.moments`, stopped inside the variance, matters at second order.
             return [tf.identity(values[0])]
         if inner.type == "ReadVariableOp" and id(values[0]) in self._reads:
             return [self._reads[id(values[0])]]
@@ -108,13 +108,13 @@ class Copies:
         return registry.replay(inner, values)
 
     def _gradient_of(self, inner: tf.Operation) -> str:
-        """Registers, under a new name, the custom gradient of an operation for its copy."""
+        """Registers an operation's custom gradient for its copy, under a new name."""
         known = dict(self._known)
 
-        def gradient(_, *upstream):
+        def gradient(_: tf.Operation, *upstream: tf.Tensor | None) -> list[tf.Tensor | None]:
             given = [i for i, u in enumerate(upstream) if u is not None]
 
-            def pull(leaves):
+            def pull(leaves: Sequence[tf.Tensor]) -> list[tf.Tensor | None]:
                 seeds: list[tf.Tensor | None] = [None] * len(upstream)
                 for i, leaf in zip(given, leaves, strict=True):
                     seeds[i] = leaf
@@ -139,9 +139,9 @@ class Copies:
 
 
 class Loop:
-    """The parts of a `while` operation, as they are when this is made.
+    """The parts of a `while` operation at the time of construction.
 
-    TensorFlow's gradient of a loop appends variables to it, in place.
+    TensorFlow's gradient of a loop later appends variables to it, in place.
 
     Attributes:
       op: The operation.
@@ -150,7 +150,7 @@ class Loop:
       moving: Which variables the body changes.
     """
 
-    def __init__(self, op: tf.Operation):
+    def __init__(self, op: tf.Operation) -> None:
         self.op = op
         count = len(op.outputs)
         cond, body = (loop_graph(op, name) for name in ("cond", "body"))
@@ -172,29 +172,32 @@ class Loop:
         """Builds the loop anew.
 
         Args:
-          values: The variables at the start, one each.
-          carried: Further variables at the start.
-          step: From the copies of the body and the further variables to their next values.
-          make: Makes `Copies`.
+          values: The initial values of the variables.
+          carried: The initial values of further variables.
+          step: A function from the copies of the body and the further variables to the next values
+            of the latter.
+          make: The maker of `Copies`.
 
         Returns:
-          The variables at the end, then the further ones.
+          The final values of the variables, then of the further ones.
         """
         moving = [i for i, moves in enumerate(self.moving) if moves]
         shapes = [self.variables[i].shape for i in moving]
         extra_shapes = [tensor.shape for tensor in carried]
 
-        def filled(changing):
+        def filled(changing: Sequence[tf.Tensor]) -> list[tf.Tensor]:
             current = list(values)
             for i, value in zip(moving, changing, strict=True):
                 value.set_shape(self.variables[i].shape)
                 current[i] = value
             return current
 
-        def condition(changing, _):
+        def condition(changing: Sequence[tf.Tensor], _: Sequence[tf.Tensor]) -> tf.Tensor:
             return make(self._tested, filled(changing)).compute([self._test])[0]
 
-        def body(changing, further):
+        def body(
+            changing: Sequence[tf.Tensor], further: Sequence[tf.Tensor]
+        ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
             copies = make(self.variables, filled(changing))
             following = copies.compute([self.results[i] for i in moving])
             return following, list(step(copies, further)) if step else []
@@ -214,9 +217,9 @@ class Loop:
         return outputs + list(further)
 
     def maximum_iterations(self, values: Sequence[tf.Tensor]) -> int | None:
-        """Returns the bound that `tf.while_loop` was given, if it is known now."""
-        # It passes a counter and the bound, -1 for none, before the variables of its own. The
-        # loop's condition tests the bound too; it is for XLA, which sizes lists by it.
+        """Returns the bound that `tf.while_loop` was given, if it is known statically."""
+        # `tf.while_loop` passes a counter and the bound, -1 for none, before the loop's own
+        # variables. The loop's condition tests the bound too; XLA needs it to size lists.
         if "_num_original_outputs" not in self.op.node_def.attr or self.moving[1]:
             return None
         bound = tf.get_static_value(values[1])
@@ -224,16 +227,16 @@ class Loop:
 
 
 class Branches:
-    """The parts of an `if` or a `case` operation, as they are when this is made.
+    """The parts of an `if` or a `case` operation at the time of construction.
 
     Attributes:
       op: The operation.
-      inputs: For each branch, the tensors of its graph that hold the operation's further inputs.
+      inputs: For each branch, the tensors of its graph that hold the operation's other inputs.
       outputs: For each branch, the tensors of its graph that become the outputs.
       operations: For each branch, its graph's operations.
     """
 
-    def __init__(self, op: tf.Operation):
+    def __init__(self, op: tf.Operation) -> None:
         self.op = op
         graphs = branch_graphs(op)
         self.inputs = [list(graph.inputs)[: len(op.inputs) - 1] for graph in graphs]
@@ -250,16 +253,16 @@ class Branches:
 
         Args:
           values: The inputs of the operation, the choice first.
-          results: From a branch's number and its copies to what it returns; by default what the
-            original's branch does.
-          make: Makes `Copies`.
+          results: A function from a branch's number and its copies to its results; by default
+            those of the original's branch.
+          make: The maker of `Copies`.
 
         Returns:
-          What the branch that is taken returns.
+          The results of the branch that is taken.
         """
 
-        def branch(i):
-            def taken():
+        def branch(i: int) -> Callable[[], list[tf.Tensor]]:
+            def taken() -> list[tf.Tensor]:
                 copies = make(self.inputs[i], values[1:])
                 return list(results(i, copies) if results else copies.compute(self.outputs[i]))
 
@@ -275,24 +278,24 @@ class Traced:
     """A function traced inside a graph, callable outside it once its captures are supplied.
 
     Attributes:
-      residuals: The tensors of the graph around it that it reads, in order.
-      outputs: Which of the function's results are tensors, and not None.
+      residuals: The tensors of the surrounding graph that it reads, in order.
+      outputs: For each result of the function, whether it is a tensor and not None.
     """
 
-    def __init__(self, function: Callable[..., Any], like: Sequence[tf.Tensor]):
+    def __init__(self, function: Callable[..., Any], like: Sequence[tf.Tensor]) -> None:
         self._like = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in like]
         self.outputs: list[bool] = []
 
-        def flat(*leaves):
+        def flat(*leaves: tf.Tensor) -> list[tf.Tensor]:
             results = function(list(leaves))
             self.outputs = [result is not None for result in results]
             return [result for result in results if result is not None]
 
-        # Kept: what it was traced into ends with it.
+        # Kept, because its graph is deleted with it.
         self._concrete = tf.function(flat, autograph=False).get_concrete_function(*self._like)
-        # A resource stays what it is; only tensors have to be handed over.
+        # Resources are captured as they are; only tensors must be passed.
         captured = self._concrete.captured_inputs
-        # Sizes and places stay constants: kernels and gradients of lists read them while traced.
+        # Sizes and indices stay constants: gradients of lists read them while tracing.
         self._constants = [_whole_numbers(tensor) for tensor in captured]
         self.residuals = [
             tensor
@@ -312,7 +315,7 @@ class Traced:
             for constant in self._constants
         ]
         values = [
-            # An identity brings what belongs to an outer graph into this one.
+            # An identity brings a tensor of an outer graph into this one.
             value if getattr(value, "graph", None) is graph else tf.identity(value)
             for value in (*arguments, *captured)
         ]
@@ -324,21 +327,21 @@ class Traced:
     def __call__(
         self, arguments: Sequence[tf.Tensor], residuals: Sequence[tf.Tensor]
     ) -> list[tf.Tensor | None]:
-        """Runs the function eagerly; it is built at the first call."""
+        """Runs the function eagerly; the first call builds it."""
         if self._call is None:
-            # A size of unknown rank stays one: a list's operations take a scalar for -1 or refuse.
-            kept = [
+            # Unknown ranks stay unknown: a list's operations take a scalar for -1 or refuse it.
+            specs = [
                 tf.TensorSpec(None if like.shape.rank is None else tensor.shape, tensor.dtype)
                 for tensor, like in zip(residuals, self.residuals, strict=True)
             ]
             self._call = tf.function(self.inline, autograph=False).get_concrete_function(
-                self._like, kept
+                self._like, specs
             )
         return self._call(list(arguments), list(residuals))
 
 
 def _whole_numbers(tensor: tf.Tensor) -> np.ndarray | None:
-    """Returns the value of a small constant of whole numbers, and None for all else."""
+    """Returns the value of a small integer constant; None for anything else."""
     size = tensor.shape.num_elements()
     if not tensor.dtype.is_integer or size is None or size > 16:
         return None

@@ -1,7 +1,7 @@
-"""Values that reach a result by text, by their bits or by something that is written to.
+"""Values that reach a result through text, their bits, or something that is written to.
 
 No gradient follows a number that is written into a variable, a table or a text and read from there
-again, nor its bits. What is left of the derivative lacks that path, and no error would tell.
+again, nor its bits. The derivative silently lacks that path.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import tensorflow as tf
 
 from custom_op import fallback
 from custom_op.graphs import captured_variables
-from custom_op.graphs.copying import Branches, Loop
-from custom_op.graphs.inner_graphs import BRANCHES, CALLS, LOOPS, called_graph
+from custom_op.graphs.held_graphs import HOLDERS, any_operation, states_through
 from custom_op.registry import has_custom_gradient
 
 _STEPS = frozenset(
@@ -25,18 +24,18 @@ _Places = frozenset[tf.Operation]
 
 
 class _Held:
-    """What a variable, a table or another resource holds; one object for all names of it."""
+    """The contents of a variable, a table or another resource; one object for all its names."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.places: _Places = frozenset()
 
 
 class _State(NamedTuple):
-    """What is known of a tensor."""
+    """The state of a tensor."""
 
-    moves: bool = False  # with the sources, by what has a derivative or none
-    coded: _Places = frozenset()  # the operations that made a text or bits of what moves
-    lost: _Places = frozenset()  # a number made of these, or of what was written there
+    moves: bool = False  # whether it depends on the sources, differentiably or not
+    coded: _Places = frozenset()  # the operations that turned moving values into a text or bits
+    lost: _Places = frozenset()  # the same, or writing operations, if a number was read from there
 
 
 _STILL = _State()
@@ -48,32 +47,32 @@ def detours(
     operations: Sequence[tf.Operation] | None = None,
     repeated: bool = False,
 ) -> list[tf.Operation]:
-    """Returns the operations at which values leave for a place that no gradient follows.
+    """Returns the operations at which values leave for places that no gradient follows.
 
     Args:
       sources: Tensors of a graph.
       targets: Tensors of the same graph.
-      operations: Those that may lie between, in order; by default all of the graph.
-      repeated: Whether the graph runs again and again, and reads what it wrote before.
+      operations: The operations that may lie between, in order; by default all of the graph.
+      repeated: Whether the graph runs repeatedly, and reads what it wrote before.
 
     Returns:
-      Those of them, or of the graphs that they hold, that write, or make a text or bits, of what
-      depends on the sources, where targets are computed from what is read there.
+      The operations, including those in graphs that these hold, that write values which depend on
+      the sources, or turn them into a text or bits, if targets are computed from the result.
     """
     if not targets:
         return []
     operations = targets[0].graph.get_operations() if operations is None else operations
-    if not any(map(_may_lose, operations)):
+    if not any_operation(_loses, operations):
         return []
     walk = _Walk()
     states = {tensor.ref(): _State(moves=True) for tensor in sources}
     walk.follow(operations, states)
     if repeated:
         walk.follow(operations, states)
-    found: set[tf.Operation] = set()
+    lost: set[tf.Operation] = set()
     for target in targets:
-        found |= states.get(target.ref(), _STILL).lost
-    return sorted(found, key=lambda op: op.name)
+        lost |= states.get(target.ref(), _STILL).lost
+    return sorted(lost, key=lambda op: op.name)
 
 
 def check(
@@ -82,13 +81,16 @@ def check(
     operations: Sequence[tf.Operation] | None = None,
     repeated: bool = False,
 ) -> None:
-    """Raises NotDifferentiableError if targets depend on sources by a detour.
+    """Raises if targets depend on sources by a detour.
 
     Args:
       sources: Tensors of a graph.
       targets: Tensors of the same graph.
-      operations: Those that may lie between, in order; by default all of the graph.
-      repeated: As for `detours`.
+      operations: The operations that may lie between, in order; by default all of the graph.
+      repeated: Whether the graph runs repeatedly, and reads what it wrote before.
+
+    Raises:
+      NotDifferentiableError: If there is a detour.
     """
     for op in detours(sources, targets, operations, repeated):
         resource = any(value.dtype == tf.resource for value in op.inputs)
@@ -99,22 +101,17 @@ def check(
             else "it makes a text or bits of what is differentiated, from which the result is "
             "computed"
         )
-        raise fallback.refusal(
-            op,
-            f"{what}, and no derivative passes there",
-            "use the value itself, or wrap it in tf.stop_gradient before if it is meant to be "
-            "constant",
+        raise fallback.NotDifferentiableError(
+            fallback.refusal(
+                op,
+                f"{what}, and no derivative passes there",
+                "use the value itself, or wrap it in tf.stop_gradient before if it is meant to be "
+                "constant",
+            )
         )
 
 
-def _may_lose(op: tf.Operation) -> bool:
-    """Whether an operation, or one in a graph that it holds, writes or makes a text or bits."""
-    if op.type in LOOPS:
-        return any(map(_may_lose, Loop(op).operations))
-    if op.type in BRANCHES:
-        return any(any(map(_may_lose, inside)) for inside in Branches(op).operations)
-    if op.type in CALLS:
-        return any(map(_may_lose, called_graph(op).get_operations()))
+def _loses(op: tf.Operation) -> bool:
     return _codes(op) or _writes(op)
 
 
@@ -130,27 +127,27 @@ def _writes(op: tf.Operation) -> bool:
 
 
 class _Walk:
-    """Follows values through operations and the graphs that these hold."""
+    """Follows values through operations and the graphs that they hold."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._held: dict[int, _Held] = {}
 
     def follow(self, operations: Sequence[tf.Operation], states: dict[Any, Any]) -> None:
-        """Fills in the states of the outputs of operations; of resources, what they hold."""
+        """Fills in the states of the outputs of operations, and the contents of resources."""
         for op in operations:
             read = [self._read(value, states) for value in op.inputs]
-            if op.type in (*CALLS, *LOOPS, *BRANCHES):
-                made = self._inside(op, read)
+            if op.type in HOLDERS:
+                made = states_through(op, read, self._graph, _either, self._total)
             else:
                 if has_custom_gradient(op):
-                    # What its function computes inside has no say in the derivative.
+                    # Its function's own operations do not affect the derivative.
                     read = [read[i] for i in fallback.inputs_with_gradient(op)]
                 made = self._through(op, read)
             for output, state in zip(op.outputs, made, strict=False):
                 if state != _STILL:
                     states[output.ref()] = _either(states.get(output.ref(), _STILL), state)
 
-    def _read(self, tensor, states):
+    def _read(self, tensor: tf.Tensor, states: dict[Any, Any]) -> _State | _Held:
         if tensor.dtype != tf.resource:
             return states.get(tensor.ref(), _STILL)
         if tensor.ref() not in states:
@@ -158,7 +155,7 @@ class _Walk:
             states[tensor.ref()] = self._held.setdefault(id(outermost), _Held())
         return states[tensor.ref()]
 
-    def _through(self, op, read):
+    def _through(self, op: tf.Operation, read: Sequence[_State | _Held]) -> list[_State | _Held]:
         values = [state for state in read if isinstance(state, _State)]
         resources = [state for state in read if isinstance(state, _Held)]
         lost = frozenset().union(*(state.lost for state in values))
@@ -174,39 +171,32 @@ class _Walk:
             coded |= {op}
         return [self._made(op, output, moves, coded, lost, resources) for output in op.outputs]
 
-    def _made(self, op, output, moves, coded, lost, resources):
+    def _made(
+        self,
+        op: tf.Operation,
+        output: tf.Tensor,
+        moves: bool,
+        coded: _Places,
+        lost: _Places,
+        resources: Sequence[_Held],
+    ) -> _State | _Held:
         if output.dtype == tf.resource:
             return resources[0] if resources else _STILL
         if fallback.carries_tangents(output):
             if op.type in _STEPS:
                 return _STILL
             return _State(moves and not (op.type == "Bitcast"), frozenset(), lost | coded)
-        # Whole numbers made of a text do not move almost everywhere; bits do.
+        # Integers made from a text are constant almost everywhere; bits are not.
         texts = any(value.dtype == tf.string for value in op.inputs)
         return _State(False, coded if output.dtype == tf.string or not texts else frozenset())
 
-    def _inside(self, op, read):
-        if op.type in LOOPS:
-            loop = Loop(op)
-            current, before = list(read[: len(loop.variables)]), None
-            while (current, self._total()) != before:
-                before = (list(current), self._total())
-                after = self._graph(loop.variables, loop.results, loop.operations, current)
-                current = [_either(*pair) for pair in zip(current, after, strict=True)]
-            return current
-        if op.type in BRANCHES:
-            parts = Branches(op)
-            ends = [
-                self._graph(inputs, outputs, operations, read[1:])
-                for inputs, outputs, operations in zip(
-                    parts.inputs, parts.outputs, parts.operations, strict=True
-                )
-            ]
-            return [_either(*states) for states in zip(*ends, strict=True)]
-        body = called_graph(op)
-        return self._graph(body.inputs, body.outputs, body.get_operations(), read)
-
-    def _graph(self, inputs, outputs, operations, read):
+    def _graph(
+        self,
+        inputs: Sequence[tf.Tensor],
+        outputs: Sequence[tf.Tensor],
+        operations: Sequence[tf.Operation],
+        read: Sequence[_State | _Held],
+    ) -> list[_State | _Held]:
         states = {
             tensor.ref(): state
             for tensor, state in zip(inputs, read, strict=False)
@@ -215,15 +205,11 @@ class _Walk:
         self.follow(operations, states)
         return [self._read(output, states) for output in outputs]
 
-    def _total(self):
+    def _total(self) -> int:
         return sum(len(held.places) for held in self._held.values())
 
 
-def _either(*states):
-    if any(isinstance(state, _Held) for state in states):
-        return states[0]
-    return _State(
-        any(state.moves for state in states),
-        frozenset().union(*(state.coded for state in states)),
-        frozenset().union(*(state.lost for state in states)),
-    )
+def _either(a: Any, b: Any) -> Any:
+    if isinstance(a, _Held) or isinstance(b, _Held):
+        return a
+    return _State(a.moves or b.moves, a.coded | b.coded, a.lost | b.lost)

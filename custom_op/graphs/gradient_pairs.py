@@ -1,12 +1,13 @@
-"""Through which inputs and outputs of an operation TensorFlow's gradient of it passes.
+"""Finds the pairs of an operation's inputs and outputs that TensorFlow's gradient connects.
 
 A gradient function may return None for an input, or leave the cotangent of an output unread. Tapes
-and `tf.gradients` then drop that path without a word, as long as another one exists.
+and `tf.gradients` then drop that path silently, as long as another one exists.
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -17,14 +18,14 @@ from custom_op.graphs.inner_graphs import ancestors
 
 
 class Pair(enum.Enum):
-    """What becomes of the derivative of one output in one input."""
+    """The fate of the derivative of one output in one input."""
 
     PASSES = "passes"
     ZERO = "zero"  # rightly: the output is piecewise constant in the input
     MISSING = "missing"
 
 
-# Whose gradients are complete; they need no trial.
+# Operations whose gradients are complete; they need no trial.
 _COMPLETE = frozenset(
     "Add AddV2 AddN Sub Mul RealDiv Neg Identity MatMul BatchMatMulV2 BatchMatMulV3 Reshape "
     "Squeeze ExpandDims Transpose Sum Mean Square Exp Log Log1p Tanh Sigmoid Softplus Sqrt "
@@ -33,27 +34,30 @@ _COMPLETE = frozenset(
     "Conv2D Conv2DBackpropInput Conv2DBackpropFilter BiasAdd BiasAddGrad Softmax LogSoftmax "
     "Pow Cumsum Einsum".split()
 )
-# A fused normalisation's gradient reads, from its fourth input on, statistics of its own input;
-# TensorFlow's second gradient takes them into account in that of the input itself.
+# From its fourth input on, a fused normalization's gradient reads statistics of its own input;
+# TensorFlow's second gradient accounts for them in the gradient of the input itself.
 _FUSED = ("FusedBatchNormGrad", "FusedBatchNormGradV2", "FusedBatchNormGradV3")
-# Gradients that leave a cotangent unread though the output is not constant.
+# Operations whose gradients leave a cotangent unread although the output is not constant.
 _HALF = frozenset({"CTCLoss", "CTCLossV2"})
 _CONSTANT = frozenset({"ZerosLike", "OnesLike", "Shape", "ShapeN", "Size", "Rank"})
 
-_known: dict[Any, dict[tuple[int, int], Pair]] = {}
+# By the positions of an input and of an output.
+_Pairs = dict[tuple[int, int], Pair]
+
+_known: dict[Any, _Pairs] = {}
 
 
 def pairs(op: tf.Operation) -> dict[tuple[int, int], Pair]:
-    """Returns what becomes of each derivative of an operation, no call, loop or branch.
+    """Returns the fate of each derivative of an operation that is no call, loop or branch.
 
-    What is missing is told from what is rightly zero by the operation's R-forward rule; without one
-    it counts as missing. A `tf.custom_gradient` and `tf.stop_gradient` mean what they say.
+    The operation's R-forward rule distinguishes missing derivatives from true zeros; without a
+    rule they count as missing. Zeros of `tf.custom_gradient` and `tf.stop_gradient` are intended.
 
     Args:
       op: The operation.
 
     Returns:
-      By the positions of an input and an output that may have tangents.
+      The fates by the positions of an input and an output that may have tangents.
     """
     inputs = [i for i, value in enumerate(op.inputs) if fallback.carries_tangents(value)]
     outputs = [k for k, value in enumerate(op.outputs) if fallback.carries_tangents(value)]
@@ -74,7 +78,7 @@ def pairs(op: tf.Operation) -> dict[tuple[int, int], Pair]:
     return _known[key]
 
 
-def _key(op):
+def _key(op: tf.Operation) -> tuple[Any, ...]:
     attributes = sorted(
         (name, value.SerializeToString())
         for name, value in op.node_def.attr.items()
@@ -84,7 +88,7 @@ def _key(op):
     return op.type, tuple(attributes), ranks
 
 
-def _tried(op, inputs, outputs):
+def _tried(op: tf.Operation, inputs: list[int], outputs: list[int]) -> _Pairs:
     try:
         differentiable = internals.gradient_function(op) is not None
     except LookupError:
@@ -111,7 +115,7 @@ def _tried(op, inputs, outputs):
     return result
 
 
-def _copy(op):
+def _copy(op: tf.Operation) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
     """Runs an operation again on placeholders, in the current graph; returns inputs and outputs."""
     inputs = []
     for value in op.inputs:
@@ -124,11 +128,11 @@ def _copy(op):
     return inputs, registry.replay(op, inputs)
 
 
-def _gradient_of(op, inputs, outputs):
-    """Returns what TensorFlow's gradient does with each pair, before anyone judges its zeros."""
-    found: dict[tuple[int, int], Pair] = {}
+def _gradient_of(op: tf.Operation, inputs: list[int], outputs: list[int]) -> _Pairs:
+    """Returns the fate of each pair by TensorFlow's gradient, with zeros not yet judged."""
+    fates: _Pairs = {}
 
-    def trial():
+    def trial() -> None:
         copied, results = _copy(op)
         seeds = [tf.compat.v1.placeholder(results[k].dtype, results[k].shape) for k in outputs]
         pulled = tf.gradients(
@@ -136,27 +140,27 @@ def _gradient_of(op, inputs, outputs):
         )
         for i, value in zip(inputs, pulled, strict=True):
             if value is None:
-                found.update({(i, k): Pair.MISSING for k in outputs})
+                fates.update({(i, k): Pair.MISSING for k in outputs})
                 continue
-            # Zeros that are there are meant, where nothing else is known.
+            # Explicit zeros count as intended, unless something else is known.
             behind = set(ancestors([tf.convert_to_tensor(value)]))
             for k, seed in zip(outputs, seeds, strict=True):
-                found[i, k] = Pair.PASSES if seed.op in behind else Pair.ZERO
+                fates[i, k] = Pair.PASSES if seed.op in behind else Pair.ZERO
 
     if not _traced(trial):
-        # Nothing is known against it.
+        # There is no evidence against it.
         return {(i, k): Pair.PASSES for i in inputs for k in outputs}
-    return found
+    return fates
 
 
-def _constant_in(op, i, outputs):
-    """Returns the outputs that do not move with an input, by its R-forward rule; None without."""
+def _constant_in(op: tf.Operation, i: int, outputs: list[int]) -> list[int] | None:
+    """Returns the outputs that are constant in an input by its R-forward rule; None without one."""
     rule = registry.find_rule(op.type)
     still: list[int] = []
     if rule is None:
         return None
 
-    def trial():
+    def trial() -> None:
         copied, results = _copy(op)
         tangents = [None] * len(op.inputs)
         tangents[i] = tf.zeros_like(copied[i])
@@ -169,14 +173,14 @@ def _constant_in(op, i, outputs):
     return still if _traced(trial) else None
 
 
-def _traced(trial) -> bool:
-    """Runs a trial in a graph of its own; returns whether it came to its end."""
+def _traced(trial: Callable[[], None]) -> bool:
+    """Runs a trial in a graph of its own; returns whether it succeeded."""
     graph = tf.Graph()
     try:
         with tf.init_scope(), graph.as_default():
             trial()
     except LookupError:
-        return True  # A derivative that does not exist leaves what was found so far.
+        return True  # A derivative that does not exist keeps the results so far.
     except Exception:  # noqa: BLE001
         return False
     return True

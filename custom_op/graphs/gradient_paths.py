@@ -1,7 +1,8 @@
-"""The paths of a traced graph on which tapes and `tf.gradients` lose a derivative."""
+"""Finds the paths of a traced graph on which tapes and `tf.gradients` lose a derivative."""
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,9 +10,9 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from custom_op import fallback
-from custom_op.graphs.copying import Branches, Loop
 from custom_op.graphs.gradient_pairs import Pair, pairs
-from custom_op.graphs.inner_graphs import BRANCHES, CALLS, LOOPS, ancestors, called_graph
+from custom_op.graphs.held_graphs import HOLDERS, states_through
+from custom_op.graphs.inner_graphs import BRANCHES, ancestors
 
 _COMPARISONS = ("Less", "LessEqual", "Greater", "GreaterEqual", "Equal", "NotEqual")
 _PLACES = (
@@ -36,19 +37,19 @@ class Lost(NamedTuple):
     """An operation behind which a derivative ends."""
 
     op: tf.Operation
-    input: int  # its position
-    sources: frozenset[int]  # which sources reach that input
+    input: int  # the position of an input
+    sources: frozenset[int]  # the positions of the sources that reach that input
 
 
 class Paths:
-    """What becomes of the derivatives of some tensors on the way to others.
+    """Follows the derivatives of some tensors on the way to others.
 
     Attributes:
-      missing: Operations that TensorFlow has no gradient of, or an incomplete one, on the way from
-        sources to targets.
-      drawn: Decisions by a random draw that depend on sources and no excluded one, and on which
-        targets depend: a comparison with random numbers, or a draw by probabilities. Their
-        derivative for given numbers is zero, that of their mean is not.
+      missing: The operations between sources and targets whose gradient TensorFlow lacks, or has
+        incompletely.
+      drawn: The decisions by a random draw between sources and targets: comparisons with random
+        numbers, and draws by probabilities; without those that depend on an excluded source. For
+        given numbers their derivative is zero; that of their mean is not.
     """
 
     def __init__(
@@ -56,16 +57,16 @@ class Paths:
         sources: Sequence[tf.Tensor],
         targets: Sequence[tf.Tensor],
         undrawn: Sequence[int] = (),
-    ):
+    ) -> None:
         """Follows the sources.
 
         Args:
           sources: Tensors of a graph.
           targets: Tensors of the same graph.
-          undrawn: The sources whose random decisions do not count.
+          undrawn: The positions of sources whose random decisions do not count.
         """
-        # Bits: the first for random numbers, one a source, then one a place found on the way. Of a
-        # place the bit travels on, so that what never reaches a target is left out in the end.
+        # Bits: the first for random numbers, one per source, then one per place found on the way.
+        # A place's bit travels on, so that places that never reach a target are left out.
         self._bits = {_RANDOM: 0}
         self._floating = 0
         self._count = len(sources)
@@ -80,55 +81,47 @@ class Paths:
         reached = 0
         for mask in self._masks([tf.convert_to_tensor(t) for t in targets], masks):
             reached |= mask
-        found = [self._places[key] for key, bit in self._bit_of.items() if reached & bit]
-        self.missing = [lost for drawn, lost in found if not drawn]
-        self.drawn = [lost for drawn, lost in found if drawn]
+        places = [self._places[key] for key, bit in self._bit_of.items() if reached & bit]
+        self.missing = [lost for drawn, lost in places if not drawn]
+        self.drawn = [lost for drawn, lost in places if drawn]
 
     @staticmethod
     def _source(i: int) -> int:
         return 2 << i
 
     def _masks(self, wanted: Sequence[tf.Tensor], known: dict[Any, int]) -> list[int]:
-        """Returns the bits of tensors, from those of others in the same graph."""
+        """Returns the bits of tensors, from the bits of others in the same graph."""
         known = dict(known)
         for op in ancestors(wanted, known):
             incoming = [known.get(value.ref(), 0) for value in op.inputs]
             for output, mask in zip(op.outputs, self._through(op, incoming), strict=False):
-                # Sources stay what they are.
+                # Sources keep their own bits.
                 known.setdefault(output.ref(), mask)
         return [known.get(tensor.ref(), 0) for tensor in wanted]
 
     def _through(self, op: tf.Operation, incoming: list[int]) -> list[int]:
-        if op.type in CALLS:
-            body = called_graph(op)
-            return self._inside(body.outputs[: len(op.outputs)], body.inputs, incoming)
-        if op.type in LOOPS:
-            loop = Loop(op)
-            current = incoming[: len(loop.variables)]
-            while True:
-                moved = self._inside(loop.results, loop.variables, current)
-                after = [a | b for a, b in zip(current, moved, strict=True)]
-                if after == current:
-                    return after
-                current = after
-        if op.type in BRANCHES:
-            branches = Branches(op)
-            masks = [incoming[0] & ~self._differential] * len(op.outputs)
-            for inputs, outputs in zip(branches.inputs, branches.outputs, strict=True):
-                inside = self._inside(outputs, inputs, incoming[1:])
-                masks = [a | b for a, b in zip(masks, inside, strict=True)]
-            return masks
+        if op.type in HOLDERS:
+            # The choice of a branch may depend on a draw.
+            chosen = incoming[0] & ~self._differential if op.type in BRANCHES else 0
+            inside = states_through(op, incoming, self._inside, operator.or_)
+            return [mask | chosen for mask in inside]
         if _DRAW.match(op.type):
             return self._through_draw(op, incoming)
         return self._through_operation(op, incoming) if any(incoming) else [0] * len(op.outputs)
 
-    def _inside(self, outputs, inputs, incoming):
-        return self._masks(
-            outputs, {t.ref(): mask for t, mask in zip(inputs, incoming, strict=False)}
-        )
+    def _inside(
+        self,
+        inputs: Sequence[tf.Tensor],
+        outputs: Sequence[tf.Tensor],
+        operations: Sequence[tf.Operation],
+        incoming: Sequence[int],
+    ) -> list[int]:
+        del operations
+        masks = {tensor.ref(): mask for tensor, mask in zip(inputs, incoming, strict=False)}
+        return self._masks(outputs, masks)
 
-    def _through_draw(self, op, incoming):
-        # Random integers choose examples; what is drawn that way is data.
+    def _through_draw(self, op: tf.Operation, incoming: list[int]) -> list[int]:
+        # Random integers choose examples; examples drawn that way are data.
         masks = [
             mask | (_RANDOM if output.dtype.is_floating else 0)
             for output, mask in zip(op.outputs, self._through_operation(op, incoming), strict=True)
@@ -139,7 +132,7 @@ class Paths:
             masks = [mask | bit for mask in masks]
         return masks
 
-    def _through_operation(self, op, incoming):
+    def _through_operation(self, op: tf.Operation, incoming: list[int]) -> list[int]:
         if op.type == "StopGradient":
             return [mask & _RANDOM for mask in incoming]
         together = 0
@@ -160,25 +153,25 @@ class Paths:
             chosen = [not fallback.carries_tangents(output) for output in op.outputs]
             if sources and (any(chosen) or not self._passes(op)):
                 bit = self._place(op, 0, sources, drawn=True)
-                # The k largest numbers move with the hyperparameter; which they are is decided.
+                # The k largest values have derivatives; their indices are a decision.
                 masks = [
                     mask | bit if here or not any(chosen) else mask
                     for mask, here in zip(masks, chosen, strict=True)
                 ]
         return masks
 
-    def _passes(self, op):
+    def _passes(self, op: tf.Operation) -> bool:
         return any(pair is Pair.PASSES for pair in pairs(op).values())
 
-    def _sources_of(self, op, incoming):
-        """The sources that an operation's floating inputs depend on; none if one is excluded."""
+    def _sources_of(self, op: tf.Operation, incoming: list[int]) -> int:
+        """Returns the sources that floating inputs depend on; 0 if one of them is excluded."""
         mask = 0
         for value, bits in zip(op.inputs, incoming, strict=True):
             if fallback.carries_tangents(value):
                 mask |= bits & self._all_sources
         return 0 if mask & self._undrawn else mask
 
-    def _place(self, op, i, mask, drawn):
+    def _place(self, op: tf.Operation, i: int, mask: int, drawn: bool) -> int:
         key = (op, i, drawn)
         mask &= self._all_sources
         if key not in self._bit_of:
@@ -194,28 +187,35 @@ class Paths:
 
 
 def refuse_missing(paths: Paths, names: Sequence[str], what: str) -> None:
-    """Raises NotDifferentiableError for the first operation on which a derivative is lost.
+    """Raises for the first operation on which a derivative is lost.
 
     Args:
-      paths: From some tensors to others.
-      names: What the sources are, for the error's text.
-      what: What the targets are.
+      paths: The paths from sources to targets.
+      names: The names of the sources, for the error.
+      what: The name of the targets, for the error.
+
+    Raises:
+      NotDifferentiableError: If a derivative is lost.
     """
     for lost in paths.missing:
         position = fallback._name(lost.op.op_def.input_arg, len(lost.op.inputs), lost.input)
         listed = ", ".join(dict.fromkeys(names[i] for i in sorted(lost.sources)))
         wrong = fallback.WRONG.get(lost.op.type)
         if wrong is not None:
-            raise fallback.refusal(
-                lost.op,
-                f"{what} depends on {listed} through it, and {wrong}",
-                "stop its inputs with tf.stop_gradient if they are meant to be constant, or write "
-                "it in operations of TensorFlow that have a gradient",
+            raise fallback.NotDifferentiableError(
+                fallback.refusal(
+                    lost.op,
+                    f"{what} depends on {listed} through it, and {wrong}",
+                    "stop its inputs with tf.stop_gradient if they are meant to be constant, or "
+                    "write it in operations of TensorFlow that have a gradient",
+                )
             )
-        raise fallback.refusal(
-            lost.op,
-            f"{what} depends on {listed} through its input {position!r}, in which TensorFlow has "
-            "no complete gradient, and that part would be left out without a word",
-            "stop that input with tf.stop_gradient if it is meant to be constant, or write the "
-            "operation in others that have a gradient",
+        raise fallback.NotDifferentiableError(
+            fallback.refusal(
+                lost.op,
+                f"{what} depends on {listed} through its input {position!r}, in which TensorFlow "
+                "has no complete gradient, and that part would be left out without a word",
+                "stop that input with tf.stop_gradient if it is meant to be constant, or write the "
+                "operation in others that have a gradient",
+            )
         )

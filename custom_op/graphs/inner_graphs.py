@@ -1,4 +1,4 @@
-"""The graphs that calls, loops and branches of a traced graph run, and what depends on what."""
+"""The graphs that calls, loops and branches of a traced graph run, and dependencies in a graph."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ def ancestors(wanted: Sequence[tf.Tensor], known: Container[Any] = ()) -> list[t
 
     Args:
       wanted: Tensors of one graph.
-      known: References of tensors beyond which nothing is looked for.
+      known: References of tensors beyond which the search ends.
 
     Returns:
       Operations in an order in which they can run. It need not be the order of their creation:
       the gradient of a loop gives the loop inputs that are newer than itself.
     """
-    found: dict[tf.Operation, None] = {}
+    finished: dict[tf.Operation, None] = {}
     entered = set()
     stack = [tensor.op for tensor in reversed(wanted) if tensor.ref() not in known]
     while stack:
         op = stack[-1]
-        if op in found:
+        if op in finished:
             stack.pop()
         elif op in entered:
-            found[stack.pop()] = None
+            finished[stack.pop()] = None
         else:
             entered.add(op)
             reads = [value.op for value in op.inputs if value.ref() not in known]
             stack.extend(read for read in reversed(reads) if read not in entered)
-    return list(found)
+    return list(finished)
 
 
 def called_graph(op: tf.Operation) -> Any:
@@ -76,10 +76,17 @@ def branch_graphs(op: tf.Operation) -> list[Any]:
 
 
 def inside(tensor: tf.Tensor, graph: Any) -> tf.Tensor:
-    """The tensor that stands in a graph for one of a graph around it, where it has been captured.
+    """Returns the tensor of a graph that captures a tensor of a graph around it.
 
-    What a custom gradient reads of an outer graph is captured from there, past the graph of the
-    operation whose gradient it is.
+    A custom gradient captures tensors of an outer graph directly, past the graph of the operation
+    whose gradient it is.
+
+    Args:
+      tensor: A tensor of the graph or of one around it.
+      graph: The graph.
+
+    Returns:
+      The capturing tensor, or the tensor itself if it has not been captured.
     """
     for outer, inner in graph.captures:
         if outer is tensor:
@@ -88,7 +95,7 @@ def inside(tensor: tf.Tensor, graph: Any) -> tf.Tensor:
 
 
 def graphs_around(graph: Any) -> list[Any]:
-    """The graphs that a graph is nested in, the innermost first."""
+    """Returns the graphs that a graph is nested in, innermost first."""
     around = []
     while (graph := getattr(graph, "outer_graph", None)) is not None:
         around.append(graph)
@@ -96,7 +103,7 @@ def graphs_around(graph: Any) -> list[Any]:
 
 
 def source(tensor: tf.Tensor) -> tf.Tensor:
-    """The tensor that a chain of identities begins with."""
+    """Returns the tensor that a chain of identities begins with."""
     while tensor.op.type == "Identity":
         tensor = tensor.op.inputs[0]
     return tensor

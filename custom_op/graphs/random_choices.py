@@ -1,8 +1,10 @@
-"""Choices that random numbers and a differentiated value make together, as dropout's rate does.
+"""Choices that depend on random numbers and on a differentiated value, such as dropout's rate.
 
-`uniform >= rate` has no derivative in the rate, and a tangent that passes the rest of the
-computation alone is that of one draw: on average it is not the derivative of the average. No
-error would tell. Where the comparison is with a constant, nothing of this matters.
+`uniform >= rate` has no derivative in the rate. A tangent through the rest of the computation
+belongs to a single draw: its average silently differs from the derivative of the average. With a
+constant in place of the rate there is no such problem.
+
+`gradient_paths.Paths.drawn` finds more kinds of decision, which only hypergradients refuse.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from custom_op import fallback, structures
-from custom_op.graphs.copying import Branches, Loop
-from custom_op.graphs.inner_graphs import BRANCHES, CALLS, LOOPS, ancestors, called_graph
+from custom_op.graphs.held_graphs import HOLDERS, any_operation, states_through
+from custom_op.graphs.inner_graphs import ancestors
 
 Structure = Any
 
@@ -28,7 +30,7 @@ _ROUNDING = frozenset(["Ceil", "Floor", "Rint", "Round", "Sign"])
 
 
 class _State(NamedTuple):
-    """What is known of a tensor: whether it moves with the inputs, and is made of draws."""
+    """Whether a tensor depends on the inputs, and on random draws."""
 
     moves: bool = False
     random: bool = False
@@ -36,14 +38,14 @@ class _State(NamedTuple):
 
 @tf.autograph.experimental.do_not_convert
 def random_choices(function: Callable[[Structure], Structure], inputs: Structure) -> list[str]:
-    """Returns the operations of a function in which draws and its inputs make a choice.
+    """Returns the operations of a function that choose by random draws and its inputs together.
 
-    Who differentiates with tapes alone asks this before trusting a derivative in `inputs`; `jvp`,
-    `linearize` and the operators refuse such functions themselves.
+    Code that differentiates with tapes alone can ask before trusting a derivative in `inputs`;
+    `jvp`, `linearize` and the operators refuse such functions themselves.
 
     Args:
-      function: Takes a structure of tensors. It is traced, not run.
-      inputs: The structure, of tensors, variables or arrays: what is differentiated.
+      function: A function of a structure of tensors. It is traced, not run.
+      inputs: The differentiated inputs: a structure of tensors, variables or arrays.
 
     Returns:
       The operations' names, such as `"dropout/GreaterEqual"`, in the order of the trace.
@@ -60,28 +62,30 @@ def random_choices(function: Callable[[Structure], Structure], inputs: Structure
 def check(
     inputs: Sequence[tf.Tensor], outputs: Sequence[tf.Tensor], operations: Sequence[tf.Operation]
 ) -> None:
-    """Raises if draws and inputs make a choice together, on which the outputs depend.
+    """Raises if outputs depend on a choice that draws and inputs make together.
 
     Args:
-      inputs: What is differentiated.
-      outputs: Of what.
-      operations: The traced ones that may lie between, in order.
+      inputs: The differentiated tensors.
+      outputs: The outputs.
+      operations: The traced operations that may lie between, in order.
 
     Raises:
-      NotDifferentiableError: It names the operation that chooses.
+      NotDifferentiableError: If there is such a choice; it names the operation.
     """
-    if not any(map(_draws, operations)):
+    if not any_operation(_draws, operations):
         return
     found: dict[tf.Operation, None] = {}
     read = set(ancestors(outputs))
     between = [op for op in operations if op in read]
     _walk(between, {tensor.ref(): _State(moves=True) for tensor in inputs}, found)
     for op in found:
-        raise fallback.refusal(
-            op,
-            "random numbers and what is differentiated make a choice there, as in dropout with a "
-            "rate that moves, and the derivative of a draw is not that of the average",
-            "stop that value with tf.stop_gradient if it is meant to be constant",
+        raise fallback.NotDifferentiableError(
+            fallback.refusal(
+                op,
+                "random numbers and what is differentiated make a choice there, as in dropout with "
+                "a rate that moves, and the derivative of a draw is not that of the average",
+                "stop that value with tf.stop_gradient if it is meant to be constant",
+            )
         )
 
 
@@ -90,17 +94,28 @@ def _walk(
     states: dict[Any, _State],
     found: dict[tf.Operation, None],
 ) -> None:
-    """Fills in the states of the outputs of operations, and finds those that choose."""
+    """Fills in the states of the outputs of operations, and finds operations that choose."""
+
+    def of_graph(
+        inputs: Sequence[tf.Tensor],
+        outputs: Sequence[tf.Tensor],
+        inside: Sequence[tf.Operation],
+        read: Sequence[_State],
+    ) -> list[_State]:
+        inner = {tensor.ref(): state for tensor, state in zip(inputs, read, strict=False)}
+        _walk(inside, inner, found)
+        return [inner.get(output.ref(), _State()) for output in outputs]
+
     for op in operations:
         read = [states.get(value.ref(), _State()) for value in op.inputs]
         if op.type in _COMPARING and _chooses(read):
             found[op] = None
         if op.type in _ROUNDING and read[0].moves and read[0].random:
             found[op] = None
-        if op.type in (*CALLS, *LOOPS, *BRANCHES):
-            made = _walk_inside(op, read, found)
+        if op.type in HOLDERS:
+            made = states_through(op, read, of_graph, _either)
         else:
-            random = bool(_DRAWING.fullmatch(op.type)) or any(state.random for state in read)
+            random = _draws(op) or any(state.random for state in read)
             moves = op.type != "StopGradient" and any(state.moves for state in read)
             made = [
                 _State(moves and fallback.carries_tangents(value), random) for value in op.outputs
@@ -111,55 +126,13 @@ def _walk(
 
 
 def _chooses(read: Sequence[_State]) -> bool:
-    """Whether a value that moves is compared with draws that do not."""
+    """Whether a value that depends on the inputs is compared with draws that do not."""
     return any(one.moves and other.random and not other.moves for one, other in (read, read[::-1]))
 
 
-def _walk_inside(
-    op: tf.Operation, read: list[_State], found: dict[tf.Operation, None]
-) -> list[_State]:
-    """Walks the graphs of a call, a loop or a branch; returns the states of its outputs."""
-    if op.type in LOOPS:
-        loop = Loop(op)
-        current = read[: len(loop.variables)]
-        while True:
-            after = _of_graph(loop.variables, loop.results, loop.operations, current, found)
-            grown = [_either(*pair) for pair in zip(current, after, strict=True)]
-            if grown == current:
-                return grown
-            current = grown
-    if op.type in BRANCHES:
-        parts = Branches(op)
-        ends = [
-            _of_graph(inputs, outputs, operations, read[1:], found)
-            for inputs, outputs, operations in zip(
-                parts.inputs, parts.outputs, parts.operations, strict=True
-            )
-        ]
-        return [_either(*states) for states in zip(*ends, strict=True)]
-    body = called_graph(op)
-    return _of_graph(body.inputs, body.outputs, body.get_operations(), read, found)
-
-
-def _of_graph(inputs, outputs, operations, read, found) -> list[_State]:
-    states = {tensor.ref(): state for tensor, state in zip(inputs, read, strict=False)}
-    _walk(operations, states, found)
-    return [states.get(output.ref(), _State()) for output in outputs]
-
-
-def _either(*states: _State) -> _State:
-    return _State(any(s.moves for s in states), any(s.random for s in states))
+def _either(a: _State, b: _State) -> _State:
+    return _State(a.moves or b.moves, a.random or b.random)
 
 
 def _draws(op: tf.Operation) -> bool:
-    """Whether an operation draws random numbers, or what it calls does."""
-    if _DRAWING.fullmatch(op.type):
-        return True
-    inside: list[Any] = []
-    if op.type in LOOPS:
-        inside = [Loop(op).operations]
-    elif op.type in BRANCHES:
-        inside = Branches(op).operations
-    elif op.type in CALLS:
-        inside = [called_graph(op).get_operations()]
-    return any(_draws(inner) for operations in inside for inner in operations)
+    return _DRAWING.fullmatch(op.type) is not None

@@ -1,1 +1,1 @@
-"""Linear maps with their transposes, which rules of operations are made of."""
+"""Linear maps with their transposes, the building blocks of rules."""

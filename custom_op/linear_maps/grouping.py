@@ -9,12 +9,12 @@ import tensorflow as tf
 
 
 class Group(NamedTuple):
-    """An operation, and those before it whose part its map takes over.
+    """An operation whose tangent map covers earlier operations too.
 
     Attributes:
       reads: The tensors whose tangents the map takes, in order.
-      absorbed: Names of the operations whose tangents nobody needs.
-      tangent_map: From those tangents to that of the operation's first output.
+      absorbed: The names of operations whose tangents are not needed.
+      tangent_map: The map from those tangents to that of the operation's first output.
     """
 
     reads: Sequence[tf.Tensor]
@@ -23,14 +23,14 @@ class Group(NamedTuple):
 
 
 class Readers:
-    """Which operations read a tensor, of those that tangents pass."""
+    """The readers of each tensor, among the operations that tangents pass."""
 
-    def __init__(self, operations: Sequence[tf.Operation], outputs: Sequence[tf.Tensor]):
-        """Looks at all of them once.
+    def __init__(self, operations: Sequence[tf.Operation], outputs: Sequence[tf.Tensor]) -> None:
+        """Collects the readers.
 
         Args:
-          operations: All that tangents may pass.
-          outputs: Whose tangents are wanted.
+          operations: All operations that tangents may pass.
+          outputs: The tensors whose tangents are wanted.
         """
         self._wanted = {tensor.ref() for tensor in outputs}
         self._readers: dict[Any, list[tf.Operation]] = {}
@@ -39,24 +39,27 @@ class Readers:
                 self._readers.setdefault(tensor.ref(), []).append(op)
 
     def of(self, tensor: tf.Tensor) -> list[tf.Operation]:
-        """Returns the operations that read a tensor, once for each time."""
+        """Returns the operations that read a tensor, repeated if they read it several times."""
         return self._readers.get(tensor.ref(), [])
 
     def only(self, tensor: tf.Tensor) -> tf.Operation | None:
-        """Returns the one operation that reads a tensor once, if nobody else wants its tangent."""
-        found = self.of(tensor)
-        return found[0] if len(found) == 1 and not self.wanted(tensor) else None
+        """Returns the operation that is a tensor's only reader, if its tangent is not wanted."""
+        readers = self.of(tensor)
+        return readers[0] if len(readers) == 1 and not self.wanted(tensor) else None
 
     def wanted(self, tensor: tf.Tensor) -> bool:
-        """Whether a tensor's tangent is asked for."""
+        """Whether a tensor is an output, so that its tangent is wanted."""
         return tensor.ref() in self._wanted
 
     def hidden(self, members: Iterable[tf.Operation], last: tf.Operation) -> list[str]:
-        """Returns the names of those whose tangents only each other and the last one read.
+        """Returns the members whose tangents are read only by each other and the last one.
 
         Args:
           members: Operations in the order in which they run.
-          last: The last one of them.
+          last: The last member.
+
+        Returns:
+          The names of these members, sorted.
         """
         inside = {last.name}
         for op in reversed(list(members)):

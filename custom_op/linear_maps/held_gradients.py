@@ -1,9 +1,10 @@
-"""Gradients of traced operations that end with the graph that they belong to.
+"""Gradients of traced operations that are freed with the graph they belong to.
 
-TensorFlow registers what a `tf.custom_gradient` computes backward, and with it the graph that this
-was traced in and all that the graph has captured, under a new name at every call and for ever. In a
-`tf.function` that is traced once it does no harm; linearizations that are traced at every batch
-would keep every batch. Here the registry gets a weak reference, and the graph the strong one.
+At every call, TensorFlow registers the backward function of a `tf.custom_gradient` under a new
+name, and with it, forever, the graph that it was traced in and everything the graph has captured.
+That is harmless in a `tf.function` that is traced once; linearizations that are traced for every
+batch would keep every batch. Here the registry holds a weak reference, and the graph the strong
+one.
 """
 
 from __future__ import annotations
@@ -23,15 +24,18 @@ _weak: dict[str, weakref.ref] = {}
 
 
 def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns what `tf.custom_gradient` does; in a graph its derivative ends with the graph.
+    """Does what `tf.custom_gradient` does, but frees the gradient with its graph.
 
     Args:
-      function: From tensors to a tensor, or several, and the function of their gradients.
+      function: A function from tensors to a tensor or several, and the function of their gradients.
+
+    Returns:
+      The differentiable function.
     """
     differentiable = tf.custom_gradient(function)
 
     @functools.wraps(function)
-    def call(*arguments):
+    def call(*arguments: tf.Tensor) -> Any:
         results = differentiable(*arguments)
         first = tf.nest.flatten(results)[0]
         if not tf.executing_eagerly():
@@ -42,11 +46,11 @@ def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def hold(graph: tf.Graph, name: str) -> None:
-    """Makes a registered gradient end with a graph, or with the last of those that share it.
+    """Frees a registered gradient with a graph, or with the last of the graphs that share it.
 
     Args:
       graph: The graph of the operation that it was registered for.
-      name: Its name in the registry.
+      name: The gradient's name in the registry.
     """
     share(graph, name)
     gradient = internals.registered_gradient(name)
@@ -54,21 +58,21 @@ def hold(graph: tf.Graph, name: str) -> None:
         return
     reference = _weak[name] = weakref.ref(gradient)
 
-    def call(op, *upstream):
-        found = reference()
-        assert found is not None  # it ends after the last graph with such an operation
-        return found(op, *upstream)
+    def call(op: tf.Operation, *upstream: Any) -> Any:
+        gradient = reference()
+        assert gradient is not None  # it outlives all graphs with such an operation
+        return gradient(op, *upstream)
 
     internals.replace_gradient(name, call)
     weakref.finalize(gradient, _forget, name).atexit = False
 
 
 def hold_all(graph: tf.Graph) -> None:
-    """Makes the gradients that `tf.custom_gradient` registered for a graph end with it.
+    """Frees the gradients that `tf.custom_gradient` registered for a graph with it.
 
     Args:
-      graph: A graph that a user's function was traced into just now. Graphs of loops and branches
-        are looked into; functions that it calls are others', which may call them again.
+      graph: A graph that a user's function has just been traced into. Graphs of loops and branches
+        are included; functions that it calls are not, as other code may call them again.
     """
     for op in graph.get_operations():
         # tf.custom_gradient registers for an operation of this type.
@@ -79,16 +83,16 @@ def hold_all(graph: tf.Graph) -> None:
 
 
 def share(graph: tf.Graph, name: str) -> None:
-    """Keeps a registered gradient as long as a graph: one with a copy of the operation.
+    """Keeps a registered gradient as long as a graph that holds a copy of its operation.
 
     Args:
-      graph: The copy's.
-      name: Its name in the registry.
+      graph: The graph of the copy.
+      name: The gradient's name in the registry.
     """
     gradient = _weak[name]() if name in _weak else internals.registered_gradient(name)
     if gradient is None:
         return
-    # An attribute: a table of graphs would itself keep them, by what their gradients read.
+    # An attribute: a table of graphs would keep them alive through what their gradients read.
     held = getattr(graph, _HELD, None)
     if held is None:
         held = {}
@@ -102,7 +106,7 @@ def _forget(name: str) -> None:
 
 
 def _graphs(op: tf.Operation) -> list[tf.Graph]:
-    """The graphs of a loop or a choice, as tracing left them."""
+    """Returns the graphs that tracing attached to a loop or a choice."""
     if op.type in ("While", "StatelessWhile"):
         names = ["cond", "body"]
     elif op.type in ("If", "StatelessIf"):
@@ -111,5 +115,5 @@ def _graphs(op: tf.Operation) -> list[tf.Graph]:
         names = [f"branch_{i}" for i in range(len(op.get_attr("branches")))]
     else:
         return []
-    found = [internals.attached_graph(op, name) for name in names]
-    return [graph for graph in found if graph is not None]
+    graphs = [internals.attached_graph(op, name) for name in names]
+    return [graph for graph in graphs if graph is not None]

@@ -1,10 +1,10 @@
-"""Where the maxima of pooling windows lie, and the linear maps to there and back.
+"""The indices of the maxima of pooling windows, and the linear maps that they define.
 
 TensorFlow's kernels for the derivative of a pooling's gradient, `MaxPoolGradGrad` and its siblings,
-zero the buffer of the tangent before they read it, wherever they may reuse that buffer for their
-result: where nobody else holds the tangent and the pooled tensor has as many entries as the
-values. So they are not used here. The place of each maximum is found once, and a product is a
-gather by these places; its transpose adds up what comes from the windows.
+zero the buffer of the tangent before they read it, whenever they may reuse that buffer for their
+result: if nothing else holds the tangent and the pooled tensor has as many entries as the values.
+So they are not used here. The index of each maximum is found once, and a product is a gather by
+these indices; its transpose sums over the windows.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-Size = Any  # an int where it is known, else a scalar tensor
+Size = Any  # an int if it is known, else a scalar tensor
 
 
 class Windows(NamedTuple):
-    """How a pooling cuts its input into windows; all lists have one entry an axis of the input.
+    """The windows of a pooling; all lists have one entry per axis of the input.
 
     Attributes:
-      sizes: Of a window.
-      strides: From window to window.
+      sizes: The sizes of a window.
+      strides: The distances between windows.
       padding: `"SAME"`, `"VALID"` or `"EXPLICIT"`.
-      explicit: For the last, how much is added before and after.
+      explicit: The padding before and after, for `"EXPLICIT"`.
     """
 
     sizes: Sequence[int]
@@ -35,24 +35,24 @@ class Windows(NamedTuple):
 
 
 def first_places(values: tf.Tensor, windows: Windows) -> tf.Tensor:
-    """Returns where the first maximum of each window lies, in the order of the axes.
+    """Returns the index of the first maximum of each window, in the order of the axes.
 
-    It is the entry to which TensorFlow's gradient of the pooling gives all of a cotangent.
+    TensorFlow's gradient of the pooling gives all of a cotangent to this entry.
 
     Args:
-      values: What is pooled; real, of known rank.
-      windows: Of the pooling.
+      values: The pooled tensor; real, of known rank.
+      windows: The windows of the pooling.
 
     Returns:
-      A tensor like the pooled one, of the places in `values` as one vector; int32, or int64 where
-      `values` is large or its size unknown.
+      A tensor like the result of the pooling, of indices into `values` as one vector; int32, or
+      int64 if `values` is large or its size unknown.
     """
     count = values.shape.num_elements()
     dtype = tf.int64 if count is None or count >= 2**31 else tf.int32
     best = tf.stop_gradient(values)
     rank, shape = values.shape.rank, _shape(values)
     places, step = tf.zeros([1] * rank, dtype), 1
-    # Axis by axis, the last one first: what is found so far, as a place within the later axes.
+    # Axis by axis from the last: `places` are indices within the axes done so far.
     for axis in reversed(range(rank)):
         numbers = tf.range(tf.cast(shape[axis], dtype)) * tf.cast(step, dtype)
         places = places + tf.reshape(numbers, [1] * axis + [-1] + [1] * (rank - axis - 1))
@@ -67,17 +67,20 @@ def _padded(windows: Windows, axis: int) -> bool:
 
 
 def take(values: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
-    """Returns the entries at places; linear, and differentiable to any order."""
+    """Returns the entries at indices; linear, and differentiable to any order."""
     return tf.gather(tf.reshape(values, [-1]), places)
 
 
 def put(values: tf.Tensor, places: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """Returns zeros with the values added at places, the transpose of `take`.
+    """Returns zeros with the values added at indices, the transpose of `take`.
 
     Args:
-      values: Of the shape of `places`.
-      places: Places in `like` as one vector.
-      like: What tells the shape.
+      values: The values, of the shape of `places`.
+      places: Indices into `like` as one vector.
+      like: A tensor of the result's shape.
+
+    Returns:
+      A tensor like `like`.
     """
     shape = _shape(like)
     flat = tf.math.unsorted_segment_sum(
@@ -91,27 +94,27 @@ def put(values: tf.Tensor, places: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
 def _first_along(
     values: tf.Tensor, places: tf.Tensor, axis: int, size: Size, windows: Windows
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The first maximum of each window along one axis, and what `places` holds there."""
+    """Returns the first maximum of each window along one axis, and the entry of `places` there."""
     window, stride = windows.sizes[axis], windows.strides[axis]
     before, count = _outline(windows, axis, size)
-    # Blocks of one stride each: a place in the window is then a plain slice.
+    # Blocks of one stride each: an offset in the windows is then a plain slice.
     blocks = count + (window - 1) // stride
     values = _blocks(values, axis, size, before, blocks, stride, values.dtype.min)
     places = _blocks(places, axis, size, before, blocks, stride, -1)
-    best = found = None
+    best = at = None
     for i in range(window):
         here, there = (_part(each, axis, i, stride, count) for each in (values, places))
-        if found is None:
-            best, found = here, there
+        if at is None:
+            best, at = here, there
         else:
-            # The padding, at -1, is nobody's maximum.
-            better = (there >= 0) & ((here > best) | (found < 0))
-            best, found = tf.where(better, here, best), tf.where(better, there, found)
-    return best, found
+            # The padding, at -1, is never a maximum.
+            better = (there >= 0) & ((here > best) | (at < 0))
+            best, at = tf.where(better, here, best), tf.where(better, there, at)
+    return best, at
 
 
 def _outline(windows: Windows, axis: int, size: Size) -> tuple[Size, Size]:
-    """How much padding comes first along an axis, and how many windows there are."""
+    """Returns the leading padding along an axis, and the number of windows."""
     window, stride = windows.sizes[axis], windows.strides[axis]
     if windows.padding == "SAME":
         count = (size + stride - 1) // stride
@@ -131,7 +134,7 @@ def _blocks(
     stride: int,
     filler: float,
 ) -> tf.Tensor:
-    """Pads or cuts an axis to whole blocks, and splits it into blocks and places in them."""
+    """Pads or crops an axis to whole blocks, and splits it into blocks and offsets in them."""
     rank, length = tensor.shape.rank, blocks * stride
     after = length - before - size
     known = isinstance(after, int)
@@ -146,13 +149,13 @@ def _blocks(
 
 
 def _part(blocks: tf.Tensor, axis: int, place: int, stride: int, count: Size) -> tf.Tensor:
-    """The entry at one place of every window."""
+    """Returns the entry at one offset of every window."""
     first = place // stride
     return blocks[(*[slice(None)] * axis, slice(first, first + count), place % stride)]
 
 
 def _shape(tensor: tf.Tensor) -> list[Size]:
-    """The sizes of a tensor, as ints where they are known."""
+    """Returns the sizes of a tensor, as ints if they are known."""
     known = tensor.shape.as_list()
     if None not in known:
         return known

@@ -1,8 +1,8 @@
 """A linear map that is given together with its transpose.
 
-TensorFlow derives the transpose of a map from its operations, one by one. Where both directions
-can be written down as one kernel each, this keeps it from doing so, and the derivatives with
-respect to what the map itself depends on come from a plain formula of the same map.
+TensorFlow derives the transpose of a map from its operations, one by one. If both directions can
+be written as one kernel each, this avoids that; the derivatives with respect to the tensors that
+the map itself depends on come from a plain formula of the same map.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from custom_op.linear_maps.held_gradients import custom_gradient
 
-COMPILED_FROM = 2**16  # entries of a tangent: where the time that XLA takes to compile pays
+COMPILED_FROM = 2**16  # entries of a tangent from which XLA's compilation pays off
 
 _ONLY_STRUCTURE: contextvars.ContextVar[bool] = contextvars.ContextVar(
     "only_structure", default=False
@@ -24,25 +24,31 @@ _ONLY_STRUCTURE: contextvars.ContextVar[bool] = contextvars.ContextVar(
 
 
 def pays(shape: tf.TensorShape) -> bool:
-    """Whether a tensor of this shape is worth kernels of its own."""
+    """Whether a tensor of this shape is worth its own compiled kernels."""
     size = shape.num_elements()
     return size is not None and size >= COMPILED_FROM
 
 
 def shaped(value: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
-    """Returns what XLA has compiled, with its shape known to TensorFlow's optimizer.
+    """Returns the result of an XLA kernel, with its shape known to TensorFlow's optimizer.
 
-    The optimizer does not look into what XLA compiles. A gradient may want nothing of a result but
-    its shape; the optimizer then puts in the place of a call an operation that does nothing, and
-    fails, for it leaves the call's attributes to it. It leaves calls alone that a placeholder
-    reads.
+    The optimizer does not look into functions that XLA compiles. If a gradient needs only the
+    shape of a result, it replaces the call by an operation that does nothing but keeps the call's
+    attributes, and fails. It leaves calls alone whose results a placeholder reads.
+
+    Args:
+      value: The result.
+      shape: Its shape.
+
+    Returns:
+      The same values.
     """
     return tf.raw_ops.PlaceholderWithDefault(input=value, shape=shape)
 
 
 @contextlib.contextmanager
 def only_structure() -> Iterator[None]:
-    """Has maps that are traced within return zeros: just what they are made of is wanted."""
+    """Lets maps that are traced inside return zeros, when only their structure is needed."""
     token = _ONLY_STRUCTURE.set(True)
     try:
         yield
@@ -51,7 +57,7 @@ def only_structure() -> Iterator[None]:
 
 
 def unwanted() -> bool:
-    """Whether nobody reads what a map returns now."""
+    """Whether the results of maps are currently not needed, see `only_structure`."""
     return _ONLY_STRUCTURE.get()
 
 
@@ -64,36 +70,37 @@ def paired(
     """Returns a linear map whose transpose is given; differentiable to any order.
 
     Args:
-      push: The map: takes the tangents and the constants, returns one tensor.
-      pull: The transpose: takes a cotangent of that and the constants, returns one a tangent.
-      formula: What `push` computes, in differentiable operations; it alone says how the map
+      push: The map, from the tangents and the constants to one tensor.
+      pull: The transpose, from a cotangent of that tensor and the constants to one cotangent per
+        tangent.
+      formula: The same as `push`, in differentiable operations; it alone tells how the map
         depends on the constants.
-      constants: What the map depends on, not linearly.
+      constants: The tensors on which the map depends nonlinearly.
 
     Returns:
       A function of the tangents.
     """
     constants = list(constants)
 
-    # Identities: a gradient that is asked for elsewhere, of a copy of the map, finds in the graph
-    # of the map what it reads.
+    # Identities, so that the gradient of a copy of the map, taken in another graph, finds in the
+    # graph of the map what it reads.
     def here(values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         return [tf.identity(value) for value in values]
 
     def in_constants(tangents: Sequence[Any], fixed: Sequence[Any], cotangent: Any) -> list:
-        # Not by what other ways the formula's arguments depend on each other.
+        # Identities hide any dependence of the arguments on each other.
         fixed = here(fixed)
         zero = tf.UnconnectedGradients.ZERO
         value = formula(*tangents, *fixed)
         return tf.gradients(value, fixed, cotangent, unconnected_gradients=zero)
 
     @custom_gradient
-    def forward(*given):
+    def forward(*given: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor]]]:
         arguments = here(given)
         count = len(arguments) - len(constants)
         tangents, fixed = arguments[:count], arguments[count:]
 
-        def vjp(cotangent):
+        def vjp(cotangent: tf.Tensor) -> list[tf.Tensor]:
             back = backward(cotangent, *fixed)
             back = back if isinstance(back, (list, tuple)) else [back]
             return [*back, *in_constants(tangents, fixed, cotangent)]
@@ -101,11 +108,11 @@ def paired(
         return push(*arguments), vjp
 
     @custom_gradient
-    def backward(*given):
+    def backward(*given: tf.Tensor) -> tuple[Sequence[tf.Tensor], Callable[..., list[tf.Tensor]]]:
         cotangent, *fixed = here(given)
 
-        def vjp(*tangents):
-            # <Jᵀu, t> = <u, Jt>: the same derivative in the constants as that of the map.
+        def vjp(*tangents: tf.Tensor) -> list[tf.Tensor]:
+            # <Jᵀu, t> = <u, Jt> has the same derivative in the constants as the map.
             return [forward(*tangents, *fixed), *in_constants(tangents, fixed, cotangent)]
 
         return pull(cotangent, *fixed), vjp

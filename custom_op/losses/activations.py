@@ -151,7 +151,7 @@ def checked(function: Callable[..., tf.Tensor], loss: losses.Loss) -> Callable[.
     """Returns a function of the same outputs, which checks them where it is traced."""
 
     @functools.wraps(function)
-    def run(*arguments):
+    def run(*arguments: Any) -> tf.Tensor:
         outputs = function(*arguments)
         check(outputs, loss)
         return outputs
@@ -280,7 +280,9 @@ def _joins_last(op: tf.Operation) -> bool:
     return rank is None or axis is None or int(axis) % rank == rank - 1
 
 
-def _with_constant(op, known, combine) -> tuple[str, float] | None:
+def _with_constant(
+    op: tf.Operation, known: dict, combine: Callable[[float, float], float]
+) -> tuple[str, float] | None:
     for value, other in (tuple(op.inputs), tuple(op.inputs)[::-1]):
         found, constant = _mass(value, known), tf.get_static_value(other)
         if found is not None and constant is not None and constant.size == 1:

@@ -224,19 +224,44 @@ class MeanLoss(Loss):
         # What was drawn is data: a derivative of the product does not pass the draw.
         return self.term_gradients(outputs, self.sample(tf.stop_gradient(outputs), seed))
 
-    def value(self, outputs, targets, weights=None, mask=None):
+    def value(
+        self,
+        outputs: tf.Tensor,
+        targets: tf.Tensor,
+        weights: tf.Tensor | None = None,
+        mask: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         """Returns Σ wᵢ ℓᵢ / N, a scalar."""
         return self.evaluate(outputs, targets, weights, mask).value()
 
-    def gradient(self, outputs, targets, weights=None, mask=None):
+    def gradient(
+        self,
+        outputs: tf.Tensor,
+        targets: tf.Tensor,
+        weights: tf.Tensor | None = None,
+        mask: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         """Returns the gradient of the mean in the outputs, of their shape."""
         return self.evaluate(outputs, targets, weights, mask).gradient()
 
-    def hessian_product(self, outputs, targets, vector, weights=None, mask=None):
+    def hessian_product(
+        self,
+        outputs: tf.Tensor,
+        targets: tf.Tensor,
+        vector: tf.Tensor,
+        weights: tf.Tensor | None = None,
+        mask: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         """Returns the product of the mean's Hessian in the outputs with a vector."""
         return self.evaluate(outputs, targets, weights, mask).hessian_product(vector)
 
-    def evaluate(self, outputs, targets, weights=None, mask=None):
+    def evaluate(
+        self,
+        outputs: tf.Tensor,
+        targets: tf.Tensor,
+        weights: tf.Tensor | None = None,
+        mask: tf.Tensor | None = None,
+    ) -> Evaluation:
         """Returns the loss at a network's outputs, for curvature operators."""
         outputs, targets = tf.convert_to_tensor(outputs), tf.convert_to_tensor(targets)
         self.check(outputs, targets)

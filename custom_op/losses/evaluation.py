@@ -26,7 +26,7 @@ class Evaluation:
 
     def __init__(
         self, loss: Any, outputs: tf.Tensor, targets: tf.Tensor, sound: tf.Tensor | None = None
-    ):
+    ) -> None:
         self._loss = loss
         self._targets = targets
         self._sound = sound
@@ -98,7 +98,7 @@ class TermsEvaluation(Evaluation):
         targets: tf.Tensor,
         weights: tf.Tensor | None,
         mask: tf.Tensor | None,
-    ):
+    ) -> None:
         self._axes = loss.term_axes(outputs)
         given, targets = targets, loss.prepare(outputs, targets)
         targets, agree = targets_module.shapes_agree(loss, outputs, targets)
@@ -162,12 +162,12 @@ class TermsEvaluation(Evaluation):
         numbers = tf.cast(first, tf.int64) + tf.range(tf.shape(outputs, tf.int64)[0])
         pairs = tf.stack([tf.fill(tf.shape(numbers), tf.constant(seed, tf.int64)), numbers], 1)
 
-        def draw(example):
+        def draw(example: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
             z, y, pair = example
             z, y = (tf.repeat(value[tf.newaxis], samples, 0) for value in (z, y))
             return self._loss.sampled_gradients(z, y, pair)
 
-        def draw_all():
+        def draw_all() -> tf.Tensor:
             spec = tf.TensorSpec([samples, *outputs.shape[1:]], outputs.dtype)
             drawn = tf.map_fn(draw, (outputs, self._targets, pairs), fn_output_signature=spec)
             return tf.einsum("bs...->sb...", drawn)
@@ -207,7 +207,7 @@ class TermsEvaluation(Evaluation):
             factor *= _expand(self._coefficients, self.outputs.shape.rank)
         return like_outputs * factor
 
-    def _check_prefix(self, loss, outputs, given, what):
+    def _check_prefix(self, loss: Any, outputs: tf.Tensor, given: tf.Tensor, what: str) -> None:
         expected = outputs.shape[: self._axes]
         rank = given.shape.rank
         fits = rank is not None and 0 < rank <= self._axes

@@ -9,11 +9,11 @@ from custom_op.losses.targets import ROUNDING, Bounds
 class SigmoidCrossEntropy(MeanLoss):
     """-y log σ(z) - (1-y) log(1-σ(z)), the mean over all elements; targets of z's shape."""
 
-    def prepare(self, outputs, targets):
+    def prepare(self, outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         """Returns targets in z's dtype."""
         return tf.cast(targets, outputs.dtype)
 
-    def target_bounds(self, outputs, targets):
+    def target_bounds(self, outputs: tf.Tensor, targets: tf.Tensor) -> Bounds:
         """Returns 0 and 1."""
         del outputs, targets
         return Bounds(
@@ -24,22 +24,24 @@ class SigmoidCrossEntropy(MeanLoss):
             "(targets + 1) / 2",
         )
 
-    def terms(self, outputs, targets):
+    def terms(self, outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         """Returns log(1 + eᶻ) - y z."""
         targets = tf.cast(targets, outputs.dtype)
         return tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=outputs)
 
-    def term_gradients(self, outputs, targets):
+    def term_gradients(self, outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         """Returns σ(z) - y."""
         return tf.sigmoid(outputs) - tf.cast(targets, outputs.dtype)
 
-    def term_hessian_products(self, outputs, targets, vector):
+    def term_hessian_products(
+        self, outputs: tf.Tensor, targets: tf.Tensor, vector: tf.Tensor
+    ) -> tf.Tensor:
         """Returns σ(z) (1 - σ(z)) u, for the vector u."""
         del targets
         # Not 1 - σ(z), which has no digits left where σ(z) is close to 1.
         return tf.sigmoid(outputs) * tf.sigmoid(-outputs) * vector
 
-    def sample(self, outputs, seed):
+    def sample(self, outputs: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Draws ones with the probability σ(z), zeros otherwise."""
         uniform = tf.random.stateless_uniform(tf.shape(outputs), seed, dtype=outputs.dtype)
         return tf.cast(uniform < tf.sigmoid(outputs), outputs.dtype)

@@ -1,73 +1,71 @@
-"""Cross entropies with smoothed labels, as Keras' `label_smoothing=`."""
+"""Cross entropies with smoothed labels, as with Keras' `label_smoothing=`."""
 
 from __future__ import annotations
 
+import abc
 import dataclasses
+from typing import ClassVar
 
 import tensorflow as tf
 
-from custom_op.losses.base import Loss
+from custom_op.losses.base import Loss, MeanLoss
 from custom_op.losses.sigmoid import SigmoidCrossEntropy
 from custom_op.losses.softmax import SoftmaxCrossEntropy
 
 
 @dataclasses.dataclass(frozen=True)
-class SmoothedSoftmaxCrossEntropy(SoftmaxCrossEntropy):
-    """The cross entropy with (1 - s) y + s/K in the place of the targets y.
+class _Smoothed(MeanLoss):
+    """A loss that is another one at smoothed targets.
 
     Attributes:
-      smoothing: s.
+      smoothing: The share s of a uniform distribution in the targets.
     """
 
     smoothing: float
+    plain: ClassVar[MeanLoss]
 
-    def terms(self, outputs, targets):
+    @abc.abstractmethod
+    def _smoothed(self, outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor: ...
+
+    def terms(self, outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         """Returns the terms at smoothed targets."""
-        return super().terms(outputs, self._smoothed(outputs, targets))
+        return self.plain.terms(outputs, self._smoothed(outputs, targets))
 
-    def term_gradients(self, outputs, targets):
-        """Returns their gradients."""
-        return super().term_gradients(outputs, self._smoothed(outputs, targets))
+    def term_gradients(self, outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        """Returns the gradients of the terms."""
+        return self.plain.term_gradients(outputs, self._smoothed(outputs, targets))
 
-    def term_hessian_products(self, outputs, targets, vector):
-        """Returns the products with their Hessian."""
-        return super().term_hessian_products(outputs, self._smoothed(outputs, targets), vector)
+    def term_hessian_products(
+        self, outputs: tf.Tensor, targets: tf.Tensor, vector: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns the products with the terms' Hessian."""
+        return self.plain.term_hessian_products(outputs, self._smoothed(outputs, targets), vector)
 
-    def sampled_gradients(self, outputs, targets, seed):
-        """Returns gradients at drawn classes, which are not smoothed: their mean is the Hessian."""
-        plain = SoftmaxCrossEntropy()
-        return plain.sampled_gradients(outputs, self._smoothed(outputs, targets), seed)
+    def sampled_gradients(
+        self, outputs: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns gradients at drawn targets, which are not smoothed: their mean is the Hessian."""
+        return self.plain.sampled_gradients(outputs, self._smoothed(outputs, targets), seed)
 
-    def _smoothed(self, outputs, targets):
+
+class SmoothedSoftmaxCrossEntropy(_Smoothed, SoftmaxCrossEntropy):
+    """The cross entropy with (1 - s) y + s/K in place of the targets y."""
+
+    plain = SoftmaxCrossEntropy()
+
+    def _smoothed(self, outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         if targets.dtype.is_integer:
             targets = tf.one_hot(targets, outputs.shape[-1], dtype=outputs.dtype)
         targets = tf.cast(targets, outputs.dtype)
         return (1 - self.smoothing) * targets + self.smoothing / outputs.shape[-1]
 
 
-@dataclasses.dataclass(frozen=True)
-class SmoothedSigmoidCrossEntropy(SigmoidCrossEntropy):
-    """The cross entropy with (1 - s) y + s/2 in the place of the targets y.
+class SmoothedSigmoidCrossEntropy(_Smoothed, SigmoidCrossEntropy):
+    """The cross entropy with (1 - s) y + s/2 in place of the targets y."""
 
-    Attributes:
-      smoothing: s.
-    """
+    plain = SigmoidCrossEntropy()
 
-    smoothing: float
-
-    def terms(self, outputs, targets):
-        """Returns the terms at smoothed targets."""
-        return super().terms(outputs, self._smoothed(outputs, targets))
-
-    def term_gradients(self, outputs, targets):
-        """Returns their gradients."""
-        return super().term_gradients(outputs, self._smoothed(outputs, targets))
-
-    def sampled_gradients(self, outputs, targets, seed):
-        """Returns gradients at drawn targets, which are not smoothed: their mean is the Hessian."""
-        return SigmoidCrossEntropy().sampled_gradients(outputs, targets, seed)
-
-    def _smoothed(self, outputs, targets):
+    def _smoothed(self, outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         targets = tf.cast(targets, outputs.dtype)
         return (1 - self.smoothing) * targets + 0.5 * self.smoothing
 
@@ -77,10 +75,13 @@ def smoothed(name: str, smoothing: float) -> Loss:
 
     Args:
       name: `"softmax_cross_entropy"` or `"sigmoid_cross_entropy"`.
-      smoothing: s, above 0 and below 1.
+      smoothing: The share s of a uniform distribution in the targets, above 0 and below 1.
+
+    Returns:
+      The loss.
 
     Raises:
-      ValueError: If s is not.
+      ValueError: If s is out of range.
     """
     if not 0 < smoothing < 1:
         raise ValueError(f"Expected label smoothing of at least 0 and below 1, got {smoothing}.")

@@ -23,7 +23,7 @@ class SoftmaxCrossEntropy(MeanLoss):
 
     ignore_index: int | None = None
 
-    def __init__(self, ignore_index: int | None = None):
+    def __init__(self, ignore_index: int | None = None) -> None:
         """Makes the loss.
 
         Args:
@@ -37,14 +37,14 @@ class SoftmaxCrossEntropy(MeanLoss):
             raise TypeError(f"Expected ignore_index= to be an integer, got {ignore_index!r}.")
         self.ignore_index = None if ignore_index is None else int(ignore_index)
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         # So that a loss made anew for each batch does not compile a step anew.
         return type(self) is type(other) and vars(self) == vars(other)
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash((type(self), self.ignore_index))
 
-    def check(self, outputs, targets):
+    def check(self, outputs: tf.Tensor, targets: tf.Tensor) -> None:
         """Checks shapes and dtypes, with classes as targets too."""
         check_precision(outputs)
         if not outputs.shape.rank:
@@ -69,7 +69,7 @@ class SoftmaxCrossEntropy(MeanLoss):
         else:
             super().check(outputs, targets)
 
-    def prepare(self, outputs, targets):
+    def prepare(self, outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         """Returns classes as int32 or int64 of the rows' shape, probabilities in z's dtype."""
         if not _are_classes(outputs, targets):
             return tf.cast(targets, outputs.dtype) if targets.dtype == tf.bool else targets
@@ -78,13 +78,13 @@ class SoftmaxCrossEntropy(MeanLoss):
         wide = targets.dtype in (tf.int64, tf.uint32, tf.uint64)
         return tf.cast(targets, tf.int64 if wide else tf.int32)
 
-    def present(self, targets):
+    def present(self, targets: tf.Tensor) -> tf.Tensor | None:
         """Returns which rows are not ignored."""
         if self.ignore_index is None or not targets.dtype.is_integer:
             return None
         return targets != tf.constant(self.ignore_index, targets.dtype)
 
-    def target_bounds(self, outputs, targets):
+    def target_bounds(self, outputs: tf.Tensor, targets: tf.Tensor) -> Bounds | None:
         """Returns 0 and K - 1 for classes, 0 and infinity for probabilities."""
         if not targets.dtype.is_integer:
             return Bounds(
@@ -105,15 +105,15 @@ class SoftmaxCrossEntropy(MeanLoss):
             "that stands for no class: SoftmaxCrossEntropy(ignore_index=...)",
         )
 
-    def target_axes(self, outputs, targets):
+    def target_axes(self, outputs: tf.Tensor, targets: tf.Tensor) -> int:
         """Returns all axes for probabilities, all but the last for classes."""
         return outputs.shape.rank - int(targets.dtype.is_integer)
 
-    def term_axes(self, outputs):
+    def term_axes(self, outputs: tf.Tensor) -> int:
         """Returns all axes but the last: a term is a row."""
         return outputs.shape.rank - 1
 
-    def terms(self, outputs, targets):
+    def terms(self, outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         """Returns -Σ y log softmax(z), for each row."""
         log_probabilities = tf.nn.log_softmax(outputs)
         if targets.dtype.is_integer:
@@ -122,7 +122,7 @@ class SoftmaxCrossEntropy(MeanLoss):
             )
         return -tf.reduce_sum(tf.cast(targets, outputs.dtype) * log_probabilities, -1)
 
-    def term_gradients(self, outputs, targets):
+    def term_gradients(self, outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         """Returns m s - y, with s = softmax(z) and m = Σ y."""
         if targets.dtype.is_integer:
             targets = tf.one_hot(targets, outputs.shape[-1], dtype=outputs.dtype)
@@ -130,7 +130,9 @@ class SoftmaxCrossEntropy(MeanLoss):
         targets = tf.cast(targets, outputs.dtype)
         return _mass(outputs, targets) * tf.nn.softmax(outputs) - targets
 
-    def term_hessian_products(self, outputs, targets, vector):
+    def term_hessian_products(
+        self, outputs: tf.Tensor, targets: tf.Tensor, vector: tf.Tensor
+    ) -> tf.Tensor:
         """Returns m (s ⊙ u - s <s, u>), for the vector u."""
         probabilities = tf.nn.softmax(outputs)
         weighted = probabilities * vector
@@ -139,13 +141,15 @@ class SoftmaxCrossEntropy(MeanLoss):
             product *= _mass(outputs, targets)
         return product
 
-    def sample(self, outputs, seed):
+    def sample(self, outputs: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Draws classes with the probabilities softmax(z)."""
         rows = tf.reshape(outputs, [-1, outputs.shape[-1]])
         drawn = tf.random.stateless_categorical(rows, 1, seed, dtype=tf.int32)
         return tf.reshape(drawn, tf.shape(outputs)[:-1])
 
-    def sampled_gradients(self, outputs, targets, seed):
+    def sampled_gradients(
+        self, outputs: tf.Tensor, targets: tf.Tensor, seed: tf.Tensor
+    ) -> tf.Tensor:
         """Returns √m (s - one_hot(y)): a row of mass m counts as m rows."""
         gradients = super().sampled_gradients(outputs, targets, seed)
         if not targets.dtype.is_integer:

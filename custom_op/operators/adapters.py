@@ -1,7 +1,8 @@
-"""Operators as those of SciPy and of `tf.linalg`."""
+"""Operators in the form of SciPy's and of `tf.linalg`'s."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ def to_scipy(operator: Any, damping: float = 0.0) -> Any:
     """Returns a curvature or Jacobian operator as a `scipy.sparse.linalg.LinearOperator`.
 
     Args:
-      operator: Has `shape`, `dtype` and `matvec`, and `rmatvec` where it is not symmetric.
+      operator: An operator with `shape`, `dtype` and `matvec`, and `rmatvec` if not symmetric.
       damping: A multiple of the identity to add.
 
     Returns:
@@ -25,17 +26,17 @@ def to_scipy(operator: Any, damping: float = 0.0) -> Any:
 
     dtype = _numpy_dtype(operator)
 
-    def adapted(product):
-        def apply(x):
+    def adapted(product: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[np.ndarray], np.ndarray]:
+        def apply(x: np.ndarray) -> np.ndarray:
             flat = np.asarray(x, dtype)
             # SciPy's columns may come as [n, 1].
             flat = flat.reshape(-1) if flat.ndim == 2 and flat.shape[1] == 1 else flat
             result = np.asarray(product(tf.constant(flat)))
             if damping:
                 result = result + dtype.type(damping) * flat
-            # A solver that computes in float64 goes on in it.
-            kept = np.result_type(dtype, np.asarray(x).dtype)
-            return result.reshape((-1,) + np.shape(x)[1:]).astype(kept, copy=False)
+            # A solver that computes in float64 gets float64 back.
+            result_dtype = np.result_type(dtype, np.asarray(x).dtype)
+            return result.reshape((-1,) + np.shape(x)[1:]).astype(result_dtype, copy=False)
 
         return apply
 
@@ -68,7 +69,7 @@ def to_linear_operator(
     Args:
       operator: A `CurvatureOperator`.
       damping: A multiple of the identity to add.
-      is_positive_definite: What the operator says of itself.
+      is_positive_definite: The operator's hint about itself.
 
     Returns:
       The operator.
@@ -82,9 +83,9 @@ def to_linear_operator(
 class _LinearOperator(tf.linalg.LinearOperator):
     """A + λI for a curvature operator A."""
 
-    def __init__(self, operator: Any, damping: float, is_positive_definite: bool | None):
+    def __init__(self, operator: Any, damping: float, is_positive_definite: bool | None) -> None:
         dtype = operator._flat_dtype()
-        # What TensorFlow composes and converts operators by.
+        # TensorFlow composes and converts operators by these.
         arguments = {
             "operator": operator,
             "damping": damping,
@@ -101,13 +102,13 @@ class _LinearOperator(tf.linalg.LinearOperator):
             parameters=arguments,
         )
 
-    def _shape(self):
+    def _shape(self) -> tf.TensorShape:
         return tf.TensorShape(self._operator.shape)
 
-    def _shape_tensor(self):
+    def _shape_tensor(self) -> tf.Tensor:
         return tf.constant(self._operator.shape)
 
-    def _matmul(self, x, adjoint=False, adjoint_arg=False):
+    def _matmul(self, x: tf.Tensor, adjoint: bool = False, adjoint_arg: bool = False) -> tf.Tensor:
         del adjoint  # It is symmetric.
         x = tf.linalg.adjoint(x) if adjoint_arg else tf.convert_to_tensor(x)
         size = self._operator.shape[0]

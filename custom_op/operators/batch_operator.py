@@ -16,12 +16,12 @@ Structure = Any
 
 
 class Batch(NamedTuple):
-    """What a loss compares a network's outputs with.
+    """The targets of a batch, with weights and a mask.
 
     Attributes:
-      targets: Targets of the loss.
-      weights: How much each example counts, or None.
-      mask: Which examples are there, or None.
+      targets: The targets that the loss compares the outputs with.
+      weights: The weights of the examples, or None.
+      mask: The examples that count, as booleans, or None.
       first: The number of the batch's first example in its data set.
     """
 
@@ -38,20 +38,20 @@ class BatchOperator(CurvatureOperator):
 
     Attributes:
       outputs: The network's outputs z.
-      count: How many terms of the loss the mean is over, a scalar.
-      examples: How many examples there are, a scalar.
+      count: The number of terms of the loss in the mean, a scalar.
+      examples: The number of examples, a scalar.
     """
 
-    def __init__(self, parameters: Structure, evaluation: losses.Evaluation, summed: bool):
+    def __init__(self, parameters: Structure, evaluation: losses.Evaluation, summed: bool) -> None:
         super().__init__(parameters)
         self._evaluation = evaluation
-        # The sums over the batch that a mean over several batches is made of, or its own mean.
+        # Either the sums over the batch, for a mean over several batches, or its own mean.
         self._summed = summed
         self.outputs = evaluation.outputs
         self.count = evaluation.count
         self.examples = evaluation.examples
 
-    # Whether a batch's place among the others has a say.
+    # Whether results depend on a batch's place among the others.
     goes_by_number = False
 
     @property
@@ -61,7 +61,7 @@ class BatchOperator(CurvatureOperator):
 
     @staticmethod
     def normalization(count: Any, examples: Any) -> Any:
-        """Returns what the sum over all batches is multiplied by."""
+        """Returns the factor of the sum over all batches."""
         del examples
         return 1 / count
 
@@ -87,17 +87,17 @@ class LinearizedOperator(BatchOperator):
         product_dtype: Any = None,
         unconnected: str = "error",
         check_deterministic: bool = False,
-    ):
+    ) -> None:
         """Linearizes a network and evaluates a loss at its outputs.
 
         Args:
-          function: Takes the parameters and returns the network's outputs.
+          function: A function from the parameters to the network's outputs.
           parameters: A structure of floating tensors.
           loss: The loss.
           batch: Targets, weights and mask.
-          summed: Whether to give the sums that a mean over several batches is made of.
-          product_dtype: As in `linearize`. The gradient is never computed in it.
-          unconnected: As in `linearize`.
+          summed: Whether to return sums, for a mean over several batches.
+          product_dtype: The dtype of products, as in `linearize`; not of the gradient.
+          unconnected: The treatment of unconnected parameters, as in `linearize`.
           check_deterministic: Whether the function is run twice, outside a `tf.function`.
 
         Raises:
@@ -114,7 +114,7 @@ class LinearizedOperator(BatchOperator):
             self._linearization.check_deterministic()
         outputs = self._linearization.outputs
         super().__init__(parameters, evaluate(loss, outputs, batch), summed)
-        # Those of the network, also where a mask hides some from the loss.
+        # All outputs of the network, including those that a mask hides from the loss.
         self.outputs = outputs
         self._function = None if product_dtype is None else function
 
@@ -126,7 +126,7 @@ class LinearizedOperator(BatchOperator):
         """Returns the gradient of the mean loss, in the structure of the parameters."""
         linearization = self._linearization
         if self._function is not None:
-            # Products may be rough where a step's direction must not be.
+            # Products may be rounded; the gradient, which gives a step's direction, may not.
             point = tf.nest.pack_sequence_as(self._parameters, self._leaves)
             linearization = linearize(self._function, point, unconnected=self._unconnected)
         return linearization.vjp(self._evaluation.gradient(self._mean))
@@ -141,7 +141,7 @@ def evaluate(loss: losses.Loss, outputs: Structure, batch: Batch) -> losses.Eval
 
     Args:
       loss: The loss.
-      outputs: The outputs, which have to be one tensor.
+      outputs: The outputs, which must be a single tensor.
       batch: Targets, weights and mask.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Curvature of a network and a loss on a whole data set, batch after batch."""
+"""Curvature of a network and a loss on a whole data set, batch by batch."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from custom_op.operators.operator import CurvatureOperator
 
 Structure = Any
 
-# Batches of so many different shapes are traced each for itself. A static batch size makes
-# products faster, but tracing costs seconds: further ones share traces of an unknown size.
+# This many different batch shapes get traces of their own. A static batch size makes products
+# faster, but tracing costs seconds: further shapes share traces of an unknown size.
 _STATIC_SHAPES = 3
-# So many batches are read twice, to see whether passes begin alike.
+# This many batches are read twice, to see whether passes begin alike.
 _COMPARED = 2
 
 
@@ -36,13 +36,13 @@ def on_batch_or_data_set(
     progress: bool,
     check_deterministic: bool = True,
 ) -> Any:
-    """Returns a batch's operator, or a data set's where there is one.
+    """Returns a batch's operator, or a data set's if data is given.
 
     Args:
-      build: Makes a batch's operator from (function of the parameters, parameters, loss, batch,
-        summed).
-      operator: Its class.
-      function: Of the parameters, or with data of the parameters and a batch's inputs.
+      build: The maker of a batch's operator from (function of the parameters, parameters, loss,
+        batch, summed).
+      operator: The class of a batch's operator.
+      function: A function of the parameters, or with data of the parameters and a batch's inputs.
       parameters: A structure of floating tensors.
       loss: A loss or its name.
       batch: Targets, weights and mask.
@@ -55,25 +55,25 @@ def on_batch_or_data_set(
 
     Raises:
       ValueError: If there are both targets and data or neither, the outputs are probabilities under
-        a loss from logits, or what `build` raises.
-        Also if the data is a `tf.data.Dataset` without an end.
-      TypeError: What `build` raises, or if the data can be iterated over only once.
+        a loss from logits, or the data is a `tf.data.Dataset` without an end;
+        also whenever `build` raises it.
+      TypeError: If the data can be iterated over only once; also whenever `build` raises it.
     """
-    found = losses.get(loss)
-    function = activations.checked(function, found)
+    loss = losses.get(loss)
+    function = activations.checked(function, loss)
     if data is None:
         if batch.targets is None:
             raise ValueError(
                 "Expected the targets of a batch, or data= for a data set, got neither."
             )
-        return build(function, parameters, found, batch, check_deterministic=check_deterministic)
+        return build(function, parameters, loss, batch, check_deterministic=check_deterministic)
     if any(part is not None for part in (batch.targets, batch.weights, batch.mask)):
         raise ValueError(
             "Expected either targets, weights and mask of one batch, or data=, got both; the "
             "batches of data are (inputs, targets[, weights[, mask]])."
         )
     return DatasetOperator(
-        build, operator, function, parameters, found, data, progress, check_deterministic
+        build, operator, function, parameters, loss, data, progress, check_deterministic
     )
 
 
@@ -82,11 +82,11 @@ class DatasetOperator(CurvatureOperator):
 
     Each product, `loss()` and `gradient()` run over the data once; the products with the columns
     of a matrix share one pass and its forward passes. Sums over batches are kept in float64 and
-    divided by the number of examples in the end, so that the result does not depend on how the
-    data was cut into batches. Batch normalisation in training mode, whose outputs depend on the
-    batch, does depend on it.
+    divided by the number of examples at the end, so that the result does not depend on how the
+    data is divided into batches, except with batch normalization in training mode, whose outputs
+    depend on the batch.
 
-    The first few shapes of batches are traced once each, all others together. Products run
+    The first few batch shapes are traced once each, all others together. Products run
     eagerly, outside any `tf.function`.
     """
 
@@ -100,7 +100,7 @@ class DatasetOperator(CurvatureOperator):
         data: Iterable,
         progress: bool,
         check_deterministic: bool = True,
-    ):
+    ) -> None:
         super().__init__(parameters)
         self.positive_semidefinite = operator.positive_semidefinite
         self._operator = operator
@@ -108,7 +108,7 @@ class DatasetOperator(CurvatureOperator):
         self._progress = progress
         self._passes = _Passes(build, function, loss)
         self._extent: tuple[int, float] | None = None
-        # Of the first pass; shared by the operators that `at` makes.
+        # The fingerprint of the first pass, shared by the operators that `at` makes.
         self._first_pass: list[Fingerprint] = []
         self._check = check_deterministic
         _check_again(data)
@@ -125,10 +125,10 @@ class DatasetOperator(CurvatureOperator):
         """Returns the same operator at other parameters, without tracing again.
 
         Args:
-          parameters: A structure like the operator's, of the same shapes and dtypes.
+          parameters: A structure like the operator's, with the same shapes and dtypes.
 
         Returns:
-          The operator there.
+          The operator at these parameters.
         """
         moved = object.__new__(type(self))
         moved.__dict__.update(self.__dict__)
@@ -146,12 +146,12 @@ class DatasetOperator(CurvatureOperator):
         return tf.nest.map_structure(lambda leaf: leaf / tf.constant(count, leaf.dtype), sums)
 
     def _beginning(self) -> list[tuple[Structure, Batch]]:
-        """Returns the first batches of a pass, or only the first where nothing is compared."""
+        """Returns the first batches of a pass; only one if nothing will be compared."""
         few = itertools.islice(_batches(self._data), _COMPARED if self._check else 1)
         return [_parts(raw, 0) for raw in few]
 
     def _check_beginnings(self, first: list, second: list) -> None:
-        """Checks that two passes begin alike, and that the function gives the same twice."""
+        """Checks that two passes begin alike, and that the function returns the same twice."""
         before, after = Fingerprint(), Fingerprint()
         for seen, beginning in ((before, first), (after, second)):
             for inputs, batch in beginning:
@@ -165,7 +165,7 @@ class DatasetOperator(CurvatureOperator):
         parameters = tf.nest.pack_sequence_as(self._parameters, self._leaves)
         check_function(*(self._passes.loss_of(parameters, *first[0]) for _ in range(2)))
         if moved:
-            # The same examples in another order are no other data, unless a batch has a say.
+            # Reordered examples are the same data, unless the outputs depend on the batch.
             check_order(*(float(self.loss()) for _ in range(2)))
 
     def _product(self, vector: Structure) -> Structure:
@@ -240,14 +240,20 @@ class DatasetOperator(CurvatureOperator):
 class _Passes:
     """The traced functions that compute one batch's share of a sum."""
 
-    def __init__(self, build: Callable, function: Callable, loss: losses.Loss):
-        def loss_of(parameters, inputs, batch, vector):
+    def __init__(self, build: Callable, function: Callable, loss: losses.Loss) -> None:
+        def loss_of(
+            parameters: Structure, inputs: Structure, batch: Batch, vector: Structure
+        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             del vector
             evaluation = evaluate(loss, function(parameters, inputs), batch)
             return evaluation.value(1.0), evaluation.count, evaluation.examples
 
-        def using(result):
-            def run(parameters, inputs, batch, vector):
+        def using(
+            result: Callable[[BatchOperator, Structure], Structure],
+        ) -> Callable[..., tuple[Structure, tf.Tensor, tf.Tensor]]:
+            def run(
+                parameters: Structure, inputs: Structure, batch: Batch, vector: Structure
+            ) -> tuple[Structure, tf.Tensor, tf.Tensor]:
                 operator = build(lambda p: function(p, inputs), parameters, loss, batch, True)
                 return result(operator, vector), operator.count, operator.examples
 
@@ -276,7 +282,7 @@ class _Passes:
 class _Traced:
     """A function traced for a few static shapes, and once for all others."""
 
-    def __init__(self, function: Callable):
+    def __init__(self, function: Callable) -> None:
         self._shapes: set[str] = set()
         self._static = tf.function(function, autograph=False)
         self._relaxed = tf.function(function, autograph=False, reduce_retracing=True)
@@ -319,7 +325,7 @@ def _is_sequence(data: Any) -> bool:
 def _batches(data: Any) -> Iterator:
     if hasattr(data, "__iter__"):
         return iter(data)
-    # A keras.utils.PyDataset has a length and items alone.
+    # A keras.utils.PyDataset has only a length and items.
     return (data[i] for i in range(len(data)))
 
 
@@ -332,7 +338,7 @@ def _length(data: Any) -> int | None:
 
 
 def _parts(batch: Any, first: int) -> tuple[Structure, Batch]:
-    """Returns the inputs of a batch, and what the loss takes, as tensors."""
+    """Returns a batch's inputs, and the loss's targets, weights and mask, as tensors."""
     expected = "Expected batches of (inputs, targets[, weights[, mask]])"
     if not isinstance(batch, (tuple, list)) or not 2 <= len(batch) <= 4:
         got = f"{len(batch)} parts" if isinstance(batch, (tuple, list)) else type(batch).__name__

@@ -16,21 +16,21 @@ Structure = Any
 
 
 class Fisher(LinearizedOperator):
-    """F = Σ wᵢ E[gᵢ gᵢᵀ] / N over the loss's terms, the targets drawn from the model.
+    """F = Σ wᵢ E[gᵢ gᵢᵀ] / N over the loss's terms, with targets drawn from the model.
 
     g is a term's gradient in the parameters at a target y ~ p(y|z), and the loss -log p(y|z). For
     all losses of `custom_op.losses` p is an exponential family with natural parameters z, and F
     is the Gauss-Newton matrix (Martens 2020, section 9.2).
     """
 
-    def _output_product(self, tangents):
+    def _output_product(self, tangents: tf.Tensor) -> tf.Tensor:
         return self._evaluation.fisher_product(tangents, self._mean)
 
 
 class SampledFisher(LinearizedOperator):
     """The Fisher matrix with the expectation replaced by a mean over drawn targets.
 
-    The targets are drawn once, when the operator is made; its expectation is the exact one.
+    The targets are drawn once, when the operator is made; its expectation is the exact matrix.
     """
 
     goes_by_number = True
@@ -48,7 +48,7 @@ class SampledFisher(LinearizedOperator):
         *,
         seed: int,
         samples: int,
-    ):
+    ) -> None:
         super().__init__(
             function,
             parameters,
@@ -61,14 +61,14 @@ class SampledFisher(LinearizedOperator):
         )
         self._factors = self._evaluation.sampled_gradients(seed, batch.first, samples)
 
-    def _output_product(self, tangents):
+    def _output_product(self, tangents: tf.Tensor) -> tf.Tensor:
         return self._evaluation.outer_products(self._factors, tangents, self._mean)
 
 
 class EmpiricalFisher(LinearizedOperator):
     """F = Σ gᵢ gᵢᵀ / B over B examples, with gᵢ the gradient of an example at its true target.
 
-    The loss of example i is scaled such that the mean loss is Σ ℓᵢ / B, its weight included. So
+    The loss ℓᵢ of example i is scaled, weight included, so that the mean loss is Σ ℓᵢ / B. So
     F - g gᵀ, with g the gradient of the mean loss, is the covariance of the examples' gradients.
     It is not an approximation of the Fisher matrix (Kunstner, Balles and Hennig 2019).
     """
@@ -83,7 +83,7 @@ class EmpiricalFisher(LinearizedOperator):
         product_dtype: Any = None,
         unconnected: str = "error",
         check_deterministic: bool = False,
-    ):
+    ) -> None:
         super().__init__(
             function,
             parameters,
@@ -98,12 +98,12 @@ class EmpiricalFisher(LinearizedOperator):
         self._residuals = self._evaluation.gradient(1.0)
 
     @staticmethod
-    def normalization(count, examples):
+    def normalization(count: Any, examples: Any) -> Any:
         """Returns B / N²: a gradient of an example's share is a sum, times B / N."""
         return examples / (count * count)
 
-    def _output_product(self, tangents):
-        # <gᵢ, v> = <rᵢ, (J v)ᵢ>, where example i's outputs are those of its row.
+    def _output_product(self, tangents: tf.Tensor) -> tf.Tensor:
+        # <gᵢ, v> = <rᵢ, (J v)ᵢ>: example i's outputs are row i.
         along = self._residuals * tangents
         axes = list(range(1, along.shape.rank))
         along = tf.reduce_sum(along, axes, keepdims=True) if axes else along
@@ -133,35 +133,35 @@ def fisher(
     """Returns a Fisher operator of a network and a loss, on one batch or a data set.
 
     `"exact"` is the expectation over the model's own targets, in closed form. `"sampled"` draws
-    `samples` targets for each term of the loss. `"empirical"` takes the true targets, one gradient
-    an example. In each, an example's outputs have to depend on its own inputs alone for an
-    example's gradient to be what its name says; batch normalisation in training mode breaks that.
+    `samples` targets for each term of the loss. `"empirical"` takes the true targets, with one
+    gradient per example. In all of them, an example has a gradient of its own only if its outputs
+    depend on its own inputs alone; batch normalization in training mode violates that.
 
     Args:
-      function: Takes the parameters and returns the network's outputs, one floating tensor whose
-        first axis counts examples. With `data` it takes the parameters and a batch's inputs.
+      function: A function from the parameters, with `data` from the parameters and a batch's
+        inputs, to the network's outputs: one floating tensor whose first axis counts examples.
       parameters: A structure of floating tensors of static shapes.
       loss: A loss of `custom_op.losses`, or its name.
-      targets: What the loss compares the outputs with. Only `"empirical"` depends on their
-        values (and a softmax on the sum of soft labels).
+      targets: The targets that the loss compares the outputs with. Only `"empirical"` depends on
+        their values (and a softmax on the sum of soft labels).
       kind: `"exact"`, `"sampled"` or `"empirical"`.
-      samples: For `"sampled"`: how many targets are drawn for each term.
-      seed: For `"sampled"`: the draws depend on it and on an example's number in the data alone.
-      weights: How much each example counts: of shape [B], or of the loss's terms. Exact and
-        sampled matrices are linear in them; in the empirical one they scale the gradients.
-      mask: Which examples are there: booleans of such a shape.
-      data: In the place of targets, weights and mask: an iterable of batches, as
-        `gauss_newton` takes it.
+      samples: The number of targets drawn for each term, for `"sampled"`.
+      seed: The seed of the draws, for `"sampled"`; they depend only on it and on an example's
+        number in the data.
+      weights: The weights of the examples, of shape [B] or of the shape of the loss's terms. The
+        exact and the sampled matrix are linear in them; in the empirical one they scale the
+        gradients.
+      mask: The examples that count: booleans of such a shape.
+      data: Instead of targets, weights and mask: an iterable of batches, as for
+        `gauss_newton`.
       progress: Whether each pass over `data` shows a progress bar.
-      product_dtype: `"bfloat16"` to compute the network's products, where it has them in float32,
-        from operands rounded to bfloat16, as `linearize` does. Sums, the loss and its Hessian, the
-        outputs and the gradient keep their dtype.
-      unconnected: What to do with a parameter that the outputs do not depend on: `"error"`, or
+      product_dtype: The dtype of the network's products, as in `linearize`: `"bfloat16"` rounds
+        float32 operands. Sums, the loss and its Hessian, the outputs and the gradient keep their
+        dtype.
+      unconnected: The treatment of a parameter that the outputs do not depend on: `"error"`, or
         `"zero"` for a zero block.
-      check_deterministic: Whether the function and the data are checked to be the same whenever
-        they are looked at: on a batch the function runs twice when the operator is made, outside
-        a `tf.function`; on a data set as well, on the first batch, whose first batches are read
-        twice, and each pass is compared with the first by a checksum of its examples.
+      check_deterministic: Whether to check that the function and the data stay the same, as
+        `gauss_newton` does.
 
     Returns:
       On one batch a `Fisher`, `SampledFisher` or `EmpiricalFisher`; on a data set a
@@ -170,7 +170,7 @@ def fisher(
     Raises:
       ValueError: If the kind or the loss is unknown, targets, weights or mask do not fit the
         outputs, a parameter is unconnected, its shape is not static, the data is empty, the
-        products' dtype is unknown, or the function or the data changes from look to look.
+        products' dtype is unknown, or the function or the data changes between passes.
       TypeError: If a parameter is not floating, the output is not one tensor of float32 or
         float64, the data can be iterated over only once, or a loss without a model is sampled.
     """

@@ -23,12 +23,12 @@ class GaussNewton(LinearizedOperator):
     differentiable, in the vector and (unless they are stopped) in the parameters.
 
     Attributes:
-      outputs: z, from the forward pass that the linearization ran.
+      outputs: The outputs z, from the forward pass of the linearization.
       shape: (P, P), with P the number of parameters.
-      dtype: The parameters' dtype (of the first, where they differ).
+      dtype: The parameters' dtype (that of the first, if they differ).
     """
 
-    def _output_product(self, tangents):
+    def _output_product(self, tangents: tf.Tensor) -> tf.Tensor:
         return self._evaluation.hessian_product(tangents, self._mean)
 
 
@@ -49,36 +49,36 @@ def gauss_newton(
     """Returns the Gauss-Newton operator of a network and a loss, on one batch or a data set.
 
     Args:
-      function: Takes the parameters and returns the network's outputs, one floating tensor whose
-        first axis counts examples. With `data` it takes the parameters and a batch's inputs.
+      function: A function from the parameters, with `data` from the parameters and a batch's
+        inputs, to the network's outputs: one floating tensor whose first axis counts examples.
       parameters: A structure of floating tensors of static shapes.
       loss: A loss of `custom_op.losses`, or its name.
-      targets: What the loss compares the outputs with.
-      weights: How much each example counts: of shape [B], or of the loss's terms. See
-        `custom_op.losses.MeanLoss` for what the mean is then.
-      mask: Which examples are there: booleans of such a shape.
-      data: In the place of targets, weights and mask: an iterable of batches `(inputs, targets)`,
+      targets: The targets that the loss compares the outputs with.
+      weights: The weights of the examples, of shape [B] or of the shape of the loss's terms. See
+        `custom_op.losses.MeanLoss` for the definition of the mean.
+      mask: The examples that count: booleans of such a shape.
+      data: Instead of targets, weights and mask: an iterable of batches `(inputs, targets)`,
         `(inputs, targets, weights)` or `(inputs, targets, weights, mask)`, where None stands for
-        no weights. It is iterated over once in every product.
+        no weights. Every product iterates over it once.
       progress: Whether each pass over `data` shows a progress bar.
-      product_dtype: `"bfloat16"` to compute the network's products, where it has them in float32,
-        from operands rounded to bfloat16, as `linearize` does. Sums, the loss and its Hessian, the
-        outputs and the gradient keep their dtype.
-      unconnected: What to do with a parameter that the outputs do not depend on: `"error"`, or
+      product_dtype: The dtype of the network's products, as in `linearize`: `"bfloat16"` rounds
+        float32 operands. Sums, the loss and its Hessian, the outputs and the gradient keep their
+        dtype.
+      unconnected: The treatment of a parameter that the outputs do not depend on: `"error"`, or
         `"zero"` for a zero block.
-      check_deterministic: Whether the function and the data are checked to be the same whenever
-        they are looked at: on a batch the function runs twice when the operator is made, outside
-        a `tf.function`; on a data set as well, on the first batch, whose first batches are read
-        twice, and each pass is compared with the first by a checksum of its examples.
+      check_deterministic: Whether to check that the function and the data stay the same. Outside a
+        `tf.function` the function runs twice on the (first) batch when the operator is made; the
+        first batches of a data set are read twice, and the examples of each pass are compared with
+        those of the first by a checksum.
 
     Returns:
-      On one batch a `GaussNewton`, whose forward pass has run; on a data set a `DatasetOperator`,
-      whose products are those of the mean over all examples, however they were cut into batches.
+      On one batch a `GaussNewton`, whose forward pass has run; on a data set a `DatasetOperator`
+      of the mean over all examples, however they are divided into batches.
 
     Raises:
       ValueError: If the loss is unknown, targets, weights or mask do not fit the outputs, a
         parameter is unconnected, its shape is not static, the data is empty, the products' dtype is
-        unknown, or the function or the data changes from look to look.
+        unknown, or the function or the data changes between passes.
       TypeError: If a parameter is not floating, the output is not one tensor of float32 or
         float64, or the data can be iterated over only once.
     """

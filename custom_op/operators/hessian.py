@@ -20,7 +20,7 @@ class Hessian(BatchOperator):
     """H = ∂²ℓ/∂w² at one point and on one batch (Pearlmutter 1994).
 
     The gradient is linearized: the forward and the backward pass run once, and a product pushes
-    tangents through both. H is symmetric, and indefinite in general.
+    tangents through both. H is symmetric but in general indefinite.
     """
 
     positive_semidefinite = False
@@ -35,8 +35,8 @@ class Hessian(BatchOperator):
         product_dtype: Any = None,
         unconnected: str = "error",
         check_deterministic: bool = False,
-    ):
-        def gradient(leaves):
+    ) -> None:
+        def gradient(leaves: Structure) -> dict[str, Structure]:
             inner = linearize(function, leaves, unconnected=unconnected)
             evaluation = evaluate(loss, inner.outputs, batch)
             slope = inner.vjp(evaluation.gradient(1.0 if summed else None))
@@ -77,26 +77,24 @@ def hessian(
     """Returns the Hessian operator of a network and a loss, on one batch or a data set.
 
     Args:
-      function: Takes the parameters and returns the network's outputs, one floating tensor whose
-        first axis counts examples. With `data` it takes the parameters and a batch's inputs.
+      function: A function from the parameters, with `data` from the parameters and a batch's
+        inputs, to the network's outputs: one floating tensor whose first axis counts examples.
       parameters: A structure of floating tensors of static shapes.
       loss: A loss of `custom_op.losses`, or its name.
-      targets: What the loss compares the outputs with.
-      weights: How much each example counts: of shape [B], or of the loss's terms. See
-        `custom_op.losses.MeanLoss` for what the mean is then.
-      mask: Which examples are there: booleans of such a shape.
-      data: In the place of targets, weights and mask: an iterable of batches, as
-        `gauss_newton` takes it.
+      targets: The targets that the loss compares the outputs with.
+      weights: The weights of the examples, of shape [B] or of the shape of the loss's terms. See
+        `custom_op.losses.MeanLoss` for the definition of the mean.
+      mask: The examples that count: booleans of such a shape.
+      data: Instead of targets, weights and mask: an iterable of batches, as for
+        `gauss_newton`.
       progress: Whether each pass over `data` shows a progress bar.
-      product_dtype: `"bfloat16"` to compute the network's products, where it has them in float32,
-        from operands rounded to bfloat16, as `linearize` does. Sums, the loss and its Hessian, the
-        outputs and the gradient keep their dtype.
-      unconnected: What to do with a parameter that the outputs do not depend on: `"error"`, or
+      product_dtype: The dtype of the network's products, as in `linearize`: `"bfloat16"` rounds
+        float32 operands. Sums, the loss and its Hessian, the outputs and the gradient keep their
+        dtype.
+      unconnected: The treatment of a parameter that the outputs do not depend on: `"error"`, or
         `"zero"` for a zero block.
-      check_deterministic: Whether the function and the data are checked to be the same whenever
-        they are looked at: on a batch the function runs twice when the operator is made, outside
-        a `tf.function`; on a data set as well, on the first batch, whose first batches are read
-        twice, and each pass is compared with the first by a checksum of its examples.
+      check_deterministic: Whether to check that the function and the data stay the same, as
+        `gauss_newton` does.
 
     Returns:
       On one batch a `Hessian`, whose gradient has been computed; on a data set a
@@ -105,7 +103,7 @@ def hessian(
     Raises:
       ValueError: If the loss is unknown, targets, weights or mask do not fit the outputs, a
         parameter is unconnected, its shape is not static, the data is empty, the products' dtype is
-        unknown, or the function or the data changes from look to look.
+        unknown, or the function or the data changes between passes.
       TypeError: If a parameter is not floating, the output is not one tensor of float32 or
         float64, or the data can be iterated over only once.
       NotDifferentiableError: If an operation has no second derivative.

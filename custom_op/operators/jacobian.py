@@ -17,12 +17,13 @@ Structure = Any
 class Jacobian:
     """J = ∂z/∂w at one point: M outputs by P parameters.
 
-    Vectors of either side are structures, or flat of shape [P] or [M], or the columns of a matrix.
+    Vectors on either side are structures, flat vectors of shape [P] or [M], or the columns of a
+    matrix.
 
     Attributes:
-      outputs: z.
+      outputs: The outputs z.
       shape: (M, P).
-      dtype: The parameters' dtype (of the first, where they differ).
+      dtype: The parameters' dtype (that of the first, if they differ).
     """
 
     def __init__(
@@ -30,7 +31,7 @@ class Jacobian:
         function: Callable[[Structure], Structure],
         parameters: Structure,
         unconnected: str = "error",
-    ):
+    ) -> None:
         self._linearization = linearize(function, parameters, unconnected=unconnected)
         self.outputs = self._linearization.outputs
         self._columns = FlatForm(parameters, "parameters")
@@ -39,7 +40,7 @@ class Jacobian:
         self.dtype = self._columns.dtype
 
     def matvec(self, vector: Structure) -> Structure:
-        """Returns J v, R-forward.
+        """Returns J v, by R-forward.
 
         Args:
           vector: A structure like the parameters, a flat vector [P], or a matrix [P, K].
@@ -83,7 +84,7 @@ class Jacobian:
 
         Returns:
           A `scipy.sparse.linalg.LinearOperator` of the parameters' dtype. Its products run
-          eagerly, so the operator has to be made outside a `tf.function`.
+          eagerly, so the operator must be made outside a `tf.function`.
 
         Raises:
           TypeError: If there are several dtypes, or one that NumPy does not have.
@@ -104,9 +105,9 @@ def jacobian(
     """Returns the Jacobian operator of a function.
 
     Args:
-      function: Takes the parameters and returns a structure of floating tensors of static shapes.
+      function: A function from the parameters to a structure of floating tensors of static shapes.
       parameters: A structure of floating tensors of static shapes.
-      unconnected: What to do with a parameter that no output depends on: `"error"`, or `"zero"`
+      unconnected: The treatment of a parameter that no output depends on: `"error"`, or `"zero"`
         for columns of zeros.
 
     Returns:

@@ -17,19 +17,19 @@ Structure = Any
 class CurvatureOperator(abc.ABC):
     """A symmetric matrix over parameters, such as a Gauss-Newton, Fisher or Hessian matrix.
 
-    A vector is a structure like the parameters, or flat, of shape [P]; several at once are the
-    columns of a [P, K] matrix. Flat means the leaves in the order of `tf.nest.flatten`, each in
-    row-major order.
+    A vector is a structure like the parameters, or flat, of shape [P]; several vectors are the
+    columns of a [P, K] matrix. A flat vector holds the leaves in the order of `tf.nest.flatten`,
+    each in row-major order.
 
     Attributes:
       shape: (P, P), with P the number of parameters.
-      dtype: The parameters' dtype (of the first, where they differ).
+      dtype: The parameters' dtype (that of the first, if they differ).
       positive_semidefinite: Whether <v, A v> ≥ 0 for every v by construction.
     """
 
     positive_semidefinite = True
 
-    def __init__(self, parameters: Structure):
+    def __init__(self, parameters: Structure) -> None:
         self._parameters = parameters
         self._leaves = structures.flatten_floating(parameters, "parameters")
         self._form = FlatForm(parameters, "parameters")
@@ -38,7 +38,7 @@ class CurvatureOperator(abc.ABC):
 
     @abc.abstractmethod
     def _product(self, vector: Structure) -> Structure:
-        """Returns the product with a structure, which it checks."""
+        """Returns the product with a structure, after checking it."""
 
     def _products(self, rows: tf.Tensor) -> tf.Tensor:
         """Returns the products with the rows of a [K, P] matrix, as rows."""
@@ -75,11 +75,11 @@ class CurvatureOperator(abc.ABC):
         """Returns A + λI for SciPy's solvers and eigensolvers.
 
         Args:
-          damping: λ.
+          damping: The multiple λ of the identity.
 
         Returns:
           A `scipy.sparse.linalg.LinearOperator` of the parameters' dtype. Its products run
-          eagerly, so the operator has to be made outside a `tf.function`.
+          eagerly, so the operator must be made outside a `tf.function`.
 
         Raises:
           TypeError: If the parameters have several dtypes, or one that NumPy does not have.
@@ -92,10 +92,10 @@ class CurvatureOperator(abc.ABC):
         """Returns A + λI as a `tf.linalg.LinearOperator`.
 
         Args:
-          damping: λ.
-          is_positive_definite: What the operator says of itself;
-            `tf.linalg.experimental.conjugate_gradient` asks for `True`. By default that is so
-            where A is positive semidefinite by construction and λ > 0.
+          damping: The multiple λ of the identity.
+          is_positive_definite: The operator's hint about itself;
+            `tf.linalg.experimental.conjugate_gradient` demands `True`. By default it is True
+            if A is positive semidefinite by construction and λ > 0.
 
         Returns:
           The operator, self-adjoint, of shape [P, P] and the parameters' dtype.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
-from custom_op.registry import register_r_forward, replay
+from custom_op.registry import LinearMap, register_r_forward, replay
 from custom_op.rules import moments
 
 
@@ -41,19 +43,19 @@ def _plus(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 
 
 @register_r_forward("Add", "AddV2", "AddN")
-def addition(op):
+def addition(op: tf.Operation) -> LinearMap:
     """R(x + y) = R(x) + R(y)."""
     return lambda *tangents: _sum(op.outputs[0], *tangents)
 
 
 @register_r_forward("Sub")
-def subtraction(op):
+def subtraction(op: tf.Operation) -> LinearMap:
     """R(x - y) = R(x) - R(y)."""
     return lambda a, b: _sum(op.outputs[0], a, None if b is None else -b)
 
 
 @register_r_forward("Mul")
-def multiplication(op):
+def multiplication(op: tf.Operation) -> LinearMap:
     """R(xy) = R(x) y + x R(y)."""
     x, y = op.inputs
     return lambda a, b: _sum(
@@ -62,7 +64,7 @@ def multiplication(op):
 
 
 @register_r_forward("RealDiv", "Div")
-def division(op):
+def division(op: tf.Operation) -> LinearMap:
     """R(x / y) = (R(x) - (x/y) R(y)) / y."""
     divisor, quotient = op.inputs[1], op.outputs[0]
     return lambda a, b: _sum(
@@ -72,13 +74,13 @@ def division(op):
     )
 
 
-def _product(slope, tangent: tf.Tensor | None) -> tf.Tensor | None:
+def _product(slope: Callable[[], tf.Tensor], tangent: tf.Tensor | None) -> tf.Tensor | None:
     """Multiplies where there is a tangent; the slope is computed only then."""
     return None if tangent is None else slope() * tangent
 
 
 @register_r_forward("DivNoNan")
-def division_or_zero(op):
+def division_or_zero(op: tf.Operation) -> LinearMap:
     """As a quotient, and zero where the divisor is zero."""
     divisor, quotient = op.inputs[1], op.outputs[0]
     return lambda a, b: _sum(
@@ -89,7 +91,7 @@ def division_or_zero(op):
 
 
 @register_r_forward("MulNoNan")
-def multiplication_or_zero(op):
+def multiplication_or_zero(op: tf.Operation) -> LinearMap:
     """As a product, and zero where the second factor is zero, whatever the first is."""
     x, y = op.inputs
     return lambda a, b: _sum(
@@ -100,7 +102,7 @@ def multiplication_or_zero(op):
 
 
 @register_r_forward("Xdivy")
-def division_of_zero(op):
+def division_of_zero(op: tf.Operation) -> LinearMap:
     """As a quotient, and zero where dividend and divisor are zero."""
     x, y = op.inputs
     return lambda a, b: _sum(
@@ -111,7 +113,7 @@ def division_of_zero(op):
 
 
 @register_r_forward("Xlogy")
-def times_logarithm(op):
+def times_logarithm(op: tf.Operation) -> LinearMap:
     """R(x log y) = log(y) R(x) + (x/y) R(y), and zero where x is zero and log(y) infinite."""
     x, y = op.inputs
     return lambda a, b: _sum(
@@ -122,7 +124,7 @@ def times_logarithm(op):
 
 
 @register_r_forward("Xlog1py")
-def times_logarithm_of_one_plus(op):
+def times_logarithm_of_one_plus(op: tf.Operation) -> LinearMap:
     """R(x log(1 + y)) = log(1 + y) R(x) + x/(1 + y) R(y), zero where x is and log(1 + y) not."""
     x, y = op.inputs
     return lambda a, b: _sum(
@@ -157,13 +159,13 @@ def _known_number(x: tf.Tensor) -> float | None:
 
 
 @register_r_forward("Pow")
-def power(op):
+def power(op: tf.Operation) -> LinearMap:
     """R(xʸ) = y xʸ⁻¹ R(x) + log(x) xʸ R(y); the second only where x is positive."""
     x, y = op.inputs
     zero, one = tf.zeros([], x.dtype), tf.ones([], x.dtype)
     exponent = _known_number(y)
 
-    def slope_in_base():
+    def slope_in_base() -> tf.Tensor:
         # Squares are everywhere, and x⁰ or x¹ as a power takes longer than many a matrix product.
         if exponent == 1:
             return y
@@ -173,7 +175,7 @@ def power(op):
         lowered = tf.where((x == zero) & (y == zero), one, y - 1)
         return y * tf.pow(x, lowered)
 
-    def slope_in_exponent():
+    def slope_in_exponent() -> tf.Tensor:
         positive = x != zero if x.dtype.is_complex else x > zero
         return tf.where(positive, tf.math.log(tf.where(positive, x, one)), zero) * op.outputs[0]
 
@@ -183,7 +185,7 @@ def power(op):
 
 
 @register_r_forward("Atan2")
-def angle(op):
+def angle(op: tf.Operation) -> LinearMap:
     """R(atan2(y, x)) = (x R(y) - y R(x)) / (x² + y²)."""
     y, x = op.inputs
     squares = tf.square(x) + tf.square(y)
@@ -195,7 +197,7 @@ def angle(op):
 
 
 @register_r_forward("FloorMod", "Mod", "TruncateMod")
-def remainder(op):
+def remainder(op: tf.Operation) -> LinearMap:
     """R(x mod y) = R(x) - q R(y), with q the whole part of the quotient."""
     x, y = op.inputs
     return lambda a, b: _sum(
@@ -204,24 +206,24 @@ def remainder(op):
 
 
 @register_r_forward("FloorDiv", "TruncateDiv")
-def whole_quotient(op):
+def whole_quotient(op: tf.Operation) -> LinearMap:
     """R(y) = 0 almost everywhere."""
     del op
     return lambda *tangents: None
 
 
 @register_r_forward("NextAfter")
-def neighbour(op):
+def neighbour(op: tf.Operation) -> LinearMap:
     """The next floating number moves with the first input."""
     return lambda a, _: _sum(op.outputs[0], a)
 
 
 @register_r_forward("SquaredDifference")
-def squared_difference(op):
+def squared_difference(op: tf.Operation) -> LinearMap:
     """R((x - y)²) = 2 (x - y) (R(x) - R(y))."""
     x, y = op.inputs[0], moments.unstopped(op)
 
-    def tangent_map(a, b):
+    def tangent_map(a: tf.Tensor | None, b: tf.Tensor | None) -> tf.Tensor | None:
         slope = 2 * (x - y)
         return _sum(
             op.outputs[0], None if a is None else slope * a, None if b is None else -slope * b
@@ -230,8 +232,8 @@ def squared_difference(op):
     return tangent_map
 
 
-def _selected(op, first_wins):
-    def tangent_map(a, b):
+def _selected(op: tf.Operation, first_wins: tf.Tensor) -> LinearMap:
+    def tangent_map(a: tf.Tensor | None, b: tf.Tensor | None) -> tf.Tensor:
         zero = tf.zeros([], op.outputs[0].dtype)
         chosen = tf.where(first_wins, zero if a is None else a, zero if b is None else b)
         return _to_shape_of(op.outputs[0], chosen)
@@ -240,19 +242,19 @@ def _selected(op, first_wins):
 
 
 @register_r_forward("Maximum")
-def maximum(op):
+def maximum(op: tf.Operation) -> LinearMap:
     """R(max(x, y)) is the tangent of the larger one; a tie gives all to the first operand."""
     return _selected(op, op.inputs[0] >= op.inputs[1])
 
 
 @register_r_forward("Minimum")
-def minimum(op):
+def minimum(op: tf.Operation) -> LinearMap:
     """R(min(x, y)) is the tangent of the smaller one; a tie gives all to the first operand."""
     return _selected(op, op.inputs[0] <= op.inputs[1])
 
 
 @register_r_forward("SelectV2")
-def select(op):
+def select(op: tf.Operation) -> LinearMap:
     """R(where(c, x, y)) = where(c, R(x), R(y))."""
     condition = op.inputs[0]
     chosen = _selected(op, condition)
@@ -260,11 +262,11 @@ def select(op):
 
 
 @register_r_forward("Select")
-def select_rows(op):
+def select_rows(op: tf.Operation) -> LinearMap:
     """As `SelectV2`; the condition may choose whole rows."""
     condition, output = op.inputs[0], op.outputs[0]
 
-    def tangent_map(_, a, b):
+    def tangent_map(_: None, a: tf.Tensor | None, b: tf.Tensor | None) -> tf.Tensor:
         zeros = tf.zeros_like(output)
         return replay(op, [condition, zeros if a is None else a, zeros if b is None else b])[0]
 
@@ -272,12 +274,14 @@ def select_rows(op):
 
 
 @register_r_forward("ClipByValue")
-def clip(op):
+def clip(op: tf.Operation) -> LinearMap:
     """R(y) is the tangent of the bound where that holds, R(x) elsewhere."""
     values, low, high = op.inputs
     output = op.outputs[0]
 
-    def tangent_map(inside, at_low, at_high):
+    def tangent_map(
+        inside: tf.Tensor | None, at_low: tf.Tensor | None, at_high: tf.Tensor | None
+    ) -> tf.Tensor:
         zero = tf.zeros([], output.dtype)
         at_low, at_high, inside = (
             zero if tangent is None else tangent for tangent in (at_low, at_high, inside)
@@ -290,11 +294,11 @@ def clip(op):
 
 
 @register_r_forward("BiasAdd", "BiasAddV1")
-def bias_add(op):
+def bias_add(op: tf.Operation) -> LinearMap:
     """R(x + b) = R(x) + R(b), with b along the channels."""
     data_format = op.get_attr("data_format").decode() if op.type == "BiasAdd" else "NHWC"
 
-    def tangent_map(a, b):
+    def tangent_map(a: tf.Tensor | None, b: tf.Tensor | None) -> tf.Tensor | None:
         if b is None:
             return a
         base = tf.zeros_like(op.outputs[0]) if a is None else a

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from custom_op.registry import register_r_forward
+from custom_op.registry import LinearMap, register_r_forward
 from custom_op.rules import kernels
 from custom_op.rules.products import bilinear
 from custom_op.tensorflow_internals import is_compiled
@@ -22,7 +22,7 @@ _DEPTHWISE = "DepthwiseConv2dNative"
 
 
 @register_r_forward("Conv2D", "Conv3D", "DepthwiseConv2dNative")
-def convolution(op):
+def convolution(op: tf.Operation) -> LinearMap:
     """The convolution of x with w."""
     x, w = op.inputs
     if not _lacks_kernels(op, x.shape, w.shape):
@@ -34,7 +34,7 @@ def convolution(op):
 @register_r_forward(
     "Conv2DBackpropInput", "Conv3DBackpropInputV2", "DepthwiseConv2dNativeBackpropInput"
 )
-def transposed_convolution(op):
+def transposed_convolution(op: tf.Operation) -> LinearMap:
     """The transpose of a convolution in x; its inputs are sizes, w and values."""
     _, w, values = op.inputs
     shape = op.outputs[0].shape
@@ -42,7 +42,7 @@ def transposed_convolution(op):
         return bilinear(op, 1, 2)
     taps = _Taps(op, shape, w.shape)
 
-    def transpose(w, values):
+    def transpose(w: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
         at = tf.zeros(shape, values.dtype)
         return tf.gradients(taps.convolve(at, w), at, values)[0]
 
@@ -53,7 +53,7 @@ def transposed_convolution(op):
 @register_r_forward(
     "Conv2DBackpropFilter", "Conv3DBackpropFilterV2", "DepthwiseConv2dNativeBackpropFilter"
 )
-def convolution_of_gradients(op):
+def convolution_of_gradients(op: tf.Operation) -> LinearMap:
     """The transpose of a convolution in w; its inputs are x, sizes and values."""
     x, _, values = op.inputs
     shape = op.outputs[0].shape
@@ -61,7 +61,7 @@ def convolution_of_gradients(op):
         return bilinear(op, 0, 2)
     taps = _Taps(op, x.shape, shape)
 
-    def transpose(x, values):
+    def transpose(x: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
         at = tf.zeros(shape, values.dtype)
         return tf.gradients(taps.convolve(x, at), at, values)[0]
 
@@ -69,8 +69,8 @@ def convolution_of_gradients(op):
     return lambda dx, _, dvalues: tangent_map(dx, dvalues)
 
 
-def _product_rule(product: Callable[..., tf.Tensor], a: tf.Tensor, b: tf.Tensor):
-    def tangent_map(da, db):
+def _product_rule(product: Callable[..., tf.Tensor], a: tf.Tensor, b: tf.Tensor) -> LinearMap:
+    def tangent_map(da: tf.Tensor | None, db: tf.Tensor | None) -> tf.Tensor:
         terms = [] if da is None else [product(da, b)]
         if db is not None:
             terms.append(product(a, db))
@@ -98,7 +98,7 @@ def _lacks_kernels(op: tf.Operation, x: tf.TensorShape, w: tf.TensorShape) -> bo
 class _Taps:
     """A convolution as a sum over the places of its kernel."""
 
-    def __init__(self, op: tf.Operation, x: tf.TensorShape, w: tf.TensorShape):
+    def __init__(self, op: tf.Operation, x: tf.TensorShape, w: tf.TensorShape) -> None:
         self._spatial = x.rank - 2
         self._first = op.get_attr("data_format").startswith(b"NC")
         self._depthwise = op.type.startswith(_DEPTHWISE)
@@ -116,7 +116,9 @@ class _Taps:
     def _of_space(self, values: Sequence[int]) -> list[int]:
         return list(values[2:] if self._first else values[1:-1])
 
-    def _paddings(self, op, sizes, reach) -> list[tuple[int, int]]:
+    def _paddings(
+        self, op: tf.Operation, sizes: list[int], reach: list[int]
+    ) -> list[tuple[int, int]]:
         padding = op.get_attr("padding")
         if padding == b"VALID":
             return [(0, 0)] * self._spatial

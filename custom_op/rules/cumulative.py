@@ -13,17 +13,17 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from custom_op import fallback
-from custom_op.registry import register_r_forward
+from custom_op.registry import LinearMap, register_r_forward
 
 
 @register_r_forward("Cumprod")
-def cumulative_product(op):
+def cumulative_product(op: tf.Operation) -> LinearMap:
     """y_k = x_1 ... x_k, with R(ab) = a R(b) + R(a) b in each step of the scan."""
     return _scan(op, one=1.0, combine=lambda a, b: a * b, slopes=lambda a, b: (b, a))
 
 
 @register_r_forward("CumulativeLogsumexp")
-def cumulative_log_sum_exp(op):
+def cumulative_log_sum_exp(op: tf.Operation) -> LinearMap:
     """y_k = log(e^x_1 + ... + e^x_k), with R = σ(a - b) R(a) + σ(b - a) R(b) in each step."""
     return _scan(
         op,
@@ -38,7 +38,7 @@ def _scan(
     one: float,
     combine: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
     slopes: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
-):
+) -> LinearMap:
     """The tangent of a scan along one axis.
 
     Args:
@@ -56,15 +56,15 @@ def _scan(
     order = [i for i in range(x.shape.rank) if i != axis] + [axis]
     back = [order.index(i) for i in range(x.shape.rank)]
 
-    def aligned(values):
+    def aligned(values: tf.Tensor) -> tf.Tensor:
         values = tf.transpose(values, order)
         return values[..., ::-1] if op.get_attr("reverse") else values
 
-    def restored(values):
+    def restored(values: tf.Tensor) -> tf.Tensor:
         values = values[..., ::-1] if op.get_attr("reverse") else values
         return tf.transpose(values, back)
 
-    def shifted(values, filler):
+    def shifted(values: tf.Tensor, filler: float) -> tf.Tensor:
         """For an exclusive scan: the last value is not used, the first place is neutral."""
         filler = tf.fill(tf.shape(values[..., :1]), tf.cast(filler, values.dtype))
         return tf.concat([filler, values[..., :-1]], -1)
@@ -81,7 +81,7 @@ def _scan(
         values = tf.concat([values[..., :distance], combine(earlier, later)], -1)
         distance *= 2
 
-    def tangent_map(t, _):
+    def tangent_map(t: tf.Tensor, _: None) -> tf.Tensor:
         t = aligned(t)
         if exclusive:
             t = shifted(t, 0.0)

@@ -12,128 +12,128 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from custom_op.registry import register_r_forward, replay
+from custom_op.registry import LinearMap, register_r_forward, replay
 from custom_op.rules import moments
 
 
 @register_r_forward("Relu")
-def relu(op):
+def relu(op: tf.Operation) -> LinearMap:
     """R(max(x, 0)) = [x > 0] R(x)."""
     return lambda t: tf.raw_ops.ReluGrad(gradients=t, features=op.outputs[0])
 
 
 @register_r_forward("Relu6")
-def relu6(op):
+def relu6(op: tf.Operation) -> LinearMap:
     """R(min(max(x, 0), 6)) = [0 < x < 6] R(x)."""
     return lambda t: tf.raw_ops.Relu6Grad(gradients=t, features=op.outputs[0])
 
 
 @register_r_forward("LeakyRelu")
-def leaky_relu(op):
+def leaky_relu(op: tf.Operation) -> LinearMap:
     """R(y) = R(x) where x > 0, α R(x) elsewhere."""
     alpha = op.get_attr("alpha")
     return lambda t: tf.raw_ops.LeakyReluGrad(gradients=t, features=op.inputs[0], alpha=alpha)
 
 
 @register_r_forward("Elu")
-def elu(op):
+def elu(op: tf.Operation) -> LinearMap:
     """R(y) = R(x) where x > 0, (y + 1) R(x) elsewhere."""
     return lambda t: tf.raw_ops.EluGrad(gradients=t, outputs=op.outputs[0])
 
 
 @register_r_forward("Selu")
-def selu(op):
+def selu(op: tf.Operation) -> LinearMap:
     """R(y) = λ R(x) where x > 0, (y + λα) R(x) elsewhere."""
     return lambda t: tf.raw_ops.SeluGrad(gradients=t, outputs=op.outputs[0])
 
 
 @register_r_forward("Softplus")
-def softplus(op):
+def softplus(op: tf.Operation) -> LinearMap:
     """R(log(1 + eˣ)) = σ(x) R(x)."""
     return lambda t: tf.raw_ops.SoftplusGrad(gradients=t, features=op.inputs[0])
 
 
 @register_r_forward("Sigmoid")
-def sigmoid(op):
+def sigmoid(op: tf.Operation) -> LinearMap:
     """R(y) = y (1 - y) R(x)."""
     return lambda t: tf.raw_ops.SigmoidGrad(y=op.outputs[0], dy=t)
 
 
 @register_r_forward("Tanh")
-def tanh(op):
+def tanh(op: tf.Operation) -> LinearMap:
     """R(y) = (1 - y²) R(x)."""
     return lambda t: tf.raw_ops.TanhGrad(y=op.outputs[0], dy=t)
 
 
 @register_r_forward("Exp")
-def exp(op):
+def exp(op: tf.Operation) -> LinearMap:
     """R(y) = y R(x)."""
     return lambda t: t * op.outputs[0]
 
 
 @register_r_forward("Expm1")
-def expm1(op):
+def expm1(op: tf.Operation) -> LinearMap:
     """R(y) = (y + 1) R(x)."""
     return lambda t: t * (op.outputs[0] + 1)
 
 
 @register_r_forward("Log")
-def log(op):
+def log(op: tf.Operation) -> LinearMap:
     """R(log x) = R(x) / x."""
     return lambda t: t / op.inputs[0]
 
 
 @register_r_forward("Log1p")
-def log1p(op):
+def log1p(op: tf.Operation) -> LinearMap:
     """R(log(1 + x)) = R(x) / (1 + x)."""
     return lambda t: t / (1 + op.inputs[0])
 
 
 @register_r_forward("Sqrt")
-def sqrt(op):
+def sqrt(op: tf.Operation) -> LinearMap:
     """R(y) = R(x) / 2y."""
     return lambda t: t * 0.5 / op.outputs[0]
 
 
 @register_r_forward("Rsqrt")
-def rsqrt(op):
+def rsqrt(op: tf.Operation) -> LinearMap:
     """R(x^-½) = -½ x^-½ R(x) / x."""
     slope = -0.5 * op.outputs[0] / op.inputs[0]
     return lambda t: t * slope
 
 
 @register_r_forward("Square")
-def square(op):
+def square(op: tf.Operation) -> LinearMap:
     """R(x²) = 2x R(x)."""
     return lambda t: 2 * op.inputs[0] * t
 
 
 @register_r_forward("Reciprocal", "Inv")
-def reciprocal(op):
+def reciprocal(op: tf.Operation) -> LinearMap:
     """R(y) = -y² R(x)."""
     return lambda t: -t * tf.square(op.outputs[0])
 
 
 @register_r_forward("Abs")
-def absolute(op):
+def absolute(op: tf.Operation) -> LinearMap:
     """R(|x|) = sign(x) R(x), and zero at zero."""
     return lambda t: t * tf.sign(op.inputs[0])
 
 
 @register_r_forward("Sin")
-def sin(op):
+def sin(op: tf.Operation) -> LinearMap:
     """R(sin x) = cos(x) R(x)."""
     return lambda t: t * tf.cos(op.inputs[0])
 
 
 @register_r_forward("Cos")
-def cos(op):
+def cos(op: tf.Operation) -> LinearMap:
     """R(cos x) = -sin(x) R(x)."""
     return lambda t: -t * tf.sin(op.inputs[0])
 
 
 @register_r_forward("Erf")
-def erf(op):
+def erf(op: tf.Operation) -> LinearMap:
     """R(erf x) = 2/√π exp(-x²) R(x)."""
     slope = (2 / math.sqrt(math.pi)) * tf.exp(-tf.square(op.inputs[0]))
     return lambda t: t * slope
@@ -159,7 +159,7 @@ _SLOPES: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
 
 
 @register_r_forward(*_SLOPES)
-def by_slope(op):
+def by_slope(op: tf.Operation) -> LinearMap:
     """R(y) = f'(x) R(x), with the slope f'(x) kept."""
     slope = _SLOPES[op.type](op.inputs[0], op.outputs[0])
     return lambda t: slope * t
@@ -181,19 +181,19 @@ _GRADIENTS: dict[str, tuple[int, int, Callable[[tf.Tensor, tf.Tensor], tf.Tensor
 
 
 @register_r_forward(*_GRADIENTS)
-def gradient_of_activation(op):
+def gradient_of_activation(op: tf.Operation) -> LinearMap:
     """R(g f'(y)) = f'(y) R(g) + g f''(y) R(y)."""
     first, second, curve = _GRADIENTS[op.type]
     g, y = op.inputs[first], op.inputs[second]
 
-    def scaled(tangent):
+    def scaled(tangent: tf.Tensor) -> tf.Tensor:
         if op.type == "SoftsignGrad":  # Its kernel has no gradient.
             return tangent / tf.square(1 + tf.abs(y))
         inputs = [y, y]
         inputs[first] = tangent
         return replay(op, inputs)[0]
 
-    def tangent_map(*tangents):
+    def tangent_map(*tangents: tf.Tensor | None) -> tf.Tensor:
         terms = []
         if tangents[first] is not None:
             terms.append(scaled(tangents[first]))
@@ -205,7 +205,7 @@ def gradient_of_activation(op):
 
 
 @register_r_forward("ReluGrad", "Relu6Grad", "LeakyReluGrad")
-def piecewise_linear_gradient(op):
+def piecewise_linear_gradient(op: tf.Operation) -> LinearMap:
     """R(slope g) = slope R(g): the slope's own derivative is zero almost everywhere."""
     return lambda t, _: None if t is None else replay(op, [t, op.inputs[1]])
 
@@ -213,14 +213,14 @@ def piecewise_linear_gradient(op):
 @register_r_forward(
     "ZerosLike", "OnesLike", "Sign", "Floor", "Ceil", "Round", "Rint", "StatelessRandomPoisson"
 )
-def constant(op):
+def constant(op: tf.Operation) -> LinearMap:
     """R(y) = 0, by intention or almost everywhere."""
     del op
     return lambda *tangents: None
 
 
 @register_r_forward("StopGradient")
-def stop_gradient(op):
+def stop_gradient(op: tf.Operation) -> LinearMap:
     """R(y) = 0 by intention; the mean inside `tf.nn.moments` moves all the same."""
     passes = moments.is_differentiated_mean(op)
     return lambda t: t if passes else None

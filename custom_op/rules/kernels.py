@@ -18,7 +18,7 @@ def has_onednn() -> bool:
     grouped convolutions; outside XLA, and in float32 and bfloat16. A convolution tells, once.
     """
 
-    def convolve():
+    def convolve() -> tf.Tensor:
         image, kernel = tf.ones([1, 1, 2, 2]), tf.ones([1, 1, 1, 1])
         return tf.nn.conv2d(image, kernel, 1, "VALID", data_format="NCHW")
 
@@ -42,7 +42,7 @@ def sums_bfloat16_in_float32() -> bool:
         return True
 
     @tf.function(autograph=False)
-    def products(left, right):
+    def products(left: tf.Tensor, right: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         sizes = {"filter_sizes": [1, 1, 8, 8], "strides": [1, 1, 1, 1], "padding": "VALID"}
         in_kernel = tf.raw_ops.Conv2DBackpropFilter(
             input=left[:, None, None], out_backprop=right[:, None, None], **sizes

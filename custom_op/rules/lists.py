@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from custom_op.fallback import carries_tangents
-from custom_op.registry import register_r_forward, replay
+from custom_op.registry import LinearMap, register_r_forward, replay
 
 
 def zeros_like(value: tf.Tensor) -> tf.Tensor:
@@ -49,11 +49,11 @@ def _constants(inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     "TensorListSplit",
     "TensorListStack",
 )
-def one_source(op):
+def one_source(op: tf.Operation) -> LinearMap:
     """Linear in the first input, a list or its entries; the others are places and sizes."""
     rest = list(op.inputs)[1:]
 
-    def tangent_map(tangent, *_):
+    def tangent_map(tangent: tf.Tensor | None, *_: None) -> list[tf.Tensor | None]:
         if tangent is None:
             return [None] * len(op.outputs)
         return [
@@ -69,7 +69,7 @@ def one_source(op):
     "TensorListScatterIntoExistingList",
     "TensorListSetItem",
 )
-def list_and_entries(op):
+def list_and_entries(op: tf.Operation) -> LinearMap:
     """Linear in the list and in the entries together; what has no tangent has a zero one."""
     return lambda *tangents: replay(op, _constants(_filled(op, tangents)))
 
@@ -82,7 +82,7 @@ def _filled(op: tf.Operation, tangents: Sequence[tf.Tensor | None]) -> list[tf.T
 
 
 @register_r_forward("TensorListGather")
-def entries_of_list(op):
+def entries_of_list(op: tf.Operation) -> LinearMap:
     """Chosen entries of a list; linear in it.
 
     TensorFlow's gradient keeps, of an entry that is chosen several times, the last cotangent only,
@@ -94,7 +94,7 @@ def entries_of_list(op):
         return one_source(op)
     dtype = op.get_attr("element_dtype")
 
-    def tangent_map(tangent, *_):
+    def tangent_map(tangent: tf.Tensor | None, *_: None) -> tf.Tensor | None:
         if tangent is None:
             return None
         entries = tf.raw_ops.TensorListStack(
@@ -110,11 +110,11 @@ def entries_of_list(op):
 
 
 @register_r_forward("TensorListConcatLists")
-def joined_lists(op):
+def joined_lists(op: tf.Operation) -> LinearMap:
     """One list behind another: linear in both together. Entries have to be of one shape."""
     dtype = op.get_attr("element_dtype")
 
-    def tangent_map(*tangents):
+    def tangent_map(*tangents: tf.Tensor | None) -> tf.Tensor:
         stacked, shape = [], None
         for each in _filled(op, tangents):
             shape = tf.raw_ops.TensorListElementShape(input_handle=each, shape_type=tf.int32)
@@ -129,11 +129,11 @@ def joined_lists(op):
 
 
 @register_r_forward("TensorListPushBackBatch")
-def entries_behind_lists(op):
+def entries_behind_lists(op: tf.Operation) -> LinearMap:
     """An entry behind each of some lists: linear in lists and entries together."""
     count = op.inputs[0].shape[0]
 
-    def tangent_map(*tangents):
+    def tangent_map(*tangents: tf.Tensor | None) -> tf.Tensor:
         lists, entries = _filled(op, tangents)
         longer = [
             tf.raw_ops.TensorListPushBack(input_handle=each, tensor=entry)

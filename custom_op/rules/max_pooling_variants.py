@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from custom_op import fallback
 from custom_op.linear_maps.maxima import Windows, first_places, put, take
-from custom_op.registry import register_r_forward
+from custom_op.registry import LinearMap, register_r_forward
 
 
 def windows_of(op: Any) -> Windows:
@@ -31,21 +31,23 @@ def windows_of(op: Any) -> Windows:
         return Windows(list(sizes), list(strides), padding, explicit)
     known = [tf.get_static_value(value) for value in list(op.inputs)[-2:]]
     if known[0] is None or known[1] is None:
-        raise fallback.refusal(
-            op, "its windows are not known while tracing", "give it constant sizes and strides"
+        raise fallback.NotDifferentiableError(
+            fallback.refusal(
+                op, "its windows are not known while tracing", "give it constant sizes and strides"
+            )
         )
     return Windows(known[0].tolist(), known[1].tolist(), padding, explicit)
 
 
 @register_r_forward("MaxPool3D", "MaxPoolV2")
-def max_pool_in_any_space(op):
+def max_pool_in_any_space(op: tf.Operation) -> LinearMap:
     """R(y) is the tangent at each window's first maximum."""
     places = first_places(op.inputs[0], windows_of(op))
     return lambda t, *_: take(t, places)
 
 
 @register_r_forward("MaxPoolGrad", "MaxPoolGradV2", "MaxPool3DGrad")
-def gradient_of_max_pool(op):
+def gradient_of_max_pool(op: tf.Operation) -> LinearMap:
     """Linear in the third input; where the maxima lie does not change, almost everywhere."""
     values = op.inputs[0]
     places = first_places(values, windows_of(op))
@@ -53,7 +55,7 @@ def gradient_of_max_pool(op):
 
 
 @register_r_forward("MaxPoolGradGrad", "MaxPoolGradGradV2", "MaxPool3DGradGrad")
-def second_gradient_of_max_pool(op):
+def second_gradient_of_max_pool(op: tf.Operation) -> LinearMap:
     """Linear in the third input; where the maxima lie does not change, almost everywhere."""
     places = first_places(op.inputs[0], windows_of(op))
     return lambda _, __, t, *___: None if t is None else take(t, places)
@@ -69,14 +71,14 @@ def told_places(op: Any, argmax: tf.Tensor) -> tf.Tensor:
 
 
 @register_r_forward("MaxPoolWithArgmax")
-def max_pool_with_places(op):
+def max_pool_with_places(op: tf.Operation) -> LinearMap:
     """R(y) is the tangent at the places that the operation tells."""
     places = told_places(op, op.outputs[1])
     return lambda t: (take(t, places), None)
 
 
 @register_r_forward("MaxPoolGradWithArgmax")
-def gradient_of_max_pool_with_places(op):
+def gradient_of_max_pool_with_places(op: tf.Operation) -> LinearMap:
     """Linear in the second input."""
     values, _, argmax = op.inputs
     places = told_places(op, argmax)

@@ -7,9 +7,11 @@ the second for local response normalisation. Statistics are computed in the dtyp
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
-from custom_op.registry import register_r_forward
+from custom_op.registry import LinearMap, register_r_forward
 
 
 class _Batch:
@@ -22,7 +24,9 @@ class _Batch:
       count: How many values a channel has.
     """
 
-    def __init__(self, op: tf.Operation, x: tf.Tensor, given: tuple[tf.Tensor, tf.Tensor] | None):
+    def __init__(
+        self, op: tf.Operation, x: tf.Tensor, given: tuple[tf.Tensor, tf.Tensor] | None
+    ) -> None:
         rank = x.shape.rank
         channels_first = op.get_attr("data_format").decode().startswith("NC")
         self._channel = 1 if channels_first else rank - 1
@@ -51,7 +55,9 @@ class _Batch:
         """The mean over all but the channels, to broadcast."""
         return tf.reduce_mean(values, self.axes, keepdims=True)
 
-    def tangents(self, x, mean=None, variance=None):
+    def tangents(
+        self, x: tf.Tensor | None, mean: tf.Tensor | None = None, variance: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         """R(m), R(v), R(r) and R(x̂) from R(x) and, if frozen, R(m) and R(v); None is zero."""
         zero = tf.zeros([], self.scale.dtype)
         x = zero if x is None else x
@@ -72,7 +78,7 @@ def _cast(values: tf.Tensor | None, dtype: tf.DType) -> tf.Tensor | None:
 
 
 @register_r_forward("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
-def batch_normalization(op):
+def batch_normalization(op: tf.Operation) -> LinearMap:
     """R(γ x̂ + β) = R(γ) x̂ + γ R(x̂) + R(β), with the statistics' tangents in R(x̂).
 
     Outputs 1 and 2 are the statistics for the moving averages; the others, which TensorFlow keeps
@@ -84,7 +90,13 @@ def batch_normalization(op):
     batch = _Batch(op, tf.cast(x, dtype), (old_mean, old_variance) if frozen else None)
     share = op.get_attr("exponential_avg_factor")
 
-    def tangent_map(dx, dgamma, dbeta, dmean, dvariance):
+    def tangent_map(
+        dx: tf.Tensor | None,
+        dgamma: tf.Tensor | None,
+        dbeta: tf.Tensor | None,
+        dmean: tf.Tensor | None,
+        dvariance: tf.Tensor | None,
+    ) -> tuple[tf.Tensor | None, ...]:
         mean, variance, _, normalized = batch.tangents(_cast(dx, dtype), dmean, dvariance)
         total = batch.spread(gamma) * normalized
         if dgamma is not None:
@@ -105,7 +117,7 @@ def batch_normalization(op):
 
 
 @register_r_forward("FusedBatchNormGrad", "FusedBatchNormGradV2", "FusedBatchNormGradV3")
-def gradient_of_batch_normalization(op):
+def gradient_of_batch_normalization(op: tf.Operation) -> LinearMap:
     """The tangent of the gradients in x, γ and β, from those of the upstream g, of x and of γ.
 
     With means over all but the channels: γ r (g - mean(g) - x̂ mean(g x̂)), Σ g x̂ and Σ g; frozen,
@@ -119,7 +131,14 @@ def gradient_of_batch_normalization(op):
     inner, outer = batch.mean(g), batch.mean(g * batch.normalized)
     residual = g if frozen else g - inner - batch.normalized * outer
 
-    def tangent_map(dg, dx, dgamma, dmean, dvariance, *_):
+    def tangent_map(
+        dg: tf.Tensor | None,
+        dx: tf.Tensor | None,
+        dgamma: tf.Tensor | None,
+        dmean: tf.Tensor | None,
+        dvariance: tf.Tensor | None,
+        *_: tf.Tensor | None,
+    ) -> Any:
         zero = tf.zeros([], dtype)
         dg = zero if dg is None else tf.cast(dg, dtype)
         dgamma = zero if dgamma is None else batch.spread(dgamma)
@@ -144,7 +163,7 @@ def gradient_of_batch_normalization(op):
 class _Windows:
     """Sums over neighbouring channels, as a product with a banded matrix."""
 
-    def __init__(self, op: tf.Operation, x: tf.Tensor):
+    def __init__(self, op: tf.Operation, x: tf.Tensor) -> None:
         channels = tf.shape(x)[3]
         radius = tf.minimum(op.get_attr("depth_radius"), channels - 1)
         ones = tf.ones([channels, channels], x.dtype)
@@ -158,7 +177,7 @@ class _Windows:
 
 
 @register_r_forward("LRN")
-def local_response_normalization(op):
+def local_response_normalization(op: tf.Operation) -> LinearMap:
     """R(x s^-β) = s^-β R(x) - β x s^(-β-1) R(s), with s = bias + α Σ x² over near channels."""
     x = op.inputs[0]
     windows = _Windows(op, x)
@@ -168,14 +187,14 @@ def local_response_normalization(op):
 
 
 @register_r_forward("LRNGrad")
-def gradient_of_local_response_normalization(op):
+def gradient_of_local_response_normalization(op: tf.Operation) -> LinearMap:
     """The tangent of g s^-β - 2αβ x Σ (g y / s), with y = x s^-β and sums over near channels."""
     g, x, y = op.inputs
     windows = _Windows(op, x)
     base, beta, factor = windows.base, windows.beta, windows.base**-windows.beta
     weighted = windows.sums(g * y / base)
 
-    def tangent_map(dg, dx, dy):
+    def tangent_map(dg: tf.Tensor | None, dx: tf.Tensor | None, dy: tf.Tensor | None) -> tf.Tensor:
         zero = tf.zeros_like(x)
         dg, dx, dy = (zero if t is None else t for t in (dg, dx, dy))
         dbase = 2 * windows.alpha * windows.sums(x * dx)

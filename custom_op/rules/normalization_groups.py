@@ -122,7 +122,7 @@ def _wide(tensor: tf.Tensor, rank: int) -> tf.TensorShape | None:
 class _Forms:
     """What tensors are in terms of x, its mean and r."""
 
-    def __init__(self, statistics: _Statistics):
+    def __init__(self, statistics: _Statistics) -> None:
         self._statistics = statistics
         self.root = statistics.root.outputs[0].name
         self.tensors: dict[str, tf.Tensor] = {}
@@ -285,7 +285,7 @@ def _tangent_map(
     scale = tf.math.rsqrt(variance + tf.constant(statistics.epsilon, x.dtype))
     derivative = standardization.derivative((x - mean) * scale, scale, gamma, axes, gate)
 
-    def tangent_map(tangent, *others):
+    def tangent_map(tangent: tf.Tensor | None, *others: tf.Tensor | None) -> tf.Tensor | None:
         rest = iter(others)
         to_gamma = None if gamma is None else next(rest)
         to_beta = None if beta is None else next(rest)

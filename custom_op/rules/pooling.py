@@ -18,7 +18,7 @@ import tensorflow as tf
 from custom_op.linear_maps import paired, selection
 from custom_op.linear_maps.grouping import Group, Readers
 from custom_op.linear_maps.maxima import first_places, take
-from custom_op.registry import has_custom_gradient, register_r_forward
+from custom_op.registry import LinearMap, has_custom_gradient, register_r_forward
 from custom_op.rules.max_pooling_variants import windows_of
 
 
@@ -65,7 +65,7 @@ def _bias_of(add: tf.Operation) -> tuple[tf.Tensor | None, tf.Tensor | None]:
     return None, None
 
 
-def _tiles(op) -> bool:
+def _tiles(op: tf.Operation) -> bool:
     """Whether the windows tile the input: no overlap, no padding."""
     if op.get_attr("data_format") != b"NHWC" or not op.inputs[0].shape.rank == 4:
         return False
@@ -84,7 +84,7 @@ def _tiles(op) -> bool:
     )
 
 
-def _settings(op) -> dict[str, Any]:
+def _settings(op: tf.Operation) -> dict[str, Any]:
     return {
         "ksize": list(op.get_attr("ksize")),
         "strides": list(op.get_attr("strides")),
@@ -93,7 +93,7 @@ def _settings(op) -> dict[str, Any]:
     }
 
 
-def _selecting(op, after_relu: bool) -> Callable[..., tf.Tensor | None]:
+def _selecting(op: tf.Operation, after_relu: bool) -> Callable[..., tf.Tensor | None]:
     """The tangent map of a pooling whose windows tile."""
     values, pooled = op.inputs[0], op.outputs[0]
     window = op.get_attr("ksize")[1:3]
@@ -103,7 +103,7 @@ def _selecting(op, after_relu: bool) -> Callable[..., tf.Tensor | None]:
     else:
         take = _masking(op, after_relu)
 
-    def tangent_map(tangent, bias=None):
+    def tangent_map(tangent: tf.Tensor | None, bias: tf.Tensor | None = None) -> tf.Tensor | None:
         if bias is not None:
             bias = tf.reshape(bias, [-1])
         if tangent is not None:
@@ -113,7 +113,7 @@ def _selecting(op, after_relu: bool) -> Callable[..., tf.Tensor | None]:
     return tangent_map
 
 
-def _masking(op, after_relu: bool) -> Callable[..., tf.Tensor]:
+def _masking(op: tf.Operation, after_relu: bool) -> Callable[..., tf.Tensor]:
     """The same by a mask, whose entries are one at the first maximum of a window."""
     values, pooled = op.inputs[0], op.outputs[0]
     ones = tf.cast(pooled > 0, pooled.dtype) if after_relu else tf.ones_like(pooled)
@@ -122,7 +122,7 @@ def _masking(op, after_relu: bool) -> Callable[..., tf.Tensor]:
     )
     height, width = op.get_attr("ksize")[1:3]
 
-    def take(tangent, bias=None):
+    def take(tangent: tf.Tensor, bias: tf.Tensor | None = None) -> tf.Tensor:
         if bias is not None:
             tangent = tf.nn.bias_add(tangent, bias)
         return height * width * tf.raw_ops.AvgPool(value=mask * tangent, **_settings(op))
@@ -131,7 +131,7 @@ def _masking(op, after_relu: bool) -> Callable[..., tf.Tensor]:
 
 
 @register_r_forward("MaxPool")
-def max_pool(op):
+def max_pool(op: tf.Operation) -> LinearMap:
     """R(y) is the tangent at each window's first maximum."""
     if _tiles(op):
         return _selecting(op, after_relu=False)

@@ -23,7 +23,7 @@ def gradient_of_product(op: Any, upstream: tf.Tensor) -> Gradients:
       upstream: The cotangent of its output.
     """
 
-    def gradient(x, u):
+    def gradient(x: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         x = tf.math.conj(x)
         before = tf.math.cumprod(x, axis=-1, exclusive=True)
         return before * _from_the_end(_left(x, 1), u)
@@ -39,7 +39,7 @@ def gradient_of_log_sum_exp(op: Any, upstream: tf.Tensor) -> Gradients:
       upstream: The cotangent of its output.
     """
 
-    def gradient(x, u):
+    def gradient(x: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
         # Bounded, so that -inf - -inf does not arise.
         y = tf.maximum(tf.math.cumulative_logsumexp(x, axis=-1), x.dtype.min)
         growth = _before_zeros(y[..., :-1] - y[..., 1:], tf.shape(y), 1)
@@ -66,7 +66,7 @@ def _along_last(op: Any, upstream: tf.Tensor, gradient: Callable[..., tf.Tensor]
         back = tf.concat([tf.range(axis), [rank - 1], tf.range(axis, rank - 1)], 0)
         last = False
 
-    def aligned(values):
+    def aligned(values: tf.Tensor) -> tf.Tensor:
         values = values if last else tf.transpose(values, order)
         return tf.reverse(values, [-1]) if reverse else values
 
@@ -110,7 +110,7 @@ def _from_the_end(factors: tf.Tensor, terms: tf.Tensor) -> tf.Tensor:
     """Returns s with s_i = terms_i + factors_i s_{i+1}, by log₂ N steps of twice the distance."""
     size = terms.shape[-1] if terms.shape.rank is not None else None
 
-    def step(distance, a, s):
+    def step(distance: int | tf.Tensor, a: tf.Tensor, s: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return a * _left(a, distance), s + a * _left(s, distance)
 
     if size is not None:

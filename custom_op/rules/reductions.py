@@ -5,11 +5,11 @@ from __future__ import annotations
 import tensorflow as tf
 
 from custom_op import fallback
-from custom_op.registry import register_r_forward
+from custom_op.registry import LinearMap, register_r_forward
 
 
 @register_r_forward("Max", "Min")
-def extreme(op):
+def extreme(op: tf.Operation) -> LinearMap:
     """R(max x) is the mean of R(x) over the places where the maximum is, as in TensorFlow."""
     x, axes = op.inputs
     kept = op.outputs[0]
@@ -21,7 +21,7 @@ def extreme(op):
 
 
 @register_r_forward("EuclideanNorm")
-def euclidean_norm(op):
+def euclidean_norm(op: tf.Operation) -> LinearMap:
     """R(‖x‖) = <x, R(x)> / ‖x‖, and zero at zero."""
     x, axes = op.inputs
     keepdims = op.get_attr("keep_dims")
@@ -29,13 +29,13 @@ def euclidean_norm(op):
 
 
 @register_r_forward("L2Loss")
-def half_of_square(op):
+def half_of_square(op: tf.Operation) -> LinearMap:
     """R(‖x‖²/2) = <x, R(x)>."""
     return lambda t: tf.reduce_sum(op.inputs[0] * t)
 
 
 @register_r_forward("Prod")
-def product(op):
+def product(op: tf.Operation) -> LinearMap:
     """The product rule along a tree of pairs; exact where factors are zero, at any order.
 
     A level of the tree multiplies the even factors with the odd ones:
@@ -51,7 +51,7 @@ def product(op):
     count = int(tf.TensorShape([x.shape[axis] for axis in reduced]).num_elements())
     shape = [x.shape[axis] for axis in order if axis not in reduced]
 
-    def in_a_row(values):
+    def in_a_row(values: tf.Tensor) -> tf.Tensor:
         return tf.reshape(tf.transpose(values, order), [*shape, count])
 
     levels = [in_a_row(x)]
@@ -59,7 +59,7 @@ def product(op):
         even, odd, rest = _pairs(levels[-1])
         levels.append(tf.concat([even * odd, rest], -1))
 
-    def tangent_map(t, _):
+    def tangent_map(t: tf.Tensor, _: None) -> tf.Tensor:
         t = in_a_row(t)
         for values in levels[:-1]:
             (a, b, _), (da, db, rest) = _pairs(values), _pairs(t)

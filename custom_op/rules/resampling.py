@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from custom_op.fallback import refusal
+from custom_op.fallback import NotDifferentiableError, refusal
 from custom_op.linear_maps.held_gradients import custom_gradient
-from custom_op.registry import register_r_forward, replay
+from custom_op.registry import LinearMap, register_r_forward, replay
 from custom_op.tensorflow_internals import is_compiled
 
 Map = Callable[[tf.Tensor], tf.Tensor]
@@ -27,7 +27,7 @@ def linear_pair(forward: Map, transpose: Map) -> Map:
     """
 
     @custom_gradient
-    def apply(values):
+    def apply(values: tf.Tensor) -> tuple[tf.Tensor, Map]:
         return forward(values), lambda upstream: linear_pair(transpose, forward)(upstream)
 
     return apply
@@ -45,7 +45,7 @@ def _pair(op: tf.Operation, images: tf.Tensor, size: tf.Tensor) -> tuple[Map, Ma
     if kind == "ResizeNearestNeighbor":
         old = tf.shape(images)[1:3] if None in shape[1:3] else tf.constant(shape[1:3].as_list())
 
-        def back(values):
+        def back(values: tf.Tensor) -> tf.Tensor:
             return tf.raw_ops.ResizeNearestNeighborGrad(grads=values, size=old, **mode)
 
     else:
@@ -53,17 +53,17 @@ def _pair(op: tf.Operation, images: tf.Tensor, size: tf.Tensor) -> tuple[Map, Ma
         # Only shape and dtype of the image are read.
         like = tf.zeros(shape, dtype) if shape.is_fully_defined() else tf.zeros_like(images)
 
-        def back(values):
+        def back(values: tf.Tensor) -> tf.Tensor:
             return kernel(grads=tf.cast(values, tf.float32), original_image=like, **mode)
 
-    def resize(values):
+    def resize(values: tf.Tensor) -> tf.Tensor:
         return getattr(tf.raw_ops, kind)(images=values, size=size, **mode)
 
     return resize, back
 
 
 @register_r_forward("ResizeBilinear", "ResizeBicubic", "ResizeNearestNeighbor")
-def resizing(op):
+def resizing(op: tf.Operation) -> LinearMap:
     """The tangent is resized as the image is."""
     images, size = op.inputs
     if op.type == "ResizeNearestNeighbor" and is_compiled():
@@ -72,7 +72,7 @@ def resizing(op):
     return lambda t, _: linear_pair(forward, back)(t)
 
 
-def _choice_of_pixels(op: tf.Operation, images: tf.Tensor, size: tf.Tensor):
+def _choice_of_pixels(op: tf.Operation, images: tf.Tensor, size: tf.Tensor) -> LinearMap:
     """Nearest neighbours by their places: XLA has no kernel for the transpose."""
     places = []
     for axis in (1, 2):
@@ -88,7 +88,7 @@ def _choice_of_pixels(op: tf.Operation, images: tf.Tensor, size: tf.Tensor):
 
 
 @register_r_forward("ResizeBilinearGrad", "ResizeBicubicGrad")
-def gradient_of_resizing(op):
+def gradient_of_resizing(op: tf.Operation) -> LinearMap:
     """Linear in the upstream gradient; of the image, only the size is read."""
     upstream, images = op.inputs
     forward, back = _pair(op, images, tf.shape(upstream)[1:3])
@@ -96,7 +96,7 @@ def gradient_of_resizing(op):
 
 
 @register_r_forward("ResizeNearestNeighborGrad")
-def gradient_of_nearest_neighbours(op):
+def gradient_of_nearest_neighbours(op: tf.Operation) -> LinearMap:
     """Linear in the upstream gradient."""
     upstream, _ = op.inputs
     forward, back = _pair(op, op.outputs[0], tf.shape(upstream)[1:3])
@@ -104,7 +104,7 @@ def gradient_of_nearest_neighbours(op):
 
 
 @register_r_forward("ScaleAndTranslate")
-def scaling_and_translating(op):
+def scaling_and_translating(op: tf.Operation) -> LinearMap:
     """Linear in the image; scale and translation may not move."""
     images, size, scale, translation = op.inputs
     mode = {
@@ -113,40 +113,44 @@ def scaling_and_translating(op):
     }
     like = tf.zeros(tf.shape(images), tf.float32)
 
-    def forward(values):
+    def forward(values: tf.Tensor) -> tf.Tensor:
         return replay(op, [values, size, scale, translation])[0]
 
-    def back(values):
+    def back(values: tf.Tensor) -> tf.Tensor:
         pulled = tf.raw_ops.ScaleAndTranslateGrad(
             grads=values, original_image=like, scale=scale, translation=translation, **mode
         )
         return tf.cast(pulled, images.dtype)
 
-    def tangent_map(t, _, *moved):
+    def tangent_map(t: tf.Tensor, _: None, *moved: tf.Tensor | None) -> tf.Tensor:
         if any(tangent is not None for tangent in moved):
-            raise refusal(op, "it is linear in the image only", "stop the gradient of the rest")
+            raise NotDifferentiableError(
+                refusal(op, "it is linear in the image only", "stop the gradient of the rest")
+            )
         return linear_pair(forward, back)(t)
 
     return tangent_map
 
 
 @register_r_forward("CropAndResize")
-def cropping(op):
+def cropping(op: tf.Operation) -> LinearMap:
     """Linear in the image; the boxes may not move."""
     images, boxes, owners, size = op.inputs
     shape, dtype, method = tf.shape(images), images.dtype, op.get_attr("method")
 
-    def crop(values):
+    def crop(values: tf.Tensor) -> tf.Tensor:
         return replay(op, [values, boxes, owners, size])[0]
 
-    def back(values):
+    def back(values: tf.Tensor) -> tf.Tensor:
         return tf.raw_ops.CropAndResizeGradImage(
             grads=values, boxes=boxes, box_ind=owners, image_size=shape, T=dtype, method=method
         )
 
-    def tangent_map(t, moved, *_):
+    def tangent_map(t: tf.Tensor, moved: tf.Tensor | None, *_: None) -> tf.Tensor:
         if moved is not None:
-            raise refusal(op, "it is linear in the image only", "stop the gradient of the boxes")
+            raise NotDifferentiableError(
+                refusal(op, "it is linear in the image only", "stop the gradient of the boxes")
+            )
         return linear_pair(crop, back)(t)
 
     return tangent_map

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from custom_op.fallback import carries_tangents
-from custom_op.registry import register_r_forward, replay
+from custom_op.registry import LinearMap, Rule, register_r_forward, replay
 
 
-def linear_in(position: int):
+def linear_in(position: int) -> Rule:
     """Returns the rule of an operation that is linear in one input and has no other tangents."""
 
-    def rule(op):
-        def tangent_map(*tangents):
+    def rule(op: tf.Operation) -> LinearMap:
+        def tangent_map(*tangents: tf.Tensor | None) -> list[tf.Tensor] | None:
             if tangents[position] is None:
                 return None
             inputs = list(op.inputs)
@@ -74,33 +76,33 @@ def linear_in(position: int):
     "Transpose",
     "Unpack",
 )
-def linear_in_first_input(op):
+def linear_in_first_input(op: tf.Operation) -> LinearMap:
     """R(A x) = A R(x); the other inputs are sizes, axes and indices."""
     return linear_in(0)(op)
 
 
 @register_r_forward("Fill", "Split")
-def linear_in_second_input(op):
+def linear_in_second_input(op: tf.Operation) -> LinearMap:
     """R(A x) = A R(x); the first input is a shape or an axis."""
     return linear_in(1)(op)
 
 
 @register_r_forward("CheckNumerics", "PlaceholderWithDefault")
-def unchanged(op):
+def unchanged(op: tf.Operation) -> LinearMap:
     """R(y) = R(x)."""
     del op
     return lambda t: t
 
 
 @register_r_forward("PadV2", "MatrixDiagV2", "MatrixDiagV3", "MatrixDiagPartV2", "MatrixDiagPartV3")
-def filled_with_a_value(op):
+def filled_with_a_value(op: tf.Operation) -> LinearMap:
     """The values x, with a scalar c in the places that x leaves: R(x), and R(c) around it."""
     values, *between, _ = op.inputs
 
-    def place(inside):
+    def place(inside: tf.Tensor) -> tf.Tensor:
         return replay(op, [inside, *between, tf.zeros([], values.dtype)])[0]
 
-    def tangent_map(inside, *rest):
+    def tangent_map(inside: tf.Tensor | None, *rest: tf.Tensor | None) -> tf.Tensor:
         # In two parts: the gradient that TensorFlow has of this operation leaves out c.
         around = rest[-1]
         terms = [] if inside is None else [place(inside)]
@@ -112,10 +114,10 @@ def filled_with_a_value(op):
 
 
 @register_r_forward("Pack", "Concat", "ConcatV2", "Complex", "IdentityN", "MatrixSetDiag")
-def linear_in_all_inputs(op):
+def linear_in_all_inputs(op: tf.Operation) -> LinearMap:
     """R(A [x, y, ...]) = A [R(x), R(y), ...]."""
 
-    def tangent_map(*tangents):
+    def tangent_map(*tangents: tf.Tensor | None) -> Sequence[tf.Tensor | None]:
         # What has no tangent (the axis of a concatenation) stays as it is.
         filled = [
             value if not carries_tangents(value) else tf.zeros_like(value) if t is None else t
@@ -130,7 +132,7 @@ def linear_in_all_inputs(op):
 
 
 @register_r_forward("Cast")
-def cast(op):
+def cast(op: tf.Operation) -> LinearMap:
     """The tangent is cast too; zero for what is not differentiated, such as integers."""
     output = op.outputs[0]
     return lambda t: tf.cast(t, output.dtype) if carries_tangents(output) else None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from custom_op.registry import register_r_forward
+from custom_op.registry import LinearMap, register_r_forward
 
 
 @register_r_forward("Softmax")
-def softmax(op):
+def softmax(op: tf.Operation) -> LinearMap:
     """R(s) = s ⊙ R(x) - s <s, R(x)>, row by row."""
 
-    def tangent_map(t):
+    def tangent_map(t: tf.Tensor) -> tf.Tensor:
         weighted = op.outputs[0] * t
         return weighted - op.outputs[0] * tf.reduce_sum(weighted, -1, keepdims=True)
 
@@ -19,14 +19,14 @@ def softmax(op):
 
 
 @register_r_forward("LogSoftmax")
-def log_softmax(op):
+def log_softmax(op: tf.Operation) -> LinearMap:
     """R(log s) = R(x) - <s, R(x)>, row by row."""
     probabilities = tf.exp(op.outputs[0])
     return lambda t: t - tf.reduce_sum(probabilities * t, -1, keepdims=True)
 
 
 @register_r_forward("SoftmaxCrossEntropyWithLogits")
-def softmax_cross_entropy(op):
+def softmax_cross_entropy(op: tf.Operation) -> LinearMap:
     """The loss -<l, log s> of each row and, as second output, its gradient s - l in the logits.
 
     R(loss) = <s Σl - l, R(z)> - <log s, R(l)> and R(s - l) = s ⊙ R(z) - s <s, R(z)> - R(l).
@@ -37,7 +37,7 @@ def softmax_cross_entropy(op):
     probabilities = tf.exp(log_probabilities)
     shape = tf.shape(op.outputs[1])
 
-    def tangent_map(z, label):
+    def tangent_map(z: tf.Tensor | None, label: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         loss, gradient = [], []
         if z is not None:
             weighted = probabilities * z
@@ -57,12 +57,12 @@ def softmax_cross_entropy(op):
 
 
 @register_r_forward("SparseSoftmaxCrossEntropyWithLogits")
-def sparse_softmax_cross_entropy(op):
+def sparse_softmax_cross_entropy(op: tf.Operation) -> LinearMap:
     """The loss -log s[l] of each row and, as second output, its gradient in the logits."""
     logits, labels = op.inputs
     probabilities = tf.nn.softmax(logits)
 
-    def tangent_map(z, _):
+    def tangent_map(z: tf.Tensor, _: None) -> tuple[tf.Tensor, tf.Tensor]:
         weighted = probabilities * z
         total = tf.reduce_sum(weighted, -1, keepdims=True)
         chosen = tf.gather(z, labels, axis=-1, batch_dims=1)

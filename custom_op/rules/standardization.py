@@ -11,12 +11,14 @@ kernel takes the two means and another writes the result, in each.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
 from custom_op.linear_maps import paired
 
+_Pulled = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 _LANES = 1024  # entries of a row, when sums go over rows: enough to fill the vector units
 
 
@@ -40,63 +42,94 @@ def derivative(
       A function of three tangents, None for zero; those of γ and β in any shape that broadcasts
       against x̂.
     """
-    rank, dtype = normalized.shape.rank, normalized.dtype
-    axes = tuple(sorted(axis % rank for axis in axes))
+    return _Derivative(normalized, scale, gamma, axes, gate).push
 
-    def spread(values):
-        return tf.reshape(values, [1] * (rank - values.shape.rank) + _sizes(values))
 
-    gamma = tf.ones([1] * rank, dtype) if gamma is None else spread(gamma)
-    wide = gamma.shape
-    constants = [normalized, scale, gamma]
+class _Derivative:
+    """The map, with what it reads; `derivative` describes the arguments."""
 
-    def gated(values):
-        return values if gate is None else tf.raw_ops.ReluGrad(gradients=values, features=gate)
+    def __init__(
+        self,
+        normalized: tf.Tensor,
+        scale: tf.Tensor,
+        gamma: tf.Tensor | None,
+        axes: Sequence[int],
+        gate: tf.Tensor | None,
+    ) -> None:
+        rank = self._rank = normalized.shape.rank
+        self._dtype = normalized.dtype
+        self._axes = tuple(sorted(axis % rank for axis in axes))
+        gamma = tf.ones([1] * rank, self._dtype) if gamma is None else self._spread(gamma)
+        self._gate, self._constants = gate, [normalized, scale, gamma]
+        self._compiled = paired.pays(normalized.shape)
+        over_rows = self._axes == tuple(range(rank - 1))
+        self._by_channel = over_rows and _has_channels(gamma.shape)
 
-    def formula(t, t_gamma, t_beta, normalized, scale, gamma):
-        return gated(_push(t, t_gamma, t_beta, normalized, scale, gamma, axes))
+    def push(
+        self,
+        t: tf.Tensor | None,
+        t_gamma: tf.Tensor | None = None,
+        t_beta: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Returns R(y) from R(x), R(γ) and R(β)."""
+        normalized, _, gamma = self._constants
+        if t is None:
+            terms = [] if t_gamma is None else [self._spread(t_gamma) * normalized]
+            terms += [] if t_beta is None else [self._spread(t_beta)]
+            return self._gated(tf.broadcast_to(sum(terms[1:], terms[0]), tf.shape(normalized)))
+        zero = tf.zeros([1] * self._rank, self._dtype)
+        t_gamma = (
+            tf.zeros(tf.shape(gamma), self._dtype) if t_gamma is None else self._spread(t_gamma)
+        )
+        t_beta = zero if t_beta is None else self._spread(t_beta)
+        pull = functools.partial(self._pull, t_beta.shape)
+        map_of_three = paired.paired(self._push, pull, self._formula, self._constants)
+        return map_of_three(t, t_gamma, t_beta)
 
-    compiled = paired.pays(normalized.shape)
-    by_channel = axes == tuple(range(rank - 1)) and wide.num_elements() in (1, wide[-1])
+    def _spread(self, values: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(values, [1] * (self._rank - values.shape.rank) + _sizes(values))
 
-    def push(t, t_gamma, t_beta, normalized, scale, gamma):
-        if not compiled:
-            return formula(t, t_gamma, t_beta, normalized, scale, gamma)
+    def _gated(self, values: tf.Tensor) -> tf.Tensor:
+        if self._gate is None:
+            return values
+        return tf.raw_ops.ReluGrad(gradients=values, features=self._gate)
+
+    def _formula(self, *arguments: tf.Tensor) -> tf.Tensor:
+        t, t_gamma, t_beta, normalized, scale, gamma = arguments
+        return self._gated(_push(t, t_gamma, t_beta, normalized, scale, gamma, self._axes))
+
+    def _push(self, *arguments: tf.Tensor) -> tf.Tensor:
+        """From the tangents and constants; the transpose is `_pull`."""
+        if not self._compiled:
+            return self._formula(*arguments)
+        t_beta, normalized = arguments[2:4]
         if paired.unwanted():
             return tf.zeros(normalized.shape, normalized.dtype)
-        if by_channel and t_beta.shape.num_elements() in (1, t_beta.shape[-1]):
-            kernel = _push_by_channel
-        else:
-            kernel = _push_compiled
-        return paired.shaped(
-            kernel(t, t_gamma, t_beta, normalized, scale, gamma, axes, gate), normalized.shape
-        )
+        by_channel = self._by_channel and _has_channels(t_beta.shape)
+        kernel = _push_by_channel if by_channel else _push_compiled
+        return paired.shaped(kernel(*arguments, self._axes, self._gate), normalized.shape)
 
-    def pull_with(beta_shape):
-        def pull(u, normalized, scale, gamma):
-            u = gated(u)
-            if not compiled:
-                return _pull(u, normalized, scale, gamma, axes, beta_shape)
-            channels = beta_shape.num_elements() in (1, beta_shape[-1])
-            kernel = _pull_by_channel if by_channel and channels else _pull_compiled
-            pulled = kernel(u, normalized, scale, gamma, axes, tuple(beta_shape.as_list()))
-            shapes = (normalized.shape, wide, beta_shape)
-            return [paired.shaped(a, b) for a, b in zip(pulled, shapes, strict=True)]
+    def _pull(
+        self,
+        beta_shape: tf.TensorShape,
+        u: tf.Tensor,
+        normalized: tf.Tensor,
+        scale: tf.Tensor,
+        gamma: tf.Tensor,
+    ) -> Sequence[tf.Tensor]:
+        u = self._gated(u)
+        if not self._compiled:
+            return _pull(u, normalized, scale, gamma, self._axes, beta_shape)
+        by_channel = self._by_channel and _has_channels(beta_shape)
+        kernel = _pull_by_channel if by_channel else _pull_compiled
+        pulled = kernel(u, normalized, scale, gamma, self._axes, tuple(beta_shape.as_list()))
+        shapes = (normalized.shape, gamma.shape, beta_shape)
+        return [paired.shaped(a, b) for a, b in zip(pulled, shapes, strict=True)]
 
-        return pull
 
-    def tangent_map(t, t_gamma=None, t_beta=None):
-        if t is None:
-            terms = [] if t_gamma is None else [spread(t_gamma) * normalized]
-            terms += [] if t_beta is None else [spread(t_beta)]
-            return gated(tf.broadcast_to(sum(terms[1:], terms[0]), tf.shape(normalized)))
-        zero = tf.zeros([1] * rank, dtype)
-        t_gamma = tf.zeros(tf.shape(gamma), dtype) if t_gamma is None else spread(t_gamma)
-        t_beta = zero if t_beta is None else spread(t_beta)
-        pull = pull_with(t_beta.shape)
-        return paired.paired(push, pull, formula, constants)(t, t_gamma, t_beta)
-
-    return tangent_map
+def _has_channels(shape: tf.TensorShape) -> bool:
+    """Whether there is one entry for each channel, or one for all."""
+    return shape.num_elements() in (1, shape[-1])
 
 
 def _sizes(values: tf.Tensor) -> list[int]:
@@ -107,16 +140,33 @@ def _mean(values: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
     return tf.reduce_mean(values, axes, keepdims=True)
 
 
-def _standardize(t, normalized, scale, axes):
+def _standardize(
+    t: tf.Tensor, normalized: tf.Tensor, scale: tf.Tensor, axes: Sequence[int]
+) -> tf.Tensor:
     """S t, of the module's first lines."""
     return scale * (t - _mean(t, axes) - normalized * _mean(normalized * t, axes))
 
 
-def _push(t, t_gamma, t_beta, normalized, scale, gamma, axes):
+def _push(
+    t: tf.Tensor,
+    t_gamma: tf.Tensor,
+    t_beta: tf.Tensor,
+    normalized: tf.Tensor,
+    scale: tf.Tensor,
+    gamma: tf.Tensor,
+    axes: Sequence[int],
+) -> tf.Tensor:
     return gamma * _standardize(t, normalized, scale, axes) + t_gamma * normalized + t_beta
 
 
-def _pull(u, normalized, scale, gamma, axes, beta_shape):
+def _pull(
+    u: tf.Tensor,
+    normalized: tf.Tensor,
+    scale: tf.Tensor,
+    gamma: tf.Tensor,
+    axes: Sequence[int],
+    beta_shape: Sequence[int],
+) -> _Pulled:
     return (
         _standardize(gamma * u, normalized, scale, axes),
         _sum_to(u * normalized, gamma.shape),
@@ -134,19 +184,35 @@ def _positive(values: tf.Tensor, gate: tf.Tensor | None) -> tf.Tensor:
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _push_compiled(t, t_gamma, t_beta, normalized, scale, gamma, axes, gate):
+def _push_compiled(
+    t: tf.Tensor,
+    t_gamma: tf.Tensor,
+    t_beta: tf.Tensor,
+    normalized: tf.Tensor,
+    scale: tf.Tensor,
+    gamma: tf.Tensor,
+    axes: Sequence[int],
+    gate: tf.Tensor | None,
+) -> tf.Tensor:
     return _positive(_push(t, t_gamma, t_beta, normalized, scale, gamma, axes), gate)
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _pull_compiled(u, normalized, scale, gamma, axes, beta_shape):
+def _pull_compiled(
+    u: tf.Tensor,
+    normalized: tf.Tensor,
+    scale: tf.Tensor,
+    gamma: tf.Tensor,
+    axes: Sequence[int],
+    beta_shape: Sequence[int],
+) -> _Pulled:
     return _pull(u, normalized, scale, gamma, axes, beta_shape)
 
 
 class _Rows:
     """A tensor as long rows, of all channels several times: XLA adds rows fastest that way."""
 
-    def __init__(self, shape: tf.TensorShape):
+    def __init__(self, shape: tf.TensorShape) -> None:
         self.channels, size = shape[-1], shape.num_elements()
         entries = self.channels
         while entries < _LANES and size % (2 * entries) == 0:
@@ -170,7 +236,16 @@ class _Rows:
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _push_by_channel(t, t_gamma, t_beta, normalized, scale, gamma, axes, gate):
+def _push_by_channel(
+    t: tf.Tensor,
+    t_gamma: tf.Tensor,
+    t_beta: tf.Tensor,
+    normalized: tf.Tensor,
+    scale: tf.Tensor,
+    gamma: tf.Tensor,
+    axes: Sequence[int],
+    gate: tf.Tensor | None,
+) -> tf.Tensor:
     del axes
     form = _Rows(t.shape)
     shape, t, normalized = t.shape, form.rows(t), form.rows(normalized)
@@ -186,7 +261,14 @@ def _push_by_channel(t, t_gamma, t_beta, normalized, scale, gamma, axes, gate):
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _pull_by_channel(u, normalized, scale, gamma, axes, beta_shape):
+def _pull_by_channel(
+    u: tf.Tensor,
+    normalized: tf.Tensor,
+    scale: tf.Tensor,
+    gamma: tf.Tensor,
+    axes: Sequence[int],
+    beta_shape: Sequence[int],
+) -> _Pulled:
     del axes
     form = _Rows(u.shape)
     shape, u, normalized = u.shape, form.rows(u), form.rows(normalized)

@@ -1,1 +1,1 @@
-"""What a curvature operator's spectrum is, from its products: eigenvalues, traces, densities."""
+"""The spectrum of a curvature operator from its products: eigenvalues, traces, densities."""

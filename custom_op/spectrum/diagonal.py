@@ -10,7 +10,9 @@ import tensorflow as tf
 from custom_op.operators.operator import CurvatureOperator
 from custom_op.spectrum.estimate import Estimate, signs
 
-# Columns of one matrix product: a data set is passed over once for so many.
+Structure = Any
+
+# Columns of one matrix product, for which a data set is read once.
 _COLUMNS = 16
 
 
@@ -18,14 +20,14 @@ def diagonal(operator: CurvatureOperator, samples: int | None = None, *, seed: i
     """Returns the diagonal, exact or estimated (Bekas, Kokiopoulou and Saad 2007).
 
     The estimate is the mean of v ⊙ A v over vectors v of random signs, which is unbiased. Its
-    variance at coordinate i is Σ_{j≠i} A_ij² / samples: large rows of A disturb it, and many
-    samples are needed for small entries beside them.
+    variance at coordinate i is Σ_{j≠i} A_ij² / samples: small diagonal entries in large rows of A
+    need many samples.
 
     Args:
-      operator: Made outside a `tf.function`, its parameters float32 or float64.
-      samples: How many products to spend, at least 2; by default P, one for each unit vector, and
-        the diagonal is exact.
-      seed: Of the random signs.
+      operator: An operator made outside a `tf.function`, with parameters of float32 or float64.
+      samples: The number of products, at least 2; by default P, one for each unit vector, which
+        makes the diagonal exact.
+      seed: The seed of the random signs.
 
     Returns:
       An `Estimate` whose value and standard error are structures of tensors like the parameters.
@@ -46,9 +48,9 @@ def diagonal(operator: CurvatureOperator, samples: int | None = None, *, seed: i
             vectors = np.eye(size, columns, -start, dtype=adapted.dtype)
         else:
             vectors = signs(random, size, columns, adapted.dtype)
-        found = (vectors * (adapted @ vectors)).astype(np.float64)
-        total += found.sum(1)
-        squares += np.square(found).sum(1)
+        terms = (vectors * (adapted @ vectors)).astype(np.float64)
+        total += terms.sum(1)
+        squares += np.square(terms).sum(1)
     if samples is None:
         value, error = total, np.zeros(size)
     else:
@@ -56,7 +58,7 @@ def diagonal(operator: CurvatureOperator, samples: int | None = None, *, seed: i
         variance = np.maximum(squares / count - value**2, 0) * count / (count - 1)
         error = np.sqrt(variance / count)
 
-    def in_form(vector):
+    def in_form(vector: np.ndarray) -> Structure:
         return operator.unflatten(tf.constant(vector, operator.dtype))
 
     return Estimate(in_form(value), in_form(error))

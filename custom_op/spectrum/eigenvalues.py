@@ -17,8 +17,9 @@ class Eigenpairs(NamedTuple):
     """Eigenvalues and their eigenvectors.
 
     Attributes:
-      values: [k], the largest first ("SA": the smallest first; "LM": by magnitude).
-      vectors: [P, k], orthonormal columns; `operator.unflatten` gives one the parameters' form.
+      values: The eigenvalues [k], the largest first ("SA": the smallest first; "LM": by magnitude).
+      vectors: The eigenvectors [P, k], orthonormal columns; `operator.unflatten` gives a column the
+        parameters' form.
     """
 
     values: np.ndarray
@@ -38,25 +39,26 @@ def eigenpairs(
     """Returns the outermost eigenvalues, by SciPy's implicitly restarted Lanczos (ARPACK).
 
     Args:
-      operator: Made outside a `tf.function`, its parameters float32 or float64.
-      count: How many.
+      operator: An operator made outside a `tf.function`, with parameters of float32 or float64.
+      count: The number of eigenvalues.
       which: `"LA"` the largest, `"SA"` the smallest (the most negative), `"LM"` the largest in
         magnitude.
       tolerance: The largest residual ‖A v - λ v‖ / |λ|; by default the square root of the dtype's
-        epsilon (3e-4 and 1.5e-8). The error of a value that stands alone is of its square.
-      basis: How many Lanczos vectors are kept, and so how many products a restart needs; larger
-        ones find eigenvalues that stand close together in fewer products.
-      max_iterations: How many restarts are allowed; by default 10 P.
-      seed: Of the start vector.
+        epsilon (3e-4 and 1.5e-8). The error of a separated eigenvalue is of the order of its
+        square.
+      basis: The number of Lanczos vectors kept, and so of products per restart; a larger basis
+        finds close eigenvalues in fewer products.
+      max_iterations: The largest number of restarts; by default 10 P.
+      seed: The seed of the start vector.
 
     Returns:
       The values with their vectors, as arrays of the parameters' dtype.
 
     Raises:
-      ValueError: If `count` or `which` is none of the possible ones.
+      ValueError: If `count` or `which` is out of range.
       TypeError: If the parameters have several dtypes, or one that NumPy does not have.
-      scipy.sparse.linalg.ArpackNoConvergence: If the iterations did not suffice; it holds the
-        pairs that converged.
+      scipy.sparse.linalg.ArpackNoConvergence: If the iterations do not suffice; it holds the pairs
+        that converged.
     """
     size = operator.shape[0]
     if not 1 <= count <= size:
@@ -72,7 +74,7 @@ def eigenpairs(
             tolerance = float(np.sqrt(np.finfo(adapted.dtype).eps))
         start = np.random.default_rng(seed).standard_normal(size).astype(adapted.dtype)
         if not np.any(adapted @ start):
-            # No matrix but zero takes a random vector to zero, and ARPACK refuses to start there.
+            # Only the zero matrix maps a random vector to zero, and ARPACK refuses to start there.
             return Eigenpairs(
                 np.zeros(count, adapted.dtype), np.eye(size, count, dtype=adapted.dtype)
             )

@@ -1,4 +1,4 @@
-"""Random estimates with their standard errors, and the vectors that they are made of."""
+"""Random estimates with their standard errors, and the random vectors that they use."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 
 class Estimate(NamedTuple):
-    """A number, or a structure of them, that was estimated from random vectors.
+    """A number, or a structure of numbers, estimated from random vectors.
 
     Attributes:
       value: The estimate.
-      standard_error: Its standard deviation, estimated from the same vectors; 0 where it is exact.
+      standard_error: Its standard deviation, estimated from the same vectors; 0 if it is exact.
     """
 
     value: Any
@@ -20,5 +20,5 @@ class Estimate(NamedTuple):
 
 
 def signs(random: np.random.Generator, size: int, count: int, dtype: np.dtype) -> np.ndarray:
-    """Returns independent signs, [size, count]."""
+    """Returns independent random signs, [size, count]."""
     return (2 * random.integers(0, 2, (size, count), np.int8) - 1).astype(dtype)

@@ -15,11 +15,11 @@ from custom_op.spectrum.estimate import Estimate
 
 
 class SpectralDensity(NamedTuple):
-    """How many of an operator's eigenvalues lie where, as a share of all.
+    """The density of an operator's eigenvalues, with integral 1.
 
     Attributes:
-      nodes: [probes, steps], where the quadrature of each probe evaluates.
-      weights: [probes, steps], with what weight; each probe's sum to 1.
+      nodes: The nodes of each probe's quadrature, [probes, steps].
+      weights: The weights of the nodes, [probes, steps]; each probe's sum to 1.
     """
 
     nodes: np.ndarray
@@ -29,11 +29,10 @@ class SpectralDensity(NamedTuple):
         """Estimates the mean of a function over the eigenvalues, tr f(A) / P.
 
         Args:
-          function: Takes and returns an array, element by element.
+          function: An elementwise function of an array.
 
         Returns:
-          The mean and its standard error (of the randomness of the probes; not a number for a
-          single one).
+          The mean and its standard error (due to the random probes; NaN for a single probe).
         """
         samples = np.sum(self.weights * function(self.nodes), axis=1)
         count = len(samples)
@@ -44,7 +43,7 @@ class SpectralDensity(NamedTuple):
         """Returns the density, each node broadened to a Gaussian.
 
         Args:
-          grid: [n], where to evaluate it.
+          grid: The points at which to evaluate the density, [n].
           width: The Gaussians' standard deviation; by default 1% of the nodes' range.
 
         Returns:
@@ -61,7 +60,7 @@ class SpectralDensity(NamedTuple):
         """Plots the density on a logarithmic axis, with the range over the probes.
 
         Args:
-          path: Where to write the picture; its ending says the format.
+          path: The file for the picture; its ending gives the format.
           width: The Gaussians' standard deviation; by default 1% of the nodes' range.
           title: The plot's title.
 
@@ -80,7 +79,7 @@ class SpectralDensity(NamedTuple):
         density = each.mean(0)
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.subplots()
-        # What is less than the share of one eigenvalue in a million is none.
+        # A density below a millionth of the largest is shown as that.
         floor = 1e-6 * density.max()
         if len(each) > 1:
             label = f"range of {len(each)} probes"
@@ -111,7 +110,7 @@ class SpectralDensity(NamedTuple):
         """Returns the density by each probe, [probes, n]."""
         grid = np.asarray(grid, np.float64)
         result = np.zeros((len(self.nodes), len(grid)))
-        # Node after node: all at once would take probes * steps * n numbers.
+        # Node by node: all at once would take probes * steps * n numbers.
         for probe, (nodes, weights) in enumerate(zip(self.nodes, self.weights, strict=True)):
             for node, weight in zip(nodes, weights, strict=True):
                 result[probe] += weight * np.exp(-0.5 * np.square((grid - node) / width))
@@ -129,16 +128,16 @@ def spectral_density(
     """Estimates the density of the eigenvalues by stochastic Lanczos quadrature.
 
     From each random unit vector v, `steps` Lanczos iterations give a tridiagonal matrix whose
-    eigenvalues and first eigenvector components are the nodes and weights of the Gauss quadrature
-    of <v, f(A) v> (Golub and Welsch 1969; Ghorbani, Krishnan and Xiao 2019, algorithm 1), whose
-    mean over v is tr f(A) / P. Vectors are reorthogonalized against all earlier ones.
+    eigenvalues and squared first eigenvector components are the nodes and weights of the Gauss
+    quadrature of <v, f(A) v> (Golub and Welsch 1969; Ghorbani, Krishnan and Xiao 2019, algorithm
+    1), whose mean over v is tr f(A) / P. Vectors are reorthogonalized against all earlier ones.
 
     Args:
-      operator: Made outside a `tf.function`, its parameters float32 or float64.
-      probes: How many random vectors: they give the accuracy of the shares.
-      steps: How many Lanczos iterations for each: they give the resolution. `steps` vectors are
-        kept; probes · steps products are computed. At most P are done.
-      seed: Of the random vectors.
+      operator: An operator made outside a `tf.function`, with parameters of float32 or float64.
+      probes: The number of random vectors, which determines the accuracy.
+      steps: The number of Lanczos iterations per probe, at most P, which determines the
+        resolution. `steps` vectors are kept; probes · steps products are computed.
+      seed: The seed of the random vectors.
       progress: Whether to show a progress bar.
 
     Returns:
@@ -160,7 +159,7 @@ def spectral_density(
             start = random.standard_normal(size).astype(adapted.dtype)
             diagonal, beside = _lanczos(adapted, start, steps, bar.update)
             values, vectors = scipy.linalg.eigh_tridiagonal(diagonal, beside)
-            # An invariant subspace ends the iteration early; the nodes left over weigh nothing.
+            # An invariant subspace ends the iteration early; the remaining nodes have no weight.
             nodes[probe] = values[-1]
             nodes[probe, : len(values)] = values
             weights[probe, : len(values)] = np.square(vectors[0])
@@ -170,7 +169,7 @@ def spectral_density(
 def _lanczos(
     matrix: Any, start: np.ndarray, steps: int, done: Callable[[], Any]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the diagonal and what stands beside it of the tridiagonal matrix VᵀAV."""
+    """Returns the diagonal and the off-diagonal of the tridiagonal matrix VᵀAV."""
     basis = np.zeros((steps, len(start)), start.dtype)
     basis[0] = start / np.linalg.norm(start)
     diagonal, beside = [], []

@@ -20,10 +20,10 @@ def trace(operator: CurvatureOperator, products: int = 60, *, seed: int = 0) -> 
     give 1/√products.
 
     Args:
-      operator: Made outside a `tf.function`, its parameters float32 or float64.
-      products: How many products to spend, at least 4. It keeps two thirds as many vectors. With
-        P or more the trace is exact.
-      seed: Of the random signs.
+      operator: An operator made outside a `tf.function`, with parameters of float32 or float64.
+      products: The number of products, at least 4; two thirds as many vectors are kept. With P or
+        more the trace is exact.
+      seed: The seed of the random signs.
 
     Returns:
       The trace and its standard error, floats.
