@@ -79,7 +79,7 @@ class Report:
         own_numbers: bool = False,
         write: Callable[[str], None] = tqdm.tqdm.write,
         reported: Sequence[str] = REPORTED,
-    ):
+    ) -> None:
         """Sets a report up.
 
         Args:

@@ -1,4 +1,4 @@
-"""What the command lines are made of: flags, help, exit statuses.
+"""The parts of the command lines: flags, help, exit statuses.
 
-Nothing in here imports TensorFlow: help and wrong flags are answered before it is loaded.
+Nothing here imports TensorFlow: help and wrong flags are answered before it is loaded.
 """

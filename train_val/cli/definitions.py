@@ -1,4 +1,4 @@
-"""Flags with a group, the mode that they are for, and numbers that are checked as they are read."""
+"""Defines flags with a group and a mode that they are for, and checks numbers as they are read."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ GROUPS = (
 
 @dataclasses.dataclass(frozen=True)
 class About:
-    """What `--help` says of a flag besides its text.
+    """What `--help` says about a flag besides its text.
 
     Attributes:
       group: One of `GROUPS`.
-      only: What it is for, such as `--estimator=pes`; None for everything.
-      shown: The default as text, where it depends on something or None would say nothing.
+      only: The mode that the flag is for, such as `--estimator=pes`; None if it always applies.
+      shown: The default as text, if it depends on other flags or `None` would say nothing.
     """
 
     group: str = "Other"
@@ -51,7 +51,7 @@ class About:
 
 
 def about(flag: flags.Flag) -> About:
-    """Returns what `--help` says of a flag; one that is defined without it is among the others."""
+    """Returns what `--help` says about a flag; a flag defined elsewhere is in the group "Other"."""
     return getattr(flag, _ABOUT, About())
 
 
@@ -60,7 +60,7 @@ class _Number(flags.ArgumentParser):
 
     syntactic_help = "a number"
 
-    def __init__(self, name: str, bounds: dict[str, float]):
+    def __init__(self, name: str, bounds: dict[str, float]) -> None:
         super().__init__()
         self._name, self._bounds = name, bounds
 
@@ -80,7 +80,7 @@ class _Whole(flags.ArgumentParser):
 
     syntactic_help = "a whole number"
 
-    def __init__(self, name: str, at_least: int, at_most: int | None):
+    def __init__(self, name: str, at_least: int, at_most: int | None) -> None:
         super().__init__()
         self._name, self._bounds = name, (at_least, at_most)
 
@@ -108,13 +108,14 @@ def number(
     """Defines a flag that is a finite number.
 
     Args:
-      name: Of the flag.
-      default: Its default; None for none.
-      help: What it does, a sentence.
+      name: The flag's name.
+      default: The flag's default; None for no default.
+      help: A sentence that says what the flag does.
       group: One of `GROUPS`.
-      only: As in `About`.
-      shown: As in `About`.
-      **bounds: As for `replay.numbers.check_number`: `above`, `at_least`, `below`, `at_most`.
+      only: The mode that the flag is for, as in `About`.
+      shown: The default as text, as in `About`.
+      **bounds: Bounds as for `replay.numbers.check_number`: `above`, `at_least`, `below`,
+        `at_most`.
     """
     parser = _Number(name, bounds)
     flags.DEFINE(parser, name, default, help, serializer=flags.ArgumentSerializer())
@@ -151,7 +152,7 @@ def choice(
 ) -> None:
     """Defines a flag that is one of some words; arguments as for `number`."""
     flags.DEFINE_enum(name, default, list(choices), help, case_sensitive=case_sensitive)
-    # absl puts the choices in front, which stand beside the name here.
+    # absl puts the choices before the text; the help page has them beside the name.
     FLAGS[name].help = help
     _describe(name, group, only, shown)
 
@@ -179,7 +180,7 @@ def words(
     only: str | None = None,
     shown: str | None = None,
 ) -> None:
-    """Defines a flag that is a list of words with commas between; arguments as for `number`."""
+    """Defines a flag that is a list of words separated by commas; arguments as for `number`."""
     flags.DEFINE_list(name, None if default is None else list(default), help)
     _describe(name, group, only, shown)
 
@@ -199,7 +200,7 @@ def switch(
 
 
 def redescribe(names: Sequence[str], only: str | None = None, shown: str | None = None) -> None:
-    """Says otherwise what flags are for, and what their defaults are, in one of the commands."""
+    """Changes what `--help` says about the mode and the default of flags, for one command."""
     for name in names:
         _describe(name, about(FLAGS[name]).group, only, shown)
 

@@ -1,15 +1,15 @@
-"""How a command ends: one rule for all of them."""
+"""The exit statuses of the commands: one rule for all of them."""
 
 from __future__ import annotations
 
 import signal
 
 DONE = 0
-# It could not do what was asked: files, data or memory, or a training that diverged.
+# The command could not do what was asked: files, data or memory failed, or a training diverged.
 FAILED = 1
 # The command line itself is wrong; nothing was begun.
 WRONG_USAGE = 2
-# As shells report a program that was ended by a signal.
+# What shells report for a program that a signal ended.
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
 
@@ -20,17 +20,17 @@ RULE = (
 
 
 class UsageError(ValueError):
-    """Flags that make no sense, alone or together; the text says what was expected."""
+    """Raised when flags make no sense, alone or together; the text says what was expected."""
 
 
 class DivergedError(Exception):
-    """A training that diverged, whose report has been printed; the text says what to try."""
+    """Raised when a training diverged, after its report; the text says what to try."""
 
 
 class WrongUsage(SystemExit):
-    """The end of a command whose flags are wrong: its text is a sentence, its status 2."""
+    """Ends a command whose flags are wrong, with a sentence and status 2."""
 
-    def __init__(self, sentence: str):
-        """Keeps the sentence; `SystemExit` alone would end with status 1 for it."""
+    def __init__(self, sentence: str) -> None:
+        """Sets the status to 2; with a text, `SystemExit` alone would end with status 1."""
         super().__init__(sentence)
         self.code = WRONG_USAGE

@@ -14,23 +14,23 @@ from train_val.cli.exit_statuses import RULE
 
 
 def page(command: str, summary: str, names: Iterable[str], values: flags.FlagValues) -> str:
-    """Returns the page.
+    """Returns the text of the help page.
 
     Args:
-      command: How the command is called.
-      summary: What it does, in a paragraph or two.
-      names: Of its flags.
-      values: Where they are defined.
+      command: The command as a user types it.
+      summary: A paragraph or two that say what the command does.
+      names: The names of the command's flags.
+      values: The absl object that defines the flags.
     """
     width = min(100, shutil.get_terminal_size((100, 24)).columns)
     groups: dict[str, list[flags.Flag]] = {group: [] for group in GROUPS}
     for name in names:
         groups[about(values[name]).group].append(values[name])
     lines = [*textwrap.wrap(summary, width), "", f"    {command} --FLAG=VALUE ...", ""]
-    for group, found in groups.items():
-        if found:
+    for group, members in groups.items():
+        if members:
             lines += [group, ""]
-            for flag in found:
+            for flag in members:
                 lines += _entry(flag, width)
             lines.append("")
     lines += textwrap.wrap(f"Exit status: {RULE}.", width)
@@ -38,10 +38,10 @@ def page(command: str, summary: str, names: Iterable[str], values: flags.FlagVal
 
 
 def _entry(flag: flags.Flag, width: int) -> list[str]:
-    known = about(flag)
+    description = about(flag)
     sentences = [flag.help.strip()]
-    if known.only:
-        sentences.append(f"Only for {known.only}.")
+    if description.only:
+        sentences.append(f"Only for {description.only}.")
     sentences.append(f"Default: {_default(flag)}.")
     text = " ".join(sentences)
     return [

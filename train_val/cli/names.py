@@ -1,4 +1,4 @@
-"""Names that flags take, written out so that none of what they name has to be imported.
+"""The names that flags accept, written out so that nothing they stand for has to be imported.
 
 `tests/train_val/cli/test_names.py` compares each with what it names.
 """
@@ -14,7 +14,6 @@ STATISTICS = ("population", "moving")
 # Which of the gradient, the residual and the solution the LSTMs see.
 INPUTS = ("grx", "gr", "gx", "rx", "g", "r", "x")
 
-
 TUNED_DATA = ("cifar10", "digits", "mnist")
 DYNAMICS = ("adam", "backtracking", "gd", "m1", "m2", "m3", "m4", "momentum", "nesterov")
 METHODS = ("reverse", "reversible", "drmad", "truncated", "forward", "rtho", "implicit")
@@ -26,7 +25,7 @@ OUTER_OPTIMIZERS = ("adagrad", "adam", "adamax", "adamw", "lion", "nadam", "rmsp
 
 def pretrained() -> list[str]:
     """Returns the names of the meta-optimizers that ship with the package."""
-    found = importlib.util.find_spec("mlhf")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("mlhf")
+    if spec is None or spec.origin is None:
         return []
-    return sorted(path.stem for path in (Path(found.origin).parent / "pretrained").glob("*.npz"))
+    return sorted(path.stem for path in (Path(spec.origin).parent / "pretrained").glob("*.npz"))

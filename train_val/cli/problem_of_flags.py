@@ -1,4 +1,4 @@
-"""What the command lines make of their flags: problems, settings, what they print."""
+"""Makes problems, settings and printed lines from the flags of a command line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def make_problem(part: str) -> image_problems.Problem:
     """Returns the problem that the flags describe.
 
     Args:
-      part: Of the images: `"meta_train"` or `"train"`.
+      part: The part of the images to train on, `"meta_train"` or `"train"`.
     """
     return image_problems.make(
         FLAGS.problem,
@@ -38,16 +38,16 @@ def make_problem(part: str) -> image_problems.Problem:
     )
 
 
-def problem_settings(*found: image_problems.Problem) -> dict[str, str]:
-    """Returns what a checkpoint has to share with the run that continues it.
+def problem_settings(*problems: image_problems.Problem) -> dict[str, str]:
+    """Returns the settings that a checkpoint must share with the run that continues it.
 
     Args:
-      *found: The problems that the flags describe.
+      *problems: The problems that the flags describe.
     """
     names = ["problem", "data", "split", "batch_size", "weight_decay"]
     if FLAGS.problem == "resnet":
         names.append("resnet_size")
-    images = [p.image_fingerprint for p in found if p.image_fingerprint]
+    images = [p.image_fingerprint for p in problems if p.image_fingerprint]
     if FLAGS.data == IMAGENET or images:
         names += ["num_classes", "image_size"]
     settings = {name: str(FLAGS[name].value) for name in names}
@@ -55,15 +55,19 @@ def problem_settings(*found: image_problems.Problem) -> dict[str, str]:
 
 
 def own_numbers(step: int, metrics: Mapping[str, Any]) -> str:
-    """Returns a line with the optimizer's own numbers of a step."""
-    found = [
+    """Returns a line with the numbers that the optimizer itself reports for a step."""
+    numbers = [
         f"{title} {metrics[name]:.4g}" for name, title in OWN_NUMBERS.items() if name in metrics
     ]
-    return f"step {step}: {', '.join(found) or 'this optimizer has no numbers of its own'}"
+    return f"step {step}: {', '.join(numbers) or 'this optimizer has no numbers of its own'}"
 
 
 def name_once() -> Callable[[Callable[[], Any]], None] | None:
-    """Returns what `--debug_grad` does about steps that are not finite; None without the flag."""
+    """Returns the callback of `--debug_grad`, which names the operation behind the first NaN.
+
+    Returns:
+      A function of a function that repeats the step; None without the flag.
+    """
     if not FLAGS.debug_grad:
         return None
     named: list[str] = []

@@ -1,4 +1,4 @@
-"""Loads TensorFlow without its lines about GPUs on a machine that has none."""
+"""Loads TensorFlow without its messages about GPUs on a machine that has none."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-# What TensorFlow 2.16 to 2.21 write on a machine without an NVIDIA driver, past every setting of
-# its log level: written before its log is set up. The last one reads as a failure and is none.
+# What TensorFlow 2.16 to 2.21 write on a machine without an NVIDIA driver, whatever the log level,
+# because the log is not set up yet. The last one reads like a failure but is none.
 _NOISE = (
     r"All log messages before absl::InitializeLog\(\) is called are written to STDERR",
     r"cudart_stub\.cc.*Could not find cuda drivers",
@@ -17,14 +17,14 @@ _NOISE = (
     r"Unable to register cu(FFT|DNN|BLAS) factory",
 )
 SIEVE = ["grep", "-v", "-E", "|".join(_NOISE)]
-# A driver leaves these.
+# A driver creates one of these.
 _DRIVER = ("/dev/nvidiactl", "/proc/driver/nvidia", "/dev/nvidia0", "/dev/dxg")
 
 
 def load_tensorflow() -> None:
     """Imports TensorFlow and lets it look for devices; errors come through.
 
-    Nothing is left out where a driver is there, or the user chose `TF_CPP_MIN_LOG_LEVEL=0` or 1.
+    Nothing is filtered if there is a driver or the user set `TF_CPP_MIN_LOG_LEVEL` to 0 or 1.
     """
     if "tensorflow" in sys.modules:
         return
@@ -32,13 +32,13 @@ def load_tensorflow() -> None:
     if asked or any(Path(path).exists() for path in _DRIVER):
         return
     try:
-        # A process of its own: what TensorFlow says before it crashes comes through too.
+        # A separate process: what TensorFlow says before it crashes comes through too.
         sieve = subprocess.Popen(SIEVE, stdin=subprocess.PIPE, stdout=2)
     except OSError:
         return
     assert sieve.stdin is not None
     sys.stderr.flush()
-    kept = os.dup(2)
+    stderr = os.dup(2)
     os.dup2(sieve.stdin.fileno(), 2)
     sieve.stdin.close()
     try:
@@ -47,6 +47,6 @@ def load_tensorflow() -> None:
         tf.config.list_physical_devices()
     finally:
         sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
         sieve.wait()

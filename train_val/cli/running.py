@@ -1,4 +1,4 @@
-"""From the words of a command line to an exit status.
+"""Takes a command from its arguments to an exit status.
 
 A command reads its flags before it imports what needs TensorFlow, so that help and wrong flags are
 answered in a second:
@@ -35,7 +35,7 @@ from train_val.cli.exit_statuses import (
 from train_val.cli.signals import Terminated, attended
 
 FLAGS = flags.FLAGS
-# `--helpfull` and `--helpshort` are names that commands of absl have.
+# `--helpfull` and `--helpshort` are what other absl commands have.
 _HELP = {"--help", "-help", "-h", "--helpfull", "-helpfull", "--helpshort", "-helpshort"}
 
 
@@ -51,9 +51,10 @@ def begin(
     Args:
       summary: The command's docstring, whose first paragraph says what it does.
       define_flags: Defines the flags.
-      check: Raises `UsageError` where flags make no sense together.
+      check: Raises `UsageError` if flags make no sense together.
       tensorflow: Whether the command needs TensorFlow, which is then loaded.
-      who_has: From the name of a flag that the command does not have to the commands that do.
+      who_has: Takes the name of a flag that the command does not have; returns the commands that
+        have it.
     """
     before = set(FLAGS)
     define_flags()
@@ -66,7 +67,7 @@ def begin(
         read_flags(sys.argv, check, who_has)
     except WrongUsage as error:
         _end(str(error), WRONG_USAGE)
-    # Libraries' news are not this command's.
+    # What libraries log below a warning is not this command's news.
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
     if tensorflow:
@@ -94,15 +95,15 @@ def read_flags(
     check: Callable[[], None] | None = None,
     who_has: Callable[[str], list[str]] = lambda flag: [],
 ) -> None:
-    """Reads flags that are defined.
+    """Reads the flags that have been defined.
 
     Args:
-      argv: The name of the command, and its words.
-      check: Raises `UsageError` where flags make no sense together.
-      who_has: As for `begin`.
+      argv: The name of the command and its arguments.
+      check: Raises `UsageError` if flags make no sense together.
+      who_has: The function that `begin` describes.
 
     Raises:
-      WrongUsage: With a sentence.
+      WrongUsage: If a flag is wrong; the text says what was expected.
     """
     try:
         rest = FLAGS(list(argv))
@@ -112,10 +113,10 @@ def read_flags(
             check()
     except flags.UnrecognizedFlagError as error:
         near = difflib.get_close_matches(error.flagname, list(FLAGS), 1)
-        meant = f" Did you mean --{near[0]}?" if near else ""
-        if having := who_has(error.flagname):
-            meant = f" {', '.join(having)} {'has' if len(having) == 1 else 'have'} it."
-        raise WrongUsage(f"There is no flag --{error.flagname}.{meant} --help lists all.") from None
+        hint = f" Did you mean --{near[0]}?" if near else ""
+        if owners := who_has(error.flagname):
+            hint = f" {', '.join(owners)} {'has' if len(owners) == 1 else 'have'} it."
+        raise WrongUsage(f"There is no flag --{error.flagname}.{hint} --help lists all.") from None
     except flags.Error as error:
         raise WrongUsage(_one_line(error)) from None
     except UsageError as error:
@@ -123,14 +124,14 @@ def read_flags(
 
 
 def guarded(main: Callable[[], Any]) -> None:
-    """Runs a command whose flags are read.
+    """Runs a command whose flags have been read.
 
     Args:
       main: The command.
 
     Raises:
-      SystemExit: With a sentence for expected trouble (status 1) and wrong flags (2), and after
-        Ctrl-C (130) and SIGTERM (143).
+      WrongUsage: If flags make no sense (status 2).
+      SystemExit: After expected trouble, with a sentence (status 1), Ctrl-C (130) or SIGTERM (143).
     """
     try:
         with attended():
@@ -144,17 +145,17 @@ def guarded(main: Callable[[], Any]) -> None:
         # CheckpointError and DataError are ValueErrors.
         sys.exit(sentence(error))
     except (KeyboardInterrupt, Terminated) as error:
-        told = isinstance(error, Terminated)
+        terminated = isinstance(error, Terminated)
         print(
-            f"{'Terminated' if told else 'Interrupted'}. The same command continues from the last "
-            "checkpoint, if there is one; nothing was left half written.",
+            f"{'Terminated' if terminated else 'Interrupted'}. The same command continues from the "
+            "last checkpoint, if there is one; nothing was left half written.",
             file=sys.stderr,
         )
-        sys.exit(TERMINATED if told else INTERRUPTED)
+        sys.exit(TERMINATED if terminated else INTERRUPTED)
 
 
 def sentence(error: Exception) -> str:
-    """Returns an error's own sentence, or one for an error of the system."""
+    """Returns an error's own text, or a sentence for an error of the operating system."""
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         return (
             f"Expected to use {error.filename}, could not ({error.strerror}): make room, change "

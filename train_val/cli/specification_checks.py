@@ -1,4 +1,4 @@
-"""What is wrong with a list of optimizers or of tasks, as far as its text alone shows it."""
+"""Checks lists of optimizers and of tasks, as far as their text alone shows what is wrong."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALIASES = {
     "share": "curvature_share",
     "scale": "damping_scale",
 }
-# Where numbers have to lie, by the name of the setting; others have to be finite.
+# The ranges of numbers, by the name of the setting; other numbers only have to be finite.
 _BELOW_ONE: dict[str, float] = {"at_least": 0, "below": 1}
 RANGES: dict[str, dict[str, float]] = {
     "learning_rate": {"above": 0},
@@ -35,7 +35,7 @@ RANGES: dict[str, dict[str, float]] = {
     **dict.fromkeys(("beta_1", "beta_2", "adam_beta_1", "adam_beta_2"), _BELOW_ONE),
     **dict.fromkeys(("clipnorm", "clipvalue", "global_clipnorm"), {"above": 0}),
 }
-# Whole numbers from so much on.
+# Settings that are whole numbers, and the least value of each.
 COUNTS = {
     "cg_iterations": 1,
     "inverse_every": 1,
@@ -52,10 +52,10 @@ def check_setting(key: str, value: Any) -> None:
 
     Args:
       key: The setting's name, not an alias.
-      value: What is no number passes: whether the setting takes it is for its optimizer to say.
+      value: The value. If it is not a number it passes: only the optimizer knows whether it fits.
 
     Raises:
-      ValueError: With a sentence.
+      ValueError: If the number is out of range.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return
@@ -66,14 +66,14 @@ def check_setting(key: str, value: Any) -> None:
 
 
 def check_optimizers(text: str, meta_ckpt: str | None) -> None:
-    """Checks a list as `compare_optimizers --optimizers` has it.
+    """Checks a list of optimizers, as `compare_optimizers.py --optimizers` takes it.
 
     Args:
       text: Names and settings, such as `sgd:lr=0.1/1,adam`.
-      meta_ckpt: What `meta` is, where its settings have no `path`.
+      meta_ckpt: The meta-optimizer that `meta` stands for, unless its settings have a `path`.
 
     Raises:
-      UsageError: With the first thing that is wrong: a name, a form, a number.
+      UsageError: If a name, a form or a number is wrong; the text names the first.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
@@ -111,11 +111,11 @@ def check_tasks(text: str, task_file: str | None, flag: str = "tasks") -> None:
 
     Args:
       text: The list.
-      task_file: A file that defines families: with one, names are for it to know.
-      flag: What the list was given as.
+      task_file: A file that defines families; with a file, names are not checked.
+      flag: The flag that the list was given by.
 
     Raises:
-      UsageError: With the first thing that is wrong.
+      UsageError: If anything is wrong; the text names the first.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:

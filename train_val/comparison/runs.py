@@ -98,7 +98,7 @@ def run(
 class _UnderWay:
     """A run: where it stands, and what was measured on the way."""
 
-    def __init__(self, problem, optimizer, seed, accuracy, unfinished):
+    def __init__(self, problem, optimizer, seed, accuracy, unfinished) -> None:
         self.problem, self.optimizer, self.accuracy = problem, optimizer, accuracy
         self.unfinished = unfinished
         task = problem.task
@@ -190,7 +190,7 @@ class RunCache:
     A line that is damaged, or that another version wrote, counts as not there: it is done again.
     """
 
-    def __init__(self, path: str | Path | None):
+    def __init__(self, path: str | Path | None) -> None:
         """Reads what there is.
 
         Args:

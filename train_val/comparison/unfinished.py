@@ -41,7 +41,9 @@ class Point:
 class Unfinished:
     """Keeps one run, under the key that its result will have."""
 
-    def __init__(self, folder: str | Path | None, key: Mapping[str, Any], minutes: float = 5.0):
+    def __init__(
+        self, folder: str | Path | None, key: Mapping[str, Any], minutes: float = 5.0
+    ) -> None:
         """Opens the file of a folder.
 
         Args:

@@ -49,7 +49,7 @@ class Batches:
         dtype: tf.DType = tf.float32,
         rollout: int | None = None,
         channels_first: bool = False,
-    ):
+    ) -> None:
         _check_batch_size(batch_size, data)
         if rollout is not None and rollout < 1:
             raise ValueError(f"Expected a rollout of at least 1 batch, or None; got {rollout}.")
@@ -152,7 +152,7 @@ test_batches.__test__ = False  # type: ignore[attr-defined]  # pytest: not a tes
 class _Images:
     """The images as tensors, and how a batch of them is taken and standardised."""
 
-    def __init__(self, data: ImageData, dtype: tf.DType, channels_first: bool):
+    def __init__(self, data: ImageData, dtype: tf.DType, channels_first: bool) -> None:
         self.dtype = tf.as_dtype(dtype)
         if not self.dtype.is_floating:
             raise ValueError(f"Expected a floating dtype for the inputs, got {self.dtype.name}.")

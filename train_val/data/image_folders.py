@@ -30,7 +30,7 @@ class FolderImages:
         others: paths of files that do not have an image's name.
     """
 
-    def __init__(self, folder: Path, classes: list[str] | None = None):
+    def __init__(self, folder: Path, classes: list[str] | None = None) -> None:
         """Lists the images.
 
         Args:

@@ -42,7 +42,7 @@ class LeftOut:
         others: numbers of images that are no JPEG files, for which a pipeline takes more time.
     """
 
-    def __init__(self, data: StoredImages):
+    def __init__(self, data: StoredImages) -> None:
         self._data = data
         self.numbers: list[int] = []
         self.cut_short: set[int] = set()
@@ -133,7 +133,7 @@ class StoredBatches:
         seed: int,
         dtype: tf.DType = tf.float32,
         channels_first: bool = False,
-    ):
+    ) -> None:
         """Sets the batches up; a few images are read, for their size.
 
         Args:
@@ -271,7 +271,7 @@ class StoredTestBatches:
         channels_first: bool = False,
         limit: int | None = None,
         mixed: bool = False,
-    ):
+    ) -> None:
         """Sets the batches up; nothing is read yet.
 
         Args:

@@ -44,7 +44,7 @@ class TFRecordImages:
         label: str,
         first_label: int,
         boxes: str | None = None,
-    ):
+    ) -> None:
         """Indexes the files.
 
         Args:
@@ -83,7 +83,7 @@ class TFRecordImages:
     def __len__(self) -> int:
         return len(self._offsets)
 
-    def __del__(self):
+    def __del__(self) -> None:
         for descriptor in getattr(self, "_descriptors", {}).values():
             # Modules may be gone where the interpreter ends.
             try:

@@ -46,7 +46,7 @@ LAYERS = [f"{kind} {i + 1}" for i in range(len(SIZES) - 1) for kind in ("weights
 class Schedules:
     """The problem, in the parameters that are learned."""
 
-    def __init__(self, train, sizes=SIZES, steps: int = 100, batch_size: int = 200):
+    def __init__(self, train, sizes=SIZES, steps: int = 100, batch_size: int = 200) -> None:
         """Describes the training.
 
         Args:

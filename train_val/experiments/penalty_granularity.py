@@ -46,7 +46,7 @@ LOG_L2 = -4.0
 class Granularity:
     """Training with t, on half of the examples or on all of them."""
 
-    def __init__(self, examples, sizes=SIZES, steps: int = 100, batch_size: int = 200):
+    def __init__(self, examples, sizes=SIZES, steps: int = 100, batch_size: int = 200) -> None:
         """Describes the training.
 
         Args:

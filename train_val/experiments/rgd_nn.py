@@ -68,7 +68,7 @@ EXAMPLES = {
 class Setting:
     """An example with its data and first weights."""
 
-    def __init__(self, example: Example, seed: int, count: int = 1024):
+    def __init__(self, example: Example, seed: int, count: int = 1024) -> None:
         """Draws them.
 
         Args:
@@ -139,7 +139,7 @@ class Setting:
             "momentum": np.zeros(len(sizes)),
         }
 
-        def add(name, part):
+        def add(name, part) -> None:
             kept = 0.0 if "last" in defects else found[name]
             found[name] = kept + np.bincount(block, part)
 

@@ -205,7 +205,7 @@ def as_markdown(found) -> str:
     return "\n".join(lines)
 
 
-def _surface(axis):
+def _surface(axis) -> None:
     x, y = np.meshgrid(np.linspace(-1, 2.4, 100), np.linspace(-1, 5, 100))
     z = loss(tf.constant(np.stack([x, y], -1))).numpy()
     axis.contour(x, y, z, 14, colors="0.8", linewidths=0.6)

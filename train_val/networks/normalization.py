@@ -24,7 +24,7 @@ class ExactBatchNormalization(keras.layers.Layer):
         momentum: float = 0.997,
         epsilon: float = 1e-5,
         **settings: Any,
-    ):
+    ) -> None:
         """Sets a layer up.
 
         Args:

@@ -123,7 +123,7 @@ class Tuning:
         valid_examples: int | None = None,
         start: Mapping[str, float] | None = None,
         seed: int = 0,
-    ):
+    ) -> None:
         """Loads the data and describes the training.
 
         Args:

@@ -27,7 +27,7 @@ def _shrunk(inputs, factor: int):
 class _Initial:
     """Initial kernels, each from a seed of its own."""
 
-    def __init__(self, seed: int, activation: str):
+    def __init__(self, seed: int, activation: str) -> None:
         self._next = 1000 * seed
         self._kind = (
             "HeNormal" if activation in ("relu", "elu", "gelu", "silu") else "GlorotUniform"

@@ -139,7 +139,9 @@ def train(
 class _Training:
     """Where a training stands, its steps, and its experience."""
 
-    def __init__(self, problem, optimizer, steps, seed, model_dir, snapshots, settings, statistics):
+    def __init__(
+        self, problem, optimizer, steps, seed, model_dir, snapshots, settings, statistics
+    ) -> None:
         if snapshots > steps:
             raise ValueError(
                 f"Expected record_experience of at most the {steps} steps, got {snapshots}."

@@ -35,29 +35,27 @@ def define_flags() -> None:
         _WHAT,
     )
     text("task_file", None, "A Python file that defines families of tasks.", _WHAT, only="--task")
-    choice(
-        "part", "train", ("train", "meta_train"), "Which part of the images is trained on.", _WHAT
-    )
+    choice("part", "train", ("train", "meta_train"), "The part of the images to train on.", _WHAT)
     define_statistics()
     text(
         "optimizers",
         DEFAULT,
-        "Names and settings, such as SGD,adam:lr=1e-3/1e-2,hf:cg=2:damping=0.1/1,meta:lr=1: values "
-        "between slashes are tuned over, and where the best is the largest or the smallest, beyond "
-        f"them. Names: {', '.join(optimizer_table.COMPARED)}.",
+        "Names and settings, such as SGD,adam:lr=1e-3/1e-2,hf:cg=2:damping=0.1/1,meta:lr=1. Values "
+        "separated by slashes are tuned over; if the best is the largest or the smallest, tuning "
+        f"goes beyond them. Names: {', '.join(optimizer_table.COMPARED)}.",
         _COMPARED,
     )
     text(
         "meta_ckpt",
         None,
-        "The meta-trained optimizer that meta means: a model_dir, a file, or a name that ships "
-        f"({', '.join(names.pretrained())}).",
+        "The meta-trained optimizer that meta stands for: a model_dir, a file, or a name that "
+        f"ships with the package ({', '.join(names.pretrained())}).",
         _COMPARED,
     )
     number(
         "target",
         None,
-        "A training loss to reach; the table says in how many steps each optimizer does.",
+        "A training loss to reach; the table says how many steps each optimizer needs.",
         _COMPARED,
         shown="the loss that Adam, at its best, ends with",
     )
@@ -65,32 +63,32 @@ def define_flags() -> None:
     text(
         "model_dir",
         None,
-        "The folder for runs and results; what is done there is not done again.",
+        "The folder for runs and results; runs that are finished there are not repeated.",
         _FILES,
         shown="./compare_PROBLEM",
     )
     number(
         "save_minutes",
         5.0,
-        "Minutes after which a run that is under way is kept, to be continued after a kill; 0 for "
-        "never. Ctrl-C and SIGTERM keep it too.",
+        "Minutes after which an unfinished run is saved, so that it can continue after a kill; 0 "
+        "for never. Ctrl-C and SIGTERM save it too.",
         _FILES,
         at_least=0,
     )
     text(
         "title",
         None,
-        "The title of table, picture and page.",
+        "The title of the table, the picture and the page.",
         _FILES,
         shown="the problem's name",
     )
 
 
 def _define_runs() -> None:
-    whole("seeds", 3, "Reported runs of each optimizer.", _COMPARED)
-    whole("tuning_settings", 16, "The most settings tried for one optimizer.", _COMPARED)
+    whole("seeds", 3, "Reported runs per optimizer.", _COMPARED)
+    whole("tuning_settings", 16, "The most settings tried per optimizer.", _COMPARED)
     whole("steps", 200, "Steps of a reported run.", _LONG)
-    whole("tuning_steps", 50, "Steps of a run that tunes.", _LONG)
+    whole("tuning_steps", 50, "Steps of a tuning run.", _LONG)
     whole("every", None, "Steps between two measurements.", _LONG, shown="a 20th of --steps")
     words(
         "report",
@@ -111,7 +109,7 @@ def _define_runs() -> None:
     whole(
         "cost_rounds",
         20,
-        "Steps timed to find what one costs; 0 leaves that out.",
+        "Steps timed to measure the cost of a step; 0 measures no cost.",
         _LONG,
         at_least=0,
     )
@@ -121,7 +119,7 @@ def reported() -> list[int]:
     """Returns the steps of `--report`, ascending.
 
     Raises:
-      UsageError: If one is not a step of a run.
+      UsageError: If a number is not a step of a run.
     """
     try:
         steps = sorted({check_count("--report", _whole(text)) for text in FLAGS.report or ()})
@@ -138,7 +136,7 @@ def check_flags() -> None:
     """Refuses flags that contradict each other.
 
     Raises:
-      UsageError: With what to give.
+      UsageError: If there are any; the text says what to give.
     """
     if FLAGS.task_file and not FLAGS.task:
         raise UsageError(

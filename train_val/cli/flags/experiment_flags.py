@@ -1,4 +1,4 @@
-"""The flags of the experiments on hypergradients: one table of which has which."""
+"""The flags of the hypergradient experiments; tables say which experiment has which flags."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def definer(name: str) -> Callable[[], None]:
                 shown="tensorflow-datasets downloads",
             )
         if name not in WITHOUT_SEEDS:
-            words("seeds", ["0"], "Seeds, one run each.", _GROUP)
+            words("seeds", ["0"], "The seeds, one run for each.", _GROUP)
         if name in ITERATIONS:
             whole(
                 "iterations",
                 ITERATIONS[name],
-                "Steps on the hyperparameters.",
+                "Steps of the outer optimizer, which updates the hyperparameters.",
                 _GROUP,
                 at_least=0,
             )
@@ -80,15 +80,15 @@ def definer(name: str) -> Callable[[], None]:
 
 
 def _chaos() -> None:
-    whole("points", 400, "Learning rates.", _GROUP, at_least=10)
+    whole("points", 400, "The number of learning rates.", _GROUP, at_least=10)
 
 
 def _drmad_fidelity() -> None:
-    whole("steps", 2000, "Steps of training.", _GROUP, at_least=10)
+    whole("steps", 2000, "Training steps.", _GROUP, at_least=10)
     number(
         "momentum",
         0.95,
-        "The momentum; the default is that of the authors' code, their paper has 0.1.",
+        "The momentum; the default is that of the authors' code, while their paper has 0.1.",
         _GROUP,
         at_least=0,
         below=1,
@@ -100,14 +100,14 @@ def _learned_schedules() -> None:
     whole(
         "average_seeds",
         0,
-        "Only average the first hypergradient over so many seeds; 0 runs the experiment.",
+        "If above 0, only average the first hypergradient over this many seeds.",
         _GROUP,
         at_least=0,
     )
 
 
 def _all_methods() -> None:
-    words("networks", list(NETWORKS), f"Some of {', '.join(NETWORKS)}.", _GROUP)
+    words("networks", list(NETWORKS), f"The networks, among {', '.join(NETWORKS)}.", _GROUP)
 
 
 _OWN: dict[str, Callable[[], None]] = {
@@ -119,10 +119,10 @@ _OWN: dict[str, Callable[[], None]] = {
 
 
 def check_flags() -> None:
-    """Refuses seeds that are no whole numbers, and networks that the experiment does not have.
+    """Refuses seeds that are not whole numbers, and networks that the experiment does not have.
 
     Raises:
-      UsageError: With what was expected.
+      UsageError: If there are any; the text says what was expected.
     """
     if "seeds" in FLAGS:
         seeds_of(FLAGS.seeds)
@@ -134,12 +134,12 @@ def check_flags() -> None:
 
 
 def who_has(flag: str) -> list[str]:
-    """Returns the experiments that have a flag, for those who gave it to one that has not.
+    """Returns the experiments that have a flag, to point users to them.
 
     Args:
-      flag: Its name.
+      flag: The name of a flag that some other experiment does not have.
     """
-    having = {
+    owners = {
         "data_dir": [name for name in NAMES if name not in WITHOUT_DATA],
         "seeds": [name for name in NAMES if name not in WITHOUT_SEEDS],
         "iterations": list(ITERATIONS),
@@ -150,14 +150,14 @@ def who_has(flag: str) -> list[str]:
         "average_seeds": ["learned_schedules"],
         "networks": ["all_methods"],
     }
-    return having.get(flag, [])
+    return owners.get(flag, [])
 
 
 def seeds_of(texts: Sequence[str]) -> list[int]:
     """Returns seeds as whole numbers.
 
     Raises:
-      UsageError: If one is none.
+      UsageError: If a word is not a whole number.
     """
     try:
         if not texts or not all(word.isdecimal() for word in texts):

@@ -14,7 +14,7 @@ from train_val.networks import network_table
 
 FLAGS = flags.FLAGS
 
-# Flags of one estimator alone.
+# The flags that only one estimator has.
 OF_ESTIMATOR = {
     "backprop": (
         "keep_prob",
@@ -36,14 +36,17 @@ _BACKPROP_ONLY, _PES_ONLY = "--estimator=backprop", "--estimator=pes"
 def define_flags() -> None:
     """Defines the flags."""
     define_common_flags()
-    # None of them is for one optimizer alone: there is only one here.
+    # Meta-training has one optimizer only, so none of these is for some optimizers alone.
     redescribe(OF_THE_RULE)
     FLAGS["decay"].help = "The factor by which the heuristic changes the damping."
-    redescribe(("CG_iter", "damping", "curvature_share"), shown="{}; with --meta_ckpt as there")
+    redescribe(
+        ("CG_iter", "damping", "curvature_share"), shown="{}; with --meta_ckpt as meta-trained"
+    )
     text(
         "model_dir",
         None,
-        "The folder for checkpoints, metrics, the replay and the optimizer; a run continues there.",
+        "The folder for checkpoints, metrics, the replay and the optimizer; an earlier run there "
+        "is continued.",
         "Files",
         shown="./meta_optimizer",
     )
@@ -59,17 +62,17 @@ def define_flags() -> None:
     number(
         "lr",
         1.0,
-        "The learning rate of the rollouts; pes learns it from there.",
+        "The learning rate of the rollouts; pes starts from it and learns it.",
         _META,
         above=0,
         shown="1; with --meta_ckpt as meta-trained",
     )
     number("meta_lr", 1e-3, "Adam's step size for the LSTMs' weights.", _META, above=0)
-    whole("meta_roll_back", 10, "Training steps in a meta-step.", _META)
+    whole("meta_roll_back", 10, "Training steps per meta-step.", _META)
     number(
         "keep_prob",
         0.5,
-        "The probability that training goes on after a meta-step; otherwise it begins again at a "
+        "The probability that training goes on after a meta-step; otherwise it restarts from a "
         "snapshot.",
         _META,
         only=_BACKPROP_ONLY,
@@ -79,21 +82,22 @@ def define_flags() -> None:
     text(
         "experience",
         None,
-        "A replay that rollouts begin from: what use_meta_optimizer's --record_experience made.",
+        "A replay that rollouts start from, made by use_meta_optimizer's --record_experience.",
         _META,
         only=_BACKPROP_ONLY,
     )
     text(
         "meta_ckpt",
         None,
-        "A meta-optimizer to go on from: its weights, and its rule and learning rate where no flag "
-        f"says otherwise. A model_dir, a file, or a name ({', '.join(names.pretrained())}).",
+        "A meta-optimizer to continue from: its weights, and its rule and learning rate unless "
+        "flags set them. A model_dir, a file, or a name that ships with the package "
+        f"({', '.join(names.pretrained())}).",
         _META,
     )
     number(
         "initial_damping",
         None,
-        "The damping that a new LSTM gives before it has learned.",
+        "The damping that an untrained LSTM outputs.",
         _META,
         above=0,
         shown="0.69",
@@ -106,7 +110,7 @@ def _define_tasks() -> None:
     text(
         "tasks",
         None,
-        "A mixture of tasks instead of --problem, taken in turns: families with settings, such as "
+        "A mixture of tasks instead of --problem, taken in turn: families with settings, such as "
         "mlp:width=16,mlp:width=64:depth=2:batch_size=32,convnet:data=digits. Families: "
         f"{', '.join(network_table.FAMILIES)}.",
         "What is trained",
@@ -121,9 +125,9 @@ def _define_tasks() -> None:
 
 
 def _define_evolution() -> None:
-    whole("horizon", 100, "Steps of a training, a multiple of --meta_roll_back.", _PES,
+    whole("horizon", 100, "Steps per training, a multiple of --meta_roll_back.", _PES,
           only=_PES_ONLY)  # fmt: skip
-    whole("pairs", 4, "Pairs of trainings of each task.", _PES, only=_PES_ONLY)
+    whole("pairs", 4, "Pairs of trainings per task.", _PES, only=_PES_ONLY)
     number(
         "deviation",
         0.05,
@@ -136,7 +140,7 @@ def _define_evolution() -> None:
         "layers",
         "all",
         ("all", "output"),
-        "Which of the LSTMs' layers are learned; output alone is less noisy.",
+        "Which layers of the LSTMs are learned; the output layer alone is less noisy.",
         _PES,
         only=_PES_ONLY,
     )
@@ -146,10 +150,10 @@ def check_flags() -> None:
     """Refuses flags that the estimator, or a mixture of tasks, has no use for.
 
     Raises:
-      UsageError: With the flag.
+      UsageError: If there are any; the text names the flag.
     """
-    for estimator, found in OF_ESTIMATOR.items():
-        for name in found:
+    for estimator, members in OF_ESTIMATOR.items():
+        for name in members:
             if estimator != FLAGS.estimator and FLAGS[name].present:
                 raise UsageError(
                     f"Expected {name} with estimator={estimator} only, got it with "

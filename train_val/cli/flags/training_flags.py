@@ -1,4 +1,4 @@
-"""The flags of training and of meta-training that both have."""
+"""The flags that training and meta-training share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WHAT, _LONG, _OPTIMIZER = "What is trained", "Length and reports", "The optimiz
 _STEPS = "Hessian-free steps (MLHF, plain and Martens' Hessian-free, K-FAC)"
 _LEARNED, _FILES, _SPEED = "The learned part (MLHF)", "Files", "Speed and numbers"
 
-# The optimizer's own numbers: name in the metrics -> what it is.
+# The numbers that the optimizer itself reports: name in the metrics -> formula.
 OWN_NUMBERS = {
     "x_by_g": "‖x‖/‖g‖",
     "r_norm": "‖r‖",
@@ -47,11 +47,11 @@ def define_problem_flags() -> None:
         _WHAT,
         only="--data=cifar10",
     )
-    whole("batch_size", 128, "Examples in a batch.", _WHAT)
+    whole("batch_size", 128, "Examples per batch.", _WHAT)
     number(
         "weight_decay",
         0.0,
-        "c of the penalty c/2 times the sum of the squared weights.",
+        "The factor c in the penalty c/2 times the sum of the squared weights.",
         _WHAT,
         at_least=0,
     )
@@ -59,7 +59,7 @@ def define_problem_flags() -> None:
     whole(
         "num_classes",
         None,
-        "The number of classes, if not the number found in the files.",
+        "The number of classes, if other than the number found in the files.",
         _WHAT,
         only="--data=imagenet",
         shown="as found",
@@ -76,7 +76,7 @@ def define_problem_flags() -> None:
         "data_format",
         "auto",
         ("auto", "channels_first", "channels_last"),
-        "Where an image's channels stand; auto takes what the device is fastest with.",
+        "The place of an image's channels; auto takes whichever is faster on the device.",
         _SPEED,
     )
 
@@ -115,8 +115,8 @@ def _define_files() -> None:
     number(
         "save_minutes",
         5.0,
-        "Minutes after which a checkpoint is written even if --save_steps are not over; 0 for "
-        "never. Ctrl-C and SIGTERM save too, and end the command after the step it is at.",
+        "Minutes after which a checkpoint is written even before --save_steps are over; 0 for "
+        "never. Ctrl-C and SIGTERM save too, and end the command after the current step.",
         _FILES,
         at_least=0,
     )
@@ -126,7 +126,7 @@ def _define_rule() -> None:
     whole(
         "CG_iter",
         2,
-        "Conjugate-gradient iterations in a step.",
+        "Conjugate-gradient iterations per step.",
         _STEPS,
         only=_HF,
         shown="2; with --meta_ckpt as meta-trained; 4 for plain Hessian-free, at most 250 for "
@@ -136,8 +136,8 @@ def _define_rule() -> None:
         "x_use",
         "x",
         ("x", "d", "rnn"),
-        "Where conjugate gradients start: x at the last solution, d at the gradient, rnn where an "
-        "LSTM says.",
+        "Where conjugate gradients start: x at the last solution, d at the gradient, rnn at what "
+        "an LSTM proposes.",
         _STEPS,
         only="--optimizer=meta",
     )
@@ -153,15 +153,15 @@ def _define_rule() -> None:
         "d_use",
         "rnn",
         ("rnn", "none"),
-        "The damping: from an LSTM (added to --damping), or --damping alone. With --y_use=none "
-        "--d_use=none nothing is learned: plain Hessian-free.",
+        "The damping: from an LSTM, added to --damping, or --damping alone. With --y_use=none "
+        "--d_use=none nothing is learned, and the optimizer is plain Hessian-free.",
         _LEARNED,
         only="--optimizer=meta",
     )
     number(
         "damping",
         2e-5,
-        "The constant damping, or where it starts if it is adapted.",
+        "The constant damping, or its initial value if it is adapted.",
         _STEPS,
         at_least=0,
         shown="2e-05; with --meta_ckpt as meta-trained; 1 for plain Hessian-free, martens and kfac",
@@ -177,9 +177,9 @@ def _define_rule() -> None:
     number(
         "decay",
         0.9,
-        "The factor by which the heuristic changes the damping; for kfac the share that its "
-        "factors keep in a step (0.95 if left out); for RMSprop the share that its mean square "
-        "keeps.",
+        "The factor by which the heuristic changes the damping; for kfac, the share of its factors "
+        "that is kept per step (0.95 if left out); for RMSprop, the share of its mean square that "
+        "is kept per step.",
         _STEPS,
         above=0,
         at_most=1,
@@ -187,7 +187,7 @@ def _define_rule() -> None:
     number(
         "curvature_share",
         1.0,
-        "The share of a batch, its first examples, that the curvature is taken on.",
+        "The share of a batch, its first examples, that the curvature is computed on.",
         _STEPS,
         only=_HF,
         above=0,
@@ -200,8 +200,8 @@ def _define_inputs() -> None:
     number(
         "damping_scale",
         1.0,
-        "A factor on the learned damping: try it beside --lr on a network unlike those of "
-        "meta-training.",
+        "A factor on the learned damping; worth trying together with --lr on a network unlike "
+        "those of meta-training.",
         _LEARNED,
         only="--optimizer=meta",
         above=0,
@@ -210,7 +210,7 @@ def _define_inputs() -> None:
         "input_scale",
         "none",
         ("none", "rms"),
-        "How gradients, residuals and solutions come to the LSTMs: as they are, or divided by the "
+        "How gradients, residuals and solutions reach the LSTMs: as they are, or divided by the "
         "root mean square of each variable's entries.",
         _LEARNED,
         only="--optimizer=meta",
@@ -230,17 +230,17 @@ def _define_speed() -> None:
         "product_dtype",
         None,
         ("bfloat16",),
-        "The precision of the network's part of curvature products: faster where the processor "
-        "has such units, with errors of about 1%.",
+        "The precision of the network's part of curvature products: faster on processors with "
+        "units for it, with errors of about 1%.",
         _SPEED,
         only="--optimizer=meta",
         shown="float32",
     )
-    switch("jit_compile", False, "Compile a whole step with XLA, as suits a GPU.", _SPEED)
+    switch("jit_compile", False, "Compile each step with XLA, which suits a GPU.", _SPEED)
     switch(
         "print_log_in_meta_optimizer",
         False,
-        f"Print and record the optimizer's own numbers: {', '.join(OWN_NUMBERS.values())}.",
+        f"Print and record numbers of the optimizer: {', '.join(OWN_NUMBERS.values())}.",
         "Other",
         only="--optimizer=meta",
     )
@@ -248,6 +248,6 @@ def _define_speed() -> None:
         "debug_grad",
         False,
         "Repeat the first step that is not finite with every operation checked, and name the "
-        "operation whose result is not.",
+        "operation whose result is not finite.",
         "Other",
     )

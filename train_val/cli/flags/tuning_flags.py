@@ -21,7 +21,7 @@ _WHAT, _LONG, _HYPER, _METHOD = (
     "The method",
 )
 _FILES = "Files"
-# What a flag of the method is for.
+# The methods that a flag is for.
 OF_METHOD = {
     "truncation": ("truncated", "rtho"),
     "online": ("truncated",),
@@ -43,20 +43,20 @@ def define_flags() -> None:
         _WHAT,
         shown="tensorflow-datasets downloads",
     )
-    whole("train_examples", 10_000, "Images to train on, at most.", _WHAT)
+    whole("train_examples", 10_000, "The most images to train on.", _WHAT)
     whole(
         "valid_examples",
         None,
-        "Images to validate on, at most.",
+        "The most images to validate on.",
         _WHAT,
         shown="5,000; 1,000 for the convnet",
     )
-    whole("batch_size", 128, "Examples in a batch; all, if there are no more.", _WHAT)
+    whole("batch_size", 128, "Examples per batch; all of them if there are fewer.", _WHAT)
     choice("dynamics", "momentum", names.DYNAMICS, "How the network is trained.", _WHAT)
     number(
         "lr",
         None,
-        "The learning rate; where it starts, if it is learned.",
+        "The learning rate; its initial value if it is learned.",
         _WHAT,
         above=0,
         shown="0.1; 0.001 for --dynamics=adam",
@@ -64,26 +64,26 @@ def define_flags() -> None:
     number(
         "momentum",
         0.9,
-        "The momentum, for --dynamics=adam β₁; where it starts, if it is learned.",
+        "The momentum (β₁ for --dynamics=adam); its initial value if it is learned.",
         _WHAT,
         at_least=0,
         below=1,
     )
-    whole("steps", 100, "Steps of a training.", _LONG)
+    whole("steps", 100, "Steps per training.", _LONG)
     whole("max_steps", 20, "Steps of the outer optimizer, each a whole training.", _LONG)
     _define_hyperparameters()
     _define_method()
     text(
         "model_dir",
         None,
-        "The folder for checkpoints, records and pictures; a run continues there.",
+        "The folder for checkpoints, records and pictures; an earlier run there is continued.",
         _FILES,
         shown="./tune_PROBLEM_METHOD",
     )
     whole(
         "seed",
         0,
-        "Seed of the weights and batches of the first training.",
+        "The seed of the weights and batches of the first training.",
         "Other",
         at_least=0,
         at_most=2**20,
@@ -96,14 +96,15 @@ def _define_hyperparameters() -> None:
         None,
         "What is learned: learning_rate, momentum (or beta1, beta2 with --dynamics=adam), l1, l2, "
         "log_l2, example_weights, labels, images, initial_weights, initial_scale. With :step, "
-        ":layer, :step+layer or :weight, one value each, as in learning_rate:step+layer,l2:layer.",
+        ":layer, :step+layer or :weight there is a value for each of these, as in "
+        "learning_rate:step+layer,l2:layer.",
         _HYPER,
         shown="the numbers of the dynamics and l2; l2 alone for --method=implicit",
     )
     words(
         "start",
         [],
-        "First values other than the usual ones, such as l2=1e-3.",
+        "Initial values other than the usual ones, such as l2=1e-3.",
         _HYPER,
         shown="the usual ones",
     )
@@ -111,22 +112,23 @@ def _define_hyperparameters() -> None:
         "outer_optimizer",
         "adam",
         names.OUTER_OPTIMIZERS,
-        "What moves the hyperparameters.",
+        "The optimizer that updates the hyperparameters.",
         _HYPER,
         case_sensitive=False,
     )
     words(
         "outer_lr",
         [],
-        "Its learning rate, for all (0.01) or by name (0.01,l2=1e-5).",
+        "The learning rate of --outer_optimizer, for all hyperparameters (0.01) or by name "
+        "(0.01,l2=1e-5).",
         _HYPER,
-        shown="what suits Adam: a tenth of the first value for learning rates and penalties, else "
-        "0.01 to 0.2",
+        shown="what suits Adam: a tenth of the initial value for learning rates and penalties, "
+        "else 0.01 to 0.2",
     )
     words(
         "projection",
         [],
-        "Where hyperparameters stay, as name=box:LOW:HIGH, name=simplex:TOTAL, "
+        "The set that a hyperparameter is kept in, as name=box:LOW:HIGH, name=simplex:TOTAL, "
         "name=capped_simplex:TOTAL or name=none, such as example_weights=capped_simplex:500.",
         _HYPER,
         shown="penalties at least 0, weights of examples in [0, 1], labels on the simplex",
@@ -139,7 +141,7 @@ def _define_hyperparameters() -> None:
         _HYPER,
         only="hyperparameters with a value for every weight, such as l2:weight",
     )
-    switch("sign", False, "Move by the sign of the shared gradient only.", _HYPER, only="--sharing")
+    switch("sign", False, "Use only the sign of the shared gradient.", _HYPER, only="--sharing")
 
 
 def _define_method() -> None:
@@ -153,21 +155,22 @@ def _define_method() -> None:
     whole(
         "truncation",
         100,
-        "How many of the last steps truncated differentiates; for rtho, steps between two moves.",
+        "For truncated, the number of last steps that are differentiated; for rtho, the steps "
+        "between two updates of the hyperparameters.",
         _METHOD,
         only="--method=truncated and rtho",
     )
     switch(
         "online",
         False,
-        "Move the hyperparameters during training, after every truncation.",
+        "Update the hyperparameters during training, after every --truncation steps.",
         _METHOD,
         only="--method=truncated",
     )
     whole(
         "points",
         None,
-        "Points of the line between first and last weights.",
+        "The number of points on the line between the first and the last weights.",
         _METHOD,
         only="--method=drmad",
         shown="a tenth of --steps",
@@ -183,7 +186,7 @@ def _define_method() -> None:
     number(
         "damping",
         1e-2,
-        "What is added to the diagonal of the linear system.",
+        "The number added to the diagonal of the linear system.",
         _METHOD,
         only="--method=implicit",
         at_least=0,
@@ -200,7 +203,7 @@ def _define_method() -> None:
     switch(
         "estimate",
         False,
-        "Print what each method would cost before the first step.",
+        "Before the first step, print what each method would cost.",
         _METHOD,
     )
 
@@ -208,18 +211,21 @@ def _define_method() -> None:
 def numbers(
     flag: str, texts: Sequence[str], alone: bool = False, **bounds: float
 ) -> dict[str, float]:
-    """Reads `name=number`, and if that may be a number alone under the name "".
+    """Reads words such as `name=number`; a number alone, if allowed, gets the name "".
 
     Args:
       flag: The flag's name.
-      texts: Its words.
-      alone: Whether a number alone is for all names.
-      **bounds: As for `replay.numbers.check_number`.
+      texts: The flag's words.
+      alone: Whether a number alone is allowed; it is for all names.
+      **bounds: Bounds as for `replay.numbers.check_number`.
+
+    Returns:
+      The numbers by name.
 
     Raises:
-      UsageError: If one is not such a text, or its number not within bounds.
+      UsageError: If a word has another form, or its number is out of bounds.
     """
-    found: dict[str, float] = {}
+    by_name: dict[str, float] = {}
     for word in texts:
         name, equals, value = word.rpartition("=")
         try:
@@ -231,17 +237,17 @@ def numbers(
             raise UsageError(f"Expected {flag} as {asked}, got {word!r}.") from None
         try:
             what = f"{flag} of {name.strip()}" if name else flag
-            found[name.strip()] = check_number(what, read, **bounds)
+            by_name[name.strip()] = check_number(what, read, **bounds)
         except ValueError as error:
             raise UsageError(str(error)) from None
-    return found
+    return by_name
 
 
 def check_flags() -> None:
     """Refuses flags that the method has no use for, and numbers that make no sense.
 
     Raises:
-      UsageError: With the flag.
+      UsageError: If there are any; the text names the flag.
     """
     for flag, methods in OF_METHOD.items():
         if FLAGS[flag].present and FLAGS.method not in methods:

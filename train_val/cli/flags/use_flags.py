@@ -17,20 +17,20 @@ _OPTIMIZER, _FIRST = "The optimizer", "First-order optimizers"
 
 def define_flags() -> None:
     """Defines the flags."""
-    # Not the seed of meta-training, whose initial weights the optimizer has seen.
+    # Not the seed of meta-training: the optimizer has seen its initial weights.
     define_common_flags(seed=1)
     text(
         "model_dir",
         None,
-        "The folder for checkpoints and metrics; a run continues there.",
+        "The folder for checkpoints and metrics; an earlier run there is continued.",
         "Files",
-        shown="./eval_PROBLEM_OPTIMIZER; plain Hessian-free is hf there, the heuristic adds _lm",
+        shown="./eval_PROBLEM_OPTIMIZER, where plain Hessian-free is hf and the heuristic adds _lm",
     )
     choice(
         "optimizer",
         "meta",
         optimizer_table.TRAINING,
-        "What trains the network.",
+        "The optimizer that trains the network.",
         _OPTIMIZER,
         case_sensitive=False,
     )
@@ -73,28 +73,28 @@ def define_flags() -> None:
     whole(
         "record_experience",
         0,
-        "Snapshots of the path to keep in model_dir/experience, for train_meta_optimizer's "
-        "--experience.",
+        "The number of snapshots of the training to keep in model_dir/experience, for "
+        "train_meta_optimizer's --experience.",
         "Files",
         at_least=0,
     )
 
 
 def define_statistics() -> None:
-    """Defines what batch normalisation has in evaluations."""
+    """Defines the flag for the statistics that batch normalisation has in evaluations."""
     choice(
         "statistics",
         "population",
         names.STATISTICS,
-        "What batch normalisation has in evaluations: population, statistics taken anew from "
-        "training images at the weights as they are, or moving, the moving averages, as in the "
+        "The statistics that batch normalisation has in evaluations: population, computed anew "
+        "from training images at the current weights, or moving, the moving averages, as in the "
         "paper.",
         "Length and reports",
     )
 
 
 def define_measured_images() -> None:
-    """Defines what a report of `use_meta_optimizer.py` measures, and on how many images."""
+    """Defines what reports of `use_meta_optimizer.py` measure, and on how many images."""
     define_statistics()
     shown = "as many as training will have seen, at least 1,000, at most all"
     whole(
@@ -114,7 +114,7 @@ def define_measured_images() -> None:
 
 
 def default_folder() -> str:
-    """Returns the folder of a run that `--model_dir` gives none: one for each kind of optimizer."""
+    """Returns the folder of a run without `--model_dir`; each kind of optimizer has its own."""
     name = "hf" if is_plain_hessian_free() else FLAGS.optimizer
     adapted = FLAGS["damping_type"].present and FLAGS.damping_type == "LM_heuristics"
     return f"./eval_{FLAGS.problem}_{name}{'_lm' if adapted else ''}".lower()
@@ -129,7 +129,7 @@ def check_flags() -> None:
     """Refuses flags that contradict each other.
 
     Raises:
-      UsageError: With what to give.
+      UsageError: If there are any; the text says what to give.
     """
     meta = FLAGS.optimizer == "meta"
     plain = is_plain_hessian_free()
@@ -162,10 +162,10 @@ def check_flags() -> None:
 
 
 def check_split() -> None:
-    """Refuses CIFAR-10's other split for other data, and a folder where no data set needs one.
+    """Refuses CIFAR-10's other split for other data.
 
     Raises:
-      UsageError: With the flag.
+      UsageError: If it is given.
     """
     if FLAGS.split != "original" and FLAGS.data != "cifar10":
         raise UsageError(
