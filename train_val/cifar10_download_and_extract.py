@@ -55,16 +55,16 @@ def download_and_extract(
     only when their checksums are right, so that a kill leaves nothing half written.
 
     Args:
-        data_dir: made if it is not there.
-        url: of the archive.
-        archive_md5: what the archive must have.
-        file_md5s: the names of the files to take out of it, and what each must have.
+      data_dir: Made if it is not there.
+      url: Of the archive.
+      archive_md5: What the archive must have.
+      file_md5s: The names of the files to take out of it, and what each must have.
 
     Returns:
-        False if all files were there and correct, so that nothing was to do.
+      False if all files were there and correct, so that nothing was to do.
 
     Raises:
-        DownloadError: no network, a wrong checksum, or a folder that cannot be written.
+      DownloadError: No network, a wrong checksum, or a folder that cannot be written.
     """
     folder = data_dir / FOLDER
     archive = data_dir / "cifar-10-binary.tar.gz"
@@ -219,11 +219,11 @@ def run(data_dir: str, url: str) -> None:
     """What the command line does: `download_and_extract`, and a line that says the outcome.
 
     Args:
-        data_dir: where `cifar-10-batches-bin/` is made.
-        url: of the archive.
+      data_dir: Where `cifar-10-batches-bin/` is made.
+      url: Of the archive.
 
     Raises:
-        SystemExit: with the reason, if the files could not be had.
+      SystemExit: With the reason, if the files could not be had.
     """
     folder = Path(data_dir) / FOLDER
     try:

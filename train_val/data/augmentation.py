@@ -10,13 +10,13 @@ def draw_shifts_and_flips(batch_size: int, seed: tf.Tensor) -> tuple[tf.Tensor, 
     """What happens to each image of a batch; the same whenever the seed is.
 
     Args:
-        batch_size: B.
-        seed: int64 [2].
+      batch_size: B.
+      seed: Int64 [2].
 
     Returns:
-        shifts: int32 [B, 2], the upper left corner (row, column) of the crop in the padded
-            image, each uniform on 0 ... 8; (4, 4) moves nothing.
-        flips: bool [B], whether the crop is mirrored left to right, with probability 1/2.
+      shifts: int32 [B, 2], the upper left corner (row, column) of the crop in the padded
+        image, each uniform on 0 ... 8; (4, 4) moves nothing.
+      flips: bool [B], whether the crop is mirrored left to right, with probability 1/2.
     """
     # One draw for all three: its halves are the flips, the rest of it the corners.
     choice = tf.random.stateless_uniform([batch_size], seed, 0, _OFFSETS**2 * 2, tf.int32)
@@ -29,12 +29,12 @@ def crop_and_flip(images: tf.Tensor, shifts: tf.Tensor, flips: tf.Tensor) -> tf.
     """Pads with 4 zeros on every side, crops to the size before, and mirrors.
 
     Args:
-        images: [B, height, width, channels], with static height, width and channels.
-        shifts: int32 [B, 2], where each crop begins in the padded image, 0 ... 8.
-        flips: bool [B], which crops are mirrored left to right.
+      images: [B, height, width, channels], with static height, width and channels.
+      shifts: Int32 [B, 2], where each crop begins in the padded image, 0 ... 8.
+      flips: Bool [B], which crops are mirrored left to right.
 
     Returns:
-        Shape and dtype of `images`.
+      Shape and dtype of `images`.
     """
     height, width, channels = images.shape[1:]
     # Which row and column of the image before each pixel comes from. Nothing is padded: what

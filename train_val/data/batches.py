@@ -22,21 +22,21 @@ class Batches:
     the very same batches: `dataset(start=k)`.
 
     Args:
-        data: what the batches are made of; a copy is kept, as uint8.
-        batch_size: B, from 1 to the number of images.
-        seed: any integer of 64 bits; another one is another order and other augmentation.
-        training: whether images may be augmented (default True).
-        augment: pads each image by 4, crops it at random to its size, mirrors half of them.
-            None (the default): as the data set has it, when training.
-        dtype: of the inputs (default float32). They are computed in float32, so that a run
-            in float64 sees the same images.
-        rollout: None (the default), or T: elements are T successive batches, with T as a
-            first axis, and element k holds batches k * T ... k * T + T - 1.
-        channels_first: inputs as [B, channels, height, width] (default False).
+      data: What the batches are made of; a copy is kept, as uint8.
+      batch_size: B, from 1 to the number of images.
+      seed: Any integer of 64 bits; another one is another order and other augmentation.
+      training: Whether images may be augmented (default True).
+      augment: Pads each image by 4, crops it at random to its size, mirrors half of them.
+        None (the default): as the data set has it, when training.
+      dtype: Of the inputs (default float32). They are computed in float32, so that a run
+        in float64 sees the same images.
+      rollout: None (the default), or T: elements are T successive batches, with T as a
+        first axis, and element k holds batches k * T ... k * T + T - 1.
+      channels_first: Inputs as [B, channels, height, width] (default False).
 
     Raises:
-        ValueError: a size out of range, a seed of more than 64 bits, or a dtype that is not
-            a floating one.
+      ValueError: A size out of range, a seed of more than 64 bits, or a dtype that is not
+        a floating one.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class Batches:
         """Batch k by itself, without the pipeline (and without the rollout's axis).
 
         Args:
-            k: the batch's number, from 0.
+          k: The batch's number, from 0.
 
         Returns:
-            inputs: [B, height, width, channels] of the dtype, or channels first.
-            labels: int32 [B].
+          inputs: [B, height, width, channels] of the dtype, or channels first.
+          labels: int32 [B].
         """
         if not self.augment:
             return self._images.gather(self.indices(k))
@@ -91,16 +91,16 @@ class Batches:
         """The batches from number `start` on, computed ahead of who asks for them.
 
         Args:
-            start: the first element's number (default 0): of a batch, or of a rollout where
-                there is one. `dataset(start=k)` continues where `dataset()` is after k.
-            steps: how many elements (default None: without end).
+          start: The first element's number (default 0): of a batch, or of a rollout where
+            there is one. `dataset(start=k)` continues where `dataset()` is after k.
+          steps: How many elements (default None: without end).
 
         Returns:
-            (inputs, labels) as `batch` gives them, in static shapes; with a rollout of T
-            [T, B, ...] and [T, B].
+          (inputs, labels) as `batch` gives them, in static shapes; with a rollout of T
+          [T, B, ...] and [T, B].
 
         Raises:
-            ValueError: start or steps is negative.
+          ValueError: Start or steps is negative.
         """
         if start < 0 or (steps is not None and steps < 0):
             raise ValueError(
@@ -124,16 +124,16 @@ def test_batches(
     """Every image once, in its order and never augmented: to measure a network on.
 
     Args:
-        data: the images.
-        batch_size: B; the last batch holds what is left and may be smaller.
-        dtype: of the inputs (default float32).
-        channels_first: inputs as [B, channels, height, width] (default False).
+      data: The images.
+      batch_size: B; the last batch holds what is left and may be smaller.
+      dtype: Of the inputs (default float32).
+      channels_first: Inputs as [B, channels, height, width] (default False).
 
     Returns:
-        A finite data set of (inputs [B, height, width, channels], labels int32 [B]).
+      A finite data set of (inputs [B, height, width, channels], labels int32 [B]).
 
     Raises:
-        ValueError: the batch size is not from 1 to the number of images.
+      ValueError: The batch size is not from 1 to the number of images.
     """
     _check_batch_size(batch_size, data)
     images = _Images(data, dtype, channels_first)

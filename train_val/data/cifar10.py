@@ -32,12 +32,12 @@ def load_cifar10(data_dir: str | os.PathLike[str] | None, part: str, split: str)
     itself; training pads it by 4, crops it to 32 x 32 and mirrors it at random.
 
     Args:
-        data_dir: holds `cifar-10-batches-bin/`, or is that folder; None downloads.
-        part: "meta_train", "train" or "test".
-        split: "original" or "standard", see `train_val.data.load`.
+      data_dir: Holds `cifar-10-batches-bin/`, or is that folder; None downloads.
+      part: "meta_train", "train" or "test".
+      split: "original" or "standard", see `train_val.data.load`.
 
     Raises:
-        DataError: a file is missing, is not 10,000 records long or holds a label above 9.
+      DataError: A file is missing, is not 10,000 records long or holds a label above 9.
     """
     numbers = _BATCHES.get((split, part))
     if data_dir is None:
@@ -57,7 +57,7 @@ def read_batch(path: Path, records: int = RECORDS_A_FILE) -> tuple[np.ndarray, n
     A record is a byte for the label and 3,072 for the image, channel first.
 
     Raises:
-        DataError: the file is missing, has another size or a label above 9.
+      DataError: The file is missing, has another size or a label above 9.
     """
     expected = records * _RECORD_BYTES
     try:

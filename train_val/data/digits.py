@@ -19,9 +19,9 @@ def load_digits(data_dir: str | os.PathLike[str] | None, part: str, split: str) 
     Networks see (pixel - 4.884) / 6.017, the mean and deviation of all pixels.
 
     Args:
-        data_dir: not used, the images come with scikit-learn.
-        part: "meta_train", "train" or "test".
-        split: not used, there is one.
+      data_dir: Not used, the images come with scikit-learn.
+      part: "meta_train", "train" or "test".
+      split: Not used, there is one.
     """
     # scikit-learn takes a second to import: only who asks for digits waits for it.
     from sklearn.datasets import load_digits as sklearn_load_digits

@@ -14,18 +14,18 @@ class ImageData:
     """Labelled images in memory, and how a network wants to see them.
 
     Attributes:
-        images: uint8 [N, height, width, channels].
-        labels: int32 [N], each in 0 ... num_classes - 1.
-        num_classes: how many classes there are, whether or not all occur here.
-        name: what messages call the data.
-        pixel_mean: subtracted from every pixel before it is divided by `pixel_std`. None
-            (the default): each image is standardised by its own mean and deviation.
-        pixel_std: see `pixel_mean`; the two are given together.
-        augment: whether training shows each image shifted and mirrored at random.
+      images: Uint8 [N, height, width, channels].
+      labels: Int32 [N], each in 0 ... num_classes - 1.
+      num_classes: How many classes there are, whether or not all occur here.
+      name: What messages call the data.
+      pixel_mean: Subtracted from every pixel before it is divided by `pixel_std`. None
+        (the default): each image is standardised by its own mean and deviation.
+      pixel_std: See `pixel_mean`; the two are given together.
+      augment: Whether training shows each image shifted and mirrored at random.
 
     Raises:
-        DataError: an array has another shape or dtype, there is no image, or a label is out
-            of range.
+      DataError: An array has another shape or dtype, there is no image, or a label is out
+        of range.
     """
 
     images: np.ndarray

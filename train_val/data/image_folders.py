@@ -23,22 +23,22 @@ class FolderImages:
     class back to a folder that holds it; a line says how many.
 
     Attributes:
-        classes: the names of the classes, sorted.
-        paths: of the images, sorted within each class.
-        labels: int64 [N].
-        left_out: paths of what has an image's name and is no file.
-        others: paths of files that do not have an image's name.
+      classes: The names of the classes, sorted.
+      paths: Of the images, sorted within each class.
+      labels: Int64 [N].
+      left_out: Paths of what has an image's name and is no file.
+      others: Paths of files that do not have an image's name.
     """
 
     def __init__(self, folder: Path, classes: list[str] | None = None) -> None:
         """Lists the images.
 
         Args:
-            folder: holds the class folders.
-            classes: their names, where another folder decides them; None: those that are there.
+          folder: Holds the class folders.
+          classes: Their names, where another folder decides them; None: those that are there.
 
         Raises:
-            DataError: there is no image, a class folder is empty or of no known class.
+          DataError: There is no image, a class folder is empty or of no known class.
         """
         there = _class_folders(folder)
         self.classes = there if classes is None else sorted(classes)

@@ -36,19 +36,19 @@ def load_imagenet(
     and keep 0 for a background that no image has), or from tensorflow-datasets.
 
     Args:
-        data_dir: a folder with one of the three layouts; None: tensorflow-datasets' own folder.
-        part: "meta_train" and "train" are both the training images; "test" the validation images,
-            because the labels of ImageNet's test images are not public.
-        num_classes: how many outputs a network has: as many as there are classes (None, the
-            default), or one more, as the original's 1,001.
-        image_size: the side that a network sees (default 224).
+      data_dir: A folder with one of the three layouts; None: tensorflow-datasets' own folder.
+      part: "meta_train" and "train" are both the training images; "test" the validation images,
+        because the labels of ImageNet's test images are not public.
+      num_classes: How many outputs a network has: as many as there are classes (None, the
+        default), or one more, as the original's 1,001.
+      image_size: The side that a network sees (default 224).
 
     Returns:
-        The images; none is read yet.
+      The images; none is read yet.
 
     Raises:
-        DataError: nothing of the three is there, it is damaged, or has another number of classes.
-        ValueError: a number that makes no sense.
+      DataError: Nothing of the three is there, it is damaged, or has another number of classes.
+      ValueError: A number that makes no sense.
     """
     size = IMAGE_SIZE if image_size is None else image_size
     if size < 1:
@@ -145,9 +145,9 @@ def _classes_beside(place: Path, folder: Path, background: bool = True) -> int:
     """The classes of the names beside files in `place`, or in `folder` that it is a part of.
 
     Args:
-        place: where the files are.
-        folder: the data set's.
-        background: whether a class of that name is none, as where labels count from 1.
+      place: Where the files are.
+      folder: The data set's.
+      background: Whether a class of that name is none, as where labels count from 1.
     """
     # tensorflow-datasets calls the file so, too, with the feature's name before it.
     for name in (LABELS_FILE, f"label.{LABELS_FILE}"):

@@ -32,15 +32,15 @@ def load_mnist(data_dir: str | os.PathLike[str] | None, part: str, split: str) -
     (pixel - 33.32) / 78.57, the mean and deviation of all pixels.
 
     Args:
-        data_dir: holds the idx files, gzipped or not, as they are or in `mnist/`; None
-            downloads.
-        part: "meta_train", "train" or "test".
-        split: not used, there is one.
+      data_dir: Holds the idx files, gzipped or not, as they are or in `mnist/`; None
+        downloads.
+      part: "meta_train", "train" or "test".
+      split: Not used, there is one.
 
     Raises:
-        DataError: a file is missing, truncated, or not the idx file that it should be: images of
-            another size, labels above 9, another number of labels than of images, or no image that
-            is left for the part.
+      DataError: A file is missing, truncated, or not the idx file that it should be: images of
+        another size, labels above 9, another number of labels than of images, or no image that
+        is left for the part.
     """
     prefix = "t10k" if part == "test" else "train"
     if data_dir is None:
@@ -84,16 +84,16 @@ def read_idx(path: Path, magic: int, item: tuple[int, ...] | None = None) -> np.
     No more is unpacked than the header says, nor than 1 GiB.
 
     Args:
-        path: the file.
-        magic: the number that it must begin with, 0x800 plus the number of dimensions.
-        item: the shape that must follow the first axis; None takes any.
+      path: The file.
+      magic: The number that it must begin with, 0x800 plus the number of dimensions.
+      item: The shape that must follow the first axis; None takes any.
 
     Returns:
-        uint8, in the shape that the file gives.
+      uint8, in the shape that the file gives.
 
     Raises:
-        DataError: the file cannot be read, begins otherwise, holds items of another shape, or has
-            another length than its own header says.
+      DataError: The file cannot be read, begins otherwise, holds items of another shape, or has
+        another length than its own header says.
     """
     dimensions = magic & 0xFF
     header = 4 * (1 + dimensions)

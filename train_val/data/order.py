@@ -19,13 +19,13 @@ def shuffled_indices(
     places k * B ... k * B + B - 1 of that row.
 
     Args:
-        count: how many images there are.
-        batch_size: B.
-        seed: of 64 bits; a tensor is int64.
-        k: the batch's number, from 0.
+      count: How many images there are.
+      batch_size: B.
+      seed: Of 64 bits; a tensor is int64.
+      k: The batch's number, from 0.
 
     Returns:
-        int64 [B].
+      int64 [B].
     """
     places = tf.cast(k, tf.int64) * batch_size + tf.range(batch_size, dtype=tf.int64)
     epochs = places // count

@@ -34,16 +34,16 @@ def random_square(
     """A random part of an image: 5% to 100% of its area, 3:4 to 4:3, resized to a square.
 
     Args:
-        encoded: string: a JPEG or PNG file's content. Greyscale and CMYK become RGB.
-        boxes: float32 [1, n, 4]: of the objects; a crop contains a tenth of one, if there are any.
-        seed: int64 [2]; the same crop whenever it is the same.
-        size: the square's side.
-        jpeg_only: whether a file that is no JPEG is an error, which saves time (default False).
-        scaled: whether the decoder scales large images down, which saves time where most are
-            twice as large as the square, and costs some where they are not (default True).
+      encoded: String: a JPEG or PNG file's content. Greyscale and CMYK become RGB.
+      boxes: Float32 [1, n, 4]: of the objects; a crop contains a tenth of one, if there are any.
+      seed: Int64 [2]; the same crop whenever it is the same.
+      size: The square's side.
+      jpeg_only: Whether a file that is no JPEG is an error, which saves time (default False).
+      scaled: Whether the decoder scales large images down, which saves time where most are
+        twice as large as the square, and costs some where they are not (default True).
 
     Returns:
-        float32 [size, size, 3], from 0 to 255.
+      float32 [size, size, 3], from 0 to 255.
     """
 
     def choose(shape):
@@ -77,11 +77,11 @@ def central_square(encoded: tf.Tensor, size: int) -> tf.Tensor:
     """The middle of an image, 87.5% of the shorter side in both directions.
 
     Args:
-        encoded: as for `random_square`.
-        size: the square's side.
+      encoded: As for `random_square`.
+      size: The square's side.
 
     Returns:
-        float32 [size, size, 3], from 0 to 255.
+      float32 [size, size, 3], from 0 to 255.
     """
 
     def choose(shape):
@@ -96,10 +96,10 @@ def standardize(images: tf.Tensor) -> tf.Tensor:
     """Subtracts the mean and divides by the deviation of ImageNet's pixels, colour by colour.
 
     Args:
-        images: float32 [B, size, size, 3], from 0 to 255.
+      images: Float32 [B, size, size, 3], from 0 to 255.
 
     Returns:
-        The same shape.
+      The same shape.
     """
     # As rows of all pixels: broadcasting along an axis of 3 is several times slower.
     pixels = images.shape[1] * images.shape[2]

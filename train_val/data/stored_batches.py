@@ -37,9 +37,9 @@ class LeftOut:
     """The images of a data set that can't be decoded: found on the way, named once, counted.
 
     Attributes:
-        numbers: of the images, in the order found.
-        cut_short: those among them of which a crop near the top can be decoded.
-        others: numbers of images that are no JPEG files, for which a pipeline takes more time.
+      numbers: Of the images, in the order found.
+      cut_short: Those among them of which a crop near the top can be decoded.
+      others: Numbers of images that are no JPEG files, for which a pipeline takes more time.
     """
 
     def __init__(self, data: StoredImages) -> None:
@@ -55,13 +55,13 @@ class LeftOut:
         """Looks for images that can't be decoded, writes their names and notes them.
 
         Args:
-            indices: the numbers of images.
+          indices: The numbers of images.
 
         Returns:
-            How many images to leave out, or that are no JPEG files, were not known yet.
+          How many images to leave out, or that are no JPEG files, were not known yet.
 
         Raises:
-            DataError: a label is out of range, a file is gone, or too many images are damaged.
+          DataError: A label is out of range, a file is gone, or too many images are damaged.
         """
         before = len(self) + len(self.others)
         for index in sorted(set(indices.tolist()).difference(self.numbers, self.others)):
@@ -120,10 +120,10 @@ class StoredBatches:
     that is cut short, in those batches whose crop reaches the cut.
 
     Attributes:
-        data: what the batches are made of.
-        batch_size: B.
-        seed: of the order and of what is drawn.
-        left_out: the images found so far that can't be decoded.
+      data: What the batches are made of.
+      batch_size: B.
+      seed: Of the order and of what is drawn.
+      left_out: The images found so far that can't be decoded.
     """
 
     def __init__(
@@ -137,15 +137,15 @@ class StoredBatches:
         """Sets the batches up; a few images are read, for their size.
 
         Args:
-            data: the images.
-            batch_size: B, from 1 to the number of images.
-            seed: any integer of 64 bits.
-            dtype: of the inputs (default float32).
-            channels_first: inputs as [B, channels, height, width] (default False).
+          data: The images.
+          batch_size: B, from 1 to the number of images.
+          seed: Any integer of 64 bits.
+          dtype: Of the inputs (default float32).
+          channels_first: Inputs as [B, channels, height, width] (default False).
 
         Raises:
-            ValueError: a size out of range, a seed of more than 64 bits, a dtype that is not
-                floating.
+          ValueError: A size out of range, a seed of more than 64 bits, a dtype that is not
+            floating.
         """
         _check_batch_size(batch_size, data)
         if not -(2**63) <= seed < 2**63:
@@ -172,16 +172,16 @@ class StoredBatches:
         """The batches from number `start` on, read and decoded ahead of who asks for them.
 
         Args:
-            start: the first batch's number (default 0).
-            steps: how many batches (default None: without end).
+          start: The first batch's number (default 0).
+          steps: How many batches (default None: without end).
 
         Yields:
-            inputs: [B, size, size, 3] of the dtype, or channels first.
-            labels: int32 [B].
+          inputs: [B, size, size, 3] of the dtype, or channels first.
+          labels: int32 [B].
 
         Raises:
-            ValueError: start or steps is negative.
-            DataError: labels or files are not what they should be; `LeftOut.find` says when.
+          ValueError: Start or steps is negative.
+          DataError: Labels or files are not what they should be; `LeftOut.find` says when.
         """
         if start < 0 or (steps is not None and steps < 0):
             raise ValueError(
@@ -210,7 +210,7 @@ class StoredBatches:
         """Which image stands for each: itself, or the next one that can be decoded.
 
         Args:
-            stopped: whether that is for a batch that a file cut short has stopped.
+          stopped: Whether that is for a batch that a file cut short has stopped.
         """
         whole = np.arange(len(self.data))
         left_out = set(self.left_out.numbers)
@@ -260,7 +260,7 @@ class StoredTestBatches:
     Images that can't be decoded are left out.
 
     Attributes:
-        left_out: those found so far.
+      left_out: Those found so far.
     """
 
     def __init__(
@@ -275,16 +275,16 @@ class StoredTestBatches:
         """Sets the batches up; nothing is read yet.
 
         Args:
-            data: the images.
-            batch_size: B; the last batch holds what is left and may be smaller.
-            dtype: of the inputs (default float32).
-            channels_first: inputs as [B, channels, height, width] (default False).
-            limit: at most so many images, evenly spread over the data set; None for all.
-            mixed: in an order that is drawn once, the same always, and not in the data set's,
-                which may be class by class (default False).
+          data: The images.
+          batch_size: B; the last batch holds what is left and may be smaller.
+          dtype: Of the inputs (default float32).
+          channels_first: Inputs as [B, channels, height, width] (default False).
+          limit: At most so many images, evenly spread over the data set; None for all.
+          mixed: In an order that is drawn once, the same always, and not in the data set's,
+            which may be class by class (default False).
 
         Raises:
-            ValueError: the batch size is out of range or the dtype is not floating.
+          ValueError: The batch size is out of range or the dtype is not floating.
         """
         _check_batch_size(batch_size, data)
         self.data, self.batch_size = data, batch_size

@@ -23,10 +23,10 @@ class Source(Protocol):
         """One image, not decoded yet.
 
         Returns:
-            encoded: string, scalar.
-            label: int64, scalar, counted from 0.
-            boxes: float32 [1, n, 4], ymin, xmin, ymax, xmax of the image's objects from 0 to 1;
-                n is 0 where they are not known.
+          encoded: string, scalar.
+          label: int64, scalar, counted from 0.
+          boxes: float32 [1, n, 4], ymin, xmin, ymax, xmax of the image's objects from 0 to 1;
+            n is 0 where they are not known.
         """
 
     def describe(self, index: int) -> str:
@@ -41,10 +41,10 @@ class StoredImages:
     """Labelled images on disk, too many for memory, that networks see as squares.
 
     Attributes:
-        source: where they are.
-        num_classes: how many classes there are.
-        image_size: the side that a network sees, in pixels.
-        name: what messages call the data.
+      source: Where they are.
+      num_classes: How many classes there are.
+      image_size: The side that a network sees, in pixels.
+      name: What messages call the data.
     """
 
     source: Source

@@ -16,14 +16,14 @@ def tfds_examples(name: str, split: str) -> dict[str, np.ndarray]:
     """All examples of a split of a data set of tensorflow-datasets, downloaded if need be.
 
     Args:
-        name: what tensorflow-datasets calls the data set.
-        split: "train" or "test".
+      name: What tensorflow-datasets calls the data set.
+      split: "train" or "test".
 
     Returns:
-        The features ("image", "label", ...), each an array with one row an example.
+      The features ("image", "label", ...), each an array with one row an example.
 
     Raises:
-        DataError: the data set is not there yet and cannot be downloaded.
+      DataError: The data set is not there yet and cannot be downloaded.
     """
     # Imported here: who reads files need not wait for it, nor have it work.
     import tensorflow_datasets as tfds

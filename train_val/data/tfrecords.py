@@ -33,7 +33,7 @@ class TFRecordImages:
     cache folder (`$XDG_CACHE_HOME/mlhf`) for large data sets.
 
     Attributes:
-        files: the files, in their order.
+      files: The files, in their order.
     """
 
     def __init__(
@@ -48,16 +48,16 @@ class TFRecordImages:
         """Indexes the files.
 
         Args:
-            files: the TFRecord files; together they hold at least one record.
-            encoded: the feature that holds a whole image file.
-            label: the feature that holds the class.
-            first_label: the number of the first class, which becomes 0.
-            boxes: what the features of the objects' boxes begin with; they end in /ymin, /xmin,
-                /ymax and /xmax. None: there are none.
+          files: The TFRecord files; together they hold at least one record.
+          encoded: The feature that holds a whole image file.
+          label: The feature that holds the class.
+          first_label: The number of the first class, which becomes 0.
+          boxes: What the features of the objects' boxes begin with; they end in /ymin, /xmin,
+            /ymax and /xmax. None: there are none.
 
         Raises:
-            DataError: a file can't be read, is cut short or damaged, or the first record of the
-                first, the middle or the last one has no such features.
+          DataError: A file can't be read, is cut short or damaged, or the first record of the
+            first, the middle or the last one has no such features.
         """
         self.files = [Path(file) for file in files]
         self._first_label, self._boxes = first_label, boxes
@@ -183,15 +183,15 @@ def index_of(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     """Where the records of TFRecord files are.
 
     Args:
-        files: their paths.
+      files: Their paths.
 
     Returns:
-        The file's number, the place of the first byte and the length of each record's data, as
-        int32, int64 and int64 [N].
+      The file's number, the place of the first byte and the length of each record's data, as
+      int32, int64 and int64 [N].
 
     Raises:
-        DataError: a file can't be read, ends within a record, or is no TFRecord file. What records
-            hold is not looked at.
+      DataError: A file can't be read, ends within a record, or is no TFRecord file. What records
+        hold is not looked at.
     """
     kept = _kept_index(files)
     if kept is not None and kept.is_file():
