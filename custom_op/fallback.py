@@ -182,7 +182,7 @@ def _without_second_derivative(op: tf.Operation, error: Exception) -> NotDiffere
 
 
 def refusal(op: tf.Operation, reason: str, advice: str | None = None) -> str:
-    """Returns a message that names an operation, why no tangent passes it, and a way out."""
+    """Returns a message with the operation's name, why no tangent passes it, and a way out."""
     advice = advice or (
         f"register a rule with custom_op.register_r_forward({op.type!r}), or build the network "
         "without it"

@@ -1,4 +1,4 @@
-"""A graph as DOT text, and a layout as SVG."""
+"""Writes a graph as DOT text, and a layout as SVG."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from custom_op.drawing.graph import Graph, Node, Scope
 from custom_op.drawing.layout import CHARACTER, LINE, PADDING, TITLE, Box, Layout
 
 MARGIN = 12.0
-# Fill and line; told apart by their shape too: variables are boxes, operations ovals.
+# Fill and line. Kinds differ in shape too: variables are boxes, operations ovals.
 COLORS = {
     "variable": ("#fde0dd", "#c0392b"),
     "constant": ("#f2f2f2", "#8a8a8a"),
@@ -20,7 +20,7 @@ SCOPE_FILLS = ("#fafafa", "#f3f3f6")
 
 
 def dot(graph: Graph, name: str) -> str:
-    """Returns a graph in the language of Graphviz, scopes as clusters."""
+    """Returns a graph in the language of Graphviz, with scopes as clusters."""
     ids = {key: f"n{i}" for i, key in enumerate(graph.nodes)}
     lines = [f"digraph {_quoted(name)} {{"]
     lines.append('  node [fontname="Helvetica", fontsize=11];')
@@ -62,7 +62,7 @@ def _quoted(text: str) -> str:
 
 
 def svg(graph: Graph, layout: Layout, name: str) -> str:
-    """Returns a layout as an SVG picture that needs nothing beside it."""
+    """Returns a layout as a self-contained SVG picture."""
     width, height = layout.width + 2 * MARGIN, layout.height + 2 * MARGIN
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
@@ -87,7 +87,7 @@ def svg(graph: Graph, layout: Layout, name: str) -> str:
             'fill="none" stroke="#555" stroke-opacity="0.8" marker-end="url(#arrow)"/></g>'
         )
     for scope, box in layout.scopes.items():
-        # Above the edges, on a ground of its own.
+        # Above the edges, on its own background.
         ground = Box(box.x + 4, box.y + 2, CHARACTER * len(scope[-1]) + 6, TITLE - 5)
         lines.append(
             f'<g class="title"><rect {_rectangle(ground)} fill="{SCOPE_FILLS[len(scope) % 2]}" '
@@ -120,7 +120,7 @@ def _node(node: Node, box: Box) -> str:
 
 
 def _text(content: str, x: float, y: float, color: str, size: int) -> str:
-    # The length is set where a font wider than the one planned for would leave the box.
+    # The length is set where a wider font than the planned one would leave the box.
     longest = CHARACTER * len(content) * size / 12
     fit = (
         f' textLength="{longest:.1f}" lengthAdjust="spacingAndGlyphs"' if len(content) > 24 else ""

@@ -1,4 +1,4 @@
-"""What a picture shows: the nodes of a traced function, what they read, and their scopes."""
+"""The contents of a picture: the nodes of a traced function, their edges and scopes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Node:
     """A box or an oval of a picture.
 
     Attributes:
-      key: What tells it from the others: the operation's name or the scope's path.
+      key: A unique key: the operation's name or the scope's path.
       kind: `"variable"` (inputs and variables), `"constant"`, `"operation"`, `"output"`, or
         `"group"` for a scope that is drawn as one node.
       label: The first line.
-      detail: The second line: shape and dtype, or how much a group holds.
-      scope: The name scopes around it, from the outermost in.
+      detail: The second line: shape and dtype, or the size of a group.
+      scope: The name scopes around it, outermost first.
     """
 
     key: str
@@ -37,7 +37,7 @@ class Node:
 
 @dataclasses.dataclass
 class Graph:
-    """Nodes by key, and the pairs of keys between which tensors pass."""
+    """Nodes by key, and edges as pairs of keys."""
 
     nodes: dict[str, Node]
     edges: list[tuple[str, str]]
@@ -46,16 +46,19 @@ class Graph:
 def read(
     concrete: Any, names: Sequence[str], results: Sequence[str], constants: bool = False
 ) -> Graph:
-    """Returns what a picture of a traced function shows.
+    """Returns the graph that a picture of a traced function shows.
 
-    Operations that pass a tensor on as it is are left out. So are, without `constants`, the sizes,
-    axes and indices that are integer constants.
+    Operations that pass a tensor on unchanged are left out, and without `constants` also integer
+    constants (sizes, axes and indices).
 
     Args:
       concrete: The traced function.
-      names: Of its inputs.
-      results: Of its outputs.
+      names: The names of its inputs.
+      results: The names of its outputs.
       constants: Whether integer constants are shown too.
+
+    Returns:
+      The graph.
     """
     graph = concrete.graph
     variables = {id(variable.handle): variable for variable in graph.variables}
@@ -69,7 +72,7 @@ def read(
         return tensor
 
     def add(tensor: tf.Tensor) -> str | None:
-        """The key of the node that makes a tensor; None where none is shown."""
+        """Returns the key of the node that computes a tensor; None if it is not shown."""
         op = tensor.op
         if op.name in nodes:
             return op.name
@@ -103,7 +106,7 @@ def read(
         for depth in range(len(node.scope) + 1)
     }
     for key, node in nodes.items():
-        # TensorFlow puts the number in x + 3 into a scope of its own.
+        # TensorFlow puts the number in x + 3 into its own scope.
         scope = node.scope
         while scope and scope not in working:
             scope = scope[:-1]
@@ -118,7 +121,7 @@ def _edges(
     add: Callable[[tf.Tensor], str | None],
     nodes: dict[str, Node],
 ) -> Iterator[tuple[str, str]]:
-    """Yields the pairs of keys, adding the nodes as they come, those of the results last."""
+    """Yields the edges and adds their nodes, those of the results last."""
     ends = [source(tensor) for tensor in concrete.outputs]
     for op in ancestors(ends):
         if op.type in _UNSEEN and op.inputs:
@@ -137,11 +140,14 @@ def _edges(
 
 
 def collapse(graph: Graph, depth: int | None) -> Graph:
-    """Draws every scope below a depth as one node.
+    """Merges every scope below a depth into one node.
 
     Args:
-      graph: With all its nodes.
-      depth: How many scopes may be open within each other; 0 for none, None for all.
+      graph: The graph with all its nodes.
+      depth: The number of nested scopes that may be open; 0 for none, None for all.
+
+    Returns:
+      The smaller graph.
     """
     if depth is None:
         return graph
@@ -171,7 +177,7 @@ def collapse(graph: Graph, depth: int | None) -> Graph:
 
 
 def _describe(tensor: Any) -> str:
-    """Shape and dtype, for example "[3, ?] float32"."""
+    """Returns the shape and dtype, for example "[3, ?] float32"."""
     if tensor.dtype in (tf.variant, tf.resource):
         return tensor.dtype.name
     if tensor.shape.rank is None:

@@ -1,10 +1,10 @@
-"""Where the nodes of a picture lie: layers from top to bottom, scopes as boxes around them.
+"""Arranges the nodes of a picture: layers from top to bottom, scopes as boxes around them.
 
-The method of layers (Sugiyama, Tagawa and Toda 1981; Gansner, Koutsofios, North and Vo 1993):
+The layered method (Sugiyama, Tagawa and Toda 1981; Gansner, Koutsofios, North and Vo 1993):
 ranks that make edges short, an order within each rank that crosses few of them, and coordinates
 that keep them straight. The ranks and the coordinates are linear programs. A scope is an interval
-of ranks and of coordinates that no other node enters: its parts are ordered among themselves, and
-the whole among its neighbours.
+of ranks and of coordinates that no outside node enters: its parts are ordered among themselves, and
+the whole among its neighbors.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Box:
 
 @dataclasses.dataclass
 class Layout:
-    """Boxes of nodes and scopes, and the points that each edge passes, from its start."""
+    """The boxes of nodes and scopes, and the points that each edge passes, from its start."""
 
     width: float
     height: float
@@ -50,7 +50,7 @@ class Layout:
 
 @dataclasses.dataclass
 class _Item:
-    """A node, or the place where an edge passes a rank."""
+    """A node, or the point where an edge crosses a rank."""
 
     rank: int
     scope: Scope
@@ -60,7 +60,7 @@ class _Item:
 
 
 def arrange(graph: Graph) -> Layout:
-    """Returns where everything of a graph lies."""
+    """Returns the layout of a graph."""
     ranks = _ranks(graph)
     items = {
         key: _Item(
@@ -80,7 +80,7 @@ def arrange(graph: Graph) -> Layout:
 
 
 def _ranks(graph: Graph) -> dict[str, int]:
-    """Ranks with every edge downward and the sum of the edges' heights as small as it can be."""
+    """Returns ranks that point every edge downward, with the smallest sum of edge heights."""
     keys = {key: i for i, key in enumerate(graph.nodes)}
     edges = _downward(graph)
     if not edges:
@@ -97,7 +97,7 @@ def _ranks(graph: Graph) -> dict[str, int]:
 
 
 def _downward(graph: Graph) -> list[tuple[str, str]]:
-    """The edges, those turned around that close a cycle; a scope drawn as one node may."""
+    """Returns the edges, reversing those that close a cycle, as merged scopes may."""
     following: dict[str, list[str]] = {key: [] for key in graph.nodes}
     for a, b in graph.edges:
         following[a].append(b)
@@ -113,12 +113,12 @@ def _downward(graph: Graph) -> list[tuple[str, str]]:
             else:
                 seen.add(successor)
                 stack.append((successor, iter(following[successor])))
-    # What a search finishes first lies below.
+    # Nodes that the search finishes first lie below.
     return [(a, b) if finished[a] > finished[b] else (b, a) for a, b in graph.edges]
 
 
 def _spans(items: Iterable[_Item]) -> dict[Scope, tuple[int, int]]:
-    """The first and the last rank of each scope, the whole picture's included."""
+    """Returns the first and the last rank of each scope, including the whole picture."""
     spans: dict[Scope, tuple[int, int]] = {}
     for item in items:
         for depth in range(len(item.scope) + 1):
@@ -131,7 +131,7 @@ def _spans(items: Iterable[_Item]) -> dict[Scope, tuple[int, int]]:
 def _chains(
     graph: Graph, items: dict[str, _Item], spans: _Spans
 ) -> dict[tuple[str, str], list[str]]:
-    """For each edge its items from top to bottom, with a new one at each rank that it passes."""
+    """Returns each edge's items from top to bottom, with a new item at each rank it crosses."""
     chains = {}
     for a, b in graph.edges:
         top, bottom = (a, b) if items[a].rank <= items[b].rank else (b, a)
@@ -147,7 +147,7 @@ def _chains(
 
 
 def _scope_of_passage(above: Scope, below: Scope, rank: int, spans: _Spans) -> Scope:
-    """The innermost scope of either end that is open at a rank; an edge leaves it downward."""
+    """Returns the innermost scope of either end that is open at a rank."""
     common = 0
     while above[: common + 1] == below[: common + 1] and common < min(len(above), len(below)):
         common += 1
@@ -175,7 +175,7 @@ def _children(items: dict[str, _Item], spans: _Spans) -> dict[Scope, list[str | 
 def _order(
     items: dict[str, _Item], spans: _Spans, segments: _Edges
 ) -> dict[Scope, list[str | Scope]]:
-    """Orders the parts of every scope by the mean place of what they are joined to."""
+    """Orders the parts of every scope by the mean position of their neighbors."""
     children = _children(items, spans)
     above: dict[str, list[str]] = {key: [] for key in items}
     below: dict[str, list[str]] = {key: [] for key in items}
@@ -216,7 +216,7 @@ def _sorted(parts: list[_Part], items: dict[str, _Item]) -> list[_Part]:
 
 
 def _pack(items: dict[str, _Item], spans: _Spans, order: _Order) -> None:
-    """Puts everything as far left as its order allows; sets the items' x."""
+    """Moves everything as far left as the order allows; sets the items' x."""
 
     def pack(scope: Scope, start: float) -> float:
         low, high = spans[scope]
@@ -251,14 +251,17 @@ def _crossings(items: dict[str, _Item], segments: _Edges) -> int:
 def _coordinates(
     items: dict[str, _Item], spans: _Spans, segments: _Edges, order: _Order
 ) -> tuple[dict[_Part, float], dict[_Part, float]]:
-    """The left and right ends of all items and scopes, with the edges as upright as can be.
+    """Returns the left and right ends of all items and scopes, with edges as vertical as possible.
 
-    Minimizes the sum of the edges' widths, those of long edges weighing more, subject to the
+    Minimizes the weighted sum of the edges' widths, in which long edges weigh more, subject to the
     order and the gaps.
+
+    Returns:
+      The left ends and the right ends.
     """
     parts: list[str | Scope] = [*items, *spans]
     column = {part: i for i, part in enumerate(parts)}
-    # An item's variable is its centre; a scope has two, for its ends.
+    # An item's variable is its center; a scope has two, for its ends.
     ends = {scope: len(parts) + i for i, scope in enumerate(spans)}
     slack = len(parts) + len(spans)
     rows: list[list[tuple[int, float]]] = []
@@ -300,9 +303,9 @@ def _coordinates(
     entries = [(i, j, value) for i, row in enumerate(rows) for j, value in row]
     row_of, column_of, values = (np.array(axis) for axis in zip(*entries, strict=True))
     matrix = sparse.csr_array((values, (row_of, column_of)), shape=(len(rows), len(cost)))
-    found = optimize.linprog(cost, matrix, bounds, bounds=(0, None), method="highs").x
-    lefts = {part: found[column[part]] - left(part)[1] for part in parts}
-    rights = {part: found[right(part)[0]] + right(part)[1] for part in parts}
+    x = optimize.linprog(cost, matrix, bounds, bounds=(0, None), method="highs").x
+    lefts = {part: x[column[part]] - left(part)[1] for part in parts}
+    rights = {part: x[right(part)[0]] + right(part)[1] for part in parts}
     return lefts, rights
 
 
@@ -363,7 +366,7 @@ def _height(detail: str) -> float:
 
 
 def _stacked(scope: Scope, spans: _Spans, end: int, each: float) -> float:
-    """The height of the titles, or margins, of a scope and of those that begin or end with it."""
+    """Returns the height of the titles, or margins, of a scope and of those that share its end."""
     inner: Sequence[Scope] = [
         other
         for other in spans

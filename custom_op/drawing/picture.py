@@ -1,4 +1,4 @@
-"""Drawing what a function computes, and what its derivatives compute."""
+"""Draws the computation of a function and of its derivatives."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Picture:
 
     @functools.cached_property
     def svg(self) -> str:
-        """The picture as SVG; no other program is needed for it."""
+        """The picture as SVG; this needs no other program."""
         return formats.svg(self.graph, layout.arrange(self.graph), self.name)
 
     def save(self, path: str | Path) -> Path:
@@ -68,21 +68,21 @@ def draw(
     depth: int | None = None,
     constants: bool = False,
 ) -> Picture:
-    """Draws what a function computes, grouped by name scope.
+    """Draws the computation of a function, grouped by name scope.
 
-    Inputs and variables are boxes, constants grey ones, operations ovals, outputs green boxes;
+    Inputs and variables are boxes, constants gray boxes, operations ovals, outputs green boxes;
     every `tf.name_scope`, and so every layer of a Keras model, is a frame::
 
         custom_op.draw(lambda x, y: x * y + tf.exp(x + 3), 3.0, 4.0).save("z.svg")
         custom_op.draw(network, weights, derivatives=["reverse", "forward"], depth=1)
 
     Args:
-      function: Takes the inputs and returns a structure of tensors.
+      function: A function from the inputs to a structure of tensors.
       *inputs: Structures of tensors, numbers or `tf.TensorSpec`s.
-      derivatives: What to draw instead of the function, one after the other: `"reverse"` for the
+      derivatives: The derivatives to take before drawing, one after the other: `"reverse"` for the
         gradient of the sum of the outputs in the floating inputs, `"forward"` for the derivative
         along a tangent of ones, by R-forward. Two or more make derivatives of derivatives.
-      depth: How many scopes may be open within each other; what is deeper becomes one node. 0
+      depth: The number of nested scopes that may be open; deeper scopes become one node each. 0
         draws each outermost scope as a node, None opens all.
       constants: Whether integer constants (axes, sizes, indices) are shown too.
 
@@ -91,7 +91,7 @@ def draw(
 
     Raises:
       ValueError: If a derivative is neither of the two, `depth` is negative, or there is no
-        floating input to differentiate in.
+        floating input to differentiate with respect to.
     """
     unknown = [how for how in derivatives if how not in ("reverse", "forward")]
     if unknown or isinstance(derivatives, str):

@@ -1,8 +1,8 @@
-"""Recognizes outputs that passed their loss's activation already, such as a softmax.
+"""Recognizes outputs that have already passed their loss's activation, such as a softmax.
 
-A loss from logits takes the softmax itself. Given probabilities it computes a number that looks
-like a loss and trains badly: with the softmax of a softmax it can't fall below log(1 + (K-1)/e).
-In a traced network the activation is seen, and what went into it is there.
+A loss from logits applies the softmax itself. Given probabilities it computes a number that looks
+like a loss but trains badly: with the softmax of a softmax it can't fall below log(1 + (K-1)/e).
+In a traced network the activation can be found, and its input too.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from custom_op import tensorflow_internals as internals
 from custom_op.graphs.inner_graphs import called_graph
 from custom_op.losses import value_bounds
 
-# Which op a loss applies to its outputs, by the name that messages use.
+# The ops that losses apply to their outputs, by the names that messages use.
 ACTIVATIONS = {"softmax": "Softmax", "sigmoid": "Sigmoid", "exponential": "Exp"}
 
 _RATES = ("Softplus", "Relu")
 _SAME_VALUES = ("Identity", "EnsureShape", "CheckNumerics", "Cast")
 _SAME_ROWS = ("Reshape", "Squeeze", "ExpandDims", "Transpose", "StridedSlice")
-_FAR = 200  # tensors: what stands before them does not decide, and Python's stack is short
-_ROUNDING = 1e-3  # what is added to a probability so that it has a logarithm, or clipped
+_FAR = 200  # tensors to look back: earlier ones do not matter, and Python's stack is short
+_ROUNDING = 1e-3  # what may be added to probabilities before a logarithm, or clipped
 _OF_NUMBERS: dict[str, Callable] = {
     "ConcatV2": lambda *parts: np.concatenate(parts[:-1]),
     "Pack": lambda *parts: np.stack(parts),
@@ -39,19 +39,19 @@ _NONNEGATIVE = ("Exp", "Softplus", "Relu", "Relu6", "Sigmoid", "Square", "Abs")
 
 
 def before(outputs: tf.Tensor, activation: str) -> tf.Tensor | None:
-    """Returns what went into the activation that outputs come from, in the outputs' form.
+    """Returns the input of the activation that computed outputs, in the outputs' form.
 
     Args:
       outputs: A symbolic tensor; an eager one has no history.
       activation: A key of `ACTIVATIONS`.
 
     Returns:
-      z with outputs = activation(z), exactly, or None where the outputs do not end in it. Casts,
-      transposes, and reshapes that keep the last axis together, may stand between.
+      z with outputs = activation(z), exactly, or None if the outputs do not end in the activation.
+      Casts, transposes, and reshapes that preserve the last axis may follow it.
     """
     path = []
     tensor, rank = outputs, outputs.shape.rank
-    # The axis that a softmax has to be over; an elementwise activation has none.
+    # The axis that a softmax must be over; None for an elementwise activation.
     axis = rank - 1 if activation == "softmax" and rank else None
     while tensor.op.type != ACTIVATIONS[activation]:
         if axis is not None and tensor.op.type == "Exp":
@@ -73,13 +73,16 @@ def before(outputs: tf.Tensor, activation: str) -> tf.Tensor | None:
 
 
 def ends_in(outputs: tf.Tensor) -> str | None:
-    """Returns the activation whose values outputs are, a key of `ACTIVATIONS` or None.
+    """Returns the activation that computed outputs.
 
-    Also where it can't be undone: averages of softmaxes, clipped ones, exp(z) / Σ exp(z), what is
-    inside a called function.
+    It is found even if it can't be undone: averages of softmaxes, clipped softmaxes,
+    exp(z) / Σ exp(z), activations inside a called function.
 
     Args:
       outputs: A symbolic tensor; for an eager one the result is None.
+
+    Returns:
+      A key of `ACTIVATIONS` or None.
     """
     if _is_eager(outputs):
         return None
@@ -99,14 +102,14 @@ def activation_of(loss: losses.Loss) -> str | None:
 
 
 def wrong_for(outputs: tf.Tensor, activation: str) -> str | None:
-    """Returns what outputs are where a loss would take them for what its activation maps.
+    """Describes outputs that are wrong for a loss that applies an activation itself.
 
     Args:
       outputs: A symbolic tensor; for an eager one the result is None.
-      activation: What the loss applies itself.
+      activation: The activation that the loss applies.
 
     Returns:
-      Words for a message; None where nothing is wrong.
+      Words for a message; None if nothing is wrong.
     """
     if _is_eager(outputs):
         return None
@@ -118,8 +121,8 @@ def wrong_for(outputs: tf.Tensor, activation: str) -> str | None:
         return "rates (of at least 0)" if low >= 0 and high == math.inf else None
     if found in ("softmax", "sigmoid"):
         return f"probabilities (of a {found})"
-    # Such logits never tell two classes apart. One constant is no probability but a mistake, which
-    # a gradient of zero shows.
+    # Logits in this range could hardly separate two classes. One constant is no probability but a
+    # mistake, which a gradient of zero shows.
     within = low >= -_ROUNDING and high <= 1 + _ROUNDING
     return "numbers from 0 to 1" if within and low < high else None
 
@@ -128,14 +131,14 @@ def check(outputs: Any, loss: losses.Loss) -> None:
     """Checks that a function's outputs have not passed the activation of a cross entropy.
 
     Args:
-      outputs: What the function returned; looked at where it is a symbolic tensor.
+      outputs: The function's result; checked if it is a symbolic tensor.
       loss: The loss.
 
     Raises:
-      ValueError: If they have.
+      ValueError: If they have passed it.
     """
     activation = activation_of(loss)
-    # Log rates that are exponentials may be meant.
+    # Log rates that are exponentials may be intended.
     if activation in (None, "exponential") or not isinstance(outputs, tf.Tensor):
         return
     wrong = wrong_for(outputs, activation)
@@ -148,7 +151,7 @@ def check(outputs: Any, loss: losses.Loss) -> None:
 
 
 def checked(function: Callable[..., tf.Tensor], loss: losses.Loss) -> Callable[..., tf.Tensor]:
-    """Returns a function of the same outputs, which checks them where it is traced."""
+    """Returns a function with the same outputs, which checks them when it is traced."""
 
     @functools.wraps(function)
     def run(*arguments: Any) -> tf.Tensor:
@@ -164,7 +167,7 @@ def _is_eager(tensor: tf.Tensor) -> bool:
 
 
 def _passes(op: tf.Operation, axis: int | None) -> bool:
-    """Whether an op hands its first input's values on, whole along an axis if one is given."""
+    """Whether an op passes its first input's values on, keeping a given axis whole."""
     if op.type == "Cast":
         return op.inputs[0].dtype.is_floating and op.outputs[0].dtype.is_floating
     if op.type in _SAME_VALUES:
@@ -182,7 +185,7 @@ def _passes(op: tf.Operation, axis: int | None) -> bool:
 
 
 def _axis_before(op: tf.Operation, axis: int | None) -> int | None:
-    """Returns which axis of its input an axis of the output of an op of `_passes` is."""
+    """Returns the input axis that an output axis of an op of `_passes` corresponds to."""
     if axis is None or op.type in _SAME_VALUES:
         return axis
     if op.type == "Transpose":
@@ -192,7 +195,7 @@ def _axis_before(op: tf.Operation, axis: int | None) -> int | None:
 
 
 def _known_order(order: tf.Tensor) -> np.ndarray | None:
-    """Returns a permutation's value, also where `tf.nn.softmax(axis=)` puts it together."""
+    """Returns a permutation's value, even if `tf.nn.softmax(axis=)` computes it."""
     known, op = tf.get_static_value(order), order.op
     if known is not None or op.type not in _OF_NUMBERS:
         return known
@@ -222,7 +225,7 @@ def _again(op: tf.Operation, tensor: tf.Tensor) -> tf.Tensor:
 
 
 def _mass(tensor: tf.Tensor, known: dict) -> tuple[str, float] | None:
-    """Returns (activation, c) where a tensor is c times a convex combination of its values."""
+    """Returns (activation, c) if a tensor is c times a convex combination of its values."""
     key = tensor.ref()
     if key not in known:
         known[key] = None  # a tensor does not depend on itself
@@ -235,7 +238,7 @@ def _mass(tensor: tf.Tensor, known: dict) -> tuple[str, float] | None:
 def _mass_of(op: tf.Operation, index: int, known: dict) -> tuple[str, float] | None:
     for name, kind in ACTIVATIONS.items():
         if op.type == kind:
-            # A multiple of a rate is a rate of something else, which is none of our business.
+            # Multiples of rates are rates of something else, and irrelevant here.
             return name, 1.0
     if op.type == "IdentityN":
         return _mass(op.inputs[index], known)
@@ -291,7 +294,7 @@ def _with_constant(
 
 
 def _is_sum_of_rows(sums: tf.Tensor, values: tf.Tensor) -> bool:
-    """Whether one tensor is Σ of the other over its last axis, kept, and that is not negative."""
+    """Whether a tensor is the sum over another's last axis, kept, of nonnegative values."""
     op = sums.op
     if op.type != "Sum" or not op.get_attr("keep_dims") or op.inputs[0] is not values:
         return False

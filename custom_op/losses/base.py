@@ -1,4 +1,4 @@
-"""What a loss is: a convex function of a network's outputs, a mean over a batch.
+"""The interface of losses: convex functions of a network's outputs, means over a batch.
 
 Its Hessian in the outputs z is written in closed form, so that Gauss-Newton products cost no
 derivative of the loss (Schraudolph 2002; Martens 2010). Outputs are float32 or float64: the
@@ -19,8 +19,8 @@ from custom_op.losses.targets import Bounds
 class Loss(abc.ABC):
     """A convex loss of a network's outputs, whose first axis counts examples.
 
-    The mean over the examples of a batch. `MeanLoss` is easier to derive from, and takes weights
-    and masks.
+    It is the mean over the examples of a batch. `MeanLoss` is easier to derive from, and supports
+    weights and masks.
     """
 
     @abc.abstractmethod
@@ -42,7 +42,7 @@ class Loss(abc.ABC):
 
         Args:
           outputs: The network's outputs.
-          targets: What they are compared with.
+          targets: The targets that they are compared with.
 
         Raises:
           ValueError: If the targets' shape does not fit the outputs'.
@@ -61,16 +61,16 @@ class Loss(abc.ABC):
             )
 
     def target_axes(self, outputs: tf.Tensor, targets: tf.Tensor) -> int | None:
-        """Returns how many of the outputs' first axes the targets have too; by default all.
+        """Returns the number of the outputs' first axes that the targets share; by default all.
 
-        Where shapes are known only when a graph runs, they are compared there.
+        Shapes that are known only when a graph runs are compared there.
 
         Args:
           outputs: The network's outputs, for their shape.
           targets: The targets, for their dtype.
 
         Returns:
-          The number; None where targets are of another shape, which a `check` of one's own allows.
+          The number; None if targets have another shape, which an overridden `check` may allow.
         """
         del targets
         return outputs.shape.rank if type(self).check is Loss.check else None
@@ -86,15 +86,15 @@ class Loss(abc.ABC):
 
         Args:
           outputs: The network's outputs.
-          targets: What they are compared with.
-          weights: How much each example counts; only a `MeanLoss` takes them.
-          mask: Which examples are there; only a `MeanLoss` takes one.
+          targets: The targets that they are compared with.
+          weights: The weights of the examples; only for a `MeanLoss`.
+          mask: The examples that count, as booleans; only for a `MeanLoss`.
 
         Returns:
-          Its value, gradient and Hessian products, and the number of examples in the mean.
+          An object with the value, gradient and Hessian products, and the number of examples.
 
         Raises:
-          ValueError: If targets, weights or mask do not fit the outputs, or the loss takes none.
+          ValueError: If targets, weights or mask do not fit the outputs, or are not supported.
           TypeError: If the outputs are neither float32 nor float64, or the mask is not boolean.
         """
         outputs, targets = tf.convert_to_tensor(outputs), tf.convert_to_tensor(targets)
@@ -109,20 +109,20 @@ class Loss(abc.ABC):
 
 
 class MeanLoss(Loss):
-    """A loss that is a mean of terms, each a function of outputs of its own.
+    """A loss that is a mean of terms, each a function of its own outputs.
 
-    A term is what one target judges: a row of logits under a softmax, an element under a sigmoid.
-    A subclass says what a term is (`term_axes`), its value, its gradient and its Hessian's product;
-    means, weights and masks are made of these here. With wᵢ the weights, the loss is
+    A term belongs to one target: a row of logits under a softmax, an element under a sigmoid.
+    A subclass defines the terms (`term_axes`), their values, gradients and Hessian products; this
+    class forms means from them, with weights and masks. With weights wᵢ, the loss is
 
-        Σ wᵢ ℓᵢ / N,    i over the N terms that the mask lets pass,
+        Σ wᵢ ℓᵢ / N,    i over the N terms that the mask selects,
 
     as Keras' `sum_over_batch_size`: weights scale the loss and its curvature (divide them by their
-    mean for a weighted mean), while masked terms are not there, also not in N. A batch that is
-    masked out has the value 0.
+    mean for a weighted mean), while masked terms are left out, also of N. A batch that is masked
+    entirely has the value 0.
 
-    Weights and masks have the shape of the terms, or of their first axes: [B] for one number an
-    example. What stands at masked places, a target of -1 or a NaN, has no effect.
+    Weights and masks have the shape of the terms, or of their first axes: [B] for one number per
+    example. Masked entries, such as a target of -1 or a NaN, have no effect.
     """
 
     @abc.abstractmethod
@@ -140,11 +140,11 @@ class MeanLoss(Loss):
         """Returns the product of the Hessian of Σ ℓᵢ with a vector of the outputs' shape."""
 
     def prepare(self, outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-        """Returns targets in the form that the other methods compute with; by default as they are.
+        """Returns targets in the form that the other methods expect; by default unchanged.
 
         Args:
-          outputs: z, for their shape and dtype.
-          targets: As they came, checked by `check`.
+          outputs: The outputs z, for their shape and dtype.
+          targets: The targets as given, after `check`.
 
         Returns:
           The targets.
@@ -153,20 +153,20 @@ class MeanLoss(Loss):
         return targets
 
     def present(self, targets: tf.Tensor) -> tf.Tensor | None:
-        """Returns which terms the targets themselves leave in, booleans; None for all."""
+        """Returns the terms that the targets themselves leave in, as booleans; None for all."""
         del targets
         return None
 
     def target_bounds(self, outputs: tf.Tensor, targets: tf.Tensor) -> Bounds | None:
-        """Returns what targets have to lie in; None, the default, where any finite number will do.
+        """Returns the bounds of targets; None, the default, if any finite number is allowed.
 
-        Targets out of bounds are refused with a sentence where they are known, and make the value,
-        the gradient and all products NaN where they are not, as under XLA. Zero has to lie within:
-        it stands at masked places.
+        Targets out of bounds raise an error if their values are known; otherwise, as under XLA,
+        they make the value, the gradient and all products NaN. Zero must lie within the bounds: it
+        replaces masked targets.
 
         Args:
-          outputs: z, for their shape.
-          targets: Prepared ones, for their dtype.
+          outputs: The outputs z, for their shape.
+          targets: Prepared targets, for their dtype.
 
         Returns:
           The bounds.
@@ -175,17 +175,25 @@ class MeanLoss(Loss):
         return None
 
     def term_axes(self, outputs: tf.Tensor) -> int:
-        """Returns how many of the outputs' first axes count terms; by default all do."""
+        """Returns the number of the outputs' first axes that count terms; by default all."""
         return outputs.shape.rank
 
     def term_fisher_products(
         self, outputs: tf.Tensor, targets: tf.Tensor, vector: tf.Tensor
     ) -> tf.Tensor:
-        """Returns the product of E[the Hessian of Σ ℓᵢ] over targets drawn from the model.
+        """Returns the product with the expected Hessian of Σ ℓᵢ over targets drawn from the model.
 
-        By default that is the Hessian, which holds where z are the natural parameters of an
-        exponential family and so the Hessian does not depend on the targets. Override it where
-        it does.
+        By default that is the Hessian, which is right if z are the natural parameters of an
+        exponential family, so that the Hessian does not depend on the targets. Override it if it
+        does.
+
+        Args:
+          outputs: The outputs z.
+          targets: Prepared targets.
+          vector: A vector of the outputs' shape.
+
+        Returns:
+          A tensor of the outputs' shape.
         """
         return self.term_hessian_products(outputs, targets, vector)
 
@@ -193,14 +201,14 @@ class MeanLoss(Loss):
         """Draws targets y from the model p(y|z) ∝ exp(-ℓ(z, y)), for the sampled Fisher matrix.
 
         Args:
-          outputs: z, of any number of examples.
-          seed: Two integers, as `tf.random.stateless_*` take them.
+          outputs: The outputs z of any number of examples.
+          seed: Two integers, as for `tf.random.stateless_*`.
 
         Returns:
           Targets that the loss takes.
 
         Raises:
-          NotImplementedError: If the loss names no such model.
+          NotImplementedError: If the loss defines no such model.
         """
         raise NotImplementedError(
             f"{type(self).__name__} does not say how its targets are drawn; define its method "
@@ -213,15 +221,15 @@ class MeanLoss(Loss):
         """Returns r = ∂Σℓᵢ/∂z at drawn targets: E[r rᵀ] in a term is its Hessian.
 
         Args:
-          outputs: z.
-          targets: The true targets; only a loss whose Hessian depends on them reads them.
+          outputs: The outputs z.
+          targets: The true targets; only read if the loss's Hessian depends on them.
           seed: Two integers.
 
         Returns:
           A tensor of the outputs' shape.
         """
         del targets
-        # What was drawn is data: a derivative of the product does not pass the draw.
+        # Drawn targets are data: derivatives do not pass the draw.
         return self.term_gradients(outputs, self.sample(tf.stop_gradient(outputs), seed))
 
     def value(
@@ -269,7 +277,7 @@ class MeanLoss(Loss):
 
 
 def check_precision(outputs: tf.Tensor) -> None:
-    """Checks that outputs have the digits that a loss and its Hessian need.
+    """Checks that outputs have the precision that a loss and its Hessian need.
 
     Args:
       outputs: The network's outputs.
@@ -285,7 +293,7 @@ def check_precision(outputs: tf.Tensor) -> None:
 
 
 def _advice(outputs: tf.Tensor, targets: tf.Tensor) -> str:
-    """Returns what to do about targets with an axis of length one too few or too many."""
+    """Returns advice for targets with an axis of length one too few or too many."""
     if targets.shape.rank is None:
         return ""
     if outputs.shape[-1:] == [1] and outputs.shape[:-1].is_compatible_with(targets.shape):

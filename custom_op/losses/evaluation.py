@@ -1,4 +1,4 @@
-"""A loss at the outputs of one batch: what curvature operators ask of it."""
+"""A loss at the outputs of one batch, as curvature operators use it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Scale: TypeAlias = Any
 class Evaluation:
     """A loss on one batch, as a mean over examples.
 
-    Every method takes a `scale` in the place of 1 / `count`: with scale 1 it gives the sums that
-    a mean over several batches is made of.
+    Every method takes a `scale` that replaces 1 / `count`: scale 1 gives sums, for a mean over
+    several batches.
 
     Attributes:
       outputs: The network's outputs z.
-      count: How many terms the mean is over, a scalar of the outputs' dtype.
-      examples: How many examples there are, likewise.
+      count: The number of terms in the mean, a scalar of the outputs' dtype.
+      examples: The number of examples, likewise.
     """
 
     def __init__(
@@ -55,12 +55,9 @@ class Evaluation:
 
         Args:
           seed: An integer.
-          first: The number of the first example: each example's draws depend on the seed and on
-            its number alone, not on the batch that it stands in.
-          samples: How many targets to draw for each term.
-
-        Returns:
-          Neither weighted nor divided by anything.
+          first: The number of the first example: an example's draws depend only on the seed and on
+            its number, not on its batch.
+          samples: The number of targets to draw for each term.
 
         Raises:
           TypeError: If the loss is not a `MeanLoss`, which says what a term is.
@@ -82,7 +79,7 @@ class Evaluation:
         return self._only_if_sound(mean)
 
     def _only_if_sound(self, value: tf.Tensor) -> tf.Tensor:
-        """Returns NaN for targets that the loss can't take, where nothing can be raised."""
+        """Returns NaN for invalid targets, where no error can be raised."""
         if self._sound is None:
             return value
         return tf.where(self._sound, value, tf.constant(float("nan"), value.dtype))
@@ -116,7 +113,7 @@ class TermsEvaluation(Evaluation):
         in_doubt = not targets_module.are_known(loss, outputs, given, mask)
         mask = _both_there(mask, loss.present(targets))
         if mask is not None:
-            # What stands at masked places must not reach a logarithm or the choice of a class.
+            # Masked entries must not reach a logarithm or the choice of a class.
             targets = tf.where(_expand(mask, targets.shape.rank), targets, tf.zeros_like(targets))
             outputs = tf.where(_expand(mask, outputs.shape.rank), outputs, tf.zeros_like(outputs))
             present = tf.cast(mask, outputs.dtype)
@@ -234,7 +231,7 @@ def _expand(prefix: tf.Tensor, rank: int) -> tf.Tensor:
 
 
 def _both_there(mask: tf.Tensor | None, present: tf.Tensor | None) -> tf.Tensor | None:
-    """Returns where both hold, None standing for everywhere; the first is a prefix of the other."""
+    """Returns where both hold, None meaning everywhere; the first has fewer axes."""
     if mask is None or present is None:
         return present if mask is None else mask
     return _expand(mask, present.shape.rank) & present
@@ -244,6 +241,6 @@ def _product_of_prefixes(a: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
     if b is None:
         return a
     rank = max(a.shape.rank, b.shape.rank)
-    # Not a product: a weight at a masked place may be a NaN.
+    # Not a product: a masked weight may be NaN.
     a, b = _expand(a, rank), _expand(b, rank)
     return tf.where(a > 0, b, tf.zeros_like(b))

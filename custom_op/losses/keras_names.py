@@ -1,4 +1,4 @@
-"""Keras' names and objects for losses, as what they mean or with what to give instead."""
+"""Keras' names and objects for losses: their meaning here, or what to give instead."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ _REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 
 
 class Meaning(NamedTuple):
-    """What a loss of Keras is here."""
+    """The meaning of a loss of Keras."""
 
-    name: str  # of a loss of this package
+    name: str  # the name of the loss in this package
     title: str  # what the user gave
-    activation: str | None  # what outputs have passed, where the loss is not from logits
-    smoothing: float  # of labels
+    activation: str | None  # the activation that outputs have passed; None for logits
+    smoothing: float  # the label smoothing
     ignored: int | None = None  # the label that stands for no class
 
 
 def meaning(loss: Any) -> Meaning | None:
-    """Returns what a loss of Keras means here; None for what is none of Keras'.
+    """Returns the meaning of a loss of Keras; None for anything else.
 
     Args:
-      loss: A name, a function or an object of `keras.losses`. `"mean_squared_error"` is a name of
-        both packages, for one loss, and so are those with underscores of this one.
+      loss: A name, a function or an object of `keras.losses`. `"mean_squared_error"` names
+        the same loss in both packages.
 
     Returns:
-      The loss's name here, and what else Keras' says.
+      The loss's name here, and the settings of Keras' loss.
 
     Raises:
-      ValueError: If it has no counterpart: another reduction than the mean, an axis that is not
-        the last, a loss that is not known here.
+      ValueError: If it has no counterpart: a reduction other than the mean, an axis other than the
+        last, or a loss that is unknown here.
     """
     keras = sys.modules.get("keras")
     if isinstance(loss, str):
@@ -59,7 +59,7 @@ def meaning(loss: Any) -> Meaning | None:
         return None
     name = getattr(loss, "__name__", "")
     if callable(loss) and name and getattr(keras.losses, name, None) is loss:
-        if name in _LOSSES:  # the class itself, of which `compile` makes an object
+        if name in _LOSSES:  # the class itself; `compile` would make an instance
             return _meaning(name, f"keras.losses.{name}", {})
         kind = _ALIASES.get(name, name)
         return _meaning(kind, f"keras.losses.{name}", {})
@@ -67,13 +67,13 @@ def meaning(loss: Any) -> Meaning | None:
         return None
     kind = type(loss).__name__
     if getattr(keras.losses, kind, None) is not type(loss):
-        raise _unknown(f"an object of {kind}")
+        raise ValueError(_unknown(f"an object of {kind}"))
     return _meaning(kind, f"keras.losses.{kind}", loss.get_config())
 
 
 def _meaning(kind: str, title: str, settings: dict[str, Any]) -> Meaning:
     if kind not in _LOSSES:
-        raise _unknown(title)
+        raise ValueError(_unknown(title))
     reduction = settings.get("reduction", "sum_over_batch_size")
     if reduction not in _REDUCTIONS:
         raise ValueError(
@@ -93,13 +93,13 @@ def _meaning(kind: str, title: str, settings: dict[str, Any]) -> Meaning:
     return Meaning(name, title, activation, smoothing, settings.get("ignore_class"))
 
 
-def _unknown(title: str) -> ValueError:
+def _unknown(title: str) -> str:
     if title.lower().endswith("poisson"):
-        return ValueError(
+        return (
             f'Expected a loss of log rates, got {title}, which compares rates: give "poisson", and '
             "a network whose outputs are the logarithms of rates."
         )
-    return ValueError(
+    return (
         "Expected a loss whose Hessian is known here, as keras.losses.MeanSquaredError, "
         "SparseCategoricalCrossentropy, CategoricalCrossentropy and BinaryCrossentropy, got "
         f"{title}; write it as a custom_op.losses.MeanLoss."

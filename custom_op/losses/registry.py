@@ -1,4 +1,4 @@
-"""The losses that are known by a name."""
+"""The losses that can be chosen by name."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _LOSSES: dict[str, Loss] = {}
 
 
 def register_loss(name: str, loss: Loss) -> None:
-    """Makes a loss known by a name.
+    """Registers a loss under a name.
 
     Args:
-      name: The name that `get` and every argument `loss=` then take.
+      name: The name that `get` and every argument `loss=` then accept.
       loss: The loss.
 
     Raises:
@@ -45,7 +45,7 @@ def get(loss: str | Loss) -> Loss:
       The loss.
 
     Raises:
-      ValueError: If nothing has that name, or a loss of Keras' means something else.
+      ValueError: If no loss has that name, or a loss of Keras means something else.
     """
     if isinstance(loss, Loss):
         return loss
@@ -67,7 +67,7 @@ def get(loss: str | Loss) -> Loss:
 
 
 def of_meaning(of_keras: Meaning) -> Loss:
-    """Returns the loss from logits that a loss of Keras' is, whatever its outputs have passed."""
+    """Returns the loss from logits for a loss of Keras, ignoring the activation it expects."""
     if of_keras.ignored is not None:
         return SoftmaxCrossEntropy(ignore_index=of_keras.ignored)
     if of_keras.smoothing:

@@ -16,9 +16,9 @@ class SoftmaxCrossEntropy(MeanLoss):
     z's shape, which need not sum to 1 and in which the value, the gradient and the Hessian product
     are differentiable too (TensorFlow's fused loss has the derivative 0 there).
 
-    Rows whose class is `ignore_index` are not there: like masked ones they count in no sum, and not
-    in the number of rows that the mean divides by (as in PyTorch, but for a batch in which all are
-    ignored, whose loss and derivatives are 0).
+    Rows whose class is `ignore_index` are left out: like masked rows they count neither in sums nor
+    in the number of rows that the mean divides by (as in PyTorch, except that a batch in which all
+    rows are ignored has the loss and derivatives 0).
     """
 
     ignore_index: int | None = None
@@ -27,10 +27,10 @@ class SoftmaxCrossEntropy(MeanLoss):
         """Makes the loss.
 
         Args:
-          ignore_index: A class that stands for no class, such as -1 or 255; None if there is none.
+          ignore_index: A label that stands for no class, such as -1 or 255; None if there is none.
 
         Raises:
-          TypeError: If it is no whole number.
+          TypeError: If it is not an integer.
         """
         whole = isinstance(ignore_index, numbers.Integral) and not isinstance(ignore_index, bool)
         if ignore_index is not None and not whole:
@@ -38,7 +38,7 @@ class SoftmaxCrossEntropy(MeanLoss):
         self.ignore_index = None if ignore_index is None else int(ignore_index)
 
     def __eq__(self, other: object) -> bool:
-        # So that a loss made anew for each batch does not compile a step anew.
+        # So that a loss made for each batch does not recompile the step.
         return type(self) is type(other) and vars(self) == vars(other)
 
     def __hash__(self) -> int:
@@ -79,7 +79,7 @@ class SoftmaxCrossEntropy(MeanLoss):
         return tf.cast(targets, tf.int64 if wide else tf.int32)
 
     def present(self, targets: tf.Tensor) -> tf.Tensor | None:
-        """Returns which rows are not ignored."""
+        """Returns the rows that are not ignored, as booleans; None for all."""
         if self.ignore_index is None or not targets.dtype.is_integer:
             return None
         return targets != tf.constant(self.ignore_index, targets.dtype)
@@ -158,14 +158,14 @@ class SoftmaxCrossEntropy(MeanLoss):
 
 
 def _are_classes(outputs: tf.Tensor, targets: tf.Tensor) -> bool:
-    """Whether targets are classes: whole numbers, or booleans that are no probabilities."""
+    """Whether targets are classes: integers, or booleans that are not probabilities."""
     if targets.dtype == tf.bool:
         return not outputs.shape.is_compatible_with(targets.shape)
     return targets.dtype.is_integer
 
 
 def _has_axis_too_many(outputs: tf.Tensor, targets: tf.Tensor) -> bool:
-    """Whether targets have the rows' shape and one more axis, of length 1."""
+    """Whether targets have the rows' shape and an additional last axis of length 1."""
     shape = targets.shape
     if shape.rank is None or shape.rank != outputs.shape.rank or shape[-1] != 1:
         return False

@@ -1,4 +1,4 @@
-"""Squared errors, with the two divisors that are in use."""
+"""Squared errors, with the two divisors in common use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from custom_op.losses.base import MeanLoss
 
 
 class SquaredError(MeanLoss):
-    """½‖z - y‖²/B, with B the number of examples; its Hessian is I/B. The original's.
+    """½‖z - y‖²/B, with B the number of examples; its Hessian is I/B. MLHF's original loss.
 
     A term is an example, so weights and masks have the shape [B]. The model is N(z, I).
     """

@@ -1,9 +1,9 @@
-"""Targets that a loss can not take: a sentence where they are known, NaN where nobody can speak.
+"""Invalid targets of a loss: an error if their values are known, else NaN.
 
-Out of range are a class that does not exist, a probability above 1, a negative count. What is known
-when a loss is evaluated (eagerly, or a constant of the traced function) raises ValueError at no
-later price. In a `tf.function` an assertion says it, which XLA drops, and TensorFlow's kernels then
-read another class, or none: so the result is NaN in value, gradient and products alike.
+A class that does not exist, a probability above 1 or a negative count is out of range. Targets that
+are known when a loss is evaluated (eagerly, or a constant of the traced function) raise ValueError,
+at no cost later. In a `tf.function` an assertion reports others. XLA drops assertions, and
+TensorFlow's kernels then read another class, or none: so value, gradient and products become NaN.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ import tensorflow as tf
 from custom_op import tensorflow_internals as internals
 from custom_op.tensorflow_internals import is_compiled
 
-# What rounding may do to probabilities that were mixed or smoothed.
+# The rounding error allowed in probabilities that were mixed or smoothed.
 ROUNDING = 1e-4
 
 
 class Bounds(NamedTuple):
-    """What targets have to lie in.
+    """The range of valid targets.
 
     Attributes:
-      low: The least that they may be.
-      high: The most.
-      what: What they are, with the bounds, such as "labels from 0 to 9, the classes of 10 logits".
-      advice: What to do about others.
+      low: The lower bound.
+      high: The upper bound.
+      what: A description with the bounds, such as "labels from 0 to 9, the classes of 10 logits".
+      advice: The way out for other targets.
     """
 
     low: float
@@ -40,16 +40,16 @@ class Bounds(NamedTuple):
 
 
 def are_known(loss: Any, outputs: tf.Tensor, targets: Any, mask: tf.Tensor | None) -> bool:
-    """Checks targets where they are no symbols, though what is traced may be compiled.
+    """Checks targets whose values are known, even if the traced function will be compiled.
 
     Args:
       loss: A `MeanLoss`.
       outputs: The network's outputs, for their shape and dtype.
-      targets: As they came.
-      mask: Which terms are there; None for all.
+      targets: The targets as given.
+      mask: The terms that count, as booleans; None for all.
 
     Returns:
-      Whether they were known, and so are right.
+      Whether the targets were known, and so are valid.
 
     Raises:
       ValueError: If they are out of range or not finite.
@@ -71,17 +71,17 @@ def are_known(loss: Any, outputs: tf.Tensor, targets: Any, mask: tf.Tensor | Non
 def in_range(
     loss: Any, outputs: tf.Tensor, targets: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """Returns targets in range, and whether they were, and says so in a graph where it can.
+    """Returns targets in range, and whether they were; in a graph it asserts that, where possible.
 
     Args:
       loss: A `MeanLoss`.
       outputs: The network's outputs, for their shape.
-      targets: Prepared ones, zero where they are masked.
+      targets: Prepared targets, zero where they are masked.
 
     Returns:
-      The targets, or zeros where one is a class that does not exist, which no kernel refuses with
-      words of its own; and a boolean. It is None for a loss that takes any number: what is not
-      finite shows in its value.
+      The targets, or zeros if one is a class that does not exist, so that no kernel fails with a
+      message of its own; and a boolean. The boolean is None for a loss that takes any number:
+      values that are not finite show in the loss.
     """
     bounds = loss.target_bounds(outputs, targets)
     if bounds is None:
@@ -91,7 +91,7 @@ def in_range(
     if targets.dtype.is_integer:
         sound = (least >= low) & (most <= high)
     else:
-        # Said so that a NaN, which shows in the loss as well, passes here.
+        # In this form a NaN, which shows in the loss anyway, passes.
         sound = ~((least < low) | (most > high))
     say(sound, [f"{_sentence(loss, bounds)}, got", least, "to", most, f"; {bounds.advice}."])
     if targets.dtype.is_integer:
@@ -100,12 +100,12 @@ def in_range(
 
 
 def assert_in_range(loss: Any, outputs: tf.TensorSpec, targets: tf.Tensor) -> None:
-    """Lets the graph that is being traced raise for targets that are out of range.
+    """Makes the graph that is being traced raise for targets that are out of range.
 
     Args:
       loss: A `MeanLoss`.
       outputs: The shape and dtype of the network's outputs.
-      targets: As they came.
+      targets: The targets as given.
     """
     prepared = loss.prepare(outputs, targets)
     present = loss.present(prepared)
@@ -115,16 +115,16 @@ def assert_in_range(loss: Any, outputs: tf.TensorSpec, targets: tf.Tensor) -> No
 
 
 def check_values(loss: Any, bounds: Bounds | None, values: np.ndarray, finite: bool = True) -> None:
-    """Checks targets.
+    """Checks known targets.
 
     Args:
       loss: A `MeanLoss`.
-      bounds: What it takes, from its `target_bounds`; None for all that is finite.
+      bounds: The loss's `target_bounds`; None for all finite numbers.
       values: The targets.
-      finite: Whether those that are not finite are refused too.
+      finite: Whether to refuse targets that are not finite.
 
     Raises:
-      ValueError: If one is none that it takes.
+      ValueError: If a target is invalid.
     """
     if bounds is not None and values.size:
         least, most = values.min(), values.max()
@@ -146,7 +146,7 @@ def check_values(loss: Any, bounds: Bounds | None, values: np.ndarray, finite: b
 
 
 def check_weights(loss: Any, weights: tf.Tensor | None, mask: tf.Tensor | None) -> None:
-    """Raises ValueError for weights that are known and not finite where something is."""
+    """Raises ValueError for known weights that are not finite, except where they are masked."""
     known = None if weights is None else _known(weights)
     there = None if mask is None else _known(mask)
     if known is None or (mask is not None and there is None):
@@ -166,15 +166,16 @@ def check_weights(loss: Any, weights: tf.Tensor | None, mask: tf.Tensor | None) 
 def shapes_agree(
     loss: Any, outputs: tf.Tensor, targets: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """Checks shapes that are known only when a graph runs: nothing may be broadcast, or be empty.
+    """Checks shapes that are known only when a graph runs: none may be broadcast or empty.
 
     Args:
-      loss: A `Loss` whose `check` they passed.
+      loss: A `Loss` whose `check` was passed.
       outputs: The network's outputs.
-      targets: Prepared ones.
+      targets: Prepared targets.
 
     Returns:
-      The targets with the rank that they have to have, and a boolean; None for one that is true.
+      The targets with the rank that they must have, and whether the shapes agree; None instead of
+      True.
 
     Raises:
       ValueError: If the batch is known to be empty.
@@ -191,7 +192,7 @@ def shapes_agree(
     if expected.is_fully_defined() and targets.shape.is_fully_defined():
         return targets, None
     sides, found = tf.shape(outputs)[:axes], tf.shape(targets)
-    # Axes that are missing have no length.
+    # Missing axes get the length -1.
     fill = [[0, tf.maximum(0, axes - tf.size(found))]]
     same = tf.reduce_all(tf.pad(found, fill, constant_values=-1)[:axes] == sides)
     sound = same & (tf.size(found) == axes) & tf.reduce_all(sides > 0)
@@ -208,7 +209,7 @@ def shapes_agree(
 
 
 def say(sound: tf.Tensor, parts: list[Any]) -> Any:
-    """Raises in a running graph; returns the operation, None where there can be none."""
+    """Asserts in a running graph; returns the operation, or None under XLA."""
     if is_compiled():
         return None
     return tf.raw_ops.Assert(
@@ -217,14 +218,14 @@ def say(sound: tf.Tensor, parts: list[Any]) -> Any:
 
 
 def spoken(error: tf.errors.InvalidArgumentError) -> str | None:
-    """Returns the sentence that a running graph ended with; None if it ended with another."""
-    found = re.search(r"assertion failed: \[(\w+ expected .*)\]", error.message)
-    return None if found is None else found[1].replace("] [", " ").replace(" ;", ";")
+    """Returns the sentence of a failed assertion of `say`; None for other errors."""
+    match = re.search(r"assertion failed: \[(\w+ expected .*)\]", error.message)
+    return None if match is None else match[1].replace("] [", " ").replace(" ;", ";")
 
 
 @contextlib.contextmanager
 def spoken_of(where: str = "") -> Iterator[None]:
-    """Turns the sentence that a running graph ends with into a ValueError that says where."""
+    """Turns a failed assertion of `say` into a ValueError, prefixed by a place."""
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
@@ -244,7 +245,7 @@ def _sentence(loss: Any, bounds: Bounds) -> str:
 
 
 def _known(value: Any) -> np.ndarray | None:
-    """Returns the value of what is no symbol, also where a graph is being traced."""
+    """Returns a value if it is known, also while a graph is being traced."""
     if isinstance(value, tf.Variable):
         return None
     if internals.is_eager(value):

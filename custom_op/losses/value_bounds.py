@@ -1,7 +1,7 @@
-"""Bounds of a symbolic tensor's values, as far as the ops that it comes from tell.
+"""Bounds of a symbolic tensor's values, derived from the ops that compute it.
 
-A softmax lies from 0 to 1 whatever is pooled, sliced, averaged or permuted of it afterwards. That
-is how outputs that are no logits are known where what went into the softmax can't be had any more.
+A softmax lies between 0 and 1, and still does after pooling, slicing, averaging or permuting. This
+recognizes outputs that are not logits even if the input of the softmax can no longer be recovered.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FIXED: dict[str, Interval] = {
     "ZerosLike": (0.0, 0.0),
     "OnesLike": (1.0, 1.0),
 }
-# Values are some of the first input's, or averages of them.
+# Their values are among the first input's, or averages of them.
 _FROM_FIRST = frozenset(
     "Identity StopGradient PreventGradient CheckNumerics EnsureShape Snapshot Reshape Squeeze "
     "ExpandDims Transpose StridedSlice Slice GatherV2 GatherNd Reverse ReverseV2 ReverseSequence "
@@ -41,7 +41,7 @@ _MAPPED: dict[str, Callable[[float], float]] = {  # increasing functions
     "Relu6": lambda x: min(max(x, 0.0), 6.0),
     "Exp": lambda x: math.exp(min(x, 700.0)) if x < math.inf else math.inf,
 }
-# Networks are deeper than Python's stack; the ends of them decide.
+# Networks are deeper than Python's stack; their last operations decide.
 _DEPTH = 60
 
 
@@ -52,7 +52,7 @@ def bounds_of(tensor: tf.Tensor) -> Interval:
       tensor: A symbolic tensor.
 
     Returns:
-      The least and the most, infinite where nothing is known.
+      The lower and the upper bound, infinite if unknown.
     """
     return _bounds(tensor, {}, 0)
 
@@ -96,38 +96,38 @@ def _bounds_of(op: tf.Operation, index: int, known: dict, depth: int) -> Interva
     if kind in ("Select", "SelectV2"):
         return _union((of(1), of(2)))
     if kind in ("Pad", "PadV2", "MirrorPad"):
-        filled = {"Pad": (0.0, 0.0), "PadV2": of(2) if kind == "PadV2" else None}.get(kind)
-        return of(0) if filled is None else _union((of(0), filled))
+        filler = {"Pad": (0.0, 0.0), "PadV2": of(2) if kind == "PadV2" else None}.get(kind)
+        return of(0) if filler is None else _union((of(0), filler))
     if kind == "ClipByValue":
         (a, b), (least, _), (_, most) = of(0), of(1), of(2)
         return max(a, least), min(b, most)
     return _of_arithmetic(kind, [of(k) for k in range(len(inputs))] if inputs else [], op)
 
 
-def _of_arithmetic(kind: str, found: list[Interval], op: tf.Operation) -> Interval:
+def _of_arithmetic(kind: str, bounds: list[Interval], op: tf.Operation) -> Interval:
     if kind in ("Add", "AddV2", "AddN"):
-        return sum(low for low, _ in found), sum(high for _, high in found)
+        return sum(low for low, _ in bounds), sum(high for _, high in bounds)
     if kind == "Sub":
-        (a, b), (c, d) = found
+        (a, b), (c, d) = bounds
         return a - d, b - c
     if kind == "Neg":
-        return -found[0][1], -found[0][0]
+        return -bounds[0][1], -bounds[0][0]
     if kind == "Abs":
-        low, high = found[0]
+        low, high = bounds[0]
         return (0.0 if low <= 0 <= high else min(abs(low), abs(high))), max(abs(low), abs(high))
     if kind == "Maximum":
-        return max(a for a, _ in found), max(b for _, b in found)
+        return max(a for a, _ in bounds), max(b for _, b in bounds)
     if kind == "Minimum":
-        return min(a for a, _ in found), min(b for _, b in found)
+        return min(a for a, _ in bounds), min(b for _, b in bounds)
     if kind == "Mul":
-        return _of_values(np.array([_times(x, y) for x in found[0] for y in found[1]]))
-    if kind == "RealDiv" and (found[1][0] > 0 or found[1][1] < 0):
-        inverse = [1 / x for x in found[1]]
-        return _of_values(np.array([_times(x, y) for x in found[0] for y in inverse]))
+        return _of_values(np.array([_times(x, y) for x in bounds[0] for y in bounds[1]]))
+    if kind == "RealDiv" and (bounds[1][0] > 0 or bounds[1][1] < 0):
+        inverse = [1 / x for x in bounds[1]]
+        return _of_values(np.array([_times(x, y) for x in bounds[0] for y in inverse]))
     if kind == "Sum" and op.inputs[0].shape.is_fully_defined():
         before, after = op.inputs[0].shape.num_elements(), op.outputs[0].shape.num_elements()
         if after:
-            return _times(found[0][0], before / after), _times(found[0][1], before / after)
+            return _times(bounds[0][0], before / after), _times(bounds[0][1], before / after)
     return ANYTHING
 
 
@@ -135,8 +135,8 @@ def _times(x: float, y: float) -> float:
     return 0.0 if 0 in (x, y) else x * y
 
 
-def _union(found: Iterable[Interval]) -> Interval:
-    lows, highs = zip(*found, strict=True)
+def _union(intervals: Iterable[Interval]) -> Interval:
+    lows, highs = zip(*intervals, strict=True)
     return min(lows), max(highs)
 
 

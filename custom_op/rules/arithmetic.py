@@ -1,4 +1,4 @@
-"""Rules for sums, products, quotients, powers and choices, with NumPy's broadcasting."""
+"""Rules for sums, products, quotients, powers and selections, with NumPy's broadcasting."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from custom_op.rules import moments
 
 
 def _to_shape_of(output: tf.Tensor, tangent: tf.Tensor) -> tf.Tensor:
-    """Broadcasts the tangent of one operand to the output's shape, where they differ."""
+    """Broadcasts the tangent of an operand to the output's shape, if they differ."""
     if output.shape.is_fully_defined() and tangent.shape == output.shape:
         return tangent
     return tf.broadcast_to(tangent, tf.shape(output))
 
 
 def _sum(output: tf.Tensor, *terms: tf.Tensor | None) -> tf.Tensor | None:
-    """Adds the terms that are there."""
+    """Adds the terms that are not None."""
     live = [term for term in terms if term is not None]
     if not live:
         return None
@@ -31,7 +31,7 @@ def _sum(output: tf.Tensor, *terms: tf.Tensor | None) -> tf.Tensor | None:
 
 
 def _plus(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """A + b. A number for each channel is added as a bias, whose transpose is the faster sum."""
+    """Returns a + b; adds one number per channel as a bias, whose transpose is a faster sum."""
     if a.shape.is_fully_defined() and b.shape.is_fully_defined():
         full, channels = (a, b) if a.shape.num_elements() > b.shape.num_elements() else (b, a)
         last = full.shape[-1:]
@@ -75,7 +75,7 @@ def division(op: tf.Operation) -> LinearMap:
 
 
 def _product(slope: Callable[[], tf.Tensor], tangent: tf.Tensor | None) -> tf.Tensor | None:
-    """Multiplies where there is a tangent; the slope is computed only then."""
+    """Multiplies a tangent, if there is one; only then the slope is computed."""
     return None if tangent is None else slope() * tangent
 
 
@@ -135,20 +135,27 @@ def times_logarithm_of_one_plus(op: tf.Operation) -> LinearMap:
 
 
 def up_to(y: tf.Tensor, bound: int) -> tf.Tensor:
-    """Whether y is a bound or below it; complex numbers have no order."""
+    """Whether y equals a bound or is below it; complex numbers have no order."""
     return tf.equal(y, bound) if y.dtype.is_complex else y <= bound
 
 
 def one_unless(x: tf.Tensor, undefined: tf.Tensor) -> tf.Tensor:
     """Returns 1, and 0 where x is zero and the factor of x is undefined.
 
-    TensorFlow's gradients are zero wherever x is, also where the factor is an ordinary number.
+    TensorFlow's gradients are zero wherever x is, even if the factor is an ordinary number.
+
+    Args:
+      x: The first factor.
+      undefined: Where the other factor is undefined, as booleans.
+
+    Returns:
+      Ones and zeros of the dtype of x.
     """
     return tf.cast(tf.logical_not(tf.logical_and(tf.equal(x, 0), undefined)), x.dtype)
 
 
 def _known_number(x: tf.Tensor) -> float | None:
-    """Returns a scalar's value if the graph says it, also less a constant as in a gradient."""
+    """Returns a scalar's value if the graph tells it; also that of y - 1, as in a gradient."""
     if tf.executing_eagerly() or x.shape.rank != 0:
         return None
     if x.op.type == "Sub":
@@ -166,12 +173,12 @@ def power(op: tf.Operation) -> LinearMap:
     exponent = _known_number(y)
 
     def slope_in_base() -> tf.Tensor:
-        # Squares are everywhere, and x⁰ or x¹ as a power takes longer than many a matrix product.
+        # Squares are common, and a power with x¹ or x⁰ can take longer than a matrix product.
         if exponent == 1:
             return y
         if exponent == 2:
             return y * x
-        # 0⁰ is constant in its base; 0⁻¹ would make that a NaN.
+        # 0⁰ is constant in its base; 0⁻¹ would give NaN.
         lowered = tf.where((x == zero) & (y == zero), one, y - 1)
         return y * tf.pow(x, lowered)
 

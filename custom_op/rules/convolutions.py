@@ -1,9 +1,9 @@
 """Rules for convolutions and their transposes: linear in each of two inputs.
 
-The tangent is the operation again, where TensorFlow has its kernels on CPU. Outside XLA it lacks
-some, most of them in float64: gradients of dilated and of grouped convolutions, and all with the
-channels first. There the tangent is a sum over the taps of the kernel, made of slices and matrix
-products, whose derivatives exist at any order and in any dtype.
+The tangent is the operation again, if TensorFlow has its kernels on CPU. Outside XLA some are
+missing, most of them in float64: gradients of dilated and of grouped convolutions, and everything
+with the channels first. In these cases the tangent is a sum over the taps of the kernel, made of
+slices and matrix products, whose derivatives exist for any order and dtype.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _lacks_kernels(op: tf.Operation, x: tf.TensorShape, w: tf.TensorShape) -> bo
 
 
 class _Taps:
-    """A convolution as a sum over the places of its kernel."""
+    """A convolution as a sum over the taps of its kernel."""
 
     def __init__(self, op: tf.Operation, x: tf.TensorShape, w: tf.TensorShape) -> None:
         self._spatial = x.rank - 2
@@ -133,7 +133,7 @@ class _Taps:
         return pads
 
     def convolve(self, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
-        """The convolution of x with w, in the formats of the operation."""
+        """Returns the convolution of x with w, in the formats of the operation."""
         axes = list(range(self._spatial + 2))
         if self._first:
             x = tf.transpose(x, [0, *axes[2:], 1])
@@ -151,7 +151,7 @@ class _Taps:
         return tf.transpose(total, [0, axes[-1], *axes[1:-1]]) if self._first else total
 
     def _multiply(self, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
-        """One tap: the channels of x mixed by a matrix, a group at a time."""
+        """Returns one tap: the channels of x mixed by a matrix, group by group."""
         outer = tf.shape(x)[:-1]
         if self._depthwise:
             product = x[..., None] * w

@@ -1,9 +1,9 @@
 """Rules for cumulative products and cumulative sums of exponentials.
 
 Both are scans by an associative operation, and so are their tangents: log₂ N steps, each of which
-combines every place with the one 1, 2, 4, ... before it. TensorFlow's gradients do not serve: that
-of the product divides by the factors, and is zero where a factor is; that of the sums takes the
-logarithm of the incoming gradient, which has no derivative at zero, where it would be needed.
+combines every position with the one 1, 2, 4, ... before it. TensorFlow's gradients are no help:
+that of the product divides by the factors, and is zero where a factor is; that of the sums takes
+the logarithm of the incoming gradient, which has no derivative at zero, where it would be needed.
 """
 
 from __future__ import annotations
@@ -39,13 +39,16 @@ def _scan(
     combine: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
     slopes: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
 ) -> LinearMap:
-    """The tangent of a scan along one axis.
+    """Returns the tangent map of a scan along one axis.
 
     Args:
       op: The operation; its inputs are values and axis.
-      one: The neutral element, before the first place of an exclusive scan.
+      one: The neutral element, before the first position of an exclusive scan.
       combine: The associative operation on earlier and later values.
       slopes: Its derivatives in the two.
+
+    Returns:
+      The tangent map.
     """
     x, axis = op.inputs
     axis = tf.get_static_value(axis)
@@ -65,7 +68,7 @@ def _scan(
         return tf.transpose(values, back)
 
     def shifted(values: tf.Tensor, filler: float) -> tf.Tensor:
-        """For an exclusive scan: the last value is not used, the first place is neutral."""
+        """Shifts values for an exclusive scan: the last is unused, the first is neutral."""
         filler = tf.fill(tf.shape(values[..., :1]), tf.cast(filler, values.dtype))
         return tf.concat([filler, values[..., :-1]], -1)
 

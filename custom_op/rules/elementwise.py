@@ -1,8 +1,8 @@
 """Rules for functions of one tensor, element by element.
 
-Where TensorFlow has the product of a slope and an incoming gradient as one kernel (`ReluGrad`,
-`SigmoidGrad`, ...), the tangent takes that kernel: the slope is symmetric, so the same product
-serves both directions, and nothing but the output is kept.
+If TensorFlow computes the product of a slope and an incoming gradient in one kernel (`ReluGrad`,
+`SigmoidGrad`, ...), the tangent uses that kernel: the slope is diagonal, so the same product serves
+both directions, and only the output is kept.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def by_slope(op: tf.Operation) -> LinearMap:
     return lambda t: slope * t
 
 
-# Kernels of TensorFlow's gradients, g f'(y): where g and y stand, and f''(y) g.
+# Kernels of TensorFlow's gradients, g f'(y): the positions of g and y, and f''(y) g.
 _GRADIENTS: dict[str, tuple[int, int, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]]] = {
     "EluGrad": (0, 1, lambda g, y: tf.where(y < 0, g, tf.zeros_like(g))),
     "InvGrad": (1, 0, lambda g, y: -2 * g * y),
@@ -214,13 +214,13 @@ def piecewise_linear_gradient(op: tf.Operation) -> LinearMap:
     "ZerosLike", "OnesLike", "Sign", "Floor", "Ceil", "Round", "Rint", "StatelessRandomPoisson"
 )
 def constant(op: tf.Operation) -> LinearMap:
-    """R(y) = 0, by intention or almost everywhere."""
+    """R(y) = 0, intentionally or almost everywhere."""
     del op
     return lambda *tangents: None
 
 
 @register_r_forward("StopGradient")
 def stop_gradient(op: tf.Operation) -> LinearMap:
-    """R(y) = 0 by intention; the mean inside `tf.nn.moments` moves all the same."""
+    """R(y) = 0 intentionally, except for the mean inside `tf.nn.moments`."""
     passes = moments.is_differentiated_mean(op)
     return lambda t: t if passes else None

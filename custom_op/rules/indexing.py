@@ -1,4 +1,4 @@
-"""Rules for choosing, scattering, segments and sequences: linear in values, not in places."""
+"""Rules for gathering, scattering, segments and sequences: linear in values, not in indices."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from custom_op.rules.shapes import linear_in
     "UnsortedSegmentSum",
 )
 def linear_in_values(op: tf.Operation) -> LinearMap:
-    """R(A x) = A R(x); the other inputs are places and sizes."""
+    """R(A x) = A R(x); the other inputs are indices and sizes."""
     return linear_in(0)(op)
 
 
 def _segment_factors(
     op: tf.Operation, like: tf.Tensor, segments: tf.Tensor, count: tf.Tensor
 ) -> tf.Tensor:
-    """What the sum of each segment is multiplied by, to broadcast against its rows."""
+    """Returns the factor of each segment's sum, broadcasting against its rows."""
     kind = op.type.removeprefix("SparseSegment").removesuffix("Grad")
     power = {"Sum": 0.0, "SqrtN": 0.5, "Mean": 1.0}[kind]
     one = tf.ones([], like.dtype)
@@ -37,10 +37,8 @@ def _segment_factors(
 
 @register_r_forward("SparseSegmentMean", "SparseSegmentSqrtN", "SparseSegmentSum")
 def segments_of_rows(op: tf.Operation) -> LinearMap:
-    """Sums of chosen rows, over their number or its root; linear in the rows.
-
-    TensorFlow's gradient of these kernels has no gradient itself.
-    """
+    """Sums of chosen rows, divided by their number or its root; linear in the rows."""
+    # TensorFlow's gradient of these kernels has no gradient itself.
     data, places, segments = op.inputs
     output = op.outputs[0]
     count = tf.shape(output)[0]
@@ -55,7 +53,7 @@ def segments_of_rows(op: tf.Operation) -> LinearMap:
 
 @register_r_forward("SparseSegmentMeanGrad", "SparseSegmentSqrtNGrad", "SparseSegmentSumGrad")
 def gradient_of_segments_of_rows(op: tf.Operation) -> LinearMap:
-    """The transpose of that, linear in the upstream gradient."""
+    """The transpose of `segments_of_rows`, linear in the upstream gradient."""
     upstream, places, segments, count = op.inputs
     output = op.outputs[0]
     factors = _segment_factors(op, upstream, segments, tf.shape(upstream)[0])
@@ -75,12 +73,12 @@ def scatter(op: tf.Operation) -> LinearMap:
 
 @register_r_forward("StridedSliceGrad")
 def transposed_slice(op: tf.Operation) -> LinearMap:
-    """The tangents are put where the values are, the fifth input."""
+    """The tangents take the positions of the values, the fifth input."""
     return linear_in(4)(op)
 
 
 def _linear_in(op: tf.Operation, positions: list[int]) -> LinearMap:
-    """The tangent of an operation that is linear in several inputs together."""
+    """Returns the tangent map of an operation that is jointly linear in several inputs."""
 
     def tangent_map(*tangents: tf.Tensor | None) -> list[tf.Tensor]:
         inputs = list(op.inputs)
@@ -95,7 +93,7 @@ def _linear_in(op: tf.Operation, positions: list[int]) -> LinearMap:
     "ScatterNdNonAliasingAdd", "TensorScatterAdd", "TensorScatterSub", "TensorScatterUpdate"
 )
 def scatter_into(op: tf.Operation) -> LinearMap:
-    """R(x with values at places) = R(x) with R(values) there, or added there."""
+    """R(x with values at indices) = R(x) with R(values) there, or added there."""
     return _linear_in(op, [0, 2])
 
 
@@ -113,10 +111,8 @@ def set_diagonal(op: tf.Operation) -> LinearMap:
 
 @register_r_forward("DynamicStitch", "ParallelDynamicStitch")
 def stitch(op: tf.Operation) -> LinearMap:
-    """R(y) takes, in every row, the tangent of the value that came last.
-
-    TensorFlow's gradient gives the cotangent of a row to all values that were put there.
-    """
+    """Every row of R(y) is the tangent of the value that was written last."""
+    # TensorFlow's gradient gives the cotangent of a row to all values that were written there.
     count = len(op.inputs) // 2
     places, values = list(op.inputs[:count]), list(op.inputs[count:])
     sizes = [tf.size(place) for place in places]
@@ -140,7 +136,7 @@ def stitch(op: tf.Operation) -> LinearMap:
 
 @register_r_forward("TopKV2")
 def largest(op: tf.Operation) -> LinearMap:
-    """R(the k largest) are the tangents at their places; the places have none."""
+    """R(the k largest) are the tangents at their indices; the indices have none."""
     places = op.outputs[1]
     axes = op.inputs[0].shape.rank - 1
     return lambda t, *_: (tf.gather(t, places, axis=-1, batch_dims=axes), None)
@@ -179,7 +175,7 @@ def evenly_spaced(op: tf.Operation) -> LinearMap:
 
 @register_r_forward("Range")
 def steps(op: tf.Operation) -> LinearMap:
-    """R(a + i d) = R(a) + i R(d); how many there are does not move."""
+    """R(a + i d) = R(a) + i R(d); the count is constant."""
     output = op.outputs[0]
     count = tf.range(tf.size(output))
 

@@ -1,4 +1,4 @@
-"""Which kernels TensorFlow has on this machine's CPU."""
+"""Finds out which kernels TensorFlow has on this machine's CPU."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import tensorflow as tf
 
 @functools.cache
 def has_onednn() -> bool:
-    """Returns whether TensorFlow computes on the CPU by oneDNN.
+    """Returns whether TensorFlow uses oneDNN on the CPU.
 
     It does by default on processors with AVX-512 or AMX instructions for neural networks, elsewhere
-    where the environment variable `TF_ENABLE_ONEDNN_OPTS` is 1. Only oneDNN has kernels for
-    convolutions and poolings with the channels first there, and for gradients of dilated and of
-    grouped convolutions; outside XLA, and in float32 and bfloat16. A convolution tells, once.
+    if the environment variable `TF_ENABLE_ONEDNN_OPTS` is 1. Outside XLA, only oneDNN has CPU
+    kernels, in float32 and bfloat16, for convolutions and poolings with the channels first and for
+    gradients of dilated and of grouped convolutions. One trial convolution decides.
+
+    Returns:
+      Whether the trial succeeds.
     """
 
     def convolve() -> tf.Tensor:
@@ -34,9 +37,12 @@ def has_onednn() -> bool:
 def sums_bfloat16_in_float32() -> bool:
     """Returns whether products of bfloat16 operands are summed in float32 on this machine.
 
-    Kernels for processors without such instructions round partial sums to bfloat16: a product is
-    off by percents then, and no faster. Products on a GPU and by XLA sum in float32. Two products
-    tell, once.
+    Kernels for processors without bfloat16 instructions round partial sums to bfloat16: products
+    are then off by percents, and no faster. Products on a GPU and by XLA sum in float32. Two trial
+    products decide.
+
+    Returns:
+      Whether both are accurate.
     """
     if tf.config.list_logical_devices("GPU"):
         return True
@@ -54,7 +60,7 @@ def sums_bfloat16_in_float32() -> bool:
         operands = [tf.constant(random.normal(size=(512, 8)), tf.bfloat16) for _ in range(2)]
         exact = [value.numpy() for value in products(*(tf.cast(v, tf.float32) for v in operands))]
         rounded = [tf.cast(value, tf.float32).numpy() for value in products(*operands)]
-    # Rounding the results alone is an error of 0.2%.
+    # Rounding only the results makes an error of 0.2%.
     return all(
         np.linalg.norm(a - b) < 5e-3 * np.linalg.norm(a)
         for a, b in zip(exact, rounded, strict=True)

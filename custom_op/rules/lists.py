@@ -1,7 +1,7 @@
 """Rules for lists of tensors (`tf.TensorArray`, `tf.map_fn`, `tf.scan`) and optional tensors.
 
 The tangent of a list is a list of the tangents of its entries; an entry that was never written has
-none. Loops and branches keep in such lists, and in optionals, what their gradients read.
+none. Loops and branches store the tensors that their gradients read in such lists and in optionals.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def zeros_like(value: tf.Tensor) -> tf.Tensor:
 
 
 def _constants(inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Makes constants again of places and sizes, which list operations read while being traced."""
+    """Turns known indices and sizes into constants, which list operations need while traced."""
     known = [None if carries_tangents(value) else tf.get_static_value(value) for value in inputs]
     return [
         value if content is None else tf.constant(content, value.dtype)
@@ -50,7 +50,7 @@ def _constants(inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     "TensorListStack",
 )
 def one_source(op: tf.Operation) -> LinearMap:
-    """Linear in the first input, a list or its entries; the others are places and sizes."""
+    """Linear in the first input, a list or its entries; the others are indices and sizes."""
     rest = list(op.inputs)[1:]
 
     def tangent_map(tangent: tf.Tensor | None, *_: None) -> list[tf.Tensor | None]:
@@ -70,7 +70,7 @@ def one_source(op: tf.Operation) -> LinearMap:
     "TensorListSetItem",
 )
 def list_and_entries(op: tf.Operation) -> LinearMap:
-    """Linear in the list and in the entries together; what has no tangent has a zero one."""
+    """Jointly linear in the list and the entries; missing tangents are zero."""
     return lambda *tangents: replay(op, _constants(_filled(op, tangents)))
 
 
@@ -83,11 +83,9 @@ def _filled(op: tf.Operation, tangents: Sequence[tf.Tensor | None]) -> list[tf.T
 
 @register_r_forward("TensorListGather")
 def entries_of_list(op: tf.Operation) -> LinearMap:
-    """Chosen entries of a list; linear in it.
-
-    TensorFlow's gradient keeps, of an entry that is chosen several times, the last cotangent only,
-    so such entries are gathered from a tensor.
-    """
+    """Chosen entries of a list; linear in it."""
+    # If an entry is chosen several times, TensorFlow's gradient keeps only the last cotangent, so
+    # entries are gathered from a tensor unless they are known to differ.
     _, places, shape = op.inputs
     chosen = tf.get_static_value(places)
     if chosen is not None and len(set(chosen.tolist())) == chosen.size:
@@ -106,12 +104,12 @@ def entries_of_list(op: tf.Operation) -> LinearMap:
 
 
 # TensorFlow marks the next two as not differentiable, and takes their gradients for zero. Their
-# tangents are made of operations that have one.
+# tangents are made of operations that have a gradient.
 
 
 @register_r_forward("TensorListConcatLists")
 def joined_lists(op: tf.Operation) -> LinearMap:
-    """One list behind another: linear in both together. Entries have to be of one shape."""
+    """One list appended to another: jointly linear in both. Entries must have the same shape."""
     dtype = op.get_attr("element_dtype")
 
     def tangent_map(*tangents: tf.Tensor | None) -> tf.Tensor:
@@ -130,7 +128,7 @@ def joined_lists(op: tf.Operation) -> LinearMap:
 
 @register_r_forward("TensorListPushBackBatch")
 def entries_behind_lists(op: tf.Operation) -> LinearMap:
-    """An entry behind each of some lists: linear in lists and entries together."""
+    """An entry appended to each of several lists: jointly linear in lists and entries."""
     count = op.inputs[0].shape[0]
 
     def tangent_map(*tangents: tf.Tensor | None) -> tf.Tensor:

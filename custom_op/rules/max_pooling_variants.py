@@ -1,4 +1,4 @@
-"""Rules for maximum pooling of volumes, and for the kernels of gradients of maximum pooling."""
+"""Rules for maximum pooling of volumes, and for the gradients of maximum pooling."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from custom_op.registry import LinearMap, register_r_forward
 
 
 def windows_of(op: Any) -> Windows:
-    """Returns the windows of a pooling, of its gradient, or of the gradient of that.
+    """Returns the windows of a pooling, of its gradient, or of its second gradient.
 
     Args:
-      op: The operation, or what TensorFlow's gradient functions take for one.
+      op: The operation, or its stand-in in TensorFlow's gradient functions.
+
+    Returns:
+      The windows.
 
     Raises:
-      NotDifferentiableError: If sizes and strides are tensors whose values are not known.
+      NotDifferentiableError: If sizes and strides are tensors of unknown value.
     """
     padding = op.get_attr("padding")
     explicit: list[tuple[int, int]] = []
@@ -48,7 +51,7 @@ def max_pool_in_any_space(op: tf.Operation) -> LinearMap:
 
 @register_r_forward("MaxPoolGrad", "MaxPoolGradV2", "MaxPool3DGrad")
 def gradient_of_max_pool(op: tf.Operation) -> LinearMap:
-    """Linear in the third input; where the maxima lie does not change, almost everywhere."""
+    """Linear in the third input; the indices of maxima are constant almost everywhere."""
     values = op.inputs[0]
     places = first_places(values, windows_of(op))
     return lambda _, __, t, *___: None if t is None else put(t, places, values)
@@ -56,23 +59,23 @@ def gradient_of_max_pool(op: tf.Operation) -> LinearMap:
 
 @register_r_forward("MaxPoolGradGrad", "MaxPoolGradGradV2", "MaxPool3DGradGrad")
 def second_gradient_of_max_pool(op: tf.Operation) -> LinearMap:
-    """Linear in the third input; where the maxima lie does not change, almost everywhere."""
+    """Linear in the third input; the indices of maxima are constant almost everywhere."""
     places = first_places(op.inputs[0], windows_of(op))
     return lambda _, __, t, *___: None if t is None else take(t, places)
 
 
 def told_places(op: Any, argmax: tf.Tensor) -> tf.Tensor:
-    """Returns the places that an operation with an argmax tells, in all its input as one vector."""
+    """Returns an operation's argmax as indices into its whole input as one vector."""
     if op.get_attr("include_batch_in_index"):
         return argmax
-    # A place counts within its example.
+    # The argmax counts within its example.
     shape = tf.shape(op.inputs[0], out_type=argmax.dtype)
     return argmax + (tf.reduce_prod(shape[1:]) * tf.range(shape[0]))[:, None, None, None]
 
 
 @register_r_forward("MaxPoolWithArgmax")
 def max_pool_with_places(op: tf.Operation) -> LinearMap:
-    """R(y) is the tangent at the places that the operation tells."""
+    """R(y) is the tangent at the indices that the operation returns."""
     places = told_places(op, op.outputs[1])
     return lambda t: (take(t, places), None)
 

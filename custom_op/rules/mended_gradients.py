@@ -1,15 +1,15 @@
-"""Gradients that TensorFlow registers for its own operations, and that give wrong numbers.
+"""Replaces gradients of TensorFlow's own operations that give wrong numbers.
 
 They are replaced in TensorFlow's registry when `custom_op` is imported, because tapes and
-`tf.gradients` run through a user's network without asking this package: second derivatives of a
-maximum pooling by TensorFlow's kernels are zero where the kernel may overwrite the tangent that it
-reads (docs/tensorflow_faults.md), and have no explicit paddings; first derivatives of poolings stay
-as they are. The gradient of a cumulative product is zero where a factor is, and with it the second
-derivative of every product of several factors; that of a cumulative log-sum-exp takes the logarithm
-of its cotangent; that of a softmax cross entropy takes for granted that targets sum to 1, and
-leaves them out of its own derivative. The derivative of `xlogy` and its siblings in a first
-argument that is zero is zero, that of `bessel_i1` at zero is 1 and not 1/2, and `dynamic_stitch`
-hands cotangents to values that later ones have overwritten.
+`tf.gradients` pass through a user's network without calling this package. What TensorFlow gets
+wrong: second derivatives of a maximum pooling are zero if the kernel may overwrite the tangent that
+it reads (docs/tensorflow_faults.md), and do not support explicit paddings; first derivatives of
+poolings are kept. The gradient of a cumulative product is zero where a factor is, and with it the
+second derivative of every product of several factors; that of a cumulative log-sum-exp takes the
+logarithm of its cotangent; that of a softmax cross entropy assumes that targets sum to 1, and
+omits them in its own derivative. The derivative of `xlogy` and its siblings in a first argument
+of zero is zero, that of `bessel_i1` at zero is 1 instead of 1/2, and `dynamic_stitch` passes
+cotangents to values that later ones have overwritten.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ Gradient = Callable[..., Any]
 
 
 def _of_gradient(op: Any, upstream: tf.Tensor) -> list[tf.Tensor | None]:
-    """The gradient of `MaxPoolGrad` and its siblings in (values, pooled, cotangents, ...)."""
+    """Returns the gradient of `MaxPoolGrad` and its siblings in (values, pooled, cotangents)."""
     taken = take(upstream, first_places(op.inputs[0], windows_of(op)))
     return _in_third(op, taken)
 
 
 def _of_second_gradient(op: Any, upstream: tf.Tensor) -> list[tf.Tensor | None]:
-    """The gradient of `MaxPoolGradGrad` and its siblings in (values, pooled, tangents, ...)."""
+    """Returns the gradient of `MaxPoolGradGrad` and its siblings in (values, pooled, tangents)."""
     values = op.inputs[0]
     return _in_third(op, put(upstream, first_places(values, windows_of(op)), values))
 
 
 def _in_third(op: Any, gradient: tf.Tensor) -> list[tf.Tensor | None]:
-    # Zeros and not None: the values matter, and their derivative is zero almost everywhere.
+    # Zeros, not None: the result depends on the values, with derivative zero almost everywhere.
     zeros = [tf.zeros_like(op.inputs[i]) for i in range(2)]
     return [*zeros, gradient, *[None] * (len(op.inputs) - 3)]
 
@@ -54,11 +54,8 @@ def _of_gradient_with_places(op: Any, upstream: tf.Tensor) -> list[tf.Tensor | N
 def _of_softmax_cross_entropy(
     op: Any, upstream: tf.Tensor, upstream_of_second: tf.Tensor | None
 ) -> list[tf.Tensor | None]:
-    """The gradient in (logits, labels) of the loss and of the second output, b = s - labels.
-
-    The loss's is s Σ labels - labels = b - s Σb. It is read from b, because eager tapes do not
-    keep the labels.
-    """
+    """Returns the gradient in (logits, labels) of the loss and of the output b = s - labels."""
+    # That of the loss is s Σ labels - labels = b - s Σb: eager tapes keep b, but not the labels.
     logits, difference = op.inputs[0], op.outputs[1]
     log_probabilities = tf.nn.log_softmax(logits)
     probabilities = tf.exp(log_probabilities)
@@ -114,7 +111,7 @@ def _of_bessel_i1(op: Any, upstream: tf.Tensor) -> tf.Tensor:
 
 
 def _of_stitch(op: Any, upstream: tf.Tensor) -> list[tf.Tensor | None]:
-    """The gradient of `DynamicStitch`: none for values that later ones overwrite."""
+    """Returns the gradient of `DynamicStitch`: zero for values that later ones overwrite."""
     count = len(op.inputs) // 2
     places = list(op.inputs[:count])
     upstream = tf.convert_to_tensor(upstream)
@@ -123,12 +120,12 @@ def _of_stitch(op: Any, upstream: tf.Tensor) -> list[tf.Tensor | None]:
     numbers = [tf.reshape(n, tf.shape(p)) for n, p in zip(numbers, places, strict=True)]
     last = tf.dynamic_stitch(places, numbers)
     ones = tf.ones([tf.rank(upstream) - 1], tf.int32)
-    found: list[tf.Tensor | None] = [None] * count
+    result: list[tf.Tensor | None] = [None] * count
     for number, place in zip(numbers, places, strict=True):
         stands = tf.reshape(tf.gather(last, place) == number, tf.concat([tf.shape(place), ones], 0))
         taken = tf.gather(upstream, place)
-        found.append(tf.where(stands, taken, tf.zeros([], taken.dtype)))
-    return found
+        result.append(tf.where(stands, taken, tf.zeros([], taken.dtype)))
+    return result
 
 
 _MENDED: dict[str, Gradient] = {

@@ -1,11 +1,11 @@
 """The mean that `tf.nn.moments` stops inside the variance.
 
 It computes mean((x - stop_gradient(m))²) with m = mean(x). Since Σ(x - m) = 0 the first derivative
-is right; the second is not, because the derivative 2(x - m)/N is then taken for independent of m.
+is right; the second is not, because the derivative 2(x - m)/N is then treated as independent of m.
 Keras' BatchNormalization in training, LayerNormalization, GroupNormalization and
-`keras.ops.moments` inherit it. The rules see through this one pattern: the slope of the squared
-difference is taken from the mean itself, and the stop passes tangents to what else reads it, which
-is TensorFlow's gradient of the variance. The first derivative costs what it did.
+`keras.ops.moments` inherit this. The rules see through this one pattern: the slope of the squared
+difference uses the mean itself, and the stop passes tangents to its other readers, that is, to
+TensorFlow's gradient of the variance. The first derivative costs as much as before.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 
 import tensorflow as tf
 
-# The names in tf.nn.moments, which nobody else can read; a mean that a user stops stays stopped.
+# The names in tf.nn.moments; a mean that a user stops stays stopped.
 _NAMES = {"Mean": "mean", "StopGradient": "StopGradient", "SquaredDifference": "SquaredDifference"}
 
 
@@ -25,11 +25,11 @@ def unstopped(deviation: tf.Operation) -> tf.Tensor:
 
 
 def is_differentiated_mean(stop: tf.Operation) -> bool:
-    """Whether a StopGradient is that of `tf.nn.moments`, and more than the variance reads it."""
+    """Whether a StopGradient is that of `tf.nn.moments`, and not only the variance reads it."""
     output = stop.outputs[0]
     readers = output.consumers()
     deviations = [reader for reader in readers if _stops(stop, reader)]
-    # The gradient of a called function reads what the function hands out.
+    # The gradient of a called function reads the function's outputs.
     leaves = any(result is output for result in getattr(stop.graph, "outputs", []))
     return bool(deviations) and (leaves or len(deviations) < len(readers))
 
@@ -40,7 +40,7 @@ def is_stopped_mean(op: tf.Operation) -> bool:
 
 
 def _stops(stop: tf.Operation, deviation: tf.Operation) -> bool:
-    """Whether a deviation from a mean is squared, with the mean stopped, by `tf.nn.moments`."""
+    """Whether `tf.nn.moments` squares a deviation from a mean that it stops."""
     if stop.type != "StopGradient" or deviation.type != "SquaredDifference":
         return False
     mean = stop.inputs[0].op
@@ -54,6 +54,6 @@ def _stops(stop: tf.Operation, deviation: tf.Operation) -> bool:
 
 
 def _base_name(op: tf.Operation) -> str:
-    """The name without scopes, the mark of a copy, and the number that made it unique."""
+    """Returns the name without scopes, the prefix of copies and the unique suffix."""
     name = op.name.rpartition("/")[2]
     return re.sub(r"^(r_)*|(_\d+)+$", "", name)

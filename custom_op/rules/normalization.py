@@ -1,7 +1,7 @@
-"""Rules for the fused normalisations, batch and local response, and for their gradients.
+"""Rules for fused batch and local response normalization, and for their gradients.
 
-The tangents are written out in exact formulas of plain operations, so that derivatives of them are
-right at any order: TensorFlow's own are wrong at the third for batch normalisation and missing at
+The tangents are written as exact formulas of plain operations, so that their derivatives are right
+at any order: TensorFlow's own are wrong at the third for batch normalisation and missing at
 the second for local response normalisation. Statistics are computed in the dtype of the scale.
 """
 
@@ -18,10 +18,10 @@ class _Batch:
     """The statistics of one batch normalisation, x̂ = (x - m) r with r = (v + ε)^-½.
 
     Attributes:
-      axes: All but that of the channels.
-      normalized: x̂.
-      scale: r, of one entry a channel, to broadcast.
-      count: How many values a channel has.
+      axes: All axes except that of the channels.
+      normalized: The normalized values x̂.
+      scale: The factor r, one entry per channel, in broadcasting shape.
+      count: The number of values per channel.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class _Batch:
         self._channel = 1 if channels_first else rank - 1
         self._rank = rank
         self.axes = [axis for axis in range(rank) if axis != self._channel]
-        # A frozen normalisation takes its statistics from outside.
+        # A frozen normalization takes its statistics from outside.
         self.frozen = given is not None
         if given is None:
             mean = self.mean(x)
@@ -46,19 +46,19 @@ class _Batch:
         self.count = tf.cast(tf.size(x) // tf.shape(x)[self._channel], x.dtype)
 
     def spread(self, values: tf.Tensor) -> tf.Tensor:
-        """Gives one value a channel the axes that it broadcasts along."""
+        """Reshapes one value per channel for broadcasting."""
         shape = [1] * self._rank
         shape[self._channel] = -1
         return tf.reshape(values, shape)
 
     def mean(self, values: tf.Tensor) -> tf.Tensor:
-        """The mean over all but the channels, to broadcast."""
+        """Returns the mean over all axes except the channels, in broadcasting shape."""
         return tf.reduce_mean(values, self.axes, keepdims=True)
 
     def tangents(
         self, x: tf.Tensor | None, mean: tf.Tensor | None = None, variance: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """R(m), R(v), R(r) and R(x̂) from R(x) and, if frozen, R(m) and R(v); None is zero."""
+        """Returns R(m), R(v), R(r) and R(x̂) from R(x) and, if frozen, R(m) and R(v); None is 0."""
         zero = tf.zeros([], self.scale.dtype)
         x = zero if x is None else x
         if self.frozen:
@@ -79,11 +79,9 @@ def _cast(values: tf.Tensor | None, dtype: tf.DType) -> tf.Tensor | None:
 
 @register_r_forward("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
 def batch_normalization(op: tf.Operation) -> LinearMap:
-    """R(γ x̂ + β) = R(γ) x̂ + γ R(x̂) + R(β), with the statistics' tangents in R(x̂).
-
-    Outputs 1 and 2 are the statistics for the moving averages; the others, which TensorFlow keeps
-    for its gradient, pass no tangents: the rule of the gradient knows that they depend on x.
-    """
+    """R(γ x̂ + β) = R(γ) x̂ + γ R(x̂) + R(β), with the statistics' tangents in R(x̂)."""
+    # Outputs 1 and 2 are the statistics for the moving averages; the others, which TensorFlow keeps
+    # for its gradient, pass no tangents: the gradient's rule accounts for their dependence on x.
     x, gamma, _, old_mean, old_variance = op.inputs
     output, dtype = op.outputs[0], gamma.dtype
     frozen = not op.get_attr("is_training")
@@ -118,11 +116,9 @@ def batch_normalization(op: tf.Operation) -> LinearMap:
 
 @register_r_forward("FusedBatchNormGrad", "FusedBatchNormGradV2", "FusedBatchNormGradV3")
 def gradient_of_batch_normalization(op: tf.Operation) -> LinearMap:
-    """The tangent of the gradients in x, γ and β, from those of the upstream g, of x and of γ.
-
-    With means over all but the channels: γ r (g - mean(g) - x̂ mean(g x̂)), Σ g x̂ and Σ g; frozen,
-    the first is γ r g.
-    """
+    """The tangents of the gradients in x, γ and β, from those of the upstream g, of x and of γ."""
+    # The gradients are γ r (g - mean(g) - x̂ mean(g x̂)), Σ g x̂ and Σ g, with means over all axes
+    # except the channels; frozen, the first is γ r g.
     g, x, gamma, mean, variance = op.inputs[:5]
     dtype = gamma.dtype
     frozen = not op.get_attr("is_training")

@@ -1,10 +1,10 @@
-"""Finds normalisations that are written out in plain operations, as layers do it.
+"""Finds normalizations that are written out in plain operations, as layers do.
 
-Batch, layer and group normalisation all compute y = γ (x - mean) / sqrt(variance + ε) + β, in
-different orders: ((x - mean) r) γ + β, or x (r γ) + (β - mean r γ). They are told by what they
-compute. Each tensor on the way is a sum of at most three terms, of x, of the mean and of neither,
-each with a sign and factors; where the first two have r and the same γ and opposite signs, it is
-a normalisation.
+Batch, layer and group normalization all compute y = γ (x - mean) / sqrt(variance + ε) + β, in
+different orders: ((x - mean) r) γ + β, or x (r γ) + (β - mean r γ). They are recognized by what
+they compute. Each tensor on the way is a sum of at most three terms, in x, in the mean and in
+neither, each with a sign and factors; if the first two have r and the same γ and opposite signs, it
+is a normalization.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ class _Statistics(NamedTuple):
     variance: tf.Tensor
     epsilon: float
     axes: tuple[int, ...]
-    exact: bool  # without a stopped mean
+    exact: bool  # whether the mean is not stopped
     root: tf.Operation
-    shape: tf.TensorShape  # of mean and variance, with the axes kept
+    shape: tf.TensorShape  # that of mean and variance, with the axes kept
 
 
 def groups(
     operations: Sequence[tf.Operation], readers: Readers, taken: set[str]
 ) -> dict[str, Group]:
-    """Finds normalisations, and those with a ReLU behind them.
+    """Finds normalizations, with a following ReLU if there is one.
 
     Args:
-      operations: All that tangents may pass.
-      readers: Who reads what, of them.
-      taken: Names of operations that belong to other groups.
+      operations: All operations that tangents may pass.
+      readers: The readers of each tensor among them.
+      taken: The names of operations that belong to other groups.
 
     Returns:
       The groups by the name of their last operation.
@@ -61,7 +61,7 @@ def groups(
 
 
 def _statistics(root: tf.Operation) -> _Statistics | None:
-    """Recognises r = rsqrt(mean((x - mean(x))²) + ε)."""
+    """Recognizes r = rsqrt(mean((x - mean(x))²) + ε)."""
     total = root.inputs[0].op
     if total.type not in ("Add", "AddV2"):
         return None
@@ -89,7 +89,7 @@ def _statistics(root: tf.Operation) -> _Statistics | None:
         kept = tf.TensorShape([1 if i in axes else n for i, n in enumerate(x.shape.as_list())])
         if any(map(has_custom_gradient, (total, variance.op, square, mean.op))):
             continue
-        # What is subtracted has to stand where its mean was taken.
+        # The subtracted mean must broadcast along the axes that it was taken over.
         if not kept.is_fully_defined() or _wide(subtracted, x.shape.rank) != kept:
             continue
         return _Statistics(
@@ -99,7 +99,7 @@ def _statistics(root: tf.Operation) -> _Statistics | None:
 
 
 def _origin(tensor: tf.Tensor) -> tf.Tensor:
-    """The tensor that a chain of changes of its shape begins with."""
+    """Returns the tensor that a chain of reshapes begins with."""
     while tensor.op.type in _RESHAPES:
         tensor = tensor.op.inputs[0]
     return tensor
@@ -113,14 +113,14 @@ def _axes(mean: tf.Operation) -> tuple[int, ...] | None:
 
 
 def _wide(tensor: tf.Tensor, rank: int) -> tf.TensorShape | None:
-    """The shape as it broadcasts against a tensor of a rank."""
+    """Returns the shape as it broadcasts against a tensor of a rank."""
     if tensor.shape.rank is None or tensor.shape.rank > rank:
         return None
     return tf.TensorShape([1] * (rank - tensor.shape.rank)).concatenate(tensor.shape)
 
 
 class _Forms:
-    """What tensors are in terms of x, its mean and r."""
+    """Tensors in terms of x, its mean and r."""
 
     def __init__(self, statistics: _Statistics) -> None:
         self._statistics = statistics
@@ -133,7 +133,7 @@ class _Forms:
         }
 
     def read(self, op: tf.Operation) -> _Form | None:
-        """Returns the form of an operation's output, if it has one, and keeps it."""
+        """Returns the form of an operation's output, if it has one, and remembers it."""
         if not any(value.name in self._forms for value in op.inputs) or has_custom_gradient(op):
             return None
         form = self._form(op)
@@ -144,7 +144,7 @@ class _Forms:
     def _form(self, op: tf.Operation) -> _Form | None:
         inputs = list(op.inputs)
         if op.type in _RESHAPES:
-            # Reordering nothing, but not of what has been broadcast already.
+            # Without reordering, and only before any broadcasting.
             form = self._forms.get(inputs[0].name)
             plain = form in ({_MEAN: (1, ())}, {_REST: (1, (self.root,))})
             return form if plain and _same_size(op) else None
@@ -198,10 +198,10 @@ def _same_size(op: tf.Operation) -> bool:
 
 
 def _fits(shape: tf.TensorShape | None, kept: tf.TensorShape) -> bool:
-    """Whether a statistic stands along the axes that it was not taken over."""
+    """Whether a statistic broadcasts along the axes that it was taken over."""
     if shape is None:
         return False
-    # Where it has been multiplied by γ it may have more entries along the others.
+    # After a product with γ it may have more entries along the others.
     return all(n in (1, size) or size == 1 for n, size in zip(shape, kept, strict=True)) and all(
         n == size for n, size in zip(shape, kept, strict=True) if size != 1
     )
@@ -230,7 +230,7 @@ def _group(
     readers: Readers,
     taken: set[str],
 ) -> dict[str, Group]:
-    """Returns the group of the last operation that is still the normalisation."""
+    """Returns the group of the last operation that belongs to the normalization."""
     forms = _Forms(statistics)
     members: list[tf.Operation] = []
     inner = _inner(statistics)
@@ -259,7 +259,7 @@ def _group(
 
 
 def _inner(statistics: _Statistics) -> set[str]:
-    """The names of the operations that compute the statistics."""
+    """Returns the names of the operations that compute the statistics."""
     found: set[str] = set()
     stack = [statistics.root.outputs[0]]
     while stack:
@@ -280,7 +280,7 @@ def _tangent_map(
     mean = tf.reshape(statistics.mean, statistics.shape)
     variance = tf.reshape(statistics.variance, statistics.shape)
     if not statistics.exact:
-        # TensorFlow's derivative of a variance with a stopped mean is wrong at the second order.
+        # TensorFlow's second derivative of a variance with a stopped mean is wrong.
         variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes, keepdims=True)
     scale = tf.math.rsqrt(variance + tf.constant(statistics.epsilon, x.dtype))
     derivative = standardization.derivative((x - mean) * scale, scale, gamma, axes, gate)

@@ -1,11 +1,11 @@
 """Rules for maximum pooling.
 
-The derivative is a selection: of each window the tangent at its first maximum. Where that stands
-is found once; TensorFlow's own kernels for the two directions, `MaxPoolGrad` and `MaxPoolGradGrad`,
-search for it at every product. Where windows tile the input, a mask or a byte a window tells it,
-else an index (`custom_op.linear_maps.maxima`). A ReLU before passes
-its tangent at the same places where the pooled value is positive, and nowhere else: the selection
-takes its part over, and that of a bias before it.
+The derivative is a selection: the tangent at the first maximum of each window. The maximum is
+located once, whereas TensorFlow's own kernels for the two directions, `MaxPoolGrad` and
+`MaxPoolGradGrad`, search for it in every product. If windows tile the input, its location is stored
+as a mask or as one byte per window, else as an index (`custom_op.linear_maps.maxima`). A preceding
+ReLU passes the tangent at the same entries if the pooled value is positive, and nowhere else: the
+selection covers it, and a bias before it, too.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from custom_op.rules.max_pooling_variants import windows_of
 
 
 def groups(operations: Sequence[tf.Operation], readers: Readers) -> dict[str, Group]:
-    """Finds poolings by a mask behind a ReLU, and behind a bias and a ReLU.
+    """Finds poolings whose windows tile, after a ReLU, or after a bias and a ReLU.
 
     Args:
-      operations: All that tangents may pass.
-      readers: Who reads what, of them.
+      operations: All operations that tangents may pass.
+      readers: The readers of each tensor among them.
 
     Returns:
-      The groups by the name of the pooling, where nobody but the pooling reads what is absorbed.
+      The groups by the name of the pooling; only the pooling reads the absorbed operations.
     """
     found = {}
     for op in operations:
@@ -50,7 +50,7 @@ def groups(operations: Sequence[tf.Operation], readers: Readers) -> dict[str, Gr
 
 
 def _bias_of(add: tf.Operation) -> tuple[tf.Tensor | None, tf.Tensor | None]:
-    """Returns what a bias is added to, and the bias; or two Nones."""
+    """Returns the summand of a bias, and the bias; or two Nones."""
     if add.type == "BiasAdd" and add.get_attr("data_format") == b"NHWC":
         return add.inputs[0], add.inputs[1]
     if add.type in ("Add", "AddV2"):
@@ -66,7 +66,7 @@ def _bias_of(add: tf.Operation) -> tuple[tf.Tensor | None, tf.Tensor | None]:
 
 
 def _tiles(op: tf.Operation) -> bool:
-    """Whether the windows tile the input: no overlap, no padding."""
+    """Whether the windows tile the input, without overlap or padding."""
     if op.get_attr("data_format") != b"NHWC" or not op.inputs[0].shape.rank == 4:
         return False
     window, strides = op.get_attr("ksize"), op.get_attr("strides")
@@ -94,7 +94,7 @@ def _settings(op: tf.Operation) -> dict[str, Any]:
 
 
 def _selecting(op: tf.Operation, after_relu: bool) -> Callable[..., tf.Tensor | None]:
-    """The tangent map of a pooling whose windows tile."""
+    """Returns the tangent map of a pooling whose windows tile."""
     values, pooled = op.inputs[0], op.outputs[0]
     window = op.get_attr("ksize")[1:3]
     if paired.pays(values.shape):
@@ -114,7 +114,7 @@ def _selecting(op: tf.Operation, after_relu: bool) -> Callable[..., tf.Tensor | 
 
 
 def _masking(op: tf.Operation, after_relu: bool) -> Callable[..., tf.Tensor]:
-    """The same by a mask, whose entries are one at the first maximum of a window."""
+    """Returns the selection by a mask, which is one at the first maximum of each window."""
     values, pooled = op.inputs[0], op.outputs[0]
     ones = tf.cast(pooled > 0, pooled.dtype) if after_relu else tf.ones_like(pooled)
     mask = tf.stop_gradient(

@@ -1,4 +1,4 @@
-"""Rules for products of two tensors: R(xw) = R(x)w + xR(w), whatever the product."""
+"""Rules for products of two tensors: R(xw) = R(x)w + xR(w), for any kind of product."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from custom_op.tensorflow_internals import is_compiled
 def bilinear(op: tf.Operation, first: int, second: int) -> LinearMap:
     """Returns the product rule of an operation that is linear in each of two of its inputs."""
     rounded = precision.product_dtype(op)
-    # Where kernels would round the sums as well, only the operands are.
+    # If kernels would round the sums too, only the operands are rounded.
     narrow_sums = rounded and not (is_compiled() or kernels.sums_bfloat16_in_float32())
     dtype = None if narrow_sums else rounded
 

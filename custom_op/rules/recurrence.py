@@ -1,8 +1,8 @@
-"""Gradients of scans by a linear recurrence, for any number of zeros and any shape.
+"""Gradients of scans by a linear recurrence, valid for any number of zeros and any shape.
 
 With y_k = x_1 ... x_k and cotangents u, the gradient is g_i = (x_1 ... x_{i-1}) s_i, where
-s_i = u_i + x_{i+1} s_{i+1} holds what later places contribute. A cumulative log-sum-exp has the
-same form with the factors exp(y_i - y_{i+1}). Nothing is divided by, and no logarithm taken.
+s_i = u_i + x_{i+1} s_{i+1} is the contribution of later positions. A cumulative log-sum-exp has the
+same form with the factors exp(y_i - y_{i+1}). There are no divisions and no logarithms.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ def gradient_of_product(op: Any, upstream: tf.Tensor) -> Gradients:
     """Returns the gradient of a `Cumprod` in its values and its axis.
 
     Args:
-      op: The operation, or what stands for it in an eager tape.
+      op: The operation, or its stand-in in an eager tape.
       upstream: The cotangent of its output.
+
+    Returns:
+      The gradient in the values, and None for the axis.
     """
 
     def gradient(x: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
@@ -35,12 +38,15 @@ def gradient_of_log_sum_exp(op: Any, upstream: tf.Tensor) -> Gradients:
     """Returns the gradient of a `CumulativeLogsumexp` in its values and its axis.
 
     Args:
-      op: The operation, or what stands for it in an eager tape.
+      op: The operation, or its stand-in in an eager tape.
       upstream: The cotangent of its output.
+
+    Returns:
+      The gradient in the values, and None for the axis.
     """
 
     def gradient(x: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
-        # Bounded, so that -inf - -inf does not arise.
+        # Bounded, to avoid -inf - -inf.
         y = tf.maximum(tf.math.cumulative_logsumexp(x, axis=-1), x.dtype.min)
         growth = _before_zeros(y[..., :-1] - y[..., 1:], tf.shape(y), 1)
         return tf.exp(x - y) * _from_the_end(tf.exp(growth), u)
@@ -49,7 +55,7 @@ def gradient_of_log_sum_exp(op: Any, upstream: tf.Tensor) -> Gradients:
 
 
 def _along_last(op: Any, upstream: tf.Tensor, gradient: Callable[..., tf.Tensor]) -> tf.Tensor:
-    """Calls a gradient of the inclusive scan along the last axis, forwards."""
+    """Applies a gradient of the inclusive forward scan along the last axis."""
     x, axis = op.inputs[0], op.inputs[1]
     reverse, exclusive = op.get_attr("reverse"), op.get_attr("exclusive")
     static = tf.get_static_value(axis)
@@ -72,7 +78,7 @@ def _along_last(op: Any, upstream: tf.Tensor, gradient: Callable[..., tf.Tensor]
 
     x, upstream = aligned(x), aligned(upstream)
     if exclusive:
-        # Every place of the inclusive scan is read one further; the last one nowhere.
+        # Entry i of the inclusive scan is entry i + 1 of the exclusive one; the last is unused.
         upstream = _left(upstream, 1)
     result = gradient(x, upstream)
     result = tf.reverse(result, [-1]) if reverse else result
@@ -82,7 +88,7 @@ def _along_last(op: Any, upstream: tf.Tensor, gradient: Callable[..., tf.Tensor]
 
 
 def _left(values: tf.Tensor, distance: int | tf.Tensor) -> tf.Tensor:
-    """Moves values to the front of the last axis; zeros follow."""
+    """Shifts values to the front of the last axis; zeros follow."""
     if isinstance(distance, int):
         moved = _before_zeros(values[..., distance:], tf.shape(values), distance)
         return tf.ensure_shape(moved, values.shape)
@@ -93,8 +99,8 @@ def _left(values: tf.Tensor, distance: int | tf.Tensor) -> tf.Tensor:
 
 def _before_zeros(values: tf.Tensor, shape: tf.Tensor, count: int) -> tf.Tensor:
     """Appends zeros along the last axis, up to a shape."""
-    # The transpose of [..., :-count], which has derivatives of any order under XLA too; those of
-    # `tf.pad` and `tf.concat` end there at XlaDynamicUpdateSlice.
+    # The transpose of [..., :-count] has derivatives of any order, under XLA too; those of `tf.pad`
+    # and `tf.concat` end at XlaDynamicUpdateSlice there.
     return tf.raw_ops.StridedSliceGrad(
         shape=shape,
         begin=[0, 0],
@@ -107,7 +113,7 @@ def _before_zeros(values: tf.Tensor, shape: tf.Tensor, count: int) -> tf.Tensor:
 
 
 def _from_the_end(factors: tf.Tensor, terms: tf.Tensor) -> tf.Tensor:
-    """Returns s with s_i = terms_i + factors_i s_{i+1}, by log₂ N steps of twice the distance."""
+    """Returns s with s_i = terms_i + factors_i s_{i+1}, in log₂ N steps of doubling distance."""
     size = terms.shape[-1] if terms.shape.rank is not None else None
 
     def step(distance: int | tf.Tensor, a: tf.Tensor, s: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -10,7 +10,7 @@ from custom_op.registry import LinearMap, register_r_forward
 
 @register_r_forward("Max", "Min")
 def extreme(op: tf.Operation) -> LinearMap:
-    """R(max x) is the mean of R(x) over the places where the maximum is, as in TensorFlow."""
+    """R(max x) is the mean of R(x) over the positions of the maximum, as in TensorFlow."""
     x, axes = op.inputs
     kept = op.outputs[0]
     if not op.get_attr("keep_dims"):
@@ -36,11 +36,9 @@ def half_of_square(op: tf.Operation) -> LinearMap:
 
 @register_r_forward("Prod")
 def product(op: tf.Operation) -> LinearMap:
-    """The product rule along a tree of pairs; exact where factors are zero, at any order.
-
-    A level of the tree multiplies the even factors with the odd ones:
-    R(ab) = a R(b) + R(a) b. N factors take N - 1 products in log₂ N levels.
-    """
+    """The product rule along a tree of pairs; exact if factors are zero, at any order."""
+    # Each level of the tree multiplies the even factors by the odd ones, with
+    # R(ab) = a R(b) + R(a) b. N factors take N - 1 products in log₂ N levels.
     x, axes = op.inputs
     axes = tf.get_static_value(axes)
     if axes is None or not x.shape.is_fully_defined():
@@ -70,7 +68,7 @@ def product(op: tf.Operation) -> LinearMap:
 
 
 def _pairs(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Splits the last axis into even and odd places and what is left without a partner."""
+    """Splits the last axis into even and odd entries and the entry left without a partner."""
     half = values.shape[-1] // 2
     return (
         values[..., 0 : 2 * half : 2],

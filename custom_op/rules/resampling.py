@@ -1,7 +1,7 @@
-"""Rules for resizing and resampling images, which is linear in the image.
+"""Rules for resizing and resampling images, which are linear in the image.
 
-TensorFlow takes the gradients of its resizing kernels for constants. Each kernel and its transpose
-are therefore tied to each other here: either is the derivative of the other.
+TensorFlow treats the gradients of its resizing kernels as constants. So each kernel and its
+transpose are defined here as derivatives of each other.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ Map = Callable[[tf.Tensor], tf.Tensor]
 
 
 def linear_pair(forward: Map, transpose: Map) -> Map:
-    """Returns a linear map whose gradient, at any order, is made of it and its transpose.
+    """Returns a linear map whose gradients of any order consist of it and its transpose.
 
     Args:
       forward: A linear map of one tensor.
       transpose: Its transpose.
+
+    Returns:
+      The differentiable map.
     """
 
     @custom_gradient
@@ -38,7 +41,7 @@ def _mode(op: tf.Operation) -> dict[str, bool]:
 
 
 def _pair(op: tf.Operation, images: tf.Tensor, size: tf.Tensor) -> tuple[Map, Map]:
-    """The resizing of images to a size, in the mode of an operation, and its transpose."""
+    """Returns the resizing of images to a size, in the mode of an operation, and its transpose."""
     kind = op.type.removesuffix("Grad")
     mode = _mode(op)
     shape, dtype = images.shape, images.dtype
@@ -50,7 +53,7 @@ def _pair(op: tf.Operation, images: tf.Tensor, size: tf.Tensor) -> tuple[Map, Ma
 
     else:
         kernel = getattr(tf.raw_ops, f"{kind}Grad")
-        # Only shape and dtype of the image are read.
+        # Only the shape and dtype of the image matter.
         like = tf.zeros(shape, dtype) if shape.is_fully_defined() else tf.zeros_like(images)
 
         def back(values: tf.Tensor) -> tf.Tensor:
@@ -73,13 +76,13 @@ def resizing(op: tf.Operation) -> LinearMap:
 
 
 def _choice_of_pixels(op: tf.Operation, images: tf.Tensor, size: tf.Tensor) -> LinearMap:
-    """Nearest neighbours by their places: XLA has no kernel for the transpose."""
+    """Gathers nearest neighbors by their indices: XLA has no kernel for the transpose."""
     places = []
     for axis in (1, 2):
         pixels = tf.range(tf.shape(images)[axis], dtype=tf.int32)
         shape = [1, -1, 1, 1] if axis == 1 else [1, 1, -1, 1]
         target = tf.stack([size[0], 1] if axis == 1 else [1, size[1]])
-        # In float32: the pixels of a large image have no numbers in float16.
+        # In float32: float16 cannot represent the pixel indices of a large image.
         resized = tf.raw_ops.ResizeNearestNeighbor(
             images=tf.cast(tf.reshape(pixels, shape), tf.float32), size=target, **_mode(op)
         )
@@ -89,7 +92,7 @@ def _choice_of_pixels(op: tf.Operation, images: tf.Tensor, size: tf.Tensor) -> L
 
 @register_r_forward("ResizeBilinearGrad", "ResizeBicubicGrad")
 def gradient_of_resizing(op: tf.Operation) -> LinearMap:
-    """Linear in the upstream gradient; of the image, only the size is read."""
+    """Linear in the upstream gradient; only the image's size matters."""
     upstream, images = op.inputs
     forward, back = _pair(op, images, tf.shape(upstream)[1:3])
     return lambda t, _: None if t is None else linear_pair(back, forward)(t)
@@ -105,7 +108,7 @@ def gradient_of_nearest_neighbours(op: tf.Operation) -> LinearMap:
 
 @register_r_forward("ScaleAndTranslate")
 def scaling_and_translating(op: tf.Operation) -> LinearMap:
-    """Linear in the image; scale and translation may not move."""
+    """Linear in the image; scale and translation must be constant."""
     images, size, scale, translation = op.inputs
     mode = {
         "kernel_type": op.get_attr("kernel_type").decode(),
@@ -134,7 +137,7 @@ def scaling_and_translating(op: tf.Operation) -> LinearMap:
 
 @register_r_forward("CropAndResize")
 def cropping(op: tf.Operation) -> LinearMap:
-    """Linear in the image; the boxes may not move."""
+    """Linear in the image; the boxes must be constant."""
     images, boxes, owners, size = op.inputs
     shape, dtype, method = tf.shape(images), images.dtype, op.get_attr("method")
 

@@ -1,4 +1,4 @@
-"""Rules for what is linear: reshaping, summing, padding, joining, the operation again."""
+"""Rules for linear operations (reshaping, summing, padding, joining): the operation again."""
 
 from __future__ import annotations
 
@@ -96,14 +96,14 @@ def unchanged(op: tf.Operation) -> LinearMap:
 
 @register_r_forward("PadV2", "MatrixDiagV2", "MatrixDiagV3", "MatrixDiagPartV2", "MatrixDiagPartV3")
 def filled_with_a_value(op: tf.Operation) -> LinearMap:
-    """The values x, with a scalar c in the places that x leaves: R(x), and R(c) around it."""
+    """The values x surrounded by a scalar c: R(x), surrounded by R(c)."""
     values, *between, _ = op.inputs
 
     def place(inside: tf.Tensor) -> tf.Tensor:
         return replay(op, [inside, *between, tf.zeros([], values.dtype)])[0]
 
     def tangent_map(inside: tf.Tensor | None, *rest: tf.Tensor | None) -> tf.Tensor:
-        # In two parts: the gradient that TensorFlow has of this operation leaves out c.
+        # In two parts, because TensorFlow's gradient of this operation leaves out c.
         around = rest[-1]
         terms = [] if inside is None else [place(inside)]
         if around is not None:
@@ -118,7 +118,7 @@ def linear_in_all_inputs(op: tf.Operation) -> LinearMap:
     """R(A [x, y, ...]) = A [R(x), R(y), ...]."""
 
     def tangent_map(*tangents: tf.Tensor | None) -> Sequence[tf.Tensor | None]:
-        # What has no tangent (the axis of a concatenation) stays as it is.
+        # Inputs without tangents (the axis of a concatenation) stay as they are.
         filled = [
             value if not carries_tangents(value) else tf.zeros_like(value) if t is None else t
             for value, t in zip(op.inputs, tangents, strict=True)
@@ -133,6 +133,6 @@ def linear_in_all_inputs(op: tf.Operation) -> LinearMap:
 
 @register_r_forward("Cast")
 def cast(op: tf.Operation) -> LinearMap:
-    """The tangent is cast too; zero for what is not differentiated, such as integers."""
+    """The tangent is cast too; zero for dtypes without tangents, such as integers."""
     output = op.outputs[0]
     return lambda t: tf.cast(t, output.dtype) if carries_tangents(output) else None

@@ -27,11 +27,9 @@ def log_softmax(op: tf.Operation) -> LinearMap:
 
 @register_r_forward("SoftmaxCrossEntropyWithLogits")
 def softmax_cross_entropy(op: tf.Operation) -> LinearMap:
-    """The loss -<l, log s> of each row and, as second output, its gradient s - l in the logits.
-
-    R(loss) = <s Σl - l, R(z)> - <log s, R(l)> and R(s - l) = s ⊙ R(z) - s <s, R(z)> - R(l).
-    TensorFlow's gradient of the second output leaves the labels out.
-    """
+    """The loss -<l, log s> of each row and, as second output, its gradient s - l in the logits."""
+    # R(loss) = <s Σl - l, R(z)> - <log s, R(l)> and R(s - l) = s ⊙ R(z) - s <s, R(z)> - R(l).
+    # TensorFlow's gradient of the second output leaves the labels out.
     logits, labels = op.inputs
     log_probabilities = tf.nn.log_softmax(logits)
     probabilities = tf.exp(log_probabilities)

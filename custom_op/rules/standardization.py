@@ -1,12 +1,12 @@
 """The derivative of y = γ x̂ + β with x̂ = (x - mean) r, r = (variance + ε)^-½, in one pass.
 
-The statistics are those of x itself, over some axes. With x̂ and r kept,
+The statistics are those of x itself, over some axes. With stored x̂ and r,
 
     R(x̂) = S R(x),  S t = r (t - mean(t) - x̂ mean(x̂ t)),
 
-which is symmetric, and R(y) = γ S R(x) + R(γ) x̂ + R(β). One by one, the operations of a
-normalisation pass some fifteen times over tensors of the size of x in each direction; here one
-kernel takes the two means and another writes the result, in each.
+which is symmetric, and R(y) = γ S R(x) + R(γ) x̂ + R(β). The separate operations of a
+normalization pass some fifteen times over tensors of the size of x in each direction; here, in each
+direction, one kernel computes the two means and another writes the result.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tensorflow as tf
 from custom_op.linear_maps import paired
 
 _Pulled = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
-_LANES = 1024  # entries of a row, when sums go over rows: enough to fill the vector units
+_LANES = 1024  # entries of a row when rows are summed: enough to fill the vector units
 
 
 def derivative(
@@ -32,15 +32,15 @@ def derivative(
     """Returns the map from R(x), R(γ) and R(β) to R(y), or to that of max(y, 0).
 
     Args:
-      normalized: x̂.
-      scale: r, to broadcast against x̂.
-      gamma: γ, to broadcast against x̂; None for one.
-      axes: Over which the statistics are taken, of a tensor like x̂.
-      gate: max(y, 0), whose tangent is wanted in the place of that of y; or None.
+      normalized: The normalized values x̂.
+      scale: The factor r, which broadcasts against x̂.
+      gamma: The factor γ, which broadcasts against x̂; None for 1.
+      axes: The axes over which the statistics are taken.
+      gate: max(y, 0), if its tangent is wanted instead of that of y; or None.
 
     Returns:
-      A function of three tangents, None for zero; those of γ and β in any shape that broadcasts
-      against x̂.
+      A function of three tangents, None for zero; those of γ and β may have any shape that
+      broadcasts against x̂.
     """
     return _Derivative(normalized, scale, gamma, axes, gate).push
 
@@ -143,7 +143,7 @@ def _mean(values: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
 def _standardize(
     t: tf.Tensor, normalized: tf.Tensor, scale: tf.Tensor, axes: Sequence[int]
 ) -> tf.Tensor:
-    """S t, of the module's first lines."""
+    """Returns S t, defined in the module's docstring."""
     return scale * (t - _mean(t, axes) - normalized * _mean(normalized * t, axes))
 
 
@@ -175,7 +175,7 @@ def _pull(
 
 
 def _sum_to(values: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
-    """The transpose of broadcasting from a shape of the same rank."""
+    """Sums to a shape of the same rank, the transpose of broadcasting."""
     return tf.reduce_sum(values, [i for i, size in enumerate(shape) if size == 1], keepdims=True)
 
 
@@ -210,7 +210,7 @@ def _pull_compiled(
 
 
 class _Rows:
-    """A tensor as long rows, of all channels several times: XLA adds rows fastest that way."""
+    """A tensor as long rows that repeat all channels, the form that XLA sums fastest."""
 
     def __init__(self, shape: tf.TensorShape) -> None:
         self.channels, size = shape[-1], shape.num_elements()
@@ -224,12 +224,12 @@ class _Rows:
         return tf.reshape(values, [-1, self.channels * self._times])
 
     def repeat(self, values: tf.Tensor) -> tf.Tensor:
-        """What there is one of a channel, for a row."""
+        """Repeats one value per channel for a row."""
         values = tf.broadcast_to(tf.reshape(values, [-1]), [self.channels])
         return tf.tile(values, [self._times])
 
     def sums(self, rows: tf.Tensor) -> tf.Tensor:
-        """The sum of each channel, [channels]."""
+        """Returns the sum of each channel, [channels]."""
         return tf.reduce_sum(
             tf.reshape(tf.reduce_sum(rows, 0), [self._times, self.channels]), axis=0
         )
@@ -280,7 +280,7 @@ def _pull_by_channel(
 
 
 def _of_channels(values: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
-    """One value a channel in a shape of one value a channel, or of one for all of them."""
+    """Reshapes one value per channel, or sums them to a shape with a single value."""
     return tf.reshape(
         tf.reduce_sum(values) if tf.TensorShape(shape).num_elements() == 1 else values, shape
     )
