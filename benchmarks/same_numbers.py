@@ -22,6 +22,7 @@ import tensorflow as tf
 
 import mlhf
 from mlhf import hypergrad
+from mlhf.hypergrad.methods import METHODS
 from train_val.networks import convnets
 from train_val.problems import image_problems
 
@@ -127,7 +128,7 @@ def hypergradients() -> Iterator[tuple[str, np.ndarray]]:
         for method in ("reverse", "forward", "truncated", "implicit", "reversible", "drmad"):
             options = {"window": 5} if method == "truncated" else {}
             try:
-                result = getattr(hypergrad, method)(problem, weights, hyper, **options)
+                result = METHODS[method](problem, weights, hyper, **options)
             except (TypeError, ValueError, hypergrad.DivergedError) as error:
                 # What a method refuses it has to refuse with the same words after the change.
                 yield f"hypergradients/{form}/{method}", np.frombuffer(str(error).encode(), "u1")

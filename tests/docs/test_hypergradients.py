@@ -5,7 +5,7 @@ import shlex
 
 from absl import flags
 
-from mlhf.hypergrad.outer.hyper_optimizer import METHODS
+from mlhf.hypergrad.methods import METHODS
 from tests.docs import pages
 from train_val import tune_hyperparameters
 

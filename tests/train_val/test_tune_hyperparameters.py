@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from mlhf import hypergrad
 from mlhf.hypergrad import read_records
-from mlhf.hypergrad.outer.hyper_optimizer import METHODS
+from mlhf.hypergrad.methods import METHODS
 from tests.train_val.commands import kill_at, run, start
 from train_val import tune_hyperparameters
 from train_val.cli import exit_statuses

@@ -2,11 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
+
 import tensorflow as tf
 
-from mlhf.hypergrad.dynamics.base import Dynamics, Pulled, product_like
+from mlhf.hypergrad.dynamics.base import Dynamics, Pulled, State, product_like
 
-FORMS = ("M1", "M2", "M3", "M4")
+Factor = Any  # a float, an array or a tensor
+
+
+class Form(NamedTuple):
+    """How a form uses learning rate η and momentum μ: v' = μ v + p g, w' = w + m v'.
+
+    Attributes:
+      push: From η and μ to p, the factor of the gradient.
+      move: From η to m, the factor of the new velocity.
+      move_in_rate: ∂m/∂η.
+      push_in_rate: ∂p/∂η.
+      push_in_momentum: ∂p/∂μ.
+    """
+
+    push: Callable[[Factor, Factor], Factor]
+    move: Callable[[Factor], Factor]
+    move_in_rate: float
+    push_in_rate: float
+    push_in_momentum: float
+
+
+# The forms whose state is a velocity; M3 keeps the weights before instead.
+FORMS = {
+    "M1": Form(lambda rate, mu: -(1 - mu), lambda rate: rate, 1.0, 0.0, 1.0),
+    "M2": Form(lambda rate, mu: 1.0, lambda rate: -rate, -1.0, 0.0, 0.0),
+    "M4": Form(lambda rate, mu: -rate, lambda rate: 1.0, 0.0, -1.0, 0.0),
+}
+NAMES = ("M1", "M2", "M3", "M4")
 
 
 class Momentum(Dynamics):
@@ -46,84 +76,77 @@ class Momentum(Dynamics):
         Raises:
           ValueError: For another form, or a constant outside its domain.
         """
-        if form not in FORMS:
-            raise ValueError(f"Expected form= one of {FORMS}, got {form!r}.")
+        if form not in NAMES:
+            raise ValueError(f"Expected form= one of {NAMES}, got {form!r}.")
         self.constants = {"learning_rate": learning_rate, "momentum": momentum}
         self.check()
         self.form, self.nesterov = form, nesterov
 
-    def init(self, weights, values):
+    def init(self, weights: tf.Tensor, values: Mapping[str, tf.Tensor]) -> State:
         """See the base class: a velocity of zero; for M3 the weights before."""
         if self.form == "M3":
             return {"weights": weights, "before": weights}
         return {"weights": weights, "velocity": tf.zeros_like(weights)}
 
-    def with_velocity(self, state, velocity):
+    def with_velocity(self, state: State, velocity: tf.Tensor) -> State:
         """See the base class; for M3 the velocity is w - w₋."""
         if self.form == "M3":
             return {**state, "before": state["weights"] - velocity}
         return {**state, "velocity": velocity}
 
-    def point(self, state, values):
-        """See the base class: for Nesterov's M3 ahead of the weights."""
+    def point(self, state: State, values: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """See the base class; for Nesterov's M3 a point ahead of the weights."""
         if self.form == "M3" and self.nesterov:
             return self._ahead(state, values["momentum"])
         return state["weights"]
 
-    def update(self, state, gradient, values):
+    def update(self, state: State, gradient: tf.Tensor, values: Mapping[str, tf.Tensor]) -> State:
         """See the base class."""
         w, g, rate, mu = state["weights"], gradient, values["learning_rate"], values["momentum"]
         if self.form == "M3":
             return {"weights": self._ahead(state, mu) - rate * g, "before": w}
-        if self.form == "M1":
-            push = -(1 - mu) * g
-        elif self.form == "M2":
-            push = g
-        else:
-            push = -rate * g
+        form = FORMS[self.form]
+        push = _times(form.push(rate, mu), g)
         v = mu * state["velocity"] + push
         along = mu * v + push if self.nesterov else v
-        if self.form == "M1":
-            w = w + rate * along
-        elif self.form == "M2":
-            w = w - rate * along
-        else:
-            w = w + along
-        return {"weights": w, "velocity": v}
+        return {"weights": w + _times(form.move(rate), along), "velocity": v}
 
-    def pull(self, state, gradient, values, after, adjoint, wanted):
+    def pull(
+        self,
+        state: State,
+        gradient: tf.Tensor,
+        values: Mapping[str, tf.Tensor],
+        after: State,
+        adjoint: State,
+        wanted: Collection[str],
+    ) -> Pulled:
         """See the base class."""
         if self.form == "M3" or self.nesterov:
             return super().pull(state, gradient, values, after, adjoint, wanted)
+        form = FORMS[self.form]
         g, rate, mu, v = gradient, values["learning_rate"], values["momentum"], state["velocity"]
-        a, b = adjoint["weights"], adjoint["velocity"]
+        a = adjoint["weights"]
+        b = adjoint["velocity"] + _times(form.move(rate), a)
         slopes = {}
-        if self.form == "M1":
-            b = b + rate * a
-            d_g = (mu - 1) * b
-            if "learning_rate" in wanted:
-                slopes["learning_rate"] = product_like(rate, a, after["velocity"])
-            if "momentum" in wanted:
-                slopes["momentum"] = product_like(mu, b, v + g)
-        elif self.form == "M2":
-            b = b - rate * a
-            d_g = b
-            if "learning_rate" in wanted:
-                slopes["learning_rate"] = -product_like(rate, a, after["velocity"])
-            if "momentum" in wanted:
-                slopes["momentum"] = product_like(mu, b, v)
-        else:
-            b = b + a
-            d_g = -rate * b
-            if "learning_rate" in wanted:
-                slopes["learning_rate"] = -product_like(rate, b, g)
-            if "momentum" in wanted:
-                slopes["momentum"] = product_like(mu, b, v)
-        return Pulled({"weights": a, "velocity": mu * b}, d_g, slopes)
+        if "learning_rate" in wanted:
+            slopes["learning_rate"] = (
+                form.move_in_rate * product_like(rate, a, after["velocity"])
+                if form.move_in_rate
+                else form.push_in_rate * product_like(rate, b, g)
+            )
+        if "momentum" in wanted:
+            slopes["momentum"] = product_like(mu, b, v + g if form.push_in_momentum else v)
+        in_gradient = _times(form.push(rate, mu), b)
+        return Pulled({"weights": a, "velocity": mu * b}, in_gradient, slopes)
 
-    def _ahead(self, state, mu):
+    def _ahead(self, state: State, mu: tf.Tensor) -> tf.Tensor:
         return state["weights"] + mu * (state["weights"] - state["before"])
 
     def __repr__(self) -> str:
         more = ", nesterov=True" if self.nesterov else ""
         return f"{super().__repr__()[:-1]}, form={self.form!r}{more})"
+
+
+def _times(factor: Factor, vector: tf.Tensor) -> tf.Tensor:
+    """Returns factor · vector, without an operation for a factor of one."""
+    return vector if isinstance(factor, float) and factor == 1 else factor * vector

@@ -1,7 +1,7 @@
 """The adjoints of weights and velocity through steps of momentum, in NumPy.
 
-With v' = μ v + p g and w' = w + m v' (`Form` says what p and m are), from dw and dv, the adjoints
-of w' and v':
+With v' = μ v + p g and w' = w + m v' (`momentum.Form` says what p and m are), from dw and dv, the
+adjoints of w' and v':
 
     dm = <dw, v'>;  dv += m dw
     dμ += <dv, v + ∂p/∂μ g>;  dη += ∂m/∂η dm + ∂p/∂η <dv, g>
@@ -10,43 +10,18 @@ of w' and v':
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from typing import NamedTuple
+from collections.abc import Collection
 
 import numpy as np
 import tensorflow as tf
 
 from mlhf.hypergrad.dynamics.base import State
+from mlhf.hypergrad.dynamics.momentum import Form
 from mlhf.hypergrad.exact_arithmetic.factors import Factor, Factors
 
 # Its square is finite.
 _LARGEST = 1e150
 RATE, MOMENTUM = "learning_rate", "momentum"
-
-
-class Form(NamedTuple):
-    """How a form of momentum uses learning rate η and momentum μ.
-
-    Attributes:
-      push: What multiplies the gradient, p, a function of η and μ.
-      move: What multiplies the new velocity, m, a function of η.
-      move_in_rate: ∂m/∂η.
-      push_in_rate: ∂p/∂η.
-      push_in_momentum: ∂p/∂μ.
-    """
-
-    push: Callable[[Factor, Factor], Factor]
-    move: Callable[[Factor], Factor]
-    move_in_rate: float
-    push_in_rate: float
-    push_in_momentum: float
-
-
-FORMS = {
-    "M1": Form(lambda rate, mu: -(1 - mu), lambda rate: rate, 1.0, 0.0, 1.0),
-    "M2": Form(lambda rate, mu: 1.0, lambda rate: -rate, -1.0, 0.0, 0.0),
-    "M4": Form(lambda rate, mu: -rate, lambda rate: 1.0, 0.0, -1.0, 0.0),
-}
 
 
 class MomentumAdjoint:
@@ -63,7 +38,7 @@ class MomentumAdjoint:
         """Stands at the end of training.
 
         Args:
-          form: Of the momentum.
+          form: The form of the momentum.
           factors: Learning rates and momenta.
           wanted: The names of the hyperparameters to differentiate.
           in_weights: ∂E/∂w there, [P].
@@ -80,11 +55,11 @@ class MomentumAdjoint:
         return float(np.linalg.norm(self.dw))
 
     def norm_over(self, moves: np.ndarray) -> float:
-        """Returns ‖∂E/∂w‖ over some of the weights, told by booleans [P]."""
+        """Returns ‖∂E/∂w‖ over the weights for which `moves` [P] is true."""
         return float(np.linalg.norm(self.dw[moves]))
 
     def bound(self, moves: np.ndarray) -> None:
-        """Keeps the adjoints of weights that stand still, not `moves` [P], from overflowing."""
+        """Keeps the adjoints of weights that stand still (`moves` [P] false) from overflowing."""
         for adjoint in (self.dw, self.dv):
             np.clip(adjoint, -_LARGEST, _LARGEST, out=adjoint, where=~moves & np.isfinite(adjoint))
 
@@ -92,7 +67,7 @@ class MomentumAdjoint:
         """Goes back through w' = w + m v'.
 
         Args:
-          move: m, one a block.
+          move: m for each block.
           velocity: v', the velocity after the step, [P].
         """
         if self._rate and self._form.move_in_rate:
@@ -100,7 +75,7 @@ class MomentumAdjoint:
         self.dv = self.dv + self._factors.times(move, self.dw)
 
     def direction(self, push: list[Factor]) -> np.ndarray:
-        """Returns u = p dv, what the second derivatives of the loss are multiplied with."""
+        """Returns u = p dv, the vector that the second derivatives of the loss multiply."""
         return self._factors.times(push, self.dv)
 
     def through_push(
@@ -113,30 +88,30 @@ class MomentumAdjoint:
         """Goes back through v' = μ v + p g, after `through_move`.
 
         Args:
-          momentum: μ, one a block.
+          momentum: μ for each block.
           velocity: v, the velocity before the step, [P].
           gradient: g, [P].
           product: H u, [P].
 
         Returns:
-          What the step contributes to η and μ, where they are wanted, by name.
+          The step's contributions to the gradients in η and μ, where they are wanted, by name.
         """
-        own = {}
+        contributions = {}
         if self._rate:
             if self._form.push_in_rate:
                 self._in_rate = self._inner(RATE, self._form.push_in_rate, self.dv, gradient)
             assert self._in_rate is not None
-            own[RATE] = self._in_rate
+            contributions[RATE] = self._in_rate
         if self._momentum:
             along = velocity + gradient if self._form.push_in_momentum else velocity
-            own[MOMENTUM] = self._inner(MOMENTUM, 1.0, self.dv, along)
+            contributions[MOMENTUM] = self._inner(MOMENTUM, 1.0, self.dv, along)
         self.dw = self.dw + product
         self.dv = self._factors.times(momentum, self.dv)
-        return own
+        return contributions
 
     def state(self, dtype: tf.DType) -> State:
         """Returns the adjoints by the names of a state of momentum."""
         return {"weights": tf.constant(self.dw, dtype), "velocity": tf.constant(self.dv, dtype)}
 
-    def _inner(self, name, sign, a, b):
-        return [sign * found for found in self._factors.inner(name, a, b)]
+    def _inner(self, name: str, sign: float, a: np.ndarray, b: np.ndarray) -> list[np.ndarray]:
+        return [sign * product for product in self._factors.inner(name, a, b)]

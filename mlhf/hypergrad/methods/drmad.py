@@ -26,9 +26,9 @@ from mlhf.checks.arguments import check_choice, check_count
 from mlhf.hypergrad import arguments, guards
 from mlhf.hypergrad.binding import bind, check_problem
 from mlhf.hypergrad.dynamics.base import GradientDescent
-from mlhf.hypergrad.dynamics.momentum import Momentum
+from mlhf.hypergrad.dynamics.momentum import FORMS, Momentum
 from mlhf.hypergrad.exact_arithmetic.factors import Factors
-from mlhf.hypergrad.exact_arithmetic.momentum_adjoint import FORMS, RATE, MomentumAdjoint
+from mlhf.hypergrad.exact_arithmetic.momentum_adjoint import RATE, MomentumAdjoint
 from mlhf.hypergrad.methods import unroll
 from mlhf.hypergrad.methods.gathered import Gathered, pulled
 from mlhf.hypergrad.methods.reverse import finish

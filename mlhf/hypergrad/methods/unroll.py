@@ -1,18 +1,8 @@
-"""The loops over the steps of training, each traced once and compiled once for a training.
-
-- begin: the first state.
-- advance: s_a to s_b, nothing kept.
-- record: s_a to s_b, and s_a ... s_{b-1} stacked, for storage elsewhere.
-- pull: adjoints of s_b to those of s_a, from stacked states.
-- segment: adjoints of s_b to those of s_a, from s_a alone: records, then pulls.
-- outer: the outer losses and their adjoints at the last state.
-- to_beginning: adjoints of the first state to weights and hyperparameters.
-- window: training, outer losses and their adjoints in one function.
-"""
+"""The loops over the steps of training, each traced once and compiled once for a training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -20,11 +10,11 @@ import tensorflow as tf
 from mlhf.hypergrad import guards
 from mlhf.hypergrad.dynamics.base import State
 from mlhf.hypergrad.guards import is_bad
+from mlhf.hypergrad.hyperparameters import Rows
 from mlhf.hypergrad.training import Outer, Training
 
 # How many steps of a pass are compared with those that were recorded.
 COMPARED = 4
-NAMES = ("begin", "advance", "record", "pull", "segment", "window", "outer", "to_beginning")
 
 
 class Trained(NamedTuple):
@@ -48,48 +38,65 @@ class Pulled(NamedTuple):
 
 
 class Loops:
-    """The compiled loops of a training."""
+    """The compiled loops of a training.
+
+    Attributes:
+      begin: Makes the first state.
+      advance: Trains from s_a to s_b and keeps nothing.
+      record: Trains from s_a to s_b and stacks s_a ... s_{b-1}, for storage elsewhere.
+      pull: Takes adjoints of s_b to those of s_a, from stacked states.
+      segment: Takes adjoints of s_b to those of s_a, from s_a alone: records, then pulls.
+      window: Trains from s_a to s_b, takes the outer losses, and pulls their adjoints back to s_a.
+      outer: Takes the outer losses and their adjoints at the last state.
+      to_beginning: Takes adjoints of the first state to weights and hyperparameters.
+    """
 
     def __init__(self, training: Training, keep: Sequence[bool]):
-        """Makes them; each is traced when it is first called.
+        """Makes the functions; each is traced when it is first called.
 
         Args:
-          training: What to run.
-          keep: For each leaf of the hyperparameters whether contributions are kept by step;
-            schedules' always are.
+          training: The training to run.
+          keep: Whether contributions are kept by step, for each leaf of the hyperparameters;
+            those to schedules always are.
         """
         self._training = training
         self._keep = [
             kept or scheduled
             for kept, scheduled in zip(keep, training.resolver.scheduled, strict=True)
         ]
-        self._compiled: dict = {}
+        self.begin = tf.function(training.initial_state, autograph=False)
+        self.advance = tf.function(self._advance, autograph=False)
+        self.record = tf.function(self._record, autograph=False)
+        self.pull = tf.function(self._pull, autograph=False)
+        self.segment = tf.function(self._segment, autograph=False)
+        self.window = tf.function(self._window, autograph=False)
+        self.outer = tf.function(self._outer, autograph=False)
+        self.to_beginning = tf.function(training.initial_vjp, autograph=False)
 
-    def __getattr__(self, name: str) -> Any:
-        if name not in NAMES:
-            raise AttributeError(name)
-        if name not in self._compiled:
-            self._compiled[name] = tf.function(getattr(self, f"_{name}"), autograph=False)
-        return self._compiled[name]
-
-    def _begin(self, weights, hyper, seed):
-        return self._training.initial_state(weights, hyper, seed)
-
-    def _outer(self, state, hyper, seed):
+    def _outer(self, state: State, hyper: Rows, seed: tf.Tensor) -> tuple[Outer, list[State]]:
         outer = self._training.outer(state["weights"], hyper, seed)
         return outer, self._training.first_adjoints(state, outer)
 
-    def _to_beginning(self, weights, hyper, seed, adjoints):
-        return self._training.initial_vjp(weights, hyper, seed, adjoints)
-
-    def _advance(self, state, hyper, seed, start, stop) -> Trained:
+    def _advance(
+        self, state: State, hyper: Rows, seed: tf.Tensor, start: tf.Tensor, stop: tf.Tensor
+    ) -> Trained:
         return self._train(state, hyper, seed, start, stop, keep=False)[0]
 
-    def _record(self, state, hyper, seed, start, stop):
+    def _record(
+        self, state: State, hyper: Rows, seed: tf.Tensor, start: tf.Tensor, stop: tf.Tensor
+    ) -> tuple[Trained, State]:
         trained, arrays = self._train(state, hyper, seed, start, stop, keep=True)
         return trained, {name: array.stack() for name, array in arrays.items()}
 
-    def _train(self, state, hyper, seed, start, stop, keep):
+    def _train(
+        self,
+        state: State,
+        hyper: Rows,
+        seed: tf.Tensor,
+        start: tf.Tensor,
+        stop: tf.Tensor,
+        keep: bool,
+    ) -> tuple[Trained, dict[str, tf.TensorArray]]:
         training, names = self._training, sorted(state)
         length = stop - start
         arrays = {
@@ -99,7 +106,13 @@ class Loops:
         }
         losses = tf.TensorArray(training.flat.dtype, length, element_shape=[])
 
-        def body(step, state, arrays, losses, bad):
+        def body(
+            step: tf.Tensor,
+            state: State,
+            arrays: dict[str, tf.TensorArray],
+            losses: tf.TensorArray,
+            bad: tf.Tensor,
+        ) -> tuple[Any, ...]:
             i = step - start
             arrays = {name: array.write(i, state[name]) for name, array in arrays.items()}
             rows = training.resolver.rows(hyper, step)
@@ -116,40 +129,61 @@ class Loops:
         )
         return Trained(state, losses.stack(), bad), arrays
 
-    def _pull(self, states, last, adjoints, hyper, seed, start) -> Pulled:
+    def _pull(
+        self,
+        states: State,
+        last: State,
+        adjoints: list[State],
+        hyper: Rows,
+        seed: tf.Tensor,
+        start: tf.Tensor,
+    ) -> Pulled:
         length = tf.shape(tf.nest.flatten(states)[0])[0]
 
-        def read(i):
+        def read(i: tf.Tensor) -> State:
             return {name: slot[i] for name, slot in states.items()}
 
         return self._back(read, last, adjoints, hyper, seed, start, start + length)
 
-    def _segment(self, state, adjoints, hyper, seed, start, stop) -> Pulled:
+    def _segment(
+        self,
+        state: State,
+        adjoints: list[State],
+        hyper: Rows,
+        seed: tf.Tensor,
+        start: tf.Tensor,
+        stop: tf.Tensor,
+    ) -> Pulled:
         trained, arrays = self._train(state, hyper, seed, start, stop, keep=True)
-
-        def read(i):
-            return {name: array.read(i) for name, array in arrays.items()}
-
+        read = _reader(arrays)
         return self._back(read, trained.state, adjoints, hyper, seed, start, stop)
 
-    def _window(self, state, hyper, seed, start, stop) -> tuple[Trained, Outer, Pulled]:
-        training = self._training
+    def _window(
+        self, state: State, hyper: Rows, seed: tf.Tensor, start: tf.Tensor, stop: tf.Tensor
+    ) -> tuple[Trained, Outer, Pulled]:
         trained, arrays = self._train(state, hyper, seed, start, stop, keep=True)
-        outer = training.outer(trained.state["weights"], hyper, seed)
-        adjoints = training.first_adjoints(trained.state, outer)
-
-        def read(i):
-            return {name: array.read(i) for name, array in arrays.items()}
-
+        outer, adjoints = self._outer(trained.state, hyper, seed)
+        read = _reader(arrays)
         pulled = self._back(read, trained.state, adjoints, hyper, seed, start, stop)
         return trained, outer, pulled
 
-    def _drift(self, before, after, rows, step, seed):
+    def _drift(
+        self, before: State, after: State, rows: Rows, step: tf.Tensor, seed: tf.Tensor
+    ) -> tf.Tensor:
         again, _ = self._training.step(before, rows, step, seed)
         there, here = after["weights"], again["weights"]
         return tf.reduce_max(tf.abs(here - there) / (1 + tf.abs(there)))
 
-    def _back(self, read, last, adjoints, hyper, seed, start, stop) -> Pulled:
+    def _back(
+        self,
+        read: Callable[[tf.Tensor], State],
+        last: State,
+        adjoints: list[State],
+        hyper: Rows,
+        seed: tf.Tensor,
+        start: tf.Tensor,
+        stop: tf.Tensor,
+    ) -> Pulled:
         training = self._training
         leaves = tf.nest.flatten(hyper)
         scheduled = training.resolver.scheduled
@@ -157,10 +191,10 @@ class Loops:
         outers = range(len(adjoints))
         compared = tf.maximum(1, length // COMPARED)
 
-        def zeros(leaf, scheduled):
+        def zeros(leaf: tf.Tensor, scheduled: bool) -> tf.Tensor:
             return tf.zeros([], leaf.dtype) if scheduled else tf.zeros_like(leaf)
 
-        def array(leaf, scheduled, keep):
+        def array(leaf: tf.Tensor, scheduled: bool, keep: bool) -> tf.TensorArray:
             shape = (leaf.shape[1:] if scheduled else leaf.shape) if keep else [0]
             return tf.TensorArray(leaf.dtype, length, element_shape=shape)
 
@@ -178,7 +212,15 @@ class Loops:
         )
         shares = [tf.TensorArray(dtype, length, element_shape=[len(leaves)]) for _ in outers]
 
-        def body(step, after, adjoints, sums, by_step, measures, drift):
+        def body(
+            step: tf.Tensor,
+            after: State,
+            adjoints: list[State],
+            sums: list[list[tf.Tensor]],
+            by_step: list[list[tf.TensorArray]],
+            measures: list[list[tf.TensorArray]],
+            drift: tf.Tensor,
+        ) -> tuple[Any, ...]:
             i = step - start
             before = read(i)
             rows = training.resolver.rows(hyper, step)
@@ -226,6 +268,11 @@ class Loops:
         by_step, measures = tf.nest.map_structure(lambda array: array.stack(), (by_step, measures))
         norms, moving, shares = measures
         return Pulled(adjoints, sums, by_step, norms, moving, shares, drift)
+
+
+def _reader(arrays: dict[str, tf.TensorArray]) -> Callable[[tf.Tensor], State]:
+    """Returns a function from the number of a step to the recorded state before it."""
+    return lambda i: {name: array.read(i) for name, array in arrays.items()}
 
 
 def _size(part: tf.Tensor, dtype: tf.DType) -> tf.Tensor:

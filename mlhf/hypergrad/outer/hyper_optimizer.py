@@ -12,16 +12,16 @@ import numpy as np
 import tensorflow as tf
 
 from mlhf.checks.arguments import check_number
-from mlhf.hypergrad import projections as projections_module
 from mlhf.hypergrad.binding import bind
 from mlhf.hypergrad.guards import DivergedError
+from mlhf.hypergrad.methods import METHODS
+from mlhf.hypergrad.outer import projections as projections_module
 from mlhf.hypergrad.outer.outer_optimizers import outer_optimizers
 from mlhf.hypergrad.outer.records import readable_records, record_files, write_record
 from mlhf.hypergrad.result import Result
 from mlhf.runs.checkpoints import CheckpointError, load_like
 from mlhf.runs.run import ResumableRun
 
-METHODS = ("reverse", "reversible", "drmad", "truncated", "forward", "rtho", "implicit")
 ONLINE = ("rtho",)
 # Where a dynamics' own hyperparameters stay unless the user says otherwise.
 NATURAL = {
@@ -106,16 +106,12 @@ class HyperOptimizer:
             hyperparameters.
           OSError: If the folder cannot be written to.
         """
-        from mlhf import hypergrad
-
         if isinstance(method, str):
             if method not in METHODS:
-                raise ValueError(f"Expected method= one of {METHODS}, got {method!r}.")
-            self._name = method
-            self._method: Callable[..., Result] = getattr(hypergrad, method)
+                raise ValueError(f"Expected method= one of {tuple(METHODS)}, got {method!r}.")
+            self._name, self._method = method, METHODS[method]
         else:
-            self._name = getattr(method, "__name__", "method")
-            self._method = method
+            self._name, self._method = getattr(method, "__name__", "method"), method
         if checkpoint_every < 1 or most_skips < 0:
             raise ValueError(
                 "Expected checkpoint_every >= 1 and most_skips >= 0, got "

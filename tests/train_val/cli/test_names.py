@@ -1,8 +1,8 @@
 """The names that flags take are those of what they name."""
 
 from mlhf import pretrained_names
+from mlhf.hypergrad.methods import METHODS
 from mlhf.hypergrad.methods.reverse import STORAGES
-from mlhf.hypergrad.outer import hyper_optimizer
 from mlhf.hypergrad.outer.sharing import SHARINGS
 from mlhf.meta_optimizer import rule
 from train_val import data
@@ -21,7 +21,7 @@ def test_names_are_those_of_what_they_name():
     assert names.pretrained() == pretrained_names()
     assert hyperparameters.DATA == names.TUNED_DATA
     assert hyperparameters.DYNAMICS == names.DYNAMICS
-    assert hyper_optimizer.METHODS == names.METHODS
+    assert tuple(METHODS) == names.METHODS
     assert sorted(tuning.SOLVERS) == list(names.SOLVERS)
     assert (STORAGES, SHARINGS) == (names.STORAGES, names.SHARINGS)
     assert sorted(tuning.OUTER_OPTIMIZERS) == list(names.OUTER_OPTIMIZERS)
