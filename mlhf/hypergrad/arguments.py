@@ -1,4 +1,4 @@
-"""Checks of what every method is called with, before anything is traced."""
+"""Checks of the arguments that every method takes, before anything is traced."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def as_seed(seed: Any) -> tf.Tensor:
     """Returns a seed as an int32 scalar.
 
     Raises:
-      TypeError: If it is no whole number.
+      TypeError: If it is not a whole number that an int32 holds.
     """
     if tf.is_tensor(seed) and seed.dtype.is_integer and seed.shape.rank == 0:
         return tf.cast(seed, tf.int32)
@@ -40,12 +40,15 @@ def as_count(name: str, value: Any) -> int:
 
 
 def like_weights(value: Any, flat: Any, what: str) -> None:
-    """Raises ValueError if something is not structured and shaped like the weights.
+    """Checks that a value is structured and shaped like the weights.
 
     Args:
       value: A structure of tensors.
-      flat: The weights' layout.
-      what: What it is, for the error's text.
+      flat: The layout of the weights.
+      what: The name of the value, for the error's text.
+
+    Raises:
+      ValueError: If it is not.
     """
     shapes = [leaf.shape for leaf in tf.nest.flatten(value)] if flat.matches(value) else None
     if shapes != list(flat.shapes):
@@ -59,19 +62,23 @@ def like_weights(value: Any, flat: Any, what: str) -> None:
 
 
 def called(what: str, given: Mapping[str, Any], function: Callable[[], Any]) -> Any:
-    """Calls a user's function; what TensorFlow raises inside it comes with what it was given.
+    """Calls a user's function; an error that TensorFlow raises inside it also names its arguments.
 
     Args:
       what: The function's name, for the error's text.
-      given: What it gets, by name.
-      function: Calls it.
+      given: The function's arguments, by name.
+      function: A call of the function with these arguments.
 
     Returns:
-      Its result.
+      The function's result.
 
     Raises:
-      ValueError: If an operation in it refuses shapes or dtypes, or it asks for a hyperparameter
-        that there is not. Its own errors pass through as they are.
+      ValueError: If an operation in the function refuses shapes or dtypes, or the function reads a
+        hyperparameter that does not exist.
+      NotDifferentiableError: Raised by the function, and passed on as it is.
+      KeyError: Likewise.
+      TypeError: Likewise.
+      OpError: Likewise.
     """
     try:
         return function()
@@ -105,7 +112,7 @@ def _weights_too(given: Mapping[str, Any]) -> str:
 
 
 def _described(value: Any) -> str:
-    def text(leaf):
+    def text(leaf: Any) -> Any:
         return f"{leaf.dtype.name}{list(leaf.shape)}" if hasattr(leaf, "dtype") else leaf
 
     return str(tf.nest.map_structure(text, value)).replace("'", "")

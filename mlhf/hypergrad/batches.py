@@ -12,14 +12,15 @@ import tensorflow as tf
 
 
 class Minibatches:
-    """Batches of arrays in shuffled epochs, the same for a step whenever it is asked for.
+    """Batches of arrays in shuffled epochs; a step always has the same batch.
 
-    Used as `batches=` of a `Problem` it becomes part of the graph. Every seed of a method's call
-    has orders of its own, so that a `HyperOptimizer` with new seeds does not learn of one.
+    Passed as `batches=` of a `Problem`, they become part of the graph. Every seed that a method is
+    called with has its own orders, so that a `HyperOptimizer` with new seeds does not fit its
+    hyperparameters to one of them.
 
     Attributes:
-      indices: int32 [T, B]: the examples of each step, for a call's seed of 0.
-      steps: T.
+      indices: The examples of each step when a method's seed is 0, int32 [T, B].
+      steps: The number of steps, T.
     """
 
     def __init__(
@@ -29,13 +30,13 @@ class Minibatches:
 
         Args:
           data: A structure of arrays with a common first axis, N examples.
-          batch_size: B, at most N.
-          steps: T.
-          shuffle: Whether every epoch has an order of its own; otherwise that of the data.
-          seed: Of the orders, together with the seed of a method's call.
+          batch_size: The number of examples in a batch, B, at most N.
+          steps: The number of steps, T.
+          shuffle: Whether every epoch has its own order; otherwise all have that of the data.
+          seed: The seed of the orders, together with the seed that a method is called with.
 
         Raises:
-          ValueError: If the arrays have different lengths or less than B examples, or T is not
+          ValueError: If the arrays have different lengths or fewer than B examples, or T is not
             positive.
         """
         self._data = tf.nest.map_structure(tf.convert_to_tensor, data)
@@ -66,15 +67,18 @@ class Minibatches:
 
         Args:
           step: An integer or an int32 scalar.
-          seed: That of a method's call, likewise; without `shuffle` it does nothing.
+          seed: The seed that the method was called with, likewise; unused without `shuffle`.
+
+        Returns:
+          A structure like the data, of B examples.
         """
         with tf.init_scope():
-            # Graphs refer to it; a constant of theirs would be in each of them, several times.
+            # Graphs refer to this tensor; a constant made in them would be copied several times.
             indices = tf.constant(self.indices)
         chosen = tf.gather(indices, step)
         if self._own_seed is not None and (tf.is_tensor(seed) or seed != 0):
-            # A permutation of the examples, one a seed and epoch, of which nothing is computed but
-            # where those of the batch go.
+            # Each seed and epoch has its own permutation of the examples. Only the places of the
+            # batch's examples are computed.
             epoch = tf.cast(step, tf.int32) // self._per_epoch
             key = tf.stack([seed, self._own_seed + epoch])
             moved = tf.random.experimental.index_shuffle(chosen, key, self._last)
@@ -83,14 +87,14 @@ class Minibatches:
 
 
 class SupplierError(RuntimeError):
-    """A supplier of batches raised; its own error is the cause."""
+    """Raised when a supplier of batches raised an error, which is this one's cause."""
 
 
 class Batches:
     """A user's supplier of batches, callable with tensors.
 
     Attributes:
-      error: What the supplier raised last, for the caller to raise once more.
+      error: The error that the supplier raised last, for the caller to raise again.
       variables: The trainable variables that it read when it was first called.
     """
 
@@ -98,7 +102,7 @@ class Batches:
         """Wraps a supplier.
 
         Args:
-          supplier: `Problem(batches=...)`.
+          supplier: The argument of `Problem(batches=...)`.
         """
         self._supplier = supplier
         self._in_graph = isinstance(supplier, Minibatches)
@@ -119,15 +123,15 @@ class Batches:
             ) from error
 
     def _first(self) -> Any:
-        """Returns the first batch, made eagerly as all later ones, and takes note of variables."""
+        """Returns the first batch, made eagerly like all later ones, and notes variables read."""
 
-        def supply():
+        def supply() -> Any:
             with tf.GradientTape() as tape:
                 first = self._supply(0, 0)
             self.variables = tape.watched_variables()
             return first
 
-        # A thread of its own is in no graph, and its tapes are not held up by one.
+        # A new thread is in no graph, and no outer tape stops its own tape.
         with futures.ThreadPoolExecutor(1) as thread:
             return thread.submit(supply).result()
 
@@ -140,7 +144,7 @@ class Batches:
         if self._in_graph:
             return self._supplier(step, seed)
         if self._like is None:
-            # Its own errors pass through as they are.
+            # The supplier's own errors pass through as they are.
             first = self._first()
             if first is None or not tf.nest.flatten(first):
                 raise ValueError(f"Expected batches(0) to return arrays, got {first!r}.")
@@ -148,7 +152,7 @@ class Batches:
                 self._like = tf.nest.map_structure(tf.convert_to_tensor, first)
         specs = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in tf.nest.flatten(self._like)]
 
-        def supply(step, seed):
+        def supply(step: np.ndarray, seed: np.ndarray) -> list[np.ndarray]:
             try:
                 batch = self._supply(int(step), int(seed))
                 arrays = [np.asarray(leaf) for leaf in tf.nest.flatten(batch)]

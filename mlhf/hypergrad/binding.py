@@ -1,4 +1,4 @@
-"""From a problem, weights and hyperparameters to the training that all methods run."""
+"""Makes the training that all methods run from a problem, weights and hyperparameters."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from mlhf.models import keras_models
 def bind(problem: Any, weights: Any, hyperparameters: Any) -> tuple[Training, Any, Any]:
     """Returns the training for weights and hyperparameters of these shapes.
 
-    What was compiled for the same shapes before is used again.
+    Functions that were compiled for the same shapes before are used again.
 
     Args:
       problem: A `Problem`.
       weights: A structure of floating tensors, or a built Keras model; None where `initial`
         makes them.
-      hyperparameters: A mapping.
+      hyperparameters: A mapping from names to tensors, numbers, or structures of them.
 
     Returns:
       The training, and weights and hyperparameters as tensors.
 
     Raises:
-      TypeError: If `problem` is none, or something is not floating.
+      TypeError: If `problem` is not a `Problem`, or a tensor is not floating.
       ValueError: If a hyperparameter's shape fits nothing, is not finite, lies outside its
         domain, or has no influence on any outer loss; or if a loss reads a variable instead of
         the weights or hyperparameters that it is given.
     """
     check_problem(problem)
-    given = [variables.sources_of(weights), variables.sources_of(hyperparameters)]
+    sources = [variables.sources_of(weights), variables.sources_of(hyperparameters)]
     weights, hyper = _as_tensors(problem, weights, hyperparameters)
     key = repr(tf.nest.map_structure(lambda leaf: (leaf.shape, leaf.dtype), (weights, hyper)))
     if key not in problem.trainings:
         problem.trainings[key] = _trained(problem, weights, hyper)
-    problem.trainings[key].reads.check(given)
+    problem.trainings[key].reads.check(sources)
     for name, value in hyper.items():
         for leaf in tf.nest.flatten(value):
             if not hasattr(leaf, "numpy"):
@@ -57,7 +57,9 @@ def bind(problem: Any, weights: Any, hyperparameters: Any) -> tuple[Training, An
     return problem.trainings[key], weights, hyper
 
 
-def _as_tensors(problem, weights, hyperparameters):
+def _as_tensors(
+    problem: Problem, weights: Any, hyperparameters: Any
+) -> tuple[Any, hyperparameters_module.Rows]:
     if weights is not None:
         weights = keras_models.parameters_of(weights)
         weights = tf.nest.map_structure(tf.convert_to_tensor, weights)
@@ -97,7 +99,7 @@ def _says_first_weights(hyperparameters: Any) -> bool:
 
 
 def check_problem(problem: Any) -> None:
-    """Raises TypeError for what is no problem."""
+    """Raises TypeError if a method's first argument is not a `Problem`."""
     if not isinstance(problem, Problem):
         raise TypeError(
             "Expected a mlhf.hypergrad.Problem as the first argument, got "

@@ -1,8 +1,8 @@
-"""Refusals of functions whose derivative TensorFlow would leave a part of out.
+"""Refuses functions whose derivative TensorFlow would compute in part only.
 
-A tape drops a path through an operation without a gradient as long as another path exists. And the
-derivative of a random decision, such as the mask of dropout in its rate, is zero for given random
-numbers, whatever the mean over them does.
+A tape drops a path through an operation without a gradient as long as another path exists. And for
+given random numbers, the derivative of a random decision is zero, such as that of dropout's mask
+with respect to its rate, even where the mean over the random numbers changes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mlhf.hypergrad.dynamics.base import Dynamics, State
 
 
 class Sources:
-    """The tensors that a traced function is differentiated in, and what they are called."""
+    """The tensors that a traced function is differentiated with respect to, and their names."""
 
     def __init__(
         self,
@@ -27,28 +27,28 @@ class Sources:
         hyperparameters: Sequence[tf.Tensor],
         names: Sequence[str],
     ):
-        """Lists them.
+        """Lists the tensors.
 
         Args:
           weights: The leaves of the weights.
-          weight_names: Their names.
+          weight_names: The names of these leaves.
           hyperparameters: The leaves of the hyperparameters.
-          names: Their names.
+          names: The names of these leaves.
         """
         self._weights, self._hyper, self._names = list(weights), list(hyperparameters), names
         self._texts = [f"the weights {name!r}" for name in weight_names]
         self._texts += [f"the hyperparameter {name!r}" for name in names]
 
     def check_in_weights(self, values: Sequence[tf.Tensor], what: str) -> None:
-        """Raises NotDifferentiableError if a derivative in the weights is incomplete."""
+        """Raises NotDifferentiableError if a derivative in a weight is incomplete."""
         refuse_missing(Paths(self._weights, values), self._texts, what)
 
     def check(self, values: Sequence[tf.Tensor], what: str) -> None:
-        """Raises NotDifferentiableError if a derivative in anything is incomplete."""
+        """Raises NotDifferentiableError if a derivative in any of the tensors is incomplete."""
         refuse_missing(Paths([*self._weights, *self._hyper], values), self._texts, what)
 
     def check_draws(self, values: Sequence[tf.Tensor], what: str) -> None:
-        """Raises ValueError if a hyperparameter, and no weight, decides by random numbers."""
+        """Raises ValueError if a hyperparameter takes part in a random decision without weights."""
         weights = range(len(self._hyper), len(self._hyper) + len(self._weights))
         for draw in Paths([*self._hyper, *self._weights], values, undrawn=weights).drawn:
             name = self._names[min(draw.sources)]
@@ -67,9 +67,9 @@ def check_dynamics(dynamics: Dynamics, state: State, gradient: tf.Tensor, values
     """Raises NotDifferentiableError if a user's dynamics have an incomplete derivative.
 
     Args:
-      dynamics: Of a problem; those of this package are known to be complete.
-      state: Before a step.
-      gradient: Of the training loss, [P].
+      dynamics: The dynamics of a problem; those of this package are complete and not checked.
+      state: The state before a step.
+      gradient: The gradient of the training loss, [P].
       values: The dynamics' own hyperparameters in the step.
     """
     if type(dynamics).__module__.startswith(f"{dynamics_module.__name__.rpartition('.')[0]}."):

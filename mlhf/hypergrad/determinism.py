@@ -1,4 +1,4 @@
-"""Whether a compiled gradient gives the same bits every time."""
+"""Checks that a compiled gradient has the same bits every time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class NotDeterministicError(RuntimeError):
-    """The same computation gave other bits; a training can't be run backwards with it."""
+    """Raised when a repeated computation has other bits, so that training can't run backwards."""
 
 
 def probe(
@@ -16,12 +16,12 @@ def probe(
     steps: Sequence[int],
     repeats: int,
 ) -> None:
-    """Computes gradients again and again at one point.
+    """Computes the gradients of some steps repeatedly, at the same weights.
 
     Args:
-      gradient: From a step to the gradient in it, at weights that stay the same.
-      steps: Which steps.
-      repeats: How often each is computed, at least 2.
+      gradient: A function from a step to its gradient at these weights.
+      steps: The steps to compute.
+      repeats: The number of times each is computed, at least 2.
 
     Raises:
       NotDeterministicError: If a repetition differs in a bit.

@@ -1,8 +1,8 @@
-"""Operations whose second derivatives TensorFlow gets wrong without a word."""
+"""Refuses operations whose second derivatives are silently wrong in TensorFlow."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
@@ -20,8 +20,8 @@ def check_graph(graph: tf.Graph, leaves: Sequence[tf.Tensor], names: Sequence[st
 
     Args:
       graph: The graph that the loss and its gradient were traced into.
-      leaves: The hyperparameters in it.
-      names: Their names.
+      leaves: The hyperparameters in the graph.
+      names: The names of the hyperparameters.
 
     Raises:
       ValueError: If it computes moments by `tf.nn.moments` (as the normalisation layers of Keras
@@ -55,11 +55,11 @@ def check_graph(graph: tf.Graph, leaves: Sequence[tf.Tensor], names: Sequence[st
 
 
 def softmax_cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Returns the cross entropy of each example, right to any order in targets and logits.
+    """Returns the cross entropy of each example, correct to any order in targets and logits.
 
     Args:
       targets: Probabilities [..., C]; they need not sum to one.
-      logits: [..., C].
+      logits: Logits [..., C].
 
     Returns:
       -Σ targets · log softmax(logits), of shape [...].
@@ -67,7 +67,8 @@ def softmax_cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return -tf.reduce_sum(targets * tf.nn.log_softmax(logits), -1)
 
 
-def _operations(graph):
+def _operations(graph: tf.Graph) -> Iterator[tf.Operation]:
+    """Yields the operations of a graph and of the functions that it calls."""
     yield from graph.get_operations()
     for name in getattr(graph, "_functions", {}):
         inner = graph._functions[name]
@@ -77,15 +78,15 @@ def _operations(graph):
 
 
 def _cross_entropies(operations: Sequence[tf.Operation], reached: set) -> dict[tf.Operation, None]:
-    """Returns TensorFlow's cross entropies whose targets depend on something.
+    """Returns TensorFlow's cross entropies whose targets depend on given tensors.
 
     Args:
-      operations: All of a graph, whose calls, loops and branches are followed.
-      reached: References of the tensors of that graph that depend on it; the others are added.
+      operations: All operations of a graph; calls, loops and branches are followed.
+      reached: References to these tensors of the graph; those that depend on them are added.
     """
-    found: dict[tf.Operation, None] = {}
+    entropies: dict[tf.Operation, None] = {}
     before = -1
-    # More than once: an operation may read what was made after it.
+    # More than once, because an operation may read a tensor that was made after it.
     while len(reached) > before:
         before = len(reached)
         for op in operations:
@@ -93,19 +94,19 @@ def _cross_entropies(operations: Sequence[tf.Operation], reached: set) -> dict[t
             if not any(reads):
                 continue
             if op.type == "SoftmaxCrossEntropyWithLogits" and reads[1]:
-                found[op] = None
+                entropies[op] = None
             writes, inside = _through(op, reads)
-            found.update(inside)
+            entropies.update(inside)
             reached.update(
                 tensor.ref() for tensor, there in zip(op.outputs, writes, strict=True) if there
             )
-    return found
+    return entropies
 
 
 def _through(
     op: tf.Operation, reads: Sequence[bool]
 ) -> tuple[Sequence[bool], dict[tf.Operation, None]]:
-    """Returns which outputs depend on those inputs, and the cross entropies in between."""
+    """Returns which outputs depend on the inputs that are read, and the cross entropies between."""
     if op.type in CALLS:
         body = called_graph(op)
         outputs = body.outputs[: len(op.outputs)]
@@ -131,7 +132,13 @@ def _through(
     return [True] * len(op.outputs), {}
 
 
-def _inside(operations, inputs, reads, outputs):
+def _inside(
+    operations: Sequence[tf.Operation],
+    inputs: Sequence[tf.Tensor],
+    reads: Sequence[bool],
+    outputs: Sequence[tf.Tensor],
+) -> tuple[list[bool], dict[tf.Operation, None]]:
+    """Does for a function's body what `_through` does for an operation."""
     reached = {tensor.ref() for tensor, there in zip(inputs, reads, strict=True) if there}
     found = _cross_entropies(operations, reached)
     return [tensor.ref() in reached for tensor in outputs], found

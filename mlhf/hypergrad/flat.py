@@ -1,4 +1,4 @@
-"""Weights as one flat vector, in groups that share a hyperparameter."""
+"""Weights as one flat vector, in groups that have a hyperparameter in common."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class FlatWeights(FlatForm):
     """How the leaves of a structure of weights lie in a vector [P], and in which groups.
 
     Attributes:
-      groups: The names of the groups, in order; by default every leaf is one.
-      group_of_leaf: For each leaf the index of its group.
+      groups: The names of the groups, in order; by default every leaf is a group.
+      group_of_leaf: The index of each leaf's group.
     """
 
     def __init__(self, structure: Any, groups: Mapping[str, str] | None = None):
@@ -42,7 +42,7 @@ class FlatWeights(FlatForm):
         self.group_of_leaf = [self.groups.index(groups[name]) for name in self.names]
 
     def spread(self, values: tf.Tensor) -> tf.Tensor:
-        """Returns a value a group, [G], as a value a weight, [P]."""
+        """Returns one value per group, [G], as one value per weight, [P]."""
         return tf.concat(
             [
                 tf.broadcast_to(values[group], [size])

@@ -1,4 +1,4 @@
-"""Training and adjoints that are not finite, or grow beyond use."""
+"""Checks that training, adjoints and hypergradients are finite and mean something."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from mlhf.hypergrad.dynamics.base import State
 
 
 class DivergedError(FloatingPointError):
-    """A hypergradient that is not finite or of no use; the weights and hyperparameters stand."""
+    """Raised when a hypergradient is not finite or meaningless.
+
+    Weights and hyperparameters are left unchanged.
+    """
 
 
 def is_bad(state: Any, loss: tf.Tensor) -> tf.Tensor:
@@ -23,15 +26,16 @@ def is_bad(state: Any, loss: tf.Tensor) -> tf.Tensor:
 
 
 def check_training(bad_step: tf.Tensor) -> tf.Tensor:
-    """Raises DivergedError if training met what is not finite.
-
-    Inside a `tf.function` it is an assertion of the graph.
+    """Checks that training was finite. Inside a `tf.function` the check is an assertion.
 
     Args:
-      bad_step: The first bad step, or -1.
+      bad_step: The first step that was not finite, or -1.
 
     Returns:
-      The same; depend on it to keep the order inside a graph.
+      The same tensor; depend on it to keep the order inside a graph.
+
+    Raises:
+      DivergedError: If a step was not finite.
     """
     text = (
         "Training is not finite from step {} on. Lower the learning rate, or bring the "
@@ -56,7 +60,7 @@ class Growth(NamedTuple):
 
 
 def moves(before: State, after: State) -> tf.Tensor:
-    """Returns for each weight whether a step changed it, or anything kept for it, [P]."""
+    """Returns for each weight whether a step changed it or its entry in another slot, [P]."""
     size = before["weights"].shape
     changed = [slot != after[name] for name, slot in before.items() if slot.shape == size]
     return functools.reduce(tf.logical_or, changed)
@@ -68,16 +72,16 @@ def where_moved(vector: tf.Tensor, moves: tf.Tensor) -> tf.Tensor:
 
 
 def bounded(adjoint: State, moves: tf.Tensor) -> State:
-    """Returns an adjoint kept from overflowing in weights that stood still.
+    """Returns an adjoint that is clipped in weights that stood still, so as not to overflow.
 
-    An infinity there, times the zero that stands for no influence, would be no number.
+    There an infinity would be multiplied by the zero that stands for no influence, which gives NaN.
     """
     limit = _largest(adjoint["weights"].dtype)
 
-    def bound(slot):
+    def bound(slot: tf.Tensor) -> tf.Tensor:
         if slot.shape != moves.shape:
             return slot
-        # What is not finite already is for the checks.
+        # Entries that are not finite already are left to the checks.
         stays = moves | ~tf.math.is_finite(slot)
         return tf.where(stays, slot, tf.clip_by_value(slot, -limit, limit))
 
@@ -85,23 +89,23 @@ def bounded(adjoint: State, moves: tf.Tensor) -> State:
 
 
 def _largest(dtype: tf.DType) -> float:
-    # The sum of many of their squares is finite.
+    # Even the sum of many squares of it is finite.
     return float(np.finfo(dtype.as_numpy_dtype).max) ** 0.5 / 1e4
 
 
 def _is_tame(growth: Growth, largest_growth: float) -> tf.Tensor:
-    """Returns whether an adjoint grew by no more than so much where it counts, a boolean scalar.
+    """Returns whether an adjoint stayed within `largest_growth` where it matters, a boolean scalar.
 
     A weight whose gradient is exactly zero stands still, and under Adam its adjoint is multiplied
-    by η H / √ε in every step: a wild derivative, of a place where nothing happens. It does no harm
-    if no hyperparameter acts there, which shows in what the steps add.
+    by η H / √ε in every step: the derivative is wild, but nothing happens there. It does no harm
+    if no hyperparameter acts on the weight, which shows in the contributions of the steps.
     """
     last = growth.norms[-1]
     calm = growth.norms <= largest_growth * last
     everywhere = tf.reduce_all(calm) | (last == 0)
     if growth.shares is None:
         return everywhere
-    # The adjoint that a step's share is made of is the one after it.
+    # A step's share is made of the adjoint after the step.
     calm = calm[1:, None]
     zero = tf.zeros([], last.dtype)
     usual = tf.reduce_max(tf.where(calm, growth.shares, zero), 0)
@@ -111,18 +115,21 @@ def _is_tame(growth: Growth, largest_growth: float) -> tf.Tensor:
 
 
 def check_adjoints(growth: dict[str, Growth], largest_growth: float | None) -> None:
-    """Raises DivergedError if ‖∂E/∂w_t‖ is not finite or grew too much on the way back.
+    """Checks that ‖∂E/∂w_t‖ is finite and did not grow too much on the way back.
 
     Args:
-      growth: By outer loss.
+      growth: The growth of the adjoint of each outer loss.
       largest_growth: The largest norm that is accepted, as a multiple of the last; None for any.
-        Weights that stand still, and that no hyperparameter acts on, may have any.
+        Any norm is accepted in weights that stand still and that no hyperparameter acts on.
+
+    Raises:
+      DivergedError: If an adjoint is not finite or grew more.
     """
-    for name, found in growth.items():
-        norms = found.norms
+    for name, adjoint in growth.items():
+        norms = adjoint.norms
         last, largest = norms[-1], tf.reduce_max(norms)
         finite = tf.math.is_finite(norms)
-        small = tf.constant(True) if largest_growth is None else _is_tame(found, largest_growth)
+        small = tf.constant(True) if largest_growth is None else _is_tame(adjoint, largest_growth)
         grew = (
             "The adjoint of {!r} grew from {} to {} on the way back: training is chaotic here and "
             "the hypergradient, exact as it is, tells nothing. Lower the learning rate, take fewer "
@@ -151,11 +158,14 @@ def check_adjoints(growth: dict[str, Growth], largest_growth: float | None) -> N
 
 
 def check_replay(drift: tf.Tensor, dtype: tf.DType) -> None:
-    """Raises RuntimeError if steps that were computed again were other steps.
+    """Checks that steps that were computed again led to the same weights.
 
     Args:
       drift: The largest difference of a weight, relative to 1 + its size.
-      dtype: The weights'.
+      dtype: The dtype of the weights.
+
+    Raises:
+      RuntimeError: If they did not.
     """
     accepted = tf.constant(float(np.finfo(dtype.as_numpy_dtype).eps) ** 0.5, dtype)
     text = (
@@ -163,7 +173,7 @@ def check_replay(drift: tf.Tensor, dtype: tf.DType) -> None:
         "loss is no pure function of its step. Draw batches, dropout and augmentation with "
         "tf.random.stateless_* from `step` and `seed`, and keep moving statistics frozen."
     )
-    # Not `drift > accepted`: what is not finite is for the other guards.
+    # Written so that a NaN passes: values that are not finite are left to the other guards.
     same = tf.logical_not(drift > accepted)
     if tf.executing_eagerly():
         if not bool(same):
@@ -173,11 +183,14 @@ def check_replay(drift: tf.Tensor, dtype: tf.DType) -> None:
 
 
 def check_finite(gradient: Any, method: str) -> None:
-    """Raises DivergedError if a hypergradient is not finite.
+    """Checks that a hypergradient is finite.
 
     Args:
-      gradient: By name.
-      method: The method's name, for the error's text.
+      gradient: The hypergradient, by the names of the hyperparameters.
+      method: The name of the method, for the error's text.
+
+    Raises:
+      DivergedError: If it is not finite.
     """
     text = (
         f"The hypergradient of {method} is not finite for {{!r}}. Lower the learning rate, take "
@@ -194,12 +207,15 @@ def check_finite(gradient: Any, method: str) -> None:
 
 
 def check_identifiable(training: Any, method: str, instead: str) -> None:
-    """Raises ValueError for hyperparameters that only a derivative through all steps can reach.
+    """Refuses hyperparameters that only a derivative through all steps can reach.
 
     Args:
-      training: Whose hyperparameters.
-      method: The method's name, for the error's text.
-      instead: What to use instead.
+      training: The training with the hyperparameters.
+      method: The name of the method, for the error's text.
+      instead: The methods to use instead, for the error's text.
+
+    Raises:
+      ValueError: If a hyperparameter acts on the first state.
     """
     found = training.dependencies
     lost = sorted(found.initial - found.dynamics - found.loss - found.direct)
@@ -217,10 +233,13 @@ def check_identifiable(training: Any, method: str, instead: str) -> None:
 
 
 def check_initial(difference: tf.Tensor) -> None:
-    """Raises RuntimeError if first weights that were made again are other weights.
+    """Checks that first weights that were made again are the same.
 
     Args:
       difference: The largest difference of a weight.
+
+    Raises:
+      RuntimeError: If they are not.
     """
     text = (
         "Problem(initial=...) made other weights when called again: its noise must be frozen. Draw "

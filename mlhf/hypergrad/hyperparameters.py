@@ -1,4 +1,4 @@
-"""Hyperparameters by name: which are schedules, which the dynamics', and their values in a step."""
+"""Hyperparameters by name: their kinds (schedules, the dynamics' own) and values in a step."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def as_tensors(hyperparameters: Any, dtype: tf.DType) -> Rows:
 
     Args:
       hyperparameters: A mapping from names to tensors, numbers, or structures of them.
-      dtype: What Python numbers become.
+      dtype: The dtype that Python numbers get.
 
     Returns:
-      The same as tensors.
+      The same structure of tensors, sorted by name.
 
     Raises:
-      TypeError: If it is no mapping by names, or something is not floating.
-      ValueError: If it is empty.
+      TypeError: If `hyperparameters` is not a mapping from names, or a value is not floating.
+      ValueError: If the mapping is empty, or a shape is not static.
     """
     if not isinstance(hyperparameters, Mapping) or not all(
         isinstance(name, str) for name in hyperparameters
@@ -42,7 +42,7 @@ def as_tensors(hyperparameters: Any, dtype: tf.DType) -> Rows:
     if not hyperparameters:
         raise ValueError("Expected at least one hyperparameter, got an empty mapping.")
 
-    def convert(name, value):
+    def convert(name: str, value: Any) -> tf.Tensor:
         if isinstance(value, (bool, np.bool_)):
             tensor = tf.constant(value)
         elif isinstance(value, (int, float)):
@@ -50,7 +50,7 @@ def as_tensors(hyperparameters: Any, dtype: tf.DType) -> Rows:
         elif isinstance(value, np.ndarray) and value.dtype.kind == "f":
             tensor = tf.constant(value, dtype)
         else:
-            # A tensor of its own, should two hyperparameters be given the same one.
+            # Copied, in case two hyperparameters are the same tensor.
             tensor = tf.identity(tf.convert_to_tensor(value))
         if not tensor.dtype.is_floating:
             raise TypeError(
@@ -68,17 +68,17 @@ def as_tensors(hyperparameters: Any, dtype: tf.DType) -> Rows:
 
 
 class Resolver:
-    """What hyperparameters of given shapes mean for a problem.
+    """Resolves hyperparameters of given shapes to their values in each step of a problem.
 
-    A hyperparameter of the dynamics may be a scalar; one value a step, [T] or [T, 1]; one value a
-    group, [G] or [1, G]; both, [T, G]; or a structure like the weights, with leaves of their
+    A hyperparameter of the dynamics may be a scalar; one value per step, [T] or [T, 1]; one value
+    per group, [G] or [1, G]; both, [T, G]; or a structure like the weights, with leaves of their
     shapes (or scalars), all of them with a leading T if they change by step.
 
     Attributes:
-      names: All names, sorted.
-      leaf_names: A name a leaf, such as `"l2"` or `"l2/dense/kernel"`.
-      leaf_owner: For each leaf the name of its hyperparameter.
-      scheduled: For each leaf whether its first axis is the step.
+      names: The names of the hyperparameters, sorted.
+      leaf_names: The name of each leaf, such as `"l2"` or `"l2/dense/kernel"`.
+      leaf_owner: The name of each leaf's hyperparameter.
+      scheduled: Whether the first axis of each leaf is the step.
     """
 
     def __init__(
@@ -92,15 +92,15 @@ class Resolver:
         """Reads the shapes.
 
         Args:
-          hyperparameters: From `as_tensors`.
-          dynamics: Whose own hyperparameters are told by their names.
-          flat: The weights' layout.
-          steps: T.
-          schedules: The names of the loss's hyperparameters that have one row a step.
+          hyperparameters: The hyperparameters as `as_tensors` returns them.
+          dynamics: The dynamics, which recognise their own hyperparameters by name.
+          flat: The layout of the weights.
+          steps: The number of steps, T.
+          schedules: The names of the loss's hyperparameters that have one row per step.
 
         Raises:
-          ValueError: If a shape fits nothing, or fits two things.
-          TypeError: If a dynamics' hyperparameter has not the weights' dtype.
+          ValueError: If a shape fits no meaning, or more than one.
+          TypeError: If a hyperparameter of the dynamics does not have the weights' dtype.
         """
         self._dynamics, self._flat, self._steps = dynamics, flat, steps
         self._structure = tf.nest.map_structure(lambda _: None, hyperparameters)
@@ -161,8 +161,8 @@ class Resolver:
                 values[name] = self._flat.spread(tf.reshape(row, [-1]))
         return values
 
-    def _reads_own(self, name, value):
-        """Returns whether a dynamics' hyperparameter changes by step; refuses other shapes."""
+    def _reads_own(self, name: str, value: Any) -> bool:
+        """Returns whether a hyperparameter of the dynamics changes by step; checks its shape."""
         steps, groups = self._steps, len(self._flat.groups)
         for leaf in tf.nest.flatten(value):
             if leaf.dtype != self._flat.dtype:
@@ -186,19 +186,19 @@ class Resolver:
         if shape == [steps] and shape == [groups] and steps > 1:
             raise ValueError(
                 f"Expected {name!r} to tell steps from groups, got shape {shape} with {steps} "
-                f"steps and {groups} groups; pass [{steps}, 1] for one value a step or "
-                f"[1, {groups}] for one value a group."
+                f"steps and {groups} groups; pass [{steps}, 1] for one value per step or "
+                f"[1, {groups}] for one value per group."
             )
         if shape in ([steps], [steps, 1], [steps, groups]):
             return True
         if shape in ([], [groups], [1, groups]):
             return False
         raise ValueError(
-            f"Expected {name!r} of shape [] (one value), [{steps}] (one a step), [{groups}] (one "
-            f"a group), [{steps}, {groups}] or a structure like the weights, got {shape}."
+            f"Expected {name!r} of shape [] (one value), [{steps}] (one per step), [{groups}] (one "
+            f"per group), [{steps}, {groups}] or a structure like the weights, got {shape}."
         )
 
-    def _check_schedule(self, name, value):
+    def _check_schedule(self, name: str, value: Any) -> None:
         for leaf in tf.nest.flatten(value):
             if leaf.shape.rank == 0 or leaf.shape[0] != self._steps:
                 raise ValueError(
