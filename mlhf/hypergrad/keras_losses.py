@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -31,22 +31,23 @@ def keras_losses(
     """Returns the training loss and the validation loss of a model, for `Problem`.
 
     The weights are `mlhf.get_parameters(model)`, or the model itself. Dropout and augmentation
-    layers draw from `seed` and `step`, the same in both passes; moving statistics stay what they
-    are in the model.
+    layers draw from `seed` and `step`, the same in both passes; moving statistics keep the values
+    that they have in the model.
 
     Args:
       model: A built `keras.Model`.
-      loss: A name or an object of `custom_op.losses`; a name of Keras' (`"mse"`,
+      loss: A name or an object of `custom_op.losses`; the name of a Keras loss (`"mse"`, or
         `"sparse_categorical_crossentropy"` for a model that ends in a softmax); or a Keras loss
         object (which computes in `keras.config.floatx()`) or a function of (targets, outputs),
-        whose mean is taken as `fit` takes it: targets [N] meet outputs [N, 1] in one shape, and a
-        mask of the outputs leaves terms out. A softmax or sigmoid at the model's end that a named
-        cross entropy takes itself is taken off.
+        whose mean is taken as `fit` takes it: targets [N] and outputs [N, 1] get one shape, and a
+        mask of the outputs leaves terms out. Where a named cross entropy applies a softmax or
+        sigmoid itself, the one at the model's end is removed.
       valid_data: (inputs, targets).
-      regularizer: From weights and hyperparameters to what is added to the training loss.
+      regularizer: A function from weights and hyperparameters to a scalar that is added to the
+        training loss.
       training: Whether the training loss runs the model in training mode. Normalisation layers
         with batch statistics have no second derivative in TensorFlow and are refused by `Problem`;
-        with False they use their moving statistics (and dropout is off).
+        if False, they use their moving statistics (and dropout is off).
       ignore_overrides: Whether the model may override `train_step` and `compute_loss`, which are
         not run.
 
@@ -56,11 +57,11 @@ def keras_losses(
 
     Raises:
       ValueError: If the model is not built, has constraints or asks for something else that would
-        be left out, or the loss is not known; when the losses are traced, if the model has losses
-        of its own, such as a layer's `kernel_regularizer`, or outputs that the loss can't compare.
-      TypeError: If the loss is neither a name nor something to call with (targets, outputs).
+        be left out, or the loss is unknown; when the losses are traced, if the model has its own
+        losses, such as a layer's `kernel_regularizer`, or outputs that the loss can't compare.
+      TypeError: If the loss is neither a name nor can be called with (targets, outputs).
     """
-    keras_models.get_parameters(model)  # checks it
+    keras_models.get_parameters(model)  # raises for a model that is not built
     keras_contracts.check(model, ignore_overrides)
     keras_contracts.check_unconstrained(model, "the dynamics of hypergradients")
     paths = [variable.path for variable in model.trainable_variables]
@@ -71,7 +72,13 @@ def keras_losses(
         compare_as_fit = _as_compiled(loss)
     activation = None if own is None else activations.activation_of(own)
 
-    def compare(values, state, inputs, targets, mode):
+    def compare(
+        values: Sequence[tf.Tensor],
+        state: Sequence[tf.Tensor],
+        inputs: Any,
+        targets: Any,
+        mode: bool,
+    ) -> tf.Tensor:
         called = keras_call.call(model, values, state, inputs, training=mode, advice=_ADVICE)
         if compare_as_fit is not None:
             return compare_as_fit(targets, called.outputs, called.mask)
@@ -84,10 +91,12 @@ def keras_losses(
         masked = {} if called.mask is None else {"mask": called.mask}
         return own.value(outputs, targets, **masked)
 
-    # What an output comes from is seen in a graph only.
+    # Only a graph shows which operation an output comes from.
     traced = tf.function(compare, autograph=False)
 
-    def measure(weights, inputs, targets, state, mode):
+    def measure(
+        weights: Any, inputs: Any, targets: Any, state: Sequence[tf.Tensor], mode: bool
+    ) -> tf.Tensor:
         if set(weights) != set(paths):
             raise ValueError(f"Expected weights for {sorted(paths)}, got {sorted(weights)}.")
         eager = activation is not None and tf.executing_eagerly()
@@ -95,13 +104,15 @@ def keras_losses(
         with loss_targets.spoken_of():
             return (traced if eager else compare)(values, state, inputs, targets, mode)
 
-    def train_loss(weights, hyperparameters, step, batch, seed):
+    def train_loss(
+        weights: Any, hyperparameters: Any, step: tf.Tensor, batch: Any, seed: tf.Tensor
+    ) -> tf.Tensor:
         inputs, targets = tf.nest.map_structure(tf.convert_to_tensor, tuple(batch))
         state = _state(model, seed, step)
         value = measure(weights, inputs, targets, state, training)
         return value if regularizer is None else value + regularizer(weights, hyperparameters)
 
-    def valid_loss(weights, hyperparameters):
+    def valid_loss(weights: Any, hyperparameters: Any) -> tf.Tensor:
         inputs, targets = tf.nest.map_structure(tf.convert_to_tensor, tuple(valid_data))
         state = [tf.convert_to_tensor(variable) for variable in model.non_trainable_variables]
         return measure(weights, inputs, targets, state, False)
@@ -110,7 +121,7 @@ def keras_losses(
 
 
 def _is_known_name(loss: Any) -> bool:
-    """Whether a loss is a name that does not stand for one of Keras' that is unknown here."""
+    """Whether a loss is a name, but not of a Keras loss that `custom_op.losses` does not have."""
     import keras
 
     if not isinstance(loss, str):
@@ -130,7 +141,7 @@ def _as_compiled(loss: Any) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor | None]
       loss: A Keras loss, its class or its name, or a function of (targets, outputs).
 
     Raises:
-      TypeError: If it is none of these.
+      TypeError: If the loss is none of these.
     """
     import keras
 
@@ -144,11 +155,11 @@ def _as_compiled(loss: Any) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor | None]
             f"of (targets, outputs), got {kind(loss)}."
         )
 
-    def of_object(targets, outputs, mask):
-        del mask  # it finds the outputs' mask itself
+    def of_object(targets: tf.Tensor, outputs: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+        del mask  # the object finds the outputs' mask itself
         return tf.reduce_mean(loss(targets, outputs))
 
-    def of_function(targets, outputs, mask):
+    def of_function(targets: tf.Tensor, outputs: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
         if targets.dtype.is_floating:
             targets = tf.cast(targets, outputs.dtype)
         terms = tf.convert_to_tensor(loss(*_of_one_rank(targets, outputs)))
@@ -171,7 +182,10 @@ def _as_compiled(loss: Any) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor | None]
 
 
 def _of_one_rank(targets: tf.Tensor, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns [N] and [N, 1] both as [N, 1], and [..., 1] beside one axis less without it."""
+    """Returns targets and outputs of one rank.
+
+    [N] beside [N, 1] becomes [N, 1]; other shapes [..., 1] beside one axis less lose the last axis.
+    """
     if targets.shape.rank is None or outputs.shape.rank is None:
         return targets, outputs
     difference = targets.shape.rank - outputs.shape.rank
@@ -186,12 +200,12 @@ def _of_one_rank(targets: tf.Tensor, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.
 
 
 def _state(model: Any, seed: tf.Tensor, step: tf.Tensor) -> list[tf.Tensor]:
-    """The non-trainable variables in a step: generators seeded by it, all else as it is."""
+    """Returns the non-trainable variables in a step; random generators are seeded by the step."""
     state = []
     for number, variable in enumerate(model.non_trainable_variables):
         value = tf.convert_to_tensor(variable)
         if "seed_generator_state" in variable.path or "seed_generator" in variable.path:
-            # Generators of one model must not draw the same.
+            # The generators of one model must draw different numbers.
             pair = tf.stack([seed * 1009 + number, step])
             value = tf.cast(tf.reshape(pair, value.shape), value.dtype)
         state.append(value)

@@ -1,4 +1,4 @@
-"""A training to differentiate through: losses, dynamics, number of steps."""
+"""A training to differentiate through: its losses, dynamics and number of steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OUTER = "valid_loss"
 
 
 class Problem:
-    """Training for T steps, and what is measured after it.
+    """Training for T steps, and the losses that are measured after it.
 
     Training minimises `train_loss` by `dynamics`; the hypergradient is the derivative of
     `valid_loss` at the last weights with respect to the hyperparameters, through all steps and
@@ -25,21 +25,22 @@ class Problem:
         problem = Problem(train_loss, valid_loss, dynamics=Momentum(0.1, 0.9), steps=100)
         result = reverse(problem, weights, {"learning_rate": 0.1, "l2": 1e-4})
 
-    Hyperparameters are a mapping from names to floating tensors or structures of them. By its name
-    one is
+    Hyperparameters are a mapping from names to floating tensors or structures of them. A
+    hyperparameter's name says what it is:
 
-    - the dynamics' own, such as `learning_rate`: one value, one a step [T], one a group [G], both
-      [T, G], or a structure like the weights. Those not passed keep the dynamics' constants;
+    - one of the dynamics' own, such as `learning_rate`: one value, one per step [T], one per group
+      [G], both [T, G], or a structure like the weights. Those that are not passed keep the
+      dynamics' constants;
     - `initial_weights`, a structure like the weights: where training begins;
     - `initial_velocity`, a structure like the weights;
-    - otherwise whatever the losses make of it, of any shape.
+    - any other name: a hyperparameter of any shape that the losses read.
 
     Attributes:
-      train_loss: As given.
-      outer_losses: From names to functions, in sorted order.
-      dynamics: As given.
-      steps: T.
-      aggregation: As given.
+      train_loss: The training loss.
+      outer_losses: The outer losses, functions by name in sorted order.
+      dynamics: The dynamics.
+      steps: The number of steps, T.
+      aggregation: How the gradients of several outer losses become one.
     """
 
     def __init__(
@@ -60,35 +61,36 @@ class Problem:
         """Describes the training.
 
         Args:
-          train_loss: `(weights, hyperparameters, step)` to a scalar. `step` is an int32 scalar
-            tensor from 0 to T - 1; batch, dropout and augmentation must be pure functions of it,
-            because a step is computed again in the backward pass. In `hyperparameters` schedules
-            have the value of the step. If it has a parameter named `batch` it gets what `batches`
-            returns, and if it has one named `seed` the int32 scalar `seed` of the method's call.
-          valid_loss: `(weights, hyperparameters)` to a scalar, or a mapping from names to several;
-            each may have a parameter named `seed`.
-          dynamics: `GradientDescent`, `Momentum`, `Adam` or a `Dynamics` of your own.
-          steps: T, a positive number.
-          batches: From a step (and `seed`, if it has a parameter of that name) to a structure of
-            arrays of the same shapes for all steps. Called with Python integers, in order in the
-            forward pass and in reverse order in the backward pass; a `Minibatches` is built into
-            the graph instead, and has orders of its own for each seed of a method's call.
-          initial: Φ₀, from hyperparameters (and `seed`) to the weights that training begins with.
-            Its noise must be the same at every call.
-          follows: From a hyperparameter's name to the outer loss or losses that its gradient is of;
-            by default all of them.
+          train_loss: A function from `(weights, hyperparameters, step)` to a scalar. `step` is an
+            int32 scalar tensor from 0 to T - 1; batch, dropout and augmentation must be pure
+            functions of it, because a step is computed again in the backward pass. Schedules in
+            `hyperparameters` have their value in the step. A parameter named `batch` gets what
+            `batches` returns, and one named `seed` the int32 scalar `seed` of the method's call.
+          valid_loss: A function from `(weights, hyperparameters)` to a scalar, or a mapping from
+            names to several; each may have a parameter named `seed`.
+          dynamics: `GradientDescent`, `Momentum`, `Adam` or your own subclass of `Dynamics`.
+          steps: The number of steps, T, positive.
+          batches: A function from a step (and `seed`, if it has a parameter of that name) to a
+            structure of arrays with the same shapes for all steps. It is called with Python
+            integers, in order in the forward pass and in reverse order in the backward pass; a
+            `Minibatches` is built into the graph instead, and has its own orders for each seed of
+            a method's call.
+          initial: Φ₀, a function from hyperparameters (and `seed`) to the weights that training
+            begins with. Its noise must be the same at every call.
+          follows: A mapping from a hyperparameter's name to the outer loss or losses whose gradient
+            it follows; by default all of them.
           aggregation: How the gradients of several outer losses become one: `"sum"`, `"mean"`, or
             a function of a dictionary from the loss's name to the gradient.
           schedules: The names of the losses' hyperparameters that have a leading axis of T. (The
             dynamics' own are recognised by their shapes.)
-          groups: From a weight's name to its group; by default each leaf is a group.
+          groups: A mapping from a weight's name to its group; by default each leaf is a group.
           check_layers: Whether operations whose second derivative is silently wrong in TensorFlow
             are refused.
 
         Raises:
           TypeError: If a loss is not callable.
-          ValueError: If `steps` is not positive, `Minibatches` have fewer, or an option names what
-            does not exist.
+          ValueError: If `steps` is not positive, `Minibatches` have fewer steps, or an option names
+            something that does not exist.
         """
         self.outer_losses = (
             dict(sorted(valid_loss.items()))
@@ -136,10 +138,10 @@ class Problem:
                     f"Expected follows[{name!r}] among {list(self.outer_losses)}, got "
                     f"{sorted(unknown)}."
                 )
-        self.trainings: dict = {}  # what `binding.bind` made, by shapes
+        self.trainings: dict = {}  # those that `binding.bind` made, by shapes
 
     def followed(self, name: str) -> list[str]:
-        """Returns the names of the outer losses that a hyperparameter's gradient is of."""
+        """Returns the names of the outer losses whose gradient a hyperparameter follows."""
         names = self.follows.get(name, list(self.outer_losses))
         return [names] if isinstance(names, str) else list(names)
 
@@ -195,12 +197,12 @@ def _parameters(function: Any) -> list[str]:
 
 
 def call_named(function: Callable, named: Mapping[str, Any], *args: Any) -> Any:
-    """Calls a function with those of the named arguments that it has parameters for."""
+    """Calls a function with the named arguments that it has parameters for."""
     wanted = _parameters(function)
     return function(*args, **{name: value for name, value in named.items() if name in wanted})
 
 
-def _scalar(name, value):
+def _scalar(name: str, value: Any) -> tf.Tensor:
     if value is None or tf.nest.is_nested(value):
         raise ValueError(f"Expected {name} to return a floating scalar, got {value!r}.")
     value = tf.convert_to_tensor(value)

@@ -1,4 +1,4 @@
-"""What a method returns."""
+"""The result that every method returns."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import tensorflow as tf
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A hypergradient and what came with it.
+    """A hypergradient and the training that it belongs to.
 
     Attributes:
-      hypergradient: The gradient by the name of the hyperparameter, shaped like it.
+      hypergradient: The gradient in each hyperparameter, by name, shaped like the hyperparameter.
       valid_loss: The outer loss at the last weights, a scalar; a dictionary where there are
         several.
       weights: The last weights, structured like those that training began with.
-      per_step: What each step contributed through itself, by the name of the hyperparameter, with
-        a leading axis of steps: the gradient in a schedule, or the terms whose sum (with the
-        direct term and that of the first weights) a constant's gradient is. Empty where the method
-        has none.
+      per_step: The contribution of each step to the hypergradient, by the name of the
+        hyperparameter, with a leading axis of steps: the gradient in a schedule, or the terms that
+        add up (with the direct term and that of the first weights) to a constant's gradient. Empty
+        where the method has none.
       state: The last state of the dynamics, a dictionary of structures like the weights (or
         scalars).
       train_loss: The training loss before each step, [T]; None where the method does not keep it.
       adjoint_norm: ‖∂E/∂w_t‖ for t = 0 ... T by the outer loss's name, each [T + 1] (of a
         truncated pass, of its last steps); empty where the method has none.
-      hyperparameters: Those that the hypergradient is at: for a method with updates on the way,
-        the last.
-      method: The method's name.
-      info: What else the method has to tell, by name: residuals, iterations, bits.
+      hyperparameters: The hyperparameters at which the gradient is taken; the last ones if the
+        method updates them on the way.
+      method: The name of the method.
+      info: Further numbers of the method, by name, such as residuals, iterations or bits.
     """
 
     hypergradient: dict[str, Any]

@@ -1,7 +1,7 @@
 """A problem for weights and hyperparameters of given shapes: its steps and their derivatives.
 
-All methods are made of these functions. They are pure, they trace into whatever graph calls them,
-and vectors are flat: weights [P], states dictionaries of such vectors.
+All methods are made of these functions. They are pure, trace into whatever graph calls them, and
+work on flat vectors: weights are [P], states dictionaries of such vectors.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from mlhf.hypergrad.variables import VariablesRead
 
 
 class Outer(NamedTuple):
-    """The outer losses at the last weights, each by its name."""
+    """The outer losses at the last weights, by name."""
 
     values: dict[str, tf.Tensor]  # scalars
     in_weights: dict[str, tf.Tensor]  # E_w, [P]
-    direct: dict[str, list[tf.Tensor]]  # E_λ a leaf of the hyperparameters
+    direct: dict[str, list[tf.Tensor]]  # E_λ for each leaf of the hyperparameters
 
 
 class GradientProducts(NamedTuple):
@@ -39,11 +39,11 @@ class GradientProducts(NamedTuple):
     loss: tf.Tensor
     gradient: tf.Tensor  # [P]
     in_weights: tf.Tensor  # H u, [P]
-    in_rows: list[tf.Tensor]  # ∂<g, u>/∂λ a leaf of the step's hyperparameters
+    in_rows: list[tf.Tensor]  # ∂<g, u>/∂λ for each leaf of the step's hyperparameters
 
 
 class Dependencies(NamedTuple):
-    """The names of the hyperparameters' leaves, by the way that they reach an outer loss."""
+    """The names of the hyperparameters' leaves, by the way in which they reach an outer loss."""
 
     dynamics: frozenset[str]  # as the dynamics' own
     loss: frozenset[str]  # through the gradient of the training loss
@@ -55,15 +55,15 @@ class Training:
     """The steps of a training and their derivatives.
 
     Attributes:
-      problem: Whose they are.
-      flat: How weights lie in vectors [P].
-      resolver: What the hyperparameters mean.
-      dynamics: The problem's.
-      steps: T.
-      dependencies: Through what each hyperparameter can influence the outer losses; what
+      problem: The problem.
+      flat: The layout of the weights in vectors [P].
+      resolver: The values of the hyperparameters in each step.
+      dynamics: The dynamics of the problem.
+      steps: The number of steps, T.
+      dependencies: The ways in which hyperparameters can influence the outer losses, which
         `binding.bind` finds with the training itself.
       reads: The variables that the losses read.
-      functions: What methods compiled for this training, by a name of theirs.
+      functions: The functions that methods compiled for this training, by the method's key.
     """
 
     dependencies: Dependencies
@@ -72,12 +72,12 @@ class Training:
         """Lays out a problem for weights and hyperparameters of these shapes.
 
         Args:
-          problem: What to train.
+          problem: The problem to train.
           weights: A structure of tensors.
-          hyper: From `hyperparameters.as_tensors`.
+          hyper: The hyperparameters as `hyperparameters.as_tensors` returns them.
 
         Raises:
-          ValueError: If a hyperparameter's shape fits nothing.
+          ValueError: If the shape of a hyperparameter fits no meaning.
         """
         self.problem, self.dynamics, self.steps = problem, problem.dynamics, problem.steps
         self.flat = FlatWeights(weights, problem.groups)
@@ -89,7 +89,7 @@ class Training:
             arguments.like_weights(hyper[INITIAL_VELOCITY], self.flat, "'initial_velocity'")
 
     def raise_supplier_error(self) -> None:
-        """Raises what the supplier of batches raised last, if it did."""
+        """Raises the last error of the supplier of batches, if there was one."""
         if self.batches is not None and self.batches.error is not None:
             error, self.batches.error = self.batches.error, None
             raise error
@@ -102,10 +102,10 @@ class Training:
         Args:
           weights: The structure that the user passed; used where no hyperparameter says otherwise.
           hyper: The hyperparameters.
-          seed: int32 scalar.
+          seed: The seed, an int32 scalar.
 
         Returns:
-          The dynamics' state.
+          The state of the dynamics.
         """
         if INITIAL_WEIGHTS in hyper:
             weights = hyper[INITIAL_WEIGHTS]
@@ -126,12 +126,11 @@ class Training:
           weights: As for `initial_state`.
           hyper: As for `initial_state`.
           seed: As for `initial_state`.
-          adjoints: One an outer loss.
+          adjoints: The adjoint of the first state for each outer loss.
 
         Returns:
-          For each adjoint the gradient in the first weights, a structure; for each adjoint a list
-          of the gradients in the leaves of the hyperparameters; and the first weights [P] that
-          they belong to.
+          For each adjoint, the gradient in the first weights, a structure; for each adjoint, a list
+          of the gradients in the leaves of the hyperparameters; and the first weights [P].
         """
         leaves = [tf.identity(leaf) for leaf in tf.nest.flatten(hyper)]
         weight_leaves = [tf.identity(leaf) for leaf in tf.nest.flatten(weights)]
@@ -143,7 +142,7 @@ class Training:
             tape.watch(weight_leaves)
             tape.watch(leaves)
             state = self.initial_state(weights, self.resolver.pack(leaves), seed)
-            # The first weights as a leaf of their own, for ∂E/∂w₀ whatever made them.
+            # The first weights as a separate leaf, for ∂E/∂w₀ however they were made.
             direct = self.dynamics.init(
                 tf.concat([tf.reshape(leaf, [-1]) for leaf in weight_leaves], 0),
                 self._first_values(hyper),
@@ -173,24 +172,24 @@ class Training:
 
         Args:
           rows: The hyperparameters in this step, from `resolver.rows`.
-          step: int32 scalar.
-          seed: int32 scalar.
+          step: The step, an int32 scalar.
+          seed: The seed, an int32 scalar.
 
         Returns:
-          Functions that share one batch.
+          Functions of the weights with one batch in common.
         """
         batch = self.batches(step, seed) if self.batches is not None else None
 
-        # Here and not where they are used: inside a search's loop, what the loop takes in would
+        # Made here because inside the loop of a line search, tensors that the loop captures would
         # carry tangents.
         fixed = tf.nest.map_structure(_constant, rows)
 
-        def value(vector):
+        def value(vector: tf.Tensor) -> tf.Tensor:
             weights = self.flat.unflatten(tf.stop_gradient(vector))
             return self.problem.call_train(weights, fixed, step, batch, seed)
 
-        def value_and_gradient(vector):
-            # Cut into leaves outside the tape: the gradient of each leaf, concatenated once.
+        def value_and_gradient(vector: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            # Cut into leaves outside the tape, so that their gradients are concatenated only once.
             weights = self.flat.unflatten(vector)
             leaves = tf.nest.flatten(weights)
             with tf.GradientTape() as tape:
@@ -207,13 +206,13 @@ class Training:
         """Takes a step of training.
 
         Args:
-          state: Before the step.
+          state: The state before the step.
           rows: The hyperparameters in this step.
-          step: int32 scalar.
-          seed: int32 scalar.
+          step: The step, an int32 scalar.
+          seed: The seed, an int32 scalar.
 
         Returns:
-          The state after it and the training loss before it.
+          The state after the step and the training loss before it.
         """
         values = self.resolver.dynamics_values(rows)
         return self.dynamics.step(state, self.step_loss(rows, step, seed), values)
@@ -229,19 +228,19 @@ class Training:
     ) -> tuple[list[State], list[list[tf.Tensor]]]:
         """Takes adjoints of the state after a step to the state before it, Aᵀα and Bᵀα.
 
-        Pulls through the update, then through the gradient, whose backward pass is a product with
-        the Hessian: taken together by one tape they take twice as long.
+        Goes back through the update first, then through the gradient, whose backward pass is a
+        product with the Hessian: one tape over both would take twice as long.
 
         Args:
-          state: Before the step.
-          after: After it.
-          adjoints: Of the state after it, one an outer loss.
+          state: The state before the step.
+          after: The state after it.
+          adjoints: The adjoint of the state after the step for each outer loss.
           rows: The hyperparameters in this step.
-          step: int32 scalar.
-          seed: int32 scalar.
+          step: The step, an int32 scalar.
+          seed: The seed, an int32 scalar.
 
         Returns:
-          For each adjoint the adjoint of the state before the step; and for each adjoint its
+          For each adjoint, the adjoint of the state before the step; and for each adjoint, its
           gradients in the leaves of `rows`.
         """
         many = len(adjoints) > 1
@@ -316,10 +315,10 @@ class Training:
 
         Args:
           vector: The weights, [P].
-          direction: u, [P].
+          direction: The vector u, [P].
           rows: The hyperparameters in this step.
-          step: int32 scalar.
-          seed: int32 scalar.
+          step: The step, an int32 scalar.
+          seed: The seed, an int32 scalar.
 
         Returns:
           The products.
@@ -340,8 +339,8 @@ class Training:
 
         Args:
           vector: The weights, [P].
-          hyper: The hyperparameters, schedules whole.
-          seed: int32 scalar.
+          hyper: The hyperparameters, with whole schedules.
+          seed: The seed, an int32 scalar.
 
         Returns:
           Values and derivatives by name.
@@ -360,7 +359,7 @@ class Training:
         return Outer(values, in_weights, direct)
 
     def first_adjoints(self, state: State, outer: Outer) -> list[State]:
-        """Returns ∂E/∂s_T, one an outer loss: E_w in the weights and zero elsewhere."""
+        """Returns ∂E/∂s_T for each outer loss: E_w in the weights and zero elsewhere."""
         return [
             {
                 name: outer.in_weights[loss] if name == "weights" else tf.zeros_like(slot)
@@ -375,7 +374,7 @@ def _constant(leaf: tf.Tensor) -> tf.Tensor:
 
 
 def _sum(parts: Sequence[Any], more: Sequence[Any]) -> list[Any]:
-    """Sums of gradients, None for zero."""
+    """Returns the sums of gradients, where None stands for zero."""
     return [
         a if b is None else b if a is None else tf.convert_to_tensor(a) + tf.convert_to_tensor(b)
         for a, b in zip(parts, more, strict=True)
@@ -383,7 +382,7 @@ def _sum(parts: Sequence[Any], more: Sequence[Any]) -> list[Any]:
 
 
 def _dense(found: Sequence[Any], like: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Gradients as tensors: zeros where nothing depends, slices of a gather as a whole."""
+    """Returns gradients as tensors: zeros for None, whole tensors for the slices of a gather."""
     return [
         tf.zeros_like(leaf) if gradient is None else tf.convert_to_tensor(gradient)
         for gradient, leaf in zip(found, like, strict=True)

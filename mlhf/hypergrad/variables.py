@@ -1,4 +1,4 @@
-"""Losses that read a variable in the place of the weights that they are given.
+"""Refuses losses that read a variable instead of the weights that they are given.
 
 Their derivative in the weights lacks that part, or is zero, and nothing else would show it.
 """
@@ -6,7 +6,7 @@ Their derivative in the weights lacks that part, or is zero, and nothing else wo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import tensorflow as tf
@@ -18,10 +18,13 @@ from mlhf.hypergrad.flat import FlatWeights
 
 
 def sources_of(given: Any) -> Sources | None:
-    """Returns from which variables weights or hyperparameters were read, as far as is known.
+    """Returns the variables that weights or hyperparameters were read from, if they can be found.
 
     Args:
       given: A structure, a built Keras model, or None.
+
+    Returns:
+      The variables by the names of the leaves; None for None.
     """
     from mlhf.models import keras_models
 
@@ -38,22 +41,22 @@ def sources_of(given: Any) -> Sources | None:
 
 
 def _may_be_read(leaf: Any) -> bool:
-    """Whether a leaf is a variable, or may be what was read from one."""
+    """Whether a leaf is a variable, or may have been read from one."""
     if isinstance(leaf, tf.Variable) or isinstance(getattr(leaf, "value", None), tf.Variable):
         return True
-    # TensorFlow keeps one tensor for all scalars of a value, which says nothing of their origin.
+    # TensorFlow has one tensor for all scalars of a value, which does not show where they are from.
     return tf.is_tensor(leaf) and leaf.shape.rank != 0
 
 
 class VariablesRead:
-    """The variables that the functions of a problem read, each by the function's name."""
+    """The variables that the functions of a problem read, by the function's name."""
 
     def __init__(self, weights: Any, flat: FlatWeights):
-        """Begins with none.
+        """Begins with no variables.
 
         Args:
-          weights: What training begins with.
-          flat: Their layout.
+          weights: The weights that training begins with.
+          flat: The layout of the weights.
         """
         self._weights, self._flat = tf.nest.flatten(weights), flat
         self._reads: dict[str, list[Read]] = {}
@@ -69,14 +72,14 @@ class VariablesRead:
         """Looks for the variables that values depend on, in the graph being traced.
 
         Args:
-          function: Whose values.
-          values: Tensors.
-          watched: The trainable variables that the function read, as a tape tells.
-          unread: The names of the weights that they do not depend on.
+          function: The name of the function that computed the values.
+          values: The tensors.
+          watched: The trainable variables that the function read, as a tape recorded them.
+          unread: The names of the weights that the values do not depend on.
 
         Raises:
-          ValueError: If a trainable variable has the name or value of a weight, or the shape of one
-            that is not read.
+          ValueError: If a trainable variable has the name or value of a weight, or the shape of a
+            weight that is not read.
         """
         reads = variables_read(values)
         handles = [variable.handle for variable in watched]
@@ -85,19 +88,22 @@ class VariablesRead:
         for read in trainable:
             for name, weight in zip(self._flat.names, self._weights, strict=True):
                 if _stands_for(read, name, weight, name in unread):
-                    raise _refusal(function, read.name, name)
+                    _refuse(function, read.name, name)
 
     def add(self, function: str, variables: Sequence[Any]) -> None:
-        """Takes note of variables that a function read, eagerly."""
+        """Notes variables that a function read eagerly."""
         self._reads[function] = [Read(v.name, v.handle) for v in variables]
 
     def check_outer(self, name: str, unread: Sequence[str], reads_hyper: bool) -> None:
-        """Raises ValueError if an outer loss depends on nothing that moves.
+        """Checks that an outer loss depends on the weights or directly on a hyperparameter.
 
         Args:
-          name: The loss's.
+          name: The name of the loss.
           unread: The names of the weights that it does not depend on.
           reads_hyper: Whether it depends on a hyperparameter.
+
+        Raises:
+          ValueError: If it depends on neither, or reads trainable variables instead of the weights.
         """
         if len(unread) < len(self._flat.names):
             return
@@ -110,19 +116,22 @@ class VariablesRead:
             )
 
     def check(self, given: Sequence[Sources | None]) -> None:
-        """Raises ValueError if a function reads a variable whose value it is given.
+        """Checks that no function reads a variable whose value it is given.
 
         Args:
-          given: Where weights and hyperparameters come from.
+          given: The variables that weights and hyperparameters were read from.
+
+        Raises:
+          ValueError: If a function reads one of them.
         """
         for function, reads in self._reads.items():
             for sources in given:
                 for leaf, variable in sources.also_read(reads) if sources and reads else ():
-                    raise _refusal(function, variable, leaf)
+                    _refuse(function, variable, leaf)
 
 
 def _stands_for(read: Read, name: str, weight: tf.Tensor, unread: bool) -> bool:
-    """Whether a trainable variable is likely the one that a weight was read from."""
+    """Whether a trainable variable is probably the one that a weight was read from."""
     if read.name == name:
         return True
     if not internals.is_eager(read.handle):
@@ -137,12 +146,12 @@ def _stands_for(read: Read, name: str, weight: tf.Tensor, unread: bool) -> bool:
     if unread:
         return True
     eager = internals.is_eager(weight)
-    # Zeros and ones are what many a variable begins with.
+    # Constant values prove nothing: many variables begin with zeros or ones.
     return eager and len(np.unique(value)) > 1 and np.array_equal(value, weight)
 
 
-def _refusal(function: str, variable: str, leaf: str) -> ValueError:
-    return ValueError(
+def _refuse(function: str, variable: str, leaf: str) -> NoReturn:
+    raise ValueError(
         f"{function} reads the variable {variable!r} instead of what it is given as {leaf!r}, and "
         "the hypergradient would lack what comes through it. Use what the function is given, or "
         "where the variable is meant as a constant, tf.stop_gradient of it."
