@@ -1,10 +1,12 @@
-"""Adam, with the root where it can be differentiated."""
+"""Adam with ε inside the root, so that it can be differentiated."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import tensorflow as tf
 
-from mlhf.hypergrad.dynamics.base import Dynamics
+from mlhf.hypergrad.dynamics.base import Dynamics, State
 
 
 class Adam(Dynamics):
@@ -15,7 +17,7 @@ class Adam(Dynamics):
 
     With ε outside, the derivative of √v is infinite where a gradient was always zero. The products
     of all β so far are part of the state: with constant β they are the βᵗ of the paper, and with
-    schedules the correction stays that of a weighted mean.
+    schedules the correction is still that of a weighted mean.
     """
 
     domains = {
@@ -37,7 +39,7 @@ class Adam(Dynamics):
           learning_rate: η, the hyperparameter `learning_rate`.
           beta1: β₁, the hyperparameter `beta1`.
           beta2: β₂, the hyperparameter `beta2`.
-          epsilon_root: ε, positive. √ε is what others call ε.
+          epsilon_root: ε, positive; elsewhere √ε is called ε.
 
         Raises:
           ValueError: If a constant lies outside its domain.
@@ -51,8 +53,8 @@ class Adam(Dynamics):
             )
         self.epsilon_root = epsilon_root
 
-    def init(self, weights, values):
-        """See the base class: moments of zero, and products of one."""
+    def init(self, weights: tf.Tensor, values: Mapping[str, tf.Tensor]) -> State:
+        """See the base class; the moments are zeros and the products ones."""
         return {
             "weights": weights,
             "first": tf.zeros_like(weights),
@@ -61,7 +63,7 @@ class Adam(Dynamics):
             "product2": tf.ones(values["beta2"].shape, weights.dtype),
         }
 
-    def update(self, state, gradient, values):
+    def update(self, state: State, gradient: tf.Tensor, values: Mapping[str, tf.Tensor]) -> State:
         """See the base class."""
         g, beta1, beta2 = gradient, values["beta1"], values["beta2"]
         first = beta1 * state["first"] + (1 - beta1) * g

@@ -1,4 +1,4 @@
-"""What a step of training does to weights and velocities: the interface, and gradient descent."""
+"""The interface of dynamics, which say what a step of training does, and gradient descent."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class StepLoss(NamedTuple):
     """The training loss of one step, as a function of the flat weights [P] alone.
 
     Attributes:
-      value: From weights to the loss, a scalar that is constant under differentiation; for line
-        searches.
-      value_and_gradient: From weights to the loss and its gradient [P].
+      value: A function from weights to the loss, a scalar that is constant under differentiation;
+        for line searches.
+      value_and_gradient: A function from weights to the loss and its gradient [P].
     """
 
     value: Callable[[tf.Tensor], tf.Tensor]
@@ -27,7 +27,7 @@ class StepLoss(NamedTuple):
 
 
 class Pulled(NamedTuple):
-    """Adjoints of what goes into an update; None stands for zero."""
+    """The adjoints of an update's arguments; None stands for zero."""
 
     state: dict[str, tf.Tensor | None]
     gradient: tf.Tensor | None
@@ -39,12 +39,12 @@ class Dynamics(abc.ABC):
 
     A step takes the gradient g of its training loss at `point(state)`, and is `update(state, g)`.
     A state is a dictionary of tensors, `"weights"` [P] among them. A dynamics' own
-    hyperparameters have names and constant values; those that a user passes under the same names
-    take their place and are differentiated.
+    hyperparameters have names and constant values; a hyperparameter that a user passes under the
+    same name replaces the constant and is differentiated.
 
     Attributes:
-      constants: The own hyperparameters' values where the user passes none.
-      domains: For each the half-open interval in which it makes sense.
+      constants: The values of its own hyperparameters, for those that the user does not pass.
+      domains: The half-open interval of each hyperparameter's valid values.
     """
 
     constants: Mapping[str, float]
@@ -55,26 +55,29 @@ class Dynamics(abc.ABC):
         """Returns the state before the first step.
 
         Args:
-          weights: [P].
-          values: What the own hyperparameters are in the first step, scalars or [P], for their
-            shapes alone.
+          weights: The first weights, [P].
+          values: The dynamics' own hyperparameters in the first step, scalars or [P], of which only
+            the shapes matter.
 
         Returns:
-          The state. It is differentiated in `weights`.
+          The state, which is differentiated in `weights`.
         """
 
     @abc.abstractmethod
     def update(self, state: State, gradient: tf.Tensor, values: Mapping[str, tf.Tensor]) -> State:
-        """Returns the state after a step. Arithmetic alone: it sees no loss.
+        """Returns the state after a step by arithmetic alone, without evaluating a loss.
 
         Args:
-          state: Before the step.
-          gradient: Of the training loss of this step at `point`, [P].
-          values: The own hyperparameters in this step, each a scalar or a vector [P].
+          state: The state before the step.
+          gradient: The gradient of this step's training loss at `point`, [P].
+          values: The dynamics' own hyperparameters in this step, each a scalar or a vector [P].
+
+        Returns:
+          The state, with the same slots.
         """
 
     def point(self, state: State, values: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Returns where the gradient of a step is taken, [P]; by default at the weights."""
+        """Returns the point at which a step takes the gradient, [P]; by default the weights."""
         return state["weights"]
 
     def scales(
@@ -85,17 +88,17 @@ class Dynamics(abc.ABC):
         gradient: tf.Tensor,
         values: Mapping[str, tf.Tensor],
     ) -> dict[str, tf.Tensor]:
-        """Returns what a step multiplies own hyperparameters by; by default nothing.
+        """Returns factors by which a step multiplies own hyperparameters; by default none.
 
         Args:
           loss: The training loss of this step.
-          point: Where the gradient is taken.
-          value: The loss there.
-          gradient: The gradient there.
-          values: The own hyperparameters in this step.
+          point: The point at which the gradient is taken.
+          value: The loss at this point.
+          gradient: The gradient at this point.
+          values: The dynamics' own hyperparameters in this step.
 
         Returns:
-          Scalars by name, constant under differentiation.
+          Scalars by the names of hyperparameters, constant under differentiation.
         """
         return {}
 
@@ -105,9 +108,9 @@ class Dynamics(abc.ABC):
         """Takes one step.
 
         Args:
-          state: Before the step.
+          state: The state before the step.
           loss: The training loss of this step.
-          values: The own hyperparameters in this step.
+          values: The dynamics' own hyperparameters in this step.
 
         Returns:
           The state after the step, and the training loss before it.
@@ -128,14 +131,14 @@ class Dynamics(abc.ABC):
     ) -> Pulled:
         """Takes an adjoint through `update`; by default by automatic differentiation.
 
-        Dynamics that know their derivative write it down: fewer operations, and no smaller ones.
+        Dynamics with a short derivative override it, which takes fewer operations.
 
         Args:
-          state: Before the step.
+          state: The state before the step.
           gradient: As for `update`.
           values: As for `update`.
-          after: The state after the step, known already.
-          adjoint: Of the state after the step.
+          after: The state after the step, which was computed before.
+          adjoint: The adjoint of the state after the step.
           wanted: The names of the values whose adjoints are needed.
 
         Returns:
@@ -164,18 +167,18 @@ class Dynamics(abc.ABC):
 
     @functools.cached_property
     def _sealed(self) -> Callable[..., State]:
-        # TensorFlow's graph optimizer rewrites sums of products, and otherwise where a derivative
-        # reads intermediate results: the last bits of the weights would depend on the method that
-        # they are trained for. A function that is not inlined it leaves in one piece.
+        # TensorFlow's graph optimizer rewrites sums of products, and does so differently where a
+        # derivative reads intermediate results: the last bits of the weights would depend on the
+        # method that they are trained for. It leaves a function that is not inlined in one piece.
         return tf.function(
             self.update, autograph=False, experimental_attributes={"_noinline": True}
         )
 
     def with_velocity(self, state: State, velocity: tf.Tensor) -> State:
-        """Returns the first state with a velocity [P] of its own.
+        """Returns the first state with a given velocity [P].
 
         Raises:
-          ValueError: If these dynamics have none.
+          ValueError: If these dynamics do not have a velocity.
         """
         raise ValueError(
             f"Expected no 'initial_velocity', got one: {type(self).__name__} has no velocity. "
@@ -203,17 +206,20 @@ def scaled(
 
 def product_like(value: tf.Tensor, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """Returns <a, b> for a scalar value and a ⊙ b for a vector: the adjoint of value ⊙ b."""
-    # Not tf.tensordot: on vectors its matrix product takes four times as long.
+    # On vectors, the matrix product of tf.tensordot takes four times as long.
     return tf.reduce_sum(a * b) if value.shape.rank == 0 else a * b
 
 
 def check_domain(dynamics: Dynamics, name: str, value: Any) -> None:
-    """Raises ValueError if a hyperparameter of the dynamics has a value that makes no sense.
+    """Checks that a hyperparameter of the dynamics has valid values.
 
     Args:
-      dynamics: Whose it is.
-      name: The hyperparameter's.
+      dynamics: The dynamics.
+      name: The name of the hyperparameter.
       value: A number or an array.
+
+    Raises:
+      ValueError: If a value lies outside the hyperparameter's domain.
     """
     low, high = dynamics.domains.get(name, (-float("inf"), float("inf")))
     flat = np.asarray(value, np.float64).ravel().tolist()
@@ -228,8 +234,8 @@ def check_domain(dynamics: Dynamics, name: str, value: Any) -> None:
 class GradientDescent(Dynamics):
     """Gradient descent, w' = w - η g.
 
-    With backtracking, η is shrunk at each step until L(w - η g) <= L(w) - c η ‖g‖² (Armijo). The
-    number of times that it was shrunk is constant under differentiation.
+    With backtracking, each step shrinks η until L(w - η g) <= L(w) - c η ‖g‖² (Armijo). The number
+    of times that it was shrunk is constant under differentiation.
     """
 
     domains = {"learning_rate": (0.0, float("inf"))}
@@ -246,8 +252,8 @@ class GradientDescent(Dynamics):
 
         Args:
           learning_rate: η, the hyperparameter `learning_rate`.
-          backtracking: Whether η is only where each step begins its search.
-          shrink: What η is multiplied by after a trial that did not suffice, in (0, 1).
+          backtracking: Whether each step searches for its η, starting at `learning_rate`.
+          shrink: The factor that multiplies η after a trial that did not suffice, in (0, 1).
           decrease: c, in (0, 1).
           most_trials: The largest number of trials in a step.
 
@@ -264,22 +270,37 @@ class GradientDescent(Dynamics):
         self.backtracking = backtracking
         self._shrink, self._decrease, self._most_trials = shrink, decrease, most_trials
 
-    def init(self, weights, values):
-        """See the base class: the weights alone."""
+    def init(self, weights: tf.Tensor, values: Mapping[str, tf.Tensor]) -> State:
+        """See the base class; the state is the weights alone."""
         return {"weights": weights}
 
-    def update(self, state, gradient, values):
+    def update(self, state: State, gradient: tf.Tensor, values: Mapping[str, tf.Tensor]) -> State:
         """See the base class."""
         return {"weights": state["weights"] - values["learning_rate"] * gradient}
 
-    def pull(self, state, gradient, values, after, adjoint, wanted):
+    def pull(
+        self,
+        state: State,
+        gradient: tf.Tensor,
+        values: Mapping[str, tf.Tensor],
+        after: State,
+        adjoint: State,
+        wanted: Collection[str],
+    ) -> Pulled:
         """See the base class."""
         rate, a = values["learning_rate"], adjoint["weights"]
         slopes = {"learning_rate": -product_like(rate, a, gradient)} if wanted else {}
         return Pulled({"weights": a}, -rate * a, slopes)
 
-    def scales(self, loss, point, value, gradient, values):
-        """See the base class: what the search multiplies η by."""
+    def scales(
+        self,
+        loss: StepLoss,
+        point: tf.Tensor,
+        value: tf.Tensor,
+        gradient: tf.Tensor,
+        values: Mapping[str, tf.Tensor],
+    ) -> dict[str, tf.Tensor]:
+        """See the base class; the search multiplies η."""
         if not self.backtracking:
             return {}
         return {
@@ -294,14 +315,21 @@ class GradientDescent(Dynamics):
             f"decrease={self._decrease}, most_trials={self._most_trials})"
         )
 
-    def _search(self, loss, weights, value, gradient, rate):
-        # Nothing with a derivative goes into the loop.
+    def _search(
+        self,
+        loss: StepLoss,
+        weights: tf.Tensor,
+        value: tf.Tensor,
+        gradient: tf.Tensor,
+        rate: tf.Tensor,
+    ) -> tf.Tensor:
+        # No tensor that is differentiated enters the loop.
         weights, value, gradient, rate = (
             tf.stop_gradient(tensor) for tensor in (weights, value, gradient, rate)
         )
         slope = tf.reduce_sum(rate * gradient * gradient)
 
-        def too_long(_, factor):
+        def too_long(_: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
             reached = loss.value(weights - factor * rate * gradient)
             return tf.logical_not(reached <= value - self._decrease * factor * slope)
 
@@ -316,6 +344,6 @@ class GradientDescent(Dynamics):
 
 
 @tf.custom_gradient
-def _cut(value):
-    """A constant whose making no derivative looks into, R-forward's neither."""
+def _cut(value: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], None]]:
+    """Returns a constant: no derivative looks into how it was computed, not even R-forward's."""
     return tf.identity(value), lambda _: None

@@ -52,7 +52,7 @@ class Momentum(Dynamics):
     With constants they are the same up to a scale of η (M1) and of v. With schedules M1, M2 and M4
     are different algorithms, with different hypergradients; M3 is M4 with v = w - w₋.
 
-    Nesterov's variant steps along the velocity once more: M1 w' = w + η (μ v' - (1-μ) g), M2
+    Nesterov's variant moves along the velocity once more: M1 w' = w + η (μ v' - (1-μ) g), M2
     w' = w - η (μ v' + g), M4 w' = w + μ v' - η g; M3 takes the gradient at w + μ (w - w₋).
     """
 
@@ -71,10 +71,10 @@ class Momentum(Dynamics):
           learning_rate: η, the hyperparameter `learning_rate`.
           momentum: μ, the hyperparameter `momentum` (the decay of M1's velocity).
           form: `"M1"`, `"M2"`, `"M3"` or `"M4"`.
-          nesterov: Whether it is Nesterov's variant.
+          nesterov: Whether to use Nesterov's variant.
 
         Raises:
-          ValueError: For another form, or a constant outside its domain.
+          ValueError: If the form is another, or a constant lies outside its domain.
         """
         if form not in NAMES:
             raise ValueError(f"Expected form= one of {NAMES}, got {form!r}.")
@@ -83,7 +83,7 @@ class Momentum(Dynamics):
         self.form, self.nesterov = form, nesterov
 
     def init(self, weights: tf.Tensor, values: Mapping[str, tf.Tensor]) -> State:
-        """See the base class: a velocity of zero; for M3 the weights before."""
+        """See the base class; the velocity is zero, and M3 has the weights before instead."""
         if self.form == "M3":
             return {"weights": weights, "before": weights}
         return {"weights": weights, "velocity": tf.zeros_like(weights)}

@@ -1,4 +1,4 @@
-"""The dynamics' own hyperparameters as float64 numbers, by step and by block of weights."""
+"""The dynamics' own hyperparameters as float64 numbers, by step and block of weights."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _ONE, _BY_GROUP, _BY_LEAF = "one", "by group", "by leaf"
 
 
 class Factors:
-    """What a step multiplies by, for weights cut into blocks of one factor each.
+    """The factors of a step, for weights cut into blocks of one factor each.
 
-    One block holds all weights where every hyperparameter of the dynamics is one number a step;
+    One block holds all weights if every hyperparameter of the dynamics is one number per step;
     otherwise every leaf is a block.
 
     Attributes:
@@ -27,8 +27,8 @@ class Factors:
         """Reads the values.
 
         Args:
-          training: Whose dynamics.
-          hyper: The hyperparameters, tensors with values.
+          training: The training, with its dynamics.
+          hyper: The hyperparameters, eager tensors.
         """
         flat, resolver = training.flat, training.resolver
         self._group_of_leaf, self._shapes = flat.group_of_leaf, flat.shapes
@@ -38,7 +38,7 @@ class Factors:
         for name, constant in training.dynamics.constants.items():
             if name not in hyper:
                 self._kinds[name], self._scheduled[name] = _ONE, False
-                # As the other methods see it: rounded to the weights' dtype.
+                # Rounded to the weights' dtype, as in the other methods.
                 rounded = np.asarray(constant, flat.dtype.as_numpy_dtype)
                 self._leaves[name] = [rounded.astype(np.float64)]
                 continue
@@ -60,7 +60,7 @@ class Factors:
         self.blocks = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
 
     def at(self, name: str, step: int) -> list[Factor]:
-        """Returns the factors of a step, one a block; zeros of what the dynamics have not."""
+        """Returns a step's factor of each block; zeros if the dynamics lack the hyperparameter."""
         if name not in self._kinds:
             return [0.0] * len(self.blocks)
         rows = self._leaves[name]
@@ -87,15 +87,15 @@ class Factors:
         )
 
     def inner(self, name: str, a: np.ndarray, b: np.ndarray) -> list[np.ndarray]:
-        """Returns Σ a · b over the weights that each entry of a hyperparameter's row serves.
+        """Returns Σ a · b over the weights that each entry of a hyperparameter's row applies to.
 
         Args:
-          name: The hyperparameter's.
-          a: [P].
-          b: [P].
+          name: The name of the hyperparameter.
+          a: A vector [P].
+          b: A vector [P].
 
         Returns:
-          One array a leaf, of the shape of the leaf's row in a step.
+          An array for each leaf, of the shape of the leaf's row in a step.
         """
         kind = self._kinds[name]
         rows = [leaf[0] if self._scheduled[name] else leaf for leaf in self._leaves[name]]
@@ -115,5 +115,5 @@ class Factors:
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    # Not np.dot: BLAS brings threads of its own, which TensorFlow's make wait for milliseconds.
+    # np.dot would start BLAS threads, which wait milliseconds for those of TensorFlow.
     return np.asarray((a * b).sum())

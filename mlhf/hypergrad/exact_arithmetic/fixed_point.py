@@ -1,11 +1,11 @@
 """Real numbers as 64-bit integers, whose sums can be undone exactly (Maclaurin et al. 2015).
 
-A value x is kept as an integer q that stands for q / 2⁵²: the grid is 2.2e-16 wide everywhere, and
-reaches to |x| < 2048. A float is truncated toward zero, so that the integer of -x is minus that of
-x and a subtraction takes back what an addition did, bit for bit. What is smaller than the grid
-vanishes: a gradient of 1e-17 moves nothing.
+A value x is stored as an integer q that stands for q / 2⁵²: the grid is 2.2e-16 wide everywhere,
+and covers |x| < 2048. A float is truncated toward zero, so that the integer of -x is minus that of
+x and a subtraction undoes an addition, bit for bit. Numbers smaller than the grid vanish: a
+gradient of 1e-17 moves nothing.
 
-Arrays are NumPy's: integers there cost a quarter of what they cost as TensorFlow operations.
+The arrays are NumPy arrays, whose integer operations cost a quarter of TensorFlow's.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import numpy as np
 from mlhf.hypergrad.guards import DivergedError
 
 RADIX_BITS = 52
-LIMIT = 2048.0  # 2^63 / 2^RADIX_BITS: what a 64-bit integer holds
+LIMIT = 2048.0  # 2^63 / 2^RADIX_BITS: the range of a 64-bit integer
 _ONE = 2.0**RADIX_BITS
 _INVERSE = 2.0**-RADIX_BITS
 
 
 class FixedPointRangeError(DivergedError):
-    """A value is not finite or too large for fixed point; integers would wrap silently."""
+    """Raised when a value is not finite or too large for fixed point, where integers would wrap."""
 
 
 def to_fixed(values: np.ndarray, what: str = "the values") -> np.ndarray:
@@ -29,17 +29,17 @@ def to_fixed(values: np.ndarray, what: str = "the values") -> np.ndarray:
 
     Args:
       values: Floats of any shape.
-      what: What they are, for the error.
+      what: The name of the values, for the error's text.
 
     Returns:
-      int64 of the same shape.
+      An int64 array of the same shape.
 
     Raises:
       FixedPointRangeError: If a value is not finite or not under 2048 in absolute value.
     """
     with np.errstate(over="ignore"):
         scaled = np.multiply(values, _ONE, dtype=np.float64)
-    # A NaN makes the comparison false, whichever way round it runs through min and max.
+    # A NaN makes the comparison false, however min and max treat it.
     inside = scaled.size == 0 or (
         float(scaled.min()) > -LIMIT * _ONE and float(scaled.max()) < LIMIT * _ONE
     )
@@ -49,7 +49,7 @@ def to_fixed(values: np.ndarray, what: str = "the values") -> np.ndarray:
 
 
 def to_float(fixed: np.ndarray, dtype: np.dtype | type = np.float64) -> np.ndarray:
-    """Returns fixed-point integers as floats, rounded to nearest, the same every time."""
+    """Returns fixed-point integers as floats, rounded to nearest, with the same bits every time."""
     values = fixed.astype(np.float64)
     values *= _INVERSE
     return values if values.dtype == dtype else values.astype(dtype)
@@ -59,12 +59,12 @@ def add(fixed: np.ndarray, increment: np.ndarray, what: str = "the values") -> n
     """Returns fixed + increment, for integers that are both fixed-point.
 
     Args:
-      fixed: int64.
-      increment: int64 of the same shape, from `to_fixed`.
-      what: What is added up, for the error.
+      fixed: An int64 array.
+      increment: An int64 array of the same shape, from `to_fixed`.
+      what: The name of the sum, for the error's text.
 
     Returns:
-      int64. `take_back` with the same increment gives `fixed`, bit for bit.
+      An int64 array. `take_back` with the same increment returns `fixed`, bit for bit.
 
     Raises:
       FixedPointRangeError: If a sum leaves |x| < 2048.
@@ -79,7 +79,7 @@ def add(fixed: np.ndarray, increment: np.ndarray, what: str = "the values") -> n
 
 
 def take_back(total: np.ndarray, increment: np.ndarray) -> np.ndarray:
-    """Returns what `add` was given, from its result; what came through there needs no check."""
+    """Returns the first argument of `add` from its result, which `add` has checked already."""
     return total - increment
 
 

@@ -1,21 +1,21 @@
 """Multiplication of integers by a rational number that can be undone (Maclaurin et al. 2015).
 
 Multiplying by n/d, n < d, loses log2(d/n) bits of every integer. They go into a buffer, and come
-back out when the multiplication is undone:
+out again when the multiplication is undone:
 
     multiply  c by n/d                        undo
       push c mod d in base d                    push c mod n in base n
       c ← (c div d) · n + pop in base n         c ← (c div n) · d + pop in base d
 
-The buffer is a stack of digits in mixed bases, one stack an integer: in exact arithmetic the number
-i with push: i ← i·M + N and pop: N = i mod M, i ← i div M. Here, as in a streaming asymmetric
-numeral system (Duda 2013), its upper part is a 64-bit head; when the heads could overflow, the low
-32 bits of all move to a tape:
+The buffer holds a stack of digits in mixed bases for each integer: in exact arithmetic, a number i
+with push: i ← i·M + N and pop: N = i mod M, i ← i div M. Here, as in a streaming asymmetric numeral
+system (Duda 2013), its upper part is a 64-bit head; when the heads could overflow, the low 32 bits
+of all of them move to a tape:
 
-    head  [ uint64 ................ ]  one an integer; push and pop work here
+    head  [ uint64 ................ ]  one per integer; push and pop work here
     tape  [ uint32 ][ uint32 ] ...     rows for all integers at once, last in, first out
 
-When rows move is decided by a bound on all heads that follows from the bases alone; a log of these
+A bound on all heads, which follows from the bases alone, decides when rows move; a log of these
 moments, one entry every few hundred multiplications, tells the undoing when to move them back.
 A step costs the same however long the run is.
 """
@@ -43,14 +43,14 @@ def numerator(decay: np.ndarray | float) -> np.ndarray | np.int64:
       decay: Factors with 0 < decay < 2, of any shape.
 
     Returns:
-      int64 of the same shape: the nearest, and at least 1. A decay of 1 is 2¹⁶ / 2¹⁶: it changes
-      nothing.
+      The nearest int64 numbers of the same shape, at least 1. A decay of 1 is 2¹⁶ / 2¹⁶, which
+      changes nothing.
 
     Raises:
       ValueError: If a decay is out of its range; a decay of 0 erases what the way back needs.
     """
     if isinstance(decay, float) and 0 < decay < 2:
-        # One number a step, without the detour over arrays.
+        # The usual case of one number per step, without the detour via arrays.
         return np.int64(max(1, round(decay * DENOMINATOR)))
     decay = np.asarray(decay, np.float64)
     good = (decay > 0) & (decay < 2)
@@ -66,14 +66,14 @@ def numerator(decay: np.ndarray | float) -> np.ndarray | np.int64:
 def quantize_decay(decay: np.ndarray | float) -> np.ndarray:
     """Returns the decay that the reversible arithmetic works with, in float64.
 
-    It is within 2⁻¹⁷ = 7.6e-6 of the one asked for. A method that is to agree with `reversible` to
-    more digits than that has to be given this one.
+    It differs from the given decay by at most 2⁻¹⁷ = 7.6e-6. Pass it to another method for results
+    that agree with those of `reversible` to more digits than that.
 
     Args:
       decay: Factors with 0 < decay < 2, of any shape.
 
     Returns:
-      float64 of the same shape: multiples of 2⁻¹⁶.
+      A float64 array of the same shape, of multiples of 2⁻¹⁶.
 
     Raises:
       ValueError: If a decay is out of its range.
@@ -82,17 +82,17 @@ def quantize_decay(decay: np.ndarray | float) -> np.ndarray:
 
 
 class _Move(NamedTuple):
-    """Something that happened to the tape before an operation."""
+    """A row that moved between heads and tape before an operation."""
 
-    position: int  # how many operations came before
-    spilled: bool  # heads to tape; False: tape to heads
+    position: int  # the number of operations before
+    spilled: bool  # from heads to tape; False: from tape to heads
 
 
 class InformationBuffer:
     """A stack of digits in mixed bases for every integer of an array.
 
-    Operations change the buffer in place. `undo_...` takes back the last operation that has not
-    been taken back, and must be called in the opposite order.
+    Operations change the buffer in place. `undo_...` undoes the last operation that has not been
+    undone, so that they must be called in the opposite order.
     """
 
     def __init__(self, size: int):
@@ -105,7 +105,7 @@ class InformationBuffer:
         self.tape: list[np.ndarray] = []
         self._moves: list[_Move] = []
         self._position = 0
-        # No head is larger; None where only a look at them can tell.
+        # A bound that no head exceeds; None if only the heads themselves can tell.
         self._bound: int | None = 0
 
     @property
@@ -115,7 +115,7 @@ class InformationBuffer:
 
     @property
     def bits(self) -> float:
-        """The information in the buffer, in bits an integer, on average."""
+        """The information in the buffer, in bits per integer, on average."""
         if not self.head.size:
             return 0.0
         in_heads = np.log2(self.head.astype(np.float64) + 1).mean()
@@ -123,7 +123,7 @@ class InformationBuffer:
 
     @property
     def empty(self) -> bool:
-        """Whether it is as it was made: every operation undone and no digit left."""
+        """Whether every operation has been undone and no digit is left."""
         return not self._position and not self.tape and not self._moves and not self.head.any()
 
     def multiply(self, values: np.ndarray, numerators: np.ndarray | int) -> np.ndarray:
@@ -133,14 +133,14 @@ class InformationBuffer:
         buffer.
 
         Args:
-          values: int64, [size].
-          numerators: n, from `numerator`: one for all, or one each, [size].
+          values: Integers, int64 [size].
+          numerators: n, from `numerator`: one for all integers, or one for each, [size].
 
         Returns:
-          int64, [size].
+          The products, int64 [size].
 
         Raises:
-          ValueError: If n is out of 1 to 2¹⁷.
+          ValueError: If n is not within 1 to 2¹⁷.
           FixedPointRangeError: If a product would not fit into 64 bits (n > 2¹⁶ only).
         """
         smallest, largest = self._check_bases(numerators)
@@ -164,14 +164,14 @@ class InformationBuffer:
         return product
 
     def undo_multiply(self, values: np.ndarray, numerators: np.ndarray | int) -> np.ndarray:
-        """Returns what `multiply` was given, from what it returned.
+        """Returns the argument of `multiply` from its result.
 
         Args:
-          values: int64, [size].
+          values: The result, int64 [size].
           numerators: As for `multiply`.
 
         Returns:
-          int64, [size].
+          The integers that were multiplied, int64 [size].
         """
         self._check_bases(numerators)
         self._step_back()
@@ -187,8 +187,8 @@ class InformationBuffer:
         """Pushes a digit onto every stack.
 
         Args:
-          digits: int64, [size], 0 <= digits < base.
-          base: At least 1, at most 2¹⁷.
+          digits: A digit for each stack, int64 [size], 0 <= digits < base.
+          base: The base, from 1 to 2¹⁷.
 
         Raises:
           ValueError: If the base or a digit is out of its range.
@@ -209,7 +209,7 @@ class InformationBuffer:
           base: As for `push`.
 
         Returns:
-          int64, [size], 0 <= digits < base.
+          The digits, int64 [size], 0 <= digits < base.
         """
         self._check_bases(base)
         self._make_room(1, base)
@@ -220,31 +220,31 @@ class InformationBuffer:
         return digits
 
     def undo_push(self, base: int) -> np.ndarray:
-        """Takes back a `push`, and returns its digits."""
+        """Undoes a `push` and returns its digits."""
         self._step_back()
         digits = self._pop(base)
         self._move_back()
         return digits
 
     def undo_pop(self, digits: np.ndarray, base: int) -> None:
-        """Takes back a `pop`, given its digits."""
+        """Undoes a `pop`, given its digits."""
         self._step_back()
         self._push(digits, base)
         self._move_back()
 
-    def _push(self, digits, base):
+    def _push(self, digits: np.ndarray, base: np.ndarray | int) -> None:
         self.head *= np.asarray(base).astype(np.uint64)
         self.head += digits.view(np.uint64)
 
-    def _pop(self, base):
+    def _pop(self, base: np.ndarray | int) -> np.ndarray:
         base = np.asarray(base).astype(np.uint64)
         quotient = self.head // base
         digits = self.head - quotient * base
         self.head = quotient
         return digits.view(np.int64)
 
-    def _make_room(self, pushed, popped):
-        """Moves a row between heads and tape where the coming push overflows or heads run dry."""
+    def _make_room(self, pushed: int, popped: int) -> None:
+        """Moves a row between heads and tape if the next push could overflow or heads run dry."""
         if self._bound is None:
             self._bound = int(self.head.max()) if self.head.size else 0
         if (self._bound + 1) * pushed > _HEAD_LIMIT:
@@ -260,12 +260,12 @@ class InformationBuffer:
             self._bound = ((self._bound + 1) << 32) - 1
             self._moves.append(_Move(self._position, spilled=False))
 
-    def _step_back(self):
+    def _step_back(self) -> None:
         if not self._position:
             raise ValueError("Expected an operation to undo, but all have been undone.")
         self._position -= 1
 
-    def _move_back(self):
+    def _move_back(self) -> None:
         """Undoes what `_make_room` did before the operation that has just been undone."""
         self._bound = None
         if self._moves and self._moves[-1].position == self._position:
@@ -276,7 +276,8 @@ class InformationBuffer:
                 self.tape.append((self.head & _WORD).astype(np.uint32))
                 self.head >>= _WORD_BITS
 
-    def _check_bases(self, bases):
+    def _check_bases(self, bases: np.ndarray | int) -> tuple[int, int]:
+        """Returns the smallest and the largest of some bases, after checking their range."""
         if isinstance(bases, np.ndarray) and bases.ndim:
             smallest, largest = int(bases.min()), int(bases.max())
         else:
