@@ -1,4 +1,4 @@
-"""Optimizers side by side: the same initial weights and batches, each at its best settings."""
+"""Compares optimizers: the same initial weights and batches, each at its best settings."""
 
 from train_val.comparison.cost import Cost, measure, measure_apart
 from train_val.comparison.page import page

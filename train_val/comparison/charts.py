@@ -12,13 +12,13 @@ from train_val.comparison import pictures
 from train_val.comparison.scoreboard import Score
 from train_val.comparison.styles import BLACK, COLORS, Style
 
-# In inches, with letters that can be read where a chart is as wide as a phone.
+# In inches; the letters are readable even if a chart is as narrow as a phone.
 _SIZE, _SWATCH = (4.7, 3.0), (0.5, 0.14)
 _LETTERS = 9
-# Matplotlib leaves a pure black out, and a page would not know what to color.
+# Matplotlib does not write pure black, so the style sheet could not color it.
 _INK = "#010101"
 _TEXT, _FAINT, _FRAME = "#1b1f24", "#5c6672", "#d5dae0"
-# What is written in the drawing -> what the style sheet calls it.
+# The color in the drawing -> its name in the style sheet.
 _NAMES = {
     **{(_INK if c == BLACK else c.lower()): f"var(--c{k})" for k, c in enumerate(COLORS)},
     **{_TEXT: "var(--text)", _FAINT: "var(--faint)", _FRAME: "var(--line)"},
@@ -39,11 +39,11 @@ _LOOK = {
 def charts(scores: Sequence[Score], looks: Sequence[Style]) -> list[str]:
     """Returns loss and accuracy against steps and seconds, each as an `<svg>` element.
 
-    What belongs to an optimizer is a `<g>` with its number, from 0, as `data-series`.
+    The parts that belong to an optimizer are a `<g>` with its number, from 0, as `data-series`.
 
     Args:
-      scores: What `scoreboard` returned.
-      looks: A style for each.
+      scores: The scores that `scoreboard` returned.
+      looks: A style for each score.
     """
     lines = pictures.lines_of(scores, [_inked(look) for look in looks])
     return [
@@ -105,12 +105,12 @@ def _inked(style: Style) -> Style:
 
 
 def _element(figure: Any, kind: str, salt: str, attributes: str) -> str:
-    """Returns a figure as an element of a page that fetches nothing and has colors of its own."""
+    """Returns a figure as an `<svg>` for a page that fetches nothing and sets the colors itself."""
     from matplotlib import rc_context
 
     file = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    # The salt keeps the names of one drawing's parts from those of another.
+    # The salt keeps the names of parts in one drawing different from those in another.
     with rc_context({**_LOOK, "svg.hashsalt": salt}):
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     text = file.getvalue()
@@ -119,12 +119,13 @@ def _element(figure: Any, kind: str, salt: str, attributes: str) -> str:
     inner = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", inner, count=1, flags=re.DOTALL)
     inner = inner.replace("xlink:href", "href")
     inner = re.sub(r"<!--.*?-->", "", inner, flags=re.DOTALL)
-    # Names that nothing refers to, digits that no screen shows, and fonts other than the page's.
+    # Remove names that nothing refers to, digits that no screen shows, and fonts that are not the
+    # page's.
     inner = re.sub(r'<g id="(?!series-)[^"]*"', "<g", inner)
     inner = re.sub(r' (?:d|x|y|transform)="[^"]*"', _rounded, inner)
     inner = re.sub(r"font-family: [^;]*; ", "", inner)
     inner = re.sub(
-        r": (#[0-9a-f]{6})\b", lambda found: f": {_NAMES.get(found[1], found[1])}", inner
+        r": (#[0-9a-f]{6})\b", lambda match: f": {_NAMES.get(match[1], match[1])}", inner
     )
     inner = re.sub(r"\s*\n\s*", " ", inner)
     return f'<svg class="{kind}" {view[0] if view else ""} {attributes}>{inner.strip()}'

@@ -1,4 +1,4 @@
-"""What a step costs: in gradients, measured in turns with them, and in memory."""
+"""Measures what a step costs: in gradients, timed alternately with them, and in memory."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
+import mlhf
 from mlhf.optimizers.protocol import complete
 from train_val.problems.problem import Problem
 
-# Steps before the clock runs: tracing, and what an optimizer does more often at the start.
+# Steps before timing starts: they trace, and some optimizers do more work at the start.
 WARM_UP = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a step costs.
+    """The cost of a step.
 
     Attributes:
-      gradients: The mean time of a step by that of a gradient of the same batch size.
-      median: The median over the rounds of a step's time by the gradient's beside it; below
-        `gradients` where some steps do more than others (K-FAC's inversions).
+      gradients: The mean time of a step divided by that of a gradient on the same batch size.
+      median: The median over the rounds of a step's time divided by that of the gradient beside
+        it; below `gradients` if some steps do more than others (K-FAC's inversions).
       step_seconds: The median time of a step.
-      gradient_seconds: That of a gradient.
-      peak_bytes: The most memory that the process held; only of a process of its own.
-      rounds: How many it was measured in; None where that was not kept.
-      machine: Where, as `machine()` says it; likewise.
+      gradient_seconds: The median time of a gradient.
+      peak_bytes: The peak memory of the process; None unless it was measured in a separate process.
+      rounds: The number of rounds that were timed; None if it was not saved.
+      machine: The machine, as `machine()` describes it; None if it was not saved.
     """
 
     gradients: float
@@ -48,10 +49,10 @@ class Cost:
     machine: str | None = None
 
     @classmethod
-    def read(cls, found: Any) -> Cost | None:
+    def read(cls, structure: Any) -> Cost | None:
         """Returns the cost that a structure of JSON describes; None if it describes none."""
         try:
-            cost = cls(**found)
+            cost = cls(**structure)
         except TypeError:
             return None
         numbers = (cost.gradients, cost.median, cost.step_seconds, cost.gradient_seconds)
@@ -64,23 +65,24 @@ class Cost:
         return cost if fits else None
 
     def serves(self, rounds: int) -> bool:
-        """Whether it is of this machine and so many rounds, or it is not known of what."""
+        """Whether it was measured on this machine in enough rounds, as far as that was saved."""
         return (self.rounds is None or self.rounds >= rounds) and self.machine in (None, machine())
 
 
 def machine() -> str:
-    """Returns what the time of a step depends on."""
+    """Returns a description of what the time of a step depends on: processor, GPU, TensorFlow."""
     gpu = ", GPU" if tf.config.list_physical_devices("GPU") else ""
     return f"{os.cpu_count()} cores, {platform.machine()}{gpu}, TensorFlow {tf.__version__}"
 
 
 def measure(problem: Problem, optimizer: Any, rounds: int = 20) -> Cost:
-    """Times steps and gradients in turns, so that a disturbance meets both.
+    """Times steps and gradients alternately, so that a disturbance affects both.
 
     Args:
-      problem: What is trained.
-      optimizer: With `init` and `step`.
-      rounds: A gradient and a step each. 20 hold one of K-FAC's inversions.
+      problem: The problem that is trained.
+      optimizer: An optimizer with `init` and `step`.
+      rounds: The number of rounds, each a gradient and a step. 20 of them include one of K-FAC's
+        inversions.
 
     Returns:
       The cost, without the memory.
@@ -94,12 +96,12 @@ def measure(problem: Problem, optimizer: Any, rounds: int = 20) -> Cost:
         objective = task.objective(*next(batches), model_state)
         if number == 0:
             gradient = _gradient()
-        # Each goes first in every other round: the pipeline of the batches disturbs who does.
+        # Each goes first in every other round: the pipeline of the batches disturbs the first.
         order = ("gradient", "step") if number % 2 else ("step", "gradient")
         seconds = {}
         for what in order:
             started = time.perf_counter()
-            # One number of the result is waited for, as a run waits for its loss.
+            # Wait for one number of the result, as a run waits for its loss.
             if what == "gradient":
                 float(gradient(objective, parameters))
             else:
@@ -121,9 +123,9 @@ def measure(problem: Problem, optimizer: Any, rounds: int = 20) -> Cost:
     )
 
 
-def _gradient() -> Any:
+def _gradient() -> Callable[[mlhf.Objective, Any], tf.Tensor]:
     @tf.function(autograph=False)
-    def gradient(objective, parameters):
+    def gradient(objective: mlhf.Objective, parameters: Any) -> tf.Tensor:
         linearized = objective.linearize(parameters)
         # The norm is cheap and needs all of the gradient.
         return tf.linalg.global_norm(tf.nest.flatten(linearized.gradient()))
@@ -138,14 +140,14 @@ def measure_apart(
     meta_ckpt: str | None = None,
     rounds: int = 20,
 ) -> Cost:
-    """Measures in a process of its own, which knows how much memory the optimizer needs.
+    """Measures in a separate process, whose memory is what the optimizer needs.
 
     Args:
-      problem: As for `train_val.task_families.problem_of`.
-      optimizer: As for `parse`.
+      problem: The arguments of `train_val.task_families.problem_of`.
+      optimizer: The line of text that `parse` reads.
       setting: Values of the tuned settings.
-      meta_ckpt: As for `parse`.
-      rounds: As for `measure`.
+      meta_ckpt: The meta-optimizer, as for `parse`.
+      rounds: The number of rounds, as for `measure`.
 
     Returns:
       The cost, with the memory of that process: libraries, data, network, optimizer.
@@ -181,7 +183,7 @@ def measure_apart(
 
 
 def main() -> None:
-    """Measures what the first argument describes and prints it as JSON."""
+    """Measures the cost that the first argument describes and prints it as JSON."""
     from train_val.comparison.specifications import parse
     from train_val.task_families import problem_of
 
@@ -193,9 +195,9 @@ def main() -> None:
 
 
 def _peak_bytes() -> int:
-    """Returns the most memory that this process has held, and not the one that started it."""
+    """Returns the peak memory of this process, without that of the process that started it."""
     try:
-        # Linux' ru_maxrss begins with what the parent held.
+        # On Linux, ru_maxrss includes what the parent held.
         status = Path("/proc/self/status").read_text()
         return 1024 * int(status.partition("VmHWM:")[2].split()[0])
     except (OSError, IndexError):

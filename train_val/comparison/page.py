@@ -1,4 +1,4 @@
-"""A scoreboard as one HTML file: nothing is fetched, and it reads in light and in dark."""
+"""Writes a scoreboard as one HTML file that fetches nothing, for light and for dark screens."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: 3px 18px; margi
 dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }
 """
 
-# Without it the page shows the same, but does not sort or hide.
+# Without the script the page shows the same but cannot sort or hide.
 _SCRIPT = """
 document.querySelectorAll('.legend button').forEach(function (button) {
   button.addEventListener('click', function () {
@@ -118,15 +118,15 @@ def page(
     facts: Mapping[str, str] | None = None,
     command: str = "",
 ) -> str:
-    """Returns the page.
+    """Returns the page as HTML.
 
     Args:
       title: The heading of the page.
-      scores: What `scoreboard` returned.
-      rows: What `summarize` returned.
+      scores: The scores that `scoreboard` returned.
+      rows: The rows that `summarize` returned.
       explanation: Paragraphs under the title.
       facts: Names and values under the table.
-      command: The command that made it.
+      command: The command that made the comparison.
     """
     looks = styles([score.entrant.text for score in scores])
     parts = [
@@ -189,7 +189,7 @@ def _table(rows: Sequence[Summary]) -> str:
 
 
 def _sort_value(text: str) -> str:
-    # Behind all numbers, whichever they are.
+    # After all numbers.
     return "1e308" if text in ("diverged", "not reached", "") else text
 
 

@@ -1,4 +1,4 @@
-"""Results as pictures: loss against steps and against seconds, as PNG and as PDF."""
+"""Draws results: loss against steps and against seconds, as PNG and as PDF."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from train_val.comparison.summary import median_curve
 # More lines than this cannot be told apart in one plot: each gets a plot of its own.
 MOST_IN_ONE_PLOT = 8
 _COLUMNS = 4
-# What is drawn in the background of a small plot.
+# The color of the lines in the background of a small plot.
 _PALE = "#C8C8C8"
 
 
@@ -29,7 +29,7 @@ class Line(NamedTuple):
 
 
 def lines_of(scores: Sequence[Score], looks: Sequence[Style]) -> list[Line]:
-    """Returns what there is to draw of each optimizer, in its look."""
+    """Returns the runs, the median and the style of each optimizer."""
     return [
         Line(score.entrant.title, score.curves, median_curve(score.curves), style)
         for score, style in zip(scores, looks, strict=True)
@@ -39,11 +39,11 @@ def lines_of(scores: Sequence[Score], looks: Sequence[Style]) -> list[Line]:
 def scoreboard_picture(scores: Sequence[Score], path: str | Path, title: str) -> None:
     """Draws the median training loss against steps and seconds, with the extremes as bands.
 
-    With more than `MOST_IN_ONE_PLOT` optimizers, each gets a plot against steps of its own, with
-    the others pale behind it, above a plot of all last losses and one of all durations.
+    With more than `MOST_IN_ONE_PLOT` optimizers, each gets its own plot against steps, with the
+    others pale behind it; below are a plot of all last losses and one of all durations.
 
     Args:
-      scores: What `scoreboard` returned.
+      scores: The scores that `scoreboard` returned.
       path: A PNG file; a PDF file of the same name is written beside it.
       title: A line above the plots.
     """
@@ -55,7 +55,7 @@ def scoreboard_picture(scores: Sequence[Score], path: str | Path, title: str) ->
         texts = _draw_apart(figure, lines)
     else:
         texts = _draw_together(figure, lines)
-    # Titles are text, dollars in them are dollars.
+    # Titles are plain text, in which a dollar sign is a dollar sign.
     for text in (figure.suptitle(title), *texts):
         text.set_parse_math(False)
     path = Path(path)
@@ -180,7 +180,7 @@ def opacity(count: int) -> float:
 
 
 def band(axis: Any, line: Line, opacity: float, what: str = "losses") -> Any:
-    """Fills between the extremes of the runs that have not diverged, as far as a median goes."""
+    """Fills between the extremes of the runs that have not diverged, wherever there is a median."""
     columns = zip(*[getattr(curve, what) for curve in line.curves], strict=True)
     ends = [
         [value for value in column if math.isfinite(value) and math.isfinite(median)]
@@ -194,20 +194,20 @@ def band(axis: Any, line: Line, opacity: float, what: str = "losses") -> Any:
 
 
 def limit(axis: Any, lines: Sequence[Line]) -> None:
-    """Lets what explodes leave the picture, so that the rest stays readable."""
+    """Limits the height of the plot, so that the rest stays readable if a loss explodes."""
     highest = 1.5 * max(line.middle.losses[0] for line in lines)
     low, high = axis.get_ylim()
     axis.set_ylim(low, min(high, highest))
 
 
 def grid(axis: Any, vertical: bool = True) -> None:
-    """Draws a grid; within one power of ten its multiples are labelled too."""
+    """Draws a grid; if the axis spans less than a power of ten, multiples are labelled too."""
     low, high = axis.get_ylim() if vertical else axis.get_xlim()
     along = axis.yaxis if vertical else axis.xaxis
     narrow = high < 10 * low
     axis.grid(alpha=0.3, which="both" if narrow else "major")
     if narrow:
-        # They are the only labels then, or stand beside the power.
+        # They are the only labels then, or stand beside the label of the power.
         along.set_minor_formatter("{x:g}")
         along.set_major_formatter("{x:g}")
         along.set_tick_params(which="both", labelsize=8)

@@ -1,9 +1,9 @@
-"""Draws the picture and the page of comparisons again, from their kept numbers alone.
+"""Draws the picture and the page of comparisons again, from their saved numbers alone.
 
     python -m train_val.comparison.redraw docs/results/digits docs/results/convnet_512
 
-Nothing is trained and no data is read: curves and costs stand in `results.jsonl`, the paragraphs on
-how they were measured in `comparison.md`.
+Nothing is trained and no data is read: curves and costs are in `results.jsonl`, the paragraphs on
+how they were measured are in `comparison.md`.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ _ABOUT = ("kind", "title", "command", "target", "report")
 
 
 def read_results(path: str | Path) -> tuple[dict[str, Any], list[Score]]:
-    """Reads what `json_lines` wrote.
+    """Reads the file that `json_lines` wrote.
 
     Args:
       path: The file `results.jsonl` of a comparison.
 
     Returns:
-      What was said about the comparison (title, command, target, reported steps, conditions), and
-      the scores; their entrants cannot make optimizers.
+      A dictionary about the comparison (title, command, target, reported steps, conditions), and
+      the scores, whose entrants cannot make optimizers.
 
     Raises:
-      DamagedFileError: If the file is not one of a comparison.
+      DamagedFileError: If the file is not that of a comparison.
     """
     try:
-        found = read_json_lines(path)
-        if found.damaged:
-            raise ValueError(f"line {found.damaged[0]} is damaged")
-        about, *rows = found.lines
+        content = read_json_lines(path)
+        if content.damaged:
+            raise ValueError(f"line {content.damaged[0]} is damaged")
+        about, *rows = content.lines
         if about["kind"] != "comparison":
             raise KeyError("kind")
         if not isinstance(about["report"], list) or not set(_ABOUT) <= set(about):
@@ -63,7 +63,7 @@ def redraw(folder: str | Path) -> None:
       folder: A `--model_dir` of `compare_optimizers` with `results.jsonl` and `comparison.md`.
 
     Raises:
-      ValueError: If `results.jsonl` is not one of a comparison.
+      ValueError: If `results.jsonl` is not that of a comparison.
       FileNotFoundError: If one of the two files is missing.
     """
     folder = Path(folder)
@@ -101,7 +101,7 @@ _MEASURED = ("losses", "seconds", "accuracies")
 
 
 def _number(value: float | None) -> float:
-    # JSON has no NaN; null stands for whatever was not finite.
+    # JSON has no NaN; null stands for any value that was not finite.
     return float("nan") if value is None else value
 
 

@@ -1,4 +1,4 @@
-"""One run of an optimizer on a problem, and the file that keeps runs that are done."""
+"""One run of an optimizer on a problem, and the file that stores finished runs."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from mlhf.runs import run_log
 from train_val.comparison.unfinished import Point, Unfinished
 from train_val.problems.problem import Problem
 
-# Batches of seed s begin at number s times this.
+# The batches of seed s begin at number s times this.
 BATCHES_A_SEED = 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """One run.
+    """The measurements of one run.
 
     Attributes:
-      steps: Where the training loss was measured, ascending, from 0.
-      losses: The loss over the training images there, not augmented, with the regularizer.
-      seconds: Of training until there; tracing and measuring are left out.
-      accuracies: On the test images there; empty where they were not asked for.
+      steps: The steps at which the training loss was measured, ascending, from 0.
+      losses: The loss over the training images at these steps, not augmented, with the regularizer.
+      seconds: The seconds of training until these steps, without tracing and measuring.
+      accuracies: The accuracies on the test images at these steps; empty if not asked for.
       diverged_at: The first step whose outcome was not finite; None if all were.
-      note: Why it ended early, in the words of the error, if there was one.
+      note: The text of the error that ended the run early, if there was one.
     """
 
     steps: list[int]
@@ -44,7 +44,7 @@ class Curve:
     note: str | None = None
 
     def at(self, step: int) -> float:
-        """Returns the loss at a step; infinite where it is not finite."""
+        """Returns the loss at a step; infinite if it is not finite."""
         loss = self.losses[self.steps.index(step)]
         return loss if math.isfinite(loss) else math.inf
 
@@ -64,25 +64,25 @@ def run(
     """Trains once.
 
     Args:
-      problem: Batch k is number k + 1000 · seed of its batches.
-      optimizer: With `init` and `step`.
-      seed: Of the initial weights and of where the batches begin.
-      steps: How many.
+      problem: The problem; batch k of the run is number k + 1000 · seed of its batches.
+      optimizer: An optimizer with `init` and `step`.
+      seed: The seed of the initial weights, which also says where the batches begin.
+      steps: The number of steps.
       every: Steps between measurements.
       also: Further steps to measure at.
       accuracy: Whether the test accuracy is measured too.
-      on_step: Called after each step; after all that an earlier command did, first.
-      unfinished: Where the run is kept while it is under way, and continued from.
+      on_step: Called after each step; first once for each step that an earlier command did.
+      unfinished: The file that saves the run while it is not finished; None saves nothing.
 
     Returns:
-      The curve. A run that diverges ends there; what it did not measure is not a number.
+      The curve. A run that diverges ends there; measurements that it did not reach are NaN.
     """
-    kept = Unfinished(None, {}) if unfinished is None else unfinished
-    under_way = _UnderWay(problem, optimizer, seed, accuracy, kept)
+    store = Unfinished(None, {}) if unfinished is None else unfinished
+    under_way = _UnderWay(problem, optimizer, seed, accuracy, store)
     places = measured_steps(steps, every, also)
     for _ in range(under_way.done):
         on_step()
-    with kept.saving(steps, under_way.done) as saving:
+    with store.saving(steps, under_way.done) as saving:
         while under_way.done < steps and not saving.stopping:
             ended = under_way.step(places)
             if ended is not None:
@@ -96,22 +96,24 @@ def run(
 
 
 class _UnderWay:
-    """A run: where it stands, and what was measured on the way."""
+    """A run that is not finished: its position, and what has been measured so far."""
 
-    def __init__(self, problem, optimizer, seed, accuracy, unfinished) -> None:
+    def __init__(
+        self, problem: Problem, optimizer: Any, seed: int, accuracy: bool, unfinished: Unfinished
+    ) -> None:
         self.problem, self.optimizer, self.accuracy = problem, optimizer, accuracy
         self.unfinished = unfinished
         task = problem.task
         parameters, model_state = task.initialize(seed), task.initial_model_state()
         state = complete(optimizer).init_for(task, parameters)
         begin = Point(0, 0.0, parameters, state, model_state)
-        found = unfinished.find(begin, optimizer)
-        self.point = begin if found is None else found[0]
-        self.curve = Curve([], [], []) if found is None else Curve(**found[1])
+        saved = unfinished.find(begin, optimizer)
+        self.point = begin if saved is None else saved[0]
+        self.curve = Curve([], [], []) if saved is None else Curve(**saved[1])
         self.batches = iter(task.batches(BATCHES_A_SEED * seed + self.done))
         objective = self._objective()
         with contextlib.suppress(tf.errors.InvalidArgumentError):
-            # Traced before the clock runs. What fails fails again below, as the first step.
+            # Traced before the clock runs. If this fails, the first step below fails again.
             optimizer.step(objective, self.point.parameters, self.point.state)
         self.next_objective: Any = objective
         if not self.curve.steps:
@@ -122,7 +124,7 @@ class _UnderWay:
         return self.point.done
 
     def step(self, places: Sequence[int]) -> Curve | None:
-        """Takes a step and measures where it is time; returns the curve of a run that ended."""
+        """Takes a step and measures if it is time; returns the curve if the run ended."""
         point, accuracy = self.point, self.accuracy
         objective = self._objective() if self.next_objective is None else self.next_objective
         self.next_objective = None
@@ -139,7 +141,7 @@ class _UnderWay:
         elapsed = point.elapsed + time.perf_counter() - started
         self.point = Point(point.done + 1, elapsed, taken.parameters, taken.state, model_state)
         if not math.isfinite(loss):
-            # The loss stands before the step: it is the outcome of the step before.
+            # The loss is from before this step: it is the outcome of the previous one.
             return _ended(self.curve, max(self.done - 1, 1), places, accuracy)
         if self.done in places and not self.measure():
             return _ended(self.curve, self.done, places, accuracy)
@@ -148,7 +150,7 @@ class _UnderWay:
     def measure(self) -> bool:
         """Adds to the curve; returns whether the loss is finite."""
         parameters, curve = self.point.parameters, self.curve
-        # Moving statistics say more of the steps before than of where the weights are.
+        # Moving statistics say more about the steps before than about the current weights.
         state = self.problem.population_state(parameters, self.point.model_state)
         curve.steps.append(self.done)
         curve.losses.append(self.problem.training_loss(parameters, state))
@@ -158,7 +160,7 @@ class _UnderWay:
         return math.isfinite(curve.losses[-1])
 
     def keep(self) -> None:
-        """Keeps the run, to be continued."""
+        """Saves the run, so that it can be continued."""
         self.unfinished.keep(self.point, dataclasses.asdict(self.curve), self.optimizer)
 
     def _objective(self) -> Any:
@@ -166,7 +168,7 @@ class _UnderWay:
 
 
 def measured_steps(steps: int, every: int, also: Collection[int] = ()) -> list[int]:
-    """Returns the steps after the start that a run is measured at, ascending."""
+    """Returns the steps, after the start, at which a run is measured, ascending."""
     return sorted({*range(every, steps, every), *(step for step in also if step <= steps), steps})
 
 
@@ -185,16 +187,16 @@ def _ended(
 
 
 class RunCache:
-    """Results that are done, in a file of JSON lines of which a kill can only cut the last short.
+    """Stores finished results in a file of JSON lines; a kill can only truncate the last line.
 
-    A line that is damaged, or that another version wrote, counts as not there: it is done again.
+    A line that is damaged or that another version wrote is ignored, and its run is done again.
     """
 
     def __init__(self, path: str | Path | None) -> None:
-        """Reads what there is.
+        """Reads the file if there is one.
 
         Args:
-          path: The file; None keeps all in memory.
+          path: The file; None keeps everything in memory.
 
         Raises:
           DamagedFileError: If a directory stands in its place.
@@ -203,36 +205,36 @@ class RunCache:
         self._known: dict[str, Any] = {}
         self._torn = False
         if self._path is not None and self._path.exists():
-            found = run_log.read_lines(self._path)
-            self._torn = found.torn
-            for line in found.lines:
-                # What something else or another version wrote is done again, not refused.
+            content = run_log.read_lines(self._path)
+            self._torn = content.torn
+            for line in content.lines:
+                # Lines that something else or another version wrote are ignored, not refused.
                 if isinstance(line.get("key"), dict):
                     self._known[_key(line["key"])] = line.get("curve", line.get("value"))
 
     def get(self, key: dict[str, Any]) -> Any:
-        """Returns what was kept under a key, or None."""
+        """Returns the value stored under a key, or None."""
         return self._known.get(_key(key))
 
     def add(self, key: dict[str, Any], value: Any) -> None:
-        """Keeps a structure of JSON under a key; what is not finite becomes null."""
+        """Stores a structure of JSON under a key; values that are not finite become null."""
         self._known[_key(key)] = value
         if self._path is None:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"key": key, "value": without_nan(value)}) + "\n"
         with self._path.open("a", encoding="utf-8") as file:
-            # A kill may have cut the last line short: what follows is a line of its own.
+            # A kill may have truncated the last line: begin a new one.
             file.write("\n" + line if self._torn else line)
         self._torn = False
 
     def curve(self, key: dict[str, Any]) -> Curve | None:
-        """Returns the curve that was kept under a key, or None where that is none or damaged."""
+        """Returns the curve stored under a key, or None if there is none or it is damaged."""
         known = self.get(key)
         return known if known is None or isinstance(known, Curve) else _curve(known)
 
     def add_curve(self, key: dict[str, Any], curve: Curve) -> None:
-        """Keeps a curve."""
+        """Stores a curve under a key."""
         self.add(key, dataclasses.asdict(curve))
 
 
@@ -259,7 +261,7 @@ def _curve(known: Any) -> Curve | None:
 
 
 def without_nan(value: Any) -> Any:
-    """Returns a structure of JSON with null where a number is not finite."""
+    """Returns a structure of JSON with null in the place of numbers that are not finite."""
     if isinstance(value, dict):
         return {name: without_nan(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):

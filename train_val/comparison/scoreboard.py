@@ -1,4 +1,4 @@
-"""The scoreboard: every optimizer tuned under one budget, then run on seeds of its own."""
+"""The scoreboard: every optimizer is tuned under one budget, then run on other seeds."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from train_val.comparison.tuning import Tuning, tune
 from train_val.comparison.unfinished import Unfinished
 from train_val.problems.problem import Problem
 
-# Of the runs that tune; the reported ones are 1, 2, ...
+# The seed of the runs that tune; reported runs have the seeds 1, 2, ...
 TUNING_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """What an optimizer did.
+    """The results of an optimizer.
 
     Attributes:
-      entrant: Who.
+      entrant: The optimizer.
       tuning: How its settings were found.
-      curves: One a seed, at its best settings.
-      cost: Of a step, at its best settings; None if it was not asked for.
-      over_grid: Where tuning ran the reported seeds: the curves of each setting in `tuning.tried`.
+      curves: A curve for each seed, at its best settings.
+      cost: The cost of a step at its best settings; None if it was not asked for.
+      over_grid: If tuning ran the reported seeds, the curves of each setting in `tuning.tried`.
     """
 
     entrant: Entrant
@@ -63,38 +63,38 @@ def scoreboard(
 ) -> list[Score]:
     """Tunes every optimizer, and runs it at its best settings.
 
-    All see the same objective, initial weights and batches in the same order. Tuning runs one
-    seed that is not among the reported ones, unless told otherwise, and goes by the mean training
-    loss at its last step.
+    All see the same objective, initial weights and batches in the same order. By default, tuning
+    runs one seed that is not among the reported ones; it compares the mean training loss at the
+    last step.
 
     Args:
-      problem: What is trained.
-      entrants: Who trains it.
+      problem: The problem that is trained.
+      entrants: The optimizers.
       seeds: Seeds of the reported runs, from 1.
       steps: The length of a reported run.
-      every: Steps between its measurements.
-      also: Further steps that it is measured at.
-      tuning_seeds: Seeds of the runs that tune. One that is among `seeds` is run as those are,
-        once for both.
-      tuning_steps: The length of a run that tunes on a seed of its own.
-      largest: As for `tune`: the most settings of one optimizer, but for a larger grid.
+      every: Steps between two measurements.
+      also: Further steps to measure at.
+      tuning_seeds: Seeds of the runs that tune. A seed that is also in `seeds` is run once, with
+        the length of a reported run.
+      tuning_steps: The length of a tuning run on a seed that is not in `seeds`.
+      largest: The most settings tried for an optimizer, unless its grid is larger.
       accuracy: Whether reported runs measure the test accuracy too.
-      cost: Measures a step of an optimizer at its settings; where it raises RuntimeError the score
-        is without.
-      cost_rounds: What `cost` measures: a kept cost of fewer rounds, or of another machine, is
-        measured again.
-      conditions: What else a run depends on: results are kept under it.
-      cache: A file of JSON lines; what stands in it is not done again, so that the same call
-        continues one that was killed. The run under way is kept in its folder.
-      save_minutes: Minutes after which the run under way is kept; 0 for only when a signal comes.
+      cost: Measures a step of an optimizer at its settings; if it raises RuntimeError the score
+        has no cost.
+      cost_rounds: The rounds that `cost` measures: a stored cost of fewer rounds or of another
+        machine is measured again.
+      conditions: Anything else that runs depend on; it is part of the key of stored results.
+      cache: A file of JSON lines whose results are not computed again, so that the same call
+        continues one that was killed. The unfinished run is saved in its folder.
+      save_minutes: Minutes after which the unfinished run is saved; 0 for only on a signal.
       progress: Whether a progress bar is shown.
 
     Returns:
-      A score for each, in their order.
+      A score for each optimizer, in their order.
     """
     about = {"problem": problem.task.name, **(conditions or {})}
     if problem.normalised:
-        about["statistics"] = problem.statistics  # runs of before measured with the moving ones
+        about["statistics"] = problem.statistics  # older runs measured with the moving ones
     board = _Board(
         problem=problem,
         seeds=seeds,
@@ -113,14 +113,14 @@ def scoreboard(
         for entrant in entrants:
             score = board.score(entrant, largest)
             if cost is not None:
-                found = board.cost(entrant, score.tuning.best, cost, cost_rounds)
-                score = dataclasses.replace(score, cost=found)
+                measured = board.cost(entrant, score.tuning.best, cost, cost_rounds)
+                score = dataclasses.replace(score, cost=measured)
             scores.append(score)
     return scores
 
 
 class _Length(NamedTuple):
-    """How long runs are, and where they are measured."""
+    """The length of runs, and the steps at which they are measured."""
 
     steps: int
     every: int
@@ -128,13 +128,13 @@ class _Length(NamedTuple):
 
     @property
     def apart(self) -> list[int]:
-        """The steps of `also` that are none of the others."""
+        """The steps of `also` that are not measured anyway."""
         return sorted(self.also - set(measured_steps(self.steps, self.every)))
 
 
 @dataclasses.dataclass
 class _Board:
-    """Runs optimizers for `scoreboard`, whose arguments these are."""
+    """Runs optimizers for `scoreboard`; the fields are its arguments."""
 
     problem: Problem
     seeds: Sequence[int]
@@ -154,7 +154,7 @@ class _Board:
         return self.reported if seed in self.seeds else self.tuning
 
     def planned(self, entrant: Entrant) -> int:
-        """Returns how many steps the grid of an entrant and its reported runs have."""
+        """Returns how many steps the grid and the reported runs of an entrant have together."""
         grid = math.prod(len(values) for values in entrant.axes.values()) if entrant.axes else 0
         tuned = self.tuning_seeds if entrant.axes else ()
         left = [seed for seed in self.seeds if seed not in tuned]
@@ -184,12 +184,12 @@ class _Board:
         return Score(entrant, tuning, curves, over_grid=over_grid)
 
     def run(self, entrant: Entrant, setting: dict[str, Any], seed: int) -> Curve:
-        """Returns the curve of one run, which is done unless it is kept."""
+        """Returns the curve of one run, which is done unless it is stored."""
         reported, length = seed in self.seeds, self.length(seed)
         key = {**self.about, **entrant.identity, "setting": setting, "seed": seed}
         key.update(steps=length.steps, every=length.every)
         if length.apart:
-            # Runs without any keep the keys that they always had.
+            # Runs without such steps have the keys that they always had.
             key.update(also=length.apart)
         what = f"seed {seed}" if reported else "tuning"
         self.bar.set_description(f"{entrant.title} ({setting_text(setting)}), {what}")
@@ -198,7 +198,7 @@ class _Board:
         if curve is None and not self.accuracy:
             curve = self.known.curve(_key_of_grid_search(entrant, key))
         if curve is not None and not {0, length.steps} <= set(curve.steps):
-            curve = None  # damaged, or of something else
+            curve = None  # damaged, or of another run
         if curve is not None and not (accuracy and not curve.accuracies):
             self.bar.skip(length.steps)
             return curve
@@ -228,24 +228,24 @@ class _Board:
         measure: Callable[[Entrant, Mapping[str, Any]], Cost],
         rounds: int,
     ) -> Cost | None:
-        """Returns what a step costs, which is measured unless it is kept."""
+        """Returns what a step costs, which is measured unless it is stored."""
         key = {**self.about, **entrant.identity, "setting": setting, "measured": "cost"}
-        found = self.known.get(key)
-        kept = None if found is None else Cost.read(found)
-        if kept is None or not kept.serves(rounds):
+        stored = self.known.get(key)
+        cost = None if stored is None else Cost.read(stored)
+        if cost is None or not cost.serves(rounds):
             self.bar.set_description(f"{entrant.title}: the cost of a step")
             try:
-                kept = measure(entrant, setting)
+                cost = measure(entrant, setting)
             except RuntimeError as error:
-                # An optimizer that diverges at its best has none.
+                # An optimizer that diverges at its best settings has no cost.
                 self.bar.write(str(error))
                 return None
-            self.known.add(key, dataclasses.asdict(kept))
-        return kept
+            self.known.add(key, dataclasses.asdict(cost))
+        return cost
 
 
 def _key_of_grid_search(entrant: Entrant, key: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the key that quickstarts of before kept a run under: a title, bare values."""
+    """Returns the key under which older quickstarts stored a run: a title and bare values."""
     values = list(key["setting"].values()) or [float(entrant.identity.get("learning_rate", 0))]
     older = {name: key[name] for name in ("problem", "seed", "steps", "every")}
     older.update(name=entrant.title, setting=values if len(values) > 1 else values[0])
@@ -254,16 +254,18 @@ def _key_of_grid_search(entrant: Entrant, key: Mapping[str, Any]) -> dict[str, A
 
 
 def at_measured_cost(scores: Sequence[Score]) -> list[Score]:
-    """Returns the scores with seconds reckoned from the costs of steps.
+    """Returns the scores with seconds computed from the costs of steps.
 
-    The clock of a run counts what else the machine did. A cost was timed in turns with gradients,
-    which a disturbance meets as well, so that steps times cost times the seconds of a gradient
-    compare, whenever the runs were made. A gradient's are the least that were measured beside any
-    of the optimizers: other jobs only add to them.
+    The clock of a run includes whatever else the machine did. A cost was timed alternately with
+    gradients, which a disturbance affects too, so that steps times cost times the seconds of a
+    gradient can be compared, whenever the runs were made. The seconds of a gradient are the least
+    that were measured beside any optimizer, since other jobs only add to them.
 
     Args:
-      scores: Of one board. If none has a cost, all are returned as they are; else the seconds of
-        one that has none are not a number.
+      scores: The scores of one scoreboard.
+
+    Returns:
+      The same scores if none has a cost; else the seconds of a score without a cost are NaN.
     """
     costs = [score.cost for score in scores if score.cost is not None]
     if not costs:

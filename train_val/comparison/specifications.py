@@ -1,4 +1,4 @@
-"""Optimizers as a line of text: `hf:cg=2:damping=0.1/1/10`, a name and its settings."""
+"""Reads optimizers from lines of text such as `hf:cg=2:damping=0.1/1/10`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from train_val.training import optimizer_table
 from train_val.training.optimizer_table import Known
 from train_val.training.optimizers import weights_digest
 
-# Settings that are set on one optimizer, which is then traced once for the whole grid.
+# Settings that are set on an existing optimizer, which is then traced once for the whole grid.
 SETTABLE = {"learning_rate", "damping"}
 
-# Settings of which "none" is a value, not the lack of one.
+# Settings for which "none" is a value, not the lack of one.
 _WORDS = ("input_scale", "y_use", "d_use")
 
 NAMES = tuple(known.name.lower() for known in optimizer_table.TABLE if known.load() is not None)
@@ -34,11 +34,11 @@ class Entrant:
 
     Attributes:
       text: The line that it was parsed from.
-      title: For tables: without what is tuned.
+      title: The name in tables, without the settings that are tuned.
       axes: The settings that are tuned, with the values that tuning begins from, ascending.
       fixed: The other settings.
-      identity: What its runs depend on besides the tuned settings: they are kept under it.
-      make: From values of the tuned settings to an optimizer with `init` and `step`.
+      identity: What its runs depend on besides the tuned settings; part of their key.
+      make: Takes values of the tuned settings; returns an optimizer with `init` and `step`.
     """
 
     text: str
@@ -53,11 +53,11 @@ def parse_all(text: str, meta_ckpt: str | None = None) -> list[Entrant]:
     """Returns the optimizers of a list.
 
     Args:
-      text: As for `parse`, separated by commas.
-      meta_ckpt: As for `parse`.
+      text: Lines as for `parse`, separated by commas.
+      meta_ckpt: The meta-optimizer that `meta` stands for, as for `parse`.
 
     Raises:
-      ValueError: If one is not understood, or two are the same.
+      ValueError: If a line is not understood, or two are the same.
     """
     entrants = [parse(part.strip(), meta_ckpt) for part in text.split(",") if part.strip()]
     if not entrants:
@@ -75,16 +75,16 @@ def parse_all(text: str, meta_ckpt: str | None = None) -> list[Entrant]:
 def parse(text: str, meta_ckpt: str | None = None) -> Entrant:
     """Returns an optimizer from a line like `adam`, `adam:lr=1e-3/1e-2` or `hf:cg=2:damping=0.1/1`.
 
-    A name, then settings, each after a colon: the arguments of the optimizer's constructor, with
-    `lr` for `learning_rate`, `cg` for `cg_iterations`, `share` for `curvature_share` and `scale`
-    for `damping_scale`. Values between slashes are a grid to tune over; one value is not tuned. The
-    learning rate has a default grid. `title=` is for tables. `meta:path=...` is a trained MLHF of
-    its own.
+    The line is a name, then settings, each after a colon: the arguments of the optimizer's
+    constructor, with `lr` for `learning_rate`, `cg` for `cg_iterations`, `share` for
+    `curvature_share` and `scale` for `damping_scale`. Values separated by slashes are a grid to
+    tune over; a single value is not tuned. The learning rate has a default grid. `title=` sets the
+    name in tables. `meta:path=...` is another trained MLHF than that of `meta_ckpt`.
 
     Args:
       text: The line.
-      meta_ckpt: What `meta` is loaded from: a folder, a file, or a name that ships with the
-        package.
+      meta_ckpt: The meta-optimizer that `meta` stands for: a folder, a file, or a name that ships
+        with the package.
 
     Raises:
       ValueError: If the name, a setting or a value is not understood.
@@ -153,8 +153,8 @@ def _read(parts: Sequence[str], text: str) -> dict[str, tuple]:
 
 
 def _settings_to_keep(trained: mlhf.MetaHessianFree) -> dict[str, Any]:
-    """Returns the settings of a trained MLHF that its runs are kept under."""
-    # Runs are kept that are older than these settings.
+    """Returns the settings of a trained MLHF that belong to the key of its runs."""
+    # Some stored runs are older than these settings.
     younger = Rule.younger_defaults()
     return {
         key: value
@@ -166,15 +166,15 @@ def _settings_to_keep(trained: mlhf.MetaHessianFree) -> dict[str, Any]:
 def _maker(
     kind: Callable[..., Any], fixed: Mapping[str, Any], text: str
 ) -> Callable[[Mapping[str, Any]], Any]:
-    """Returns a function from tuned settings to an optimizer, traced once where it can be."""
-    one: list[Any] = []
+    """Returns a function from tuned settings to an optimizer, traced only once if possible."""
+    latest: list[Any] = []
 
     def make(setting: Mapping[str, Any]) -> Any:
-        if set(setting) <= SETTABLE and one:
+        if set(setting) <= SETTABLE and latest:
             for key, value in setting.items():
-                setattr(one[0], key, value)
-            return one[0]
-        # Keras takes no whole number as a learning rate.
+                setattr(latest[0], key, value)
+            return latest[0]
+        # Keras does not take a whole number as a learning rate.
         arguments = {
             key: float(value) if key in SETTABLE and isinstance(value, int) else value
             for key, value in {**fixed, **setting}.items()
@@ -185,22 +185,22 @@ def _maker(
                 optimizer = mlhf.FirstOrder(optimizer)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{text!r} can't be made ({error})") from error
-        one[:] = [optimizer]
+        latest[:] = [optimizer]
         return optimizer
 
     return make
 
 
 def setting_text(setting: Mapping[str, Any]) -> str:
-    """Returns tuned settings as tables show them."""
+    """Returns tuned settings as text for tables."""
     return ", ".join(f"{_short(key)} {_text(value)}" for key, value in setting.items()) or "none"
 
 
 def _find(name: str) -> Known:
-    found = optimizer_table.find(name)
-    if found is None or found.name.lower() not in NAMES:
+    row = optimizer_table.find(name)
+    if row is None or row.name.lower() not in NAMES:
         raise ValueError(f"Expected an optimizer among {list(NAMES)}, got {name!r}.")
-    return found
+    return row
 
 
 def _arguments(make: Callable[..., Any]) -> list[str]:
@@ -209,7 +209,7 @@ def _arguments(make: Callable[..., Any]) -> list[str]:
 
 
 def _check_kinds(make: Callable[..., Any], given: Mapping[str, tuple], text: str) -> None:
-    """Raises ValueError where a default is a number or a truth value and what was given is not."""
+    """Raises ValueError if a default is a number or a truth value and the given value is not."""
     for key, values in given.items():
         default = inspect.signature(make).parameters[key].default
         for value in values:
@@ -243,7 +243,7 @@ def _value(key: str, text: str) -> Any:
 def _ascending(key: str, values: Sequence[Any]) -> tuple:
     numbers = [isinstance(value, (int, float)) for value in values]
     if key in OPEN and not all(numbers):
-        # Tuning goes on beyond the ends of such a grid, and what is no number has no beyond.
+        # Tuning goes on beyond the ends of such a grid, which only numbers have.
         raise ValueError(
             f"Expected numbers as the values of {key} to tune over, got {list(values)}: leave the "
             "others out, or list the optimizer once more with each of them alone."

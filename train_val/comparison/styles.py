@@ -1,9 +1,9 @@
-"""How an optimizer looks: one color and one marker in every picture of the project.
+"""The look of an optimizer: one color and one marker in every picture of the project.
 
 The colors are those of Okabe and Ito (Color Universal Design, 2008), which readers with any common
-color blindness tell apart; the markers tell apart what is printed in black and white. Colors differ
-by family (plain Hessian-free is blue, whatever its settings); variants of one family on the same
-picture differ by their dashes.
+color blindness can tell apart; the markers distinguish lines printed in black and white. Colors
+differ by family (plain Hessian-free is blue, whatever its settings); variants of one family in the
+same picture differ by their dashes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#5A5A5A"
 
-# The same on a dark page.
+# The counterparts on a dark page.
 ON_DARK = {
     BLACK: "#F2F2F2",
     ORANGE: "#F7C948",
@@ -45,7 +45,7 @@ _LOOKS = {
     "adamw": (GREY, "P"),
 }
 _NAMES = {"mlhf": "meta", "hessian-free": "hf", "k-fac": "kfac", "martens' hf": "martens"}
-# For families without a place of their own.
+# For families that are not in the table.
 _MARKERS = "<>8H"
 DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2), (2, 1.5), (7, 2, 1.5, 2), (3, 4), (1, 1))
 
@@ -80,24 +80,24 @@ def styles(names: Sequence[str]) -> list[Style]:
     """Returns the looks of the optimizers of one picture.
 
     Args:
-      names: As for `family`, one for each line, in their order.
+      names: Names as for `family`, one for each line, in their order.
 
     Returns:
       One style for each: color and marker depend on the family alone, dashes on how many of the
       same family came before.
     """
     seen: dict[str, int] = {}
-    found = []
+    looks = []
     for name in names:
-        own = family(name)
-        count = seen[own] = seen.get(own, -1) + 1
-        found.append(Style(*_look(own), DASHES[count % len(DASHES)]))
-    return found
+        key = family(name)
+        count = seen[key] = seen.get(key, -1) + 1
+        looks.append(Style(*_look(key), DASHES[count % len(DASHES)]))
+    return looks
 
 
-def _look(own: str) -> tuple[str, str]:
-    if own in _LOOKS:
-        return _LOOKS[own]
-    # The same in every picture and process, which Python's hash is not.
-    number = zlib.crc32(own.encode())
+def _look(key: str) -> tuple[str, str]:
+    if key in _LOOKS:
+        return _LOOKS[key]
+    # The same in every picture and process, unlike Python's hash.
+    number = zlib.crc32(key.encode())
     return COLORS[number % len(COLORS)], _MARKERS[number // len(COLORS) % len(_MARKERS)]

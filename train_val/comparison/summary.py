@@ -1,4 +1,4 @@
-"""A scoreboard in numbers: medians with their spread, and what a target loss takes."""
+"""Summarizes a scoreboard: medians with their spread, and what it takes to reach a target loss."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REFERENCE = "adam"
 
 
 class Spread(NamedTuple):
-    """A median over seeds and the extremes; infinite where a run diverged, NaN if not measured."""
+    """A median over seeds and the extremes; infinite if a run diverged, NaN if not measured."""
 
     median: float
     low: float
@@ -35,22 +35,21 @@ class Summary:
 
     Attributes:
       title: The optimizer.
-      settings: What tuning chose, in words.
-      tried: How many settings were tried.
-      inside: Whether the best has worse neighbours on all sides.
+      settings: The settings that tuning chose, as text.
+      tried: The number of settings that were tried.
+      inside: Whether the best settings have worse neighbours on all sides.
       losses: The training loss by step.
-      accuracy: On the test images at the last step.
-      seconds: Of all steps of a run; not a number where its cost could not be measured.
-      steps_to_target: The step at which the median loss over seeds passes the target, between
-        measurements along a line in the logarithm; infinite if it never does, None without a
-        target.
-      seconds_to_target: The seconds until there; not a number as `seconds`.
-      relative_steps: `steps_to_target` by that of the reference; None where there is none, or it
-        does not reach the target.
-      relative_seconds: The same of the seconds.
-      diverged: The seeds' numbers, from 0, and steps of runs that diverged.
-      notes: In the words of the errors that ended runs.
-      cost: Of a step, if it was measured.
+      accuracy: The accuracy on the test images at the last step.
+      seconds: The seconds of all steps of a run; NaN if the cost could not be measured.
+      steps_to_target: The step at which the median loss over seeds passes the target, interpolated
+        between measurements in the logarithm; infinite if it never does, None without a target.
+      seconds_to_target: The seconds until that step; NaN if `seconds` is.
+      relative_steps: `steps_to_target` divided by that of the reference; None if there is no
+        reference or it does not reach the target.
+      relative_seconds: `seconds_to_target` divided by that of the reference; None likewise.
+      diverged: The numbers of the seeds, from 0, and the steps at which their runs diverged.
+      notes: The texts of the errors that ended runs.
+      cost: The cost of a step, if it was measured.
     """
 
     title: str
@@ -72,15 +71,15 @@ class Summary:
 def summarize(
     scores: Sequence[Score], report: Sequence[int], target: float | None = None
 ) -> tuple[list[Summary], float | None]:
-    """Puts a scoreboard into numbers.
+    """Summarizes a scoreboard.
 
     Args:
-      scores: Of `scoreboard`.
-      report: Steps that are asked for, at which losses were measured.
+      scores: The scores that `scoreboard` returned.
+      report: The steps to report; losses were measured there.
       target: A training loss to reach; None for the median at the last step of the best Adam.
 
     Returns:
-      The rows, and the target; None if there is no Adam, or it diverged.
+      The rows, and the target; None if there is no Adam or it diverged.
     """
     last = scores[0].curves[0].steps[-1]
     adams = [s for s in scores if s.entrant.identity["optimizer"] == REFERENCE]
@@ -88,8 +87,8 @@ def summarize(
         adams, key=lambda s: _spread([c.at(last) for c in s.curves]).median, default=None
     )
     if target is None and reference is not None:
-        found = _spread([curve.at(last) for curve in reference.curves]).median
-        target = found if math.isfinite(found) else None
+        median = _spread([curve.at(last) for curve in reference.curves]).median
+        target = median if math.isfinite(median) else None
 
     def reach(score: Score) -> tuple[float, float]:
         if target is None:
@@ -124,9 +123,9 @@ def summarize(
 
 
 def reached(curve: Curve, target: float) -> tuple[float, float]:
-    """Returns the step and the seconds at which a run's loss first is at most a target.
+    """Returns the step and the seconds at which a run's loss is first at or below a target.
 
-    Between two measurements it is taken to fall along a line in the logarithm.
+    Between two measurements the logarithm of the loss is assumed to fall along a line.
     """
     for place, loss in enumerate(curve.losses):
         if not math.isfinite(loss):
@@ -137,7 +136,7 @@ def reached(curve: Curve, target: float) -> tuple[float, float]:
             before = curve.losses[place - 1]
             share = math.log(before / target) / math.log(before / loss)
 
-            def between(values, share=share, place=place):
+            def between(values: Sequence[float], share: float = share, place: int = place) -> float:
                 return values[place - 1] + share * (values[place] - values[place - 1])
 
             return between(curve.steps), between(curve.seconds)
@@ -151,17 +150,17 @@ def median_curve(curves: Sequence[Curve]) -> Curve:
         columns = zip(*[getattr(curve, name) for curve in curves], strict=True)
         # A diverged run counts as the worst, so that most others still have a median.
         worst = -math.inf if name == "accuracies" else math.inf
-        found = [statistics.median(_finite(value, worst) for value in c) for c in columns]
-        return [_finite(value, math.nan) for value in found]
+        middle = [statistics.median(_finite(value, worst) for value in c) for c in columns]
+        return [_finite(value, math.nan) for value in middle]
 
     return Curve(curves[0].steps, medians("losses"), medians("seconds"), medians("accuracies"))
 
 
 def least_loss(score: Score, step: int) -> float:
-    """Returns the mean loss over the seeds at a step, of the settings that do best there.
+    """Returns the mean loss over the seeds at a step, for the settings that do best there.
 
-    Where tuning ran on other seeds, means of its runs do not compare: the loss is that of the
-    settings that were chosen.
+    If tuning ran on other seeds, the means of its runs cannot be compared; the loss is then that
+    of the settings that were chosen.
     """
     runs = score.over_grid or [score.curves]
     return min(float(np.mean([curve.at(step) for curve in one])) for one in runs)
@@ -173,7 +172,7 @@ def json_lines(
     rows: Sequence[Summary],
     about: Mapping[str, Any],
 ) -> None:
-    """Writes a line about the comparison, then a line an optimizer, with all its numbers."""
+    """Writes a line about the comparison, then a line for each optimizer with all its numbers."""
     lines = [{"kind": "comparison", **about}]
     for score, row in zip(scores, rows, strict=True):
         lines.append(
@@ -197,14 +196,14 @@ def _spread(values: Sequence[float]) -> Spread:
 
 def _seconds(curves: Sequence[Curve]) -> Spread:
     def end(curve: Curve) -> float:
-        # A run that diverged has neither a last loss nor the seconds until there.
+        # A run that diverged has neither a last loss nor the seconds until the end.
         diverged = not math.isfinite(curve.losses[-1])
         return _finite(curve.seconds[-1], math.inf if diverged else math.nan)
 
     ends = [end(curve) for curve in curves]
     if not any(map(math.isnan, ends)):
         return _spread(ends)
-    # Of runs that were not timed it is known only which of them diverged.
+    # For runs that were not timed it is only known which of them diverged.
     known = _spread([math.inf if math.isinf(value) else 0.0 for value in ends])
     return Spread(*[value if math.isinf(value) else math.nan for value in known])
 

@@ -11,7 +11,7 @@ from train_val.comparison.summary import Spread, Summary, least_loss, median_cur
 
 
 def scoreboard_table(rows: Sequence[Summary]) -> str:
-    """Returns a scoreboard as a Markdown table; `cells` says what stands in it."""
+    """Returns a scoreboard as a Markdown table with the contents that `cells` describes."""
     head, body = cells(rows)
     return _markdown([head, ["---"] * len(head), *body])
 
@@ -19,10 +19,10 @@ def scoreboard_table(rows: Sequence[Summary]) -> str:
 def cells(rows: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
     """Returns the head and the rows of a scoreboard's table, as text.
 
-    Losses and accuracies are medians with the extremes over the seeds in brackets. What a target
-    takes is a multiple of what it takes Adam; where there is no Adam, or it does not get there, the
-    steps and seconds themselves. Columns of what was not measured are left out, and where it was of
-    some optimizers, the cells of the others are empty.
+    Losses and accuracies are medians with the extremes over the seeds in brackets. Steps and
+    seconds to a target are multiples of Adam's; without Adam, or if it does not reach the target,
+    they are absolute. Columns without any measurement are left out; if only some optimizers were
+    measured, the cells of the others are empty.
     """
     report = list(rows[0].losses)
     targets = [*_to_target(rows, "steps"), *_to_target(rows, "seconds")]
@@ -54,7 +54,7 @@ def cells(rows: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
 
 
 def number(value: float) -> str:
-    """Returns three digits of a number; nothing for one that was not measured."""
+    """Returns three digits of a number, or an empty text if it was not measured."""
     if math.isnan(value):
         return ""
     if not math.isfinite(value):
@@ -75,7 +75,7 @@ def _spread(spread: Spread, percent: bool = False) -> str:
 
 
 def _to_target(rows: Sequence[Summary], unit: str) -> list[tuple[str, list[str]]]:
-    """Returns the heads and the cells of the columns of what the target takes: one, or none."""
+    """Returns the head and the cells of the column for a target, in a list; empty without one."""
     for name, head, text in (
         (f"relative_{unit}", f"{unit} to target, by Adam's", "{:.2f}".format),
         (f"{unit}_to_target", f"{unit} to target", number),

@@ -1,4 +1,4 @@
-"""Tuning until the best settings lie inside what was tried."""
+"""Tunes until the best settings lie inside the range that was tried."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-# Settings whose grid goes on where its best is at an edge: positive numbers of any size.
+# Settings whose grid is continued if the best is at an edge: positive numbers of any size.
 OPEN = ("learning_rate", "damping", "damping_scale")
 
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """What tuning found.
+    """The result of tuning.
 
     Attributes:
-      best: The settings of the least loss.
-      tried: All settings that were tried, in their order, with their losses.
-      inside: Whether the best was tried beside both its neighbours along every open setting.
+      best: The settings with the least loss.
+      tried: All settings that were tried, in order, with their losses.
+      inside: Whether both neighbours of the best were tried along every open setting.
     """
 
     best: dict[str, Any]
@@ -33,17 +33,17 @@ def tune(
     evaluate: Callable[[dict[str, Any]], float],
     largest: int = 16,
 ) -> Tuning:
-    """Tries a grid, then what is beside the best, until the best has neighbours on all sides.
+    """Tries a grid, then the neighbours of the best, until it has neighbours on all sides.
 
     Args:
       axes: For each setting, the values to begin from, ascending. An open setting (a learning
         rate, a damping) of two values or more is continued beyond its ends: on the ladder
         1, 3, 10, 30 ... if its values are on it, else by the ratio of its last two.
-      evaluate: From settings to a loss; infinite or not a number where they diverge.
-      largest: At most so many settings are tried (but the whole grid).
+      evaluate: Takes settings; returns a loss, which is infinite or NaN if they diverge.
+      largest: The most settings to try; a larger grid is still tried as a whole.
 
     Returns:
-      The best settings. Without any axes there is nothing to tune: `best` is empty.
+      The best settings. Without any axes there is nothing to tune, and `best` is empty.
     """
     tried: dict[str, tuple[dict[str, Any], float]] = {}
 
@@ -57,8 +57,8 @@ def tune(
     for values in itertools.product(*axes.values()):
         attempt(dict(zip(axes, values, strict=True)))
     while True:
-        # Where all diverge, the smallest rates are the ones to go on from.
-        best, _ = min(tried.values(), key=lambda one: (one[1], one[0].get("learning_rate", 0)))
+        # If all diverge, go on from the smallest rate.
+        best, _ = min(tried.values(), key=lambda pair: (pair[1], pair[0].get("learning_rate", 0)))
         beside = [
             {**best, name: value}
             for name in axes
@@ -74,12 +74,12 @@ def tune(
 
 
 def _neighbours(value: float, axis: Sequence[float], seen: Sequence[float]) -> list[float]:
-    """Returns what stands beside a value of an open setting; beyond an end, the next rung."""
+    """Returns the neighbours of a value of an open setting; beyond an end, the next rung."""
     values = sorted({*axis, *seen})
     place = values.index(value)
     below = values[place - 1] if place else _beyond(values, -1)
     above = values[place + 1] if place + 1 < len(values) else _beyond(values, 1)
-    return [found for found in (below, above) if found is not None]
+    return [neighbour for neighbour in (below, above) if neighbour is not None]
 
 
 def _beyond(values: Sequence[float], direction: int) -> float | None:
@@ -94,7 +94,7 @@ def _beyond(values: Sequence[float], direction: int) -> float | None:
 
 
 def _rung(value: float) -> int | None:
-    """Returns n where a value is the nth of ... 1, 3, 10, 30 ..., counted from 1; else None."""
+    """Returns n if a value is the nth of ... 1, 3, 10, 30 ..., counted from 1; else None."""
     if not value > 0:
         return None
     digits, exponent = f"{value:.6e}".split("e")

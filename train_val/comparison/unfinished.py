@@ -1,4 +1,4 @@
-"""The run of a comparison that is under way, in a file: a kill costs minutes of it, not all."""
+"""Saves the unfinished run of a comparison in a file, so that a kill costs only minutes of it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ FILE = "unfinished.npz"
 
 @dataclasses.dataclass
 class Point:
-    """Where a run stands.
+    """The position of a run.
 
     Attributes:
-      done: Steps done.
-      elapsed: Seconds of training until there.
+      done: The number of steps done.
+      elapsed: The seconds of training so far.
       parameters: A structure of tensors.
-      state: The optimizer's.
-      model_state: What else the network carries.
+      state: The optimizer's state.
+      model_state: The rest of the network's state.
     """
 
     done: int
@@ -39,7 +39,7 @@ class Point:
 
 
 class Unfinished:
-    """Keeps one run, under the key that its result will have."""
+    """Saves one run, under the key that its result will have."""
 
     def __init__(
         self, folder: str | Path | None, key: Mapping[str, Any], minutes: float = 5.0
@@ -47,20 +47,20 @@ class Unfinished:
         """Opens the file of a folder.
 
         Args:
-          folder: Of the comparison; None keeps nothing.
-          key: What the run depends on. What is kept under another key is left alone until this run
-            is kept.
-          minutes: As for `mlhf.runs.saving.Saving`.
+          folder: The folder of the comparison; None saves nothing.
+          key: Everything that the run depends on. A run saved under another key stays until this
+            run is saved.
+          minutes: Minutes between two saves, as for `mlhf.runs.saving.Saving`.
         """
         self._path = None if folder is None else Path(folder) / FILE
         self._key, self._minutes = json.dumps(key, sort_keys=True), minutes
 
     def saving(self, steps: int, done: int) -> Saving:
-        """Returns when the run is kept: every few minutes and when a signal comes."""
+        """Returns the schedule of saving: every few minutes and on a signal."""
         return Saving(steps + 1, self._minutes, done=done, signals=self._path is not None)
 
     def keep(self, point: Point, curve: Mapping[str, Any], optimizer: Any) -> None:
-        """Writes where the run stands, whole or not at all."""
+        """Writes the position of the run, whole or not at all."""
         if self._path is None:
             return
         parameters, model_state = (
@@ -80,39 +80,39 @@ class Unfinished:
         write_structure(self._path, content)
 
     def find(self, begin: Point, optimizer: Any) -> tuple[Point, dict[str, Any]] | None:
-        """Returns where the run stood and its curve; None if nothing of it is kept.
+        """Returns the saved position of the run and its curve; None if it was not saved.
 
         Args:
-          begin: Where it begins: structures, shapes and dtypes.
-          optimizer: The one that the state is of.
+          begin: The run's beginning, which has the structures, shapes and dtypes.
+          optimizer: The optimizer that the state belongs to.
         """
         if self._path is None or not self._path.is_file():
             return None
-        # What is damaged, or of another version, costs the run and nothing else.
+        # A file that is damaged or from another version only costs the saved run.
         with contextlib.suppress(DamagedFileError, KeyError, ValueError, TypeError):
             saved = read_structure(self._path)
             if saved["key"] != self._key:
                 return None
-            found = Point(
+            point = Point(
                 int(saved["done"]),
                 float(saved["elapsed"]),
                 _like(saved["parameters"], begin.parameters),
                 complete(optimizer).from_saved(saved["state"], begin.state, begin.parameters),
                 _like(saved["model_state"], begin.model_state),
             )
-            return found, json.loads(str(saved["curve"]))
+            return point, json.loads(str(saved["curve"]))
         return None
 
     def clear(self) -> None:
-        """Removes what is kept, once the run is done."""
+        """Removes the file, once the run is done."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
 
 def _like(leaves: Any, like: Any) -> Any:
     wanted = tf.nest.flatten(like)
-    found = [
+    tensors = [
         tf.ensure_shape(tf.constant(leaf, tf.as_dtype(other.dtype)), other.shape)
         for leaf, other in zip(leaves, wanted, strict=True)
     ]
-    return tf.nest.pack_sequence_as(like, found)
+    return tf.nest.pack_sequence_as(like, tensors)
