@@ -142,7 +142,9 @@ def convert(
         lock.release()
 
 
-def _convert(data_dir, output_dir, parts, seed, progress) -> Conversion:
+def _convert(
+    data_dir: Path, output_dir: Path, parts: list, seed: int, progress: bool
+) -> Conversion:
     _check_plan(output_dir, data_dir, parts, seed)
     remove_temporary_files(output_dir)
     for path in output_dir.glob(f"*-?????-of-?????{_UNFINISHED}"):
@@ -275,14 +277,16 @@ def _content(path: Path) -> tuple[bytes, str | None]:
         return b"", f"can't be read ({error.strerror})"
 
 
-def _example(content, shape, label, synset, path) -> tf.train.Example:
-    def feature(value):
+def _example(
+    content: bytes, shape: tf.TensorShape, label: int, synset: str, path: Path
+) -> tf.train.Example:
+    def feature(value: int | bytes) -> tf.train.Feature:
         if isinstance(value, int):
             return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
 
     height, width, channels = (int(n) for n in shape)
-    values = {
+    values: dict[str, int | bytes] = {
         "image/encoded": content,
         "image/class/label": label,
         "image/class/synset": os.fsencode(synset),

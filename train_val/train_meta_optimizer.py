@@ -150,7 +150,10 @@ def make_problems() -> list[Problem]:
 def make_optimizer() -> mlhf.MetaHessianFree:
     """Returns the optimizer of the flags, new or that of `--meta_ckpt`.
 
-    Of `--meta_ckpt` the rule and the learning rate are kept where no flag says otherwise.
+    The rule and the learning rate are those of `--meta_ckpt` unless flags set them.
+
+    Returns:
+      The optimizer.
 
     Raises:
       ValueError: If the weights of `--meta_ckpt` do not fit the uses that the flags ask for.

@@ -294,7 +294,7 @@ def _process(tuning: hyperparameters.Tuning) -> Any:
             f"l2:weight, got {', '.join(tuning.start)}."
         )
 
-    def process(gradient):
+    def process(gradient: dict[str, Any]) -> dict[str, Any]:
         shared = {
             name: hypergrad.share(gradient[name], FLAGS.sharing, sign=FLAGS.sign) for name in names
         }

@@ -108,7 +108,7 @@ def read_flags(
     try:
         rest = FLAGS(list(argv))
         if len(rest) > 1:
-            raise UsageError(f"Expected flags only, got {' '.join(rest[1:])}.")
+            raise WrongUsage(f"Expected flags only, got {' '.join(rest[1:])}.")
         if check is not None:
             check()
     except flags.UnrecognizedFlagError as error:

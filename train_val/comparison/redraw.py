@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from replay import DamagedFileError, read_json_lines, replace_file
+from replay.files.json_files import JsonLines
 from train_val.comparison.cost import Cost
 from train_val.comparison.page import page
 from train_val.comparison.pictures import scoreboard_picture
@@ -39,21 +40,24 @@ def read_results(path: str | Path) -> tuple[dict[str, Any], list[Score]]:
       DamagedFileError: If the file is not that of a comparison.
     """
     try:
-        content = read_json_lines(path)
-        if content.damaged:
-            raise ValueError(f"line {content.damaged[0]} is damaged")
-        about, *rows = content.lines
-        if about["kind"] != "comparison":
-            raise KeyError("kind")
-        if not isinstance(about["report"], list) or not set(_ABOUT) <= set(about):
-            raise KeyError("report")
-        return about, [_score(row) for row in rows]
+        return _parse(read_json_lines(path))
     except (LookupError, ValueError, TypeError, AttributeError) as error:
         raise DamagedFileError(
             f"Expected {path} to be the results.jsonl of compare_optimizers, got something else "
             f"({error!r}); the command given again writes it anew from its runs.jsonl.",
             str(path),
         ) from error
+
+
+def _parse(content: JsonLines) -> tuple[dict[str, Any], list[Score]]:
+    if content.damaged:
+        raise ValueError(f"line {content.damaged[0]} is damaged")
+    about, *rows = content.lines
+    if about["kind"] != "comparison":
+        raise KeyError("kind")
+    if not isinstance(about["report"], list) or not set(_ABOUT) <= set(about):
+        raise KeyError("report")
+    return about, [_score(row) for row in rows]
 
 
 def redraw(folder: str | Path) -> None:

@@ -65,7 +65,9 @@ def load_mnist(data_dir: str | os.PathLike[str] | None, part: str, split: str) -
     return ImageData(images, labels, 10, "MNIST", _PIXEL_MEAN, _PIXEL_STD)
 
 
-def _check(images, labels, above: int, images_name: str, labels_name: str) -> None:
+def _check(
+    images: np.ndarray, labels: np.ndarray, above: int, images_name: str, labels_name: str
+) -> None:
     if images.shape[1:] != (_SIDE, _SIDE, 1) or len(images) <= above:
         raise DataError(
             f"Expected more than {above:,} images of {_SIDE} x {_SIDE} pixels in {images_name},"

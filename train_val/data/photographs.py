@@ -46,7 +46,7 @@ def random_square(
       float32 [size, size, 3], from 0 to 255.
     """
 
-    def choose(shape):
+    def choose(shape: tf.Tensor) -> tf.Tensor:
         begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
             shape,
             boxes,
@@ -84,7 +84,7 @@ def central_square(encoded: tf.Tensor, size: int) -> tf.Tensor:
       float32 [size, size, 3], from 0 to 255.
     """
 
-    def choose(shape):
+    def choose(shape: tf.Tensor) -> tf.Tensor:
         shorter = tf.cast(tf.minimum(shape[0], shape[1]), tf.float32)
         side = tf.maximum(tf.cast(tf.round(CENTRAL * shorter), tf.int32), 1)
         return tf.stack([(shape[0] - side) // 2, (shape[1] - side) // 2, side, side])
@@ -118,7 +118,7 @@ def _resized_part(
     half of one of the square's pixels at most, and resizing averages 2 x 2 pixels.
     """
 
-    def from_jpeg():
+    def from_jpeg() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         shape = tf.io.extract_jpeg_shape(encoded)
         window = choose(shape)
         # Only the window is decoded, and at the smallest scale that is not below the square's:
@@ -126,8 +126,8 @@ def _resized_part(
         smaller = tf.minimum(window[2], window[3])
         number = tf.reduce_sum([tf.cast(smaller >= s * size, tf.int32) for s in _SCALES[1:]])
 
-        def decode(scale):
-            def decoded():
+        def decode(scale: int) -> Callable[[], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
+            def decoded() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
                 begin = (window[:2] + (0 if exact else scale // 2)) // scale
                 whole = -(-shape[:2] // scale)
                 end = window[:2] + window[2:] + (scale - 1 if exact else scale // 2)
@@ -150,7 +150,7 @@ def _resized_part(
             return decode(1)()
         return tf.switch_case(number, [decode(scale) for scale in _SCALES])
 
-    def from_another():
+    def from_another() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         # ImageNet has a PNG file under the name of a JPEG.
         image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
         image.set_shape([None, None, 3])

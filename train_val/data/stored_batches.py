@@ -175,9 +175,9 @@ class StoredBatches:
           start: The first batch's number (default 0).
           steps: How many batches (default None: without end).
 
-        Yields:
-          inputs: [B, size, size, 3] of the dtype, or channels first.
-          labels: int32 [B].
+        Returns:
+          An iterator over (inputs, labels): inputs [B, size, size, 3] of the dtype, or channels
+          first, and labels int32 [B].
 
         Raises:
           ValueError: Start or steps is negative.
@@ -189,7 +189,7 @@ class StoredBatches:
             )
         end = None if steps is None else start + steps
 
-        def build(k):
+        def build(k: int) -> tf.data.Dataset:
             plans = tf.data.Dataset.range(k, tf.int64.max if end is None else end).map(
                 self._plan(), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
             )
@@ -227,7 +227,7 @@ class StoredBatches:
             stopped = tf.constant(sorted(self._stopped), tf.int64)
             strict = tf.constant(self._stand_ins(True)) if self._stopped else None
 
-        def plan(k):
+        def plan(k: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], tf.Tensor, tf.Tensor]:
             indices = own = self.indices(k)
             if usual is not None:
                 indices = tf.gather(usual, own)
@@ -241,7 +241,9 @@ class StoredBatches:
 
         return plan
 
-    def _random_square(self, encoded, boxes, seed, flip):
+    def _random_square(
+        self, encoded: tf.Tensor, boxes: tf.Tensor, seed: tf.Tensor, flip: tf.Tensor
+    ) -> tf.Tensor:
         square = photographs.random_square(
             encoded,
             boxes,
@@ -298,11 +300,11 @@ class StoredTestBatches:
     def __iter__(self) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
         """Yields (inputs, labels), as `StoredBatches.dataset`."""
 
-        def remaining(k):
+        def remaining(k: int) -> np.ndarray:
             good = ~np.isin(self._chosen, self.left_out.numbers)
             return self._chosen[good][k * self.batch_size :]
 
-        def build(k):
+        def build(k: int) -> tf.data.Dataset:
             plans = tf.data.Dataset.from_tensor_slices(remaining(k)).batch(self.batch_size)
             fetched = plans.map(
                 lambda indices: (self.data.source.fetch(indices),),
@@ -310,22 +312,28 @@ class StoredTestBatches:
             ).unbatch()
             return _pipeline(self.data, fetched, self._central_square, self.batch_size, False)
 
-        def repair(k):
+        def repair(k: int) -> bool:
             return self.left_out.find(remaining(k)[: self.batch_size]) > 0
 
         return _stream(build, 0, self._finish, repair)
 
-    def _central_square(self, encoded, boxes):
+    def _central_square(self, encoded: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
         del boxes
         return photographs.central_square(encoded, self.data.image_size)
 
 
-def _pipeline(data, fetched, square, batch_size, drop_remainder=True) -> tf.data.Dataset:
-    def decode(tensors, *drawn):
+def _pipeline(
+    data: StoredImages,
+    fetched: tf.data.Dataset,
+    square: Callable[..., tf.Tensor],
+    batch_size: int,
+    drop_remainder: bool = True,
+) -> tf.data.Dataset:
+    def decode(tensors: tuple[tf.Tensor, ...], *drawn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         encoded, label, boxes = data.source.parse(*tensors)
         return square(encoded, boxes, *drawn), label
 
-    def check(squares, labels):
+    def check(squares: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         right = tf.reduce_all((labels >= 0) & (labels < data.num_classes))
         with tf.control_dependencies([tf.raw_ops.Assert(condition=right, data=[labels])]):
             return squares, tf.cast(labels, tf.int32)
@@ -339,7 +347,7 @@ def _finisher(dtype: tf.DType, channels_first: bool) -> Callable:
     if not dtype.is_floating:
         raise ValueError(f"Expected a floating dtype for the inputs, got {dtype.name}.")
 
-    def finish(squares, labels):
+    def finish(squares: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         inputs = photographs.standardize(squares)
         if channels_first:
             inputs = tf.transpose(inputs, [0, 3, 1, 2])
@@ -348,7 +356,12 @@ def _finisher(dtype: tf.DType, channels_first: bool) -> Callable:
     return finish
 
 
-def _stream(build, start, finish, repair) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+def _stream(
+    build: Callable[[int], tf.data.Dataset],
+    start: int,
+    finish: Callable,
+    repair: Callable[[int], bool],
+) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
     """Runs a pipeline; where an image stops batch k, `repair(k)` leaves it out and it goes on."""
     k = start
     while True:

@@ -37,7 +37,7 @@ def tfds_examples(name: str, split: str) -> dict[str, np.ndarray]:
     except DataError:
         raise
     except Exception as error:  # whatever tensorflow-datasets and what it uses may raise
-        raise _cannot_download(name, error) from error
+        raise DataError(_cannot_download(name, error)) from error
 
 
 def _check_network(builder: Any) -> None:
@@ -50,13 +50,13 @@ def _check_network(builder: Any) -> None:
         except urllib.error.HTTPError:
             pass  # A refusal is an answer too: the network is there.
         except (OSError, http.client.HTTPException) as error:
-            raise _cannot_download(builder.name, error) from error
+            raise DataError(_cannot_download(builder.name, error)) from error
 
 
-def _cannot_download(name: str, error: Exception) -> DataError:
+def _cannot_download(name: str, error: Exception) -> str:
     cause = getattr(error, "reason", None) or error
     first_line = (str(cause).splitlines() or [""])[0] or type(error).__name__
-    return DataError(
+    return (
         f"Expected {name} from tensorflow-datasets, could not load or download it"
         f" ({first_line}): connect to the network, or give the folder of its files as"
         " data_dir."

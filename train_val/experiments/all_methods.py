@@ -28,7 +28,7 @@ if __name__ == "__main__":
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -102,7 +102,7 @@ def error_rate(weights: Any, examples: Any) -> tf.Tensor:
     return tf.reduce_mean(tf.cast(guess != examples.labels, tf.float32))
 
 
-def penalized_loss(weights, hyper, step, batch) -> tf.Tensor:
+def penalized_loss(weights: Any, hyper: Any, step: tf.Tensor, batch: Any) -> tf.Tensor:
     """Returns the cross entropy on a batch and the penalties of the layers' kernels.
 
     `log_l1` and `log_l2`, where they are among the hyperparameters, have a number a layer, or one
@@ -121,7 +121,13 @@ def penalized_loss(weights, hyper, step, batch) -> tf.Tensor:
     return loss
 
 
-def training(train, valid, steps: int, batch_size: int, seed: int) -> hypergrad.Problem:
+def training(
+    train: mnist_slices.Examples,
+    valid: mnist_slices.Examples,
+    steps: int,
+    batch_size: int,
+    seed: int,
+) -> hypergrad.Problem:
     """Returns T steps of momentum on a penalized loss, measured on other examples."""
     return hypergrad.Problem(
         penalized_loss,
@@ -161,7 +167,7 @@ def tune(
     clock: list[float] = []
     gradients: list[dict[str, Any]] = []
 
-    def process(gradient):
+    def process(gradient: Any) -> Any:
         clock.append(time.process_time())
         gradients.append(gradient)
         return gradient
@@ -212,7 +218,15 @@ def start(shapes: list[list[int]]) -> dict[str, Any]:
     return {"learning_rate": 0.02, "momentum": 0.5, "log_l1": penalty, "log_l2": penalty}
 
 
-def run(train, valid, test, setting: Setting, seed=0, batch_size=50, methods=METHODS) -> dict:
+def run(
+    train: mnist_slices.Examples,
+    valid: mnist_slices.Examples,
+    test: mnist_slices.Examples,
+    setting: Setting,
+    seed: int = 0,
+    batch_size: int = 50,
+    methods: Sequence[str] = METHODS,
+) -> dict:
     """Tunes one network by several methods.
 
     Args:

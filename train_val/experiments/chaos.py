@@ -26,6 +26,8 @@ if __name__ == "__main__":
     experiment_flags.begin("chaos", __doc__)
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -45,10 +47,17 @@ BOUNDS = (1e1, 1e2, 1e3, 1e4, 1e6, math.inf)
 CURVES = ("log_rate", "loss", "gradient", "growth")
 
 
-def describe(train, seed=0, sizes=SIZES, steps=50, batch_size=250, momentum=0.9):
+def describe(
+    train: mnist_slices.Examples,
+    seed: int = 0,
+    sizes: Sequence[int] = SIZES,
+    steps: int = 50,
+    batch_size: int = 250,
+    momentum: float = 0.9,
+) -> tuple[hypergrad.Problem, list[tf.Tensor]]:
     """Returns the problem and the first weights."""
 
-    def train_loss(weights, hyper, step, batch):
+    def train_loss(weights: Any, hyper: Any, step: tf.Tensor, batch: Any) -> tf.Tensor:
         del hyper, step
         return mnist_slices.cross_entropy(weights, mnist_slices.Examples(*batch))
 
@@ -62,7 +71,15 @@ def describe(train, seed=0, sizes=SIZES, steps=50, batch_size=250, momentum=0.9)
     return problem, mnist_slices.normal_weights(sizes, math.exp(-2), seed)
 
 
-def run(train, seed=0, points=400, sizes=SIZES, steps=50, batch_size=250, momentum=0.9) -> dict:
+def run(
+    train: mnist_slices.Examples,
+    seed: int = 0,
+    points: int = 400,
+    sizes: Sequence[int] = SIZES,
+    steps: int = 50,
+    batch_size: int = 250,
+    momentum: float = 0.9,
+) -> dict:
     """Trains with one learning rate after the other.
 
     Args:
@@ -100,7 +117,7 @@ def run(train, seed=0, points=400, sizes=SIZES, steps=50, batch_size=250, moment
     return found
 
 
-def agreement(found) -> np.ndarray:
+def agreement(found: dict) -> np.ndarray:
     """Returns whether the signs of derivative and trend agree, [points].
 
     The trend is the difference of the losses `TREND` to the right and to the left (at least one
@@ -115,7 +132,7 @@ def agreement(found) -> np.ndarray:
     return np.where(np.isfinite(product) & (product != 0), product > 0, np.nan)
 
 
-def by_rate(runs) -> list[tuple]:
+def by_rate(runs: dict) -> list[tuple]:
     """Returns low, high, agreement, median |derivative|, median growth, points; by `EDGES`."""
     x, slope, growth, agree = _joined(runs)
     rows = []
@@ -135,7 +152,7 @@ def by_rate(runs) -> list[tuple]:
     return rows
 
 
-def by_bound(runs) -> list[tuple]:
+def by_bound(runs: dict) -> list[tuple]:
     """Returns bound, share refused, agreement of what is accepted and of what is refused."""
     _, _, growth, agree = _joined(runs)
     told = np.isfinite(agree)
@@ -149,22 +166,22 @@ def by_bound(runs) -> list[tuple]:
     return rows
 
 
-def _joined(runs):
+def _joined(runs: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     columns = [np.concatenate([run[name] for run in runs.values()]) for name in CURVES]
     return columns[0], columns[2], columns[3], np.concatenate([agreement(r) for r in runs.values()])
 
 
-def _mean(values):
+def _mean(values: np.ndarray) -> float:
     return float(np.mean(values)) if len(values) else math.nan
 
 
-def best(found) -> tuple[float, float, float]:
+def best(found: dict) -> tuple[float, float, float]:
     """Returns where the loss is least: log learning rate, loss, growth there."""
     i = int(np.nanargmin(found["loss"]))
     return found["log_rate"][i], found["loss"][i], found["growth"][i]
 
 
-def as_markdown(runs) -> str:
+def as_markdown(runs: dict) -> str:
     """Returns the tables by learning rate and by bound, and the best losses."""
     lines = [
         "| log learning rate | sign agrees | median abs. derivative | median growth | points |",
@@ -196,7 +213,7 @@ def as_markdown(runs) -> str:
     return "\n".join(lines)
 
 
-def draw(found, path: Path) -> None:
+def draw(found: dict, path: Path) -> None:
     """Draws loss, derivative and growth against the learning rate."""
     import matplotlib.pyplot as plt
 

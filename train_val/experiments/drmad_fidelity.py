@@ -32,6 +32,8 @@ import math
 import statistics
 import time
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -51,24 +53,33 @@ TITLES = {
 }
 
 
-def describe(parameterisation, train, valid, seed, sizes, steps, batch_size, momentum):
+def describe(
+    parameterisation: str,
+    train: mnist_slices.Examples,
+    valid: mnist_slices.Examples,
+    seed: int,
+    sizes: Sequence[int],
+    steps: int,
+    batch_size: int,
+    momentum: float,
+) -> tuple[hypergrad.Problem, list[tf.Tensor], dict[str, Any]]:
     """Returns the problem, the first weights and the hyperparameters."""
     if parameterisation == "transform":
 
-        def parts(weights, hyper):
+        def parts(weights: Any, hyper: Any) -> tuple[list[tf.Tensor], tf.Tensor]:
             seen = [z * tf.exp(t) for z, t in zip(weights, hyper["transform"], strict=True)]
             return seen, math.exp(-4) * tf.add_n([tf.reduce_sum(z**2) for z in weights])
 
         value = 0.0
     else:
 
-        def parts(weights, hyper):
+        def parts(weights: Any, hyper: Any) -> tuple[list[tf.Tensor], tf.Tensor]:
             pairs = zip(weights, hyper["log_l2"], strict=True)
             return weights, tf.add_n([tf.reduce_sum(tf.exp(log) * w**2) for w, log in pairs])
 
         value = -8.0
 
-    def train_loss(weights, hyper, step, batch):
+    def train_loss(weights: Any, hyper: Any, step: tf.Tensor, batch: Any) -> tf.Tensor:
         del step
         seen, penalty = parts(weights, hyper)
         return mnist_slices.cross_entropy(seen, mnist_slices.Examples(*batch)) + penalty
@@ -85,20 +96,20 @@ def describe(parameterisation, train, valid, seed, sizes, steps, batch_size, mom
     return problem, weights, hyper
 
 
-def flat(leaves) -> np.ndarray:
+def flat(leaves: Any) -> np.ndarray:
     """Returns arrays as one vector."""
     return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in leaves])
 
 
-def units(leaves) -> np.ndarray:
+def units(leaves: Any) -> np.ndarray:
     """Returns the mean over the outgoing weights of every input unit."""
     return flat([np.asarray(leaf).mean(1) for leaf in leaves if leaf.shape.rank == 2])
 
 
-def compare(got, exact, direct) -> dict[str, float]:
+def compare(got: Any, exact: Any, direct: Any) -> dict[str, float]:
     """Compares two gradients of the weights' structure, of which one part is the direct term."""
 
-    def cosine(a, b):
+    def cosine(a: np.ndarray, b: np.ndarray) -> float:
         size = np.linalg.norm(a) * np.linalg.norm(b)
         return float(a @ b / size) if size else 0.0
 
@@ -114,15 +125,15 @@ def compare(got, exact, direct) -> dict[str, float]:
 
 
 def run(
-    parameterisation,
-    train,
-    valid,
-    seed=0,
-    sizes=SIZES,
-    steps=2000,
-    batch_size=50,
-    momentum=0.95,
-    lengths=None,
+    parameterisation: str,
+    train: mnist_slices.Examples,
+    valid: mnist_slices.Examples,
+    seed: int = 0,
+    sizes: Sequence[int] = SIZES,
+    steps: int = 2000,
+    batch_size: int = 50,
+    momentum: float = 0.95,
+    lengths: Sequence[int] | None = None,
 ) -> dict[str, dict]:
     """Compares all estimators with the exact hypergradient.
 
@@ -150,14 +161,14 @@ def run(
     seconds = time.perf_counter() - began
     direct = _direct_term(problem, exact.weights, hyper)[parameterisation]
 
-    def drmad(**options):
+    def drmad(**options: Any) -> Any:
         with warnings.catch_warnings():
             # That it diverges with many points is what the table shows.
             warnings.simplefilter("ignore", hypergrad.DrmadDivergedWarning)
             result = hypergrad.drmad(problem, weights, hyper, **options)
         return result.hypergradient[parameterisation]
 
-    def truncated(window):
+    def truncated(window: int) -> Any:
         result = hypergrad.truncated(
             problem, weights, hyper, window=window, per_step=False, largest_growth=None
         )
@@ -194,7 +205,7 @@ def run(
     }
 
 
-def _direct_term(problem, weights, hyper):
+def _direct_term(problem: hypergrad.Problem, weights: Any, hyper: Any) -> Any:
     """Returns the gradient of the validation loss with the weights held."""
     with tf.GradientTape() as tape:
         tape.watch(hyper)

@@ -33,7 +33,7 @@ def update(
     )
     rate = tf.cast(learning_rate, tf.float64) / (1 - FORGETTING ** (time + 1))
 
-    def move(w, m, v):
+    def move(w: tf.Tensor, m: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
         size = tf.sqrt(v / (1 - BETA2 ** (time + 1))) + EPSILON
         return w - tf.cast(rate, w.dtype) * m / size
 

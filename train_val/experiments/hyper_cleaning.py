@@ -29,6 +29,7 @@ if __name__ == "__main__":
     experiment_flags.begin("hyper_cleaning", __doc__)
 
 import statistics
+from typing import Any
 
 import keras
 import numpy as np
@@ -68,19 +69,23 @@ def first_weights(pixels: int) -> list[tf.Tensor]:
     return [tf.zeros([10, pixels]), tf.zeros([10])]
 
 
-def logits_of(weights, images: tf.Tensor) -> tf.Tensor:
+def logits_of(weights: Any, images: tf.Tensor) -> tf.Tensor:
     """Returns logits [N, 10]."""
     return tf.matmul(images, weights[0], transpose_b=True) + weights[1]
 
 
-def weighted_loss(weights, of_examples: tf.Tensor | float, examples) -> tf.Tensor:
+def weighted_loss(
+    weights: Any, of_examples: tf.Tensor | float, examples: mnist_slices.Examples
+) -> tf.Tensor:
     """Returns the mean of the examples' cross entropies, each times its weight."""
     logits = logits_of(weights, examples.images)
     each = tf.nn.sparse_softmax_cross_entropy_with_logits(examples.labels, logits)
     return tf.reduce_mean(of_examples * each)
 
 
-def training(train, outer, steps: int, rate: float = RATE) -> hypergrad.Problem:
+def training(
+    train: mnist_slices.Examples, outer: mnist_slices.Examples, steps: int, rate: float = RATE
+) -> hypergrad.Problem:
     """Returns full steps of gradient descent on a weighted loss, measured on other examples."""
     return hypergrad.Problem(
         lambda weights, hyper, step: weighted_loss(weights, hyper["weights"], train),
@@ -96,7 +101,14 @@ def f1(weights: np.ndarray, wrong: np.ndarray) -> float:
     return float(2 * (called & wrong).sum() / (called.sum() + wrong.sum()))
 
 
-def compare(train, valid, test, wrong: np.ndarray, learned: np.ndarray, steps: int) -> dict:
+def compare(
+    train: mnist_slices.Examples,
+    valid: mnist_slices.Examples,
+    test: mnist_slices.Examples,
+    wrong: np.ndarray,
+    learned: np.ndarray,
+    steps: int,
+) -> dict:
     """Trains on training and validation examples together, with the weights of every row.
 
     Args:
@@ -134,17 +146,17 @@ def compare(train, valid, test, wrong: np.ndarray, learned: np.ndarray, steps: i
 
 
 def run(
-    pool,
-    test,
-    seed=0,
-    iterations=200,
-    examples=1000,
-    share=0.5,
-    total=300.0,
-    steps=500,
-    last_steps=4000,
-    rate=0.005,
-    folder=None,
+    pool: mnist_slices.Examples,
+    test: mnist_slices.Examples,
+    seed: int = 0,
+    iterations: int = 200,
+    examples: int = 1000,
+    share: float = 0.5,
+    total: float = 300.0,
+    steps: int = 500,
+    last_steps: int = 4000,
+    rate: float = 0.005,
+    folder: Path | None = None,
 ) -> dict:
     """Corrupts, learns the weights and trains with them.
 

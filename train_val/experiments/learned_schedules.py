@@ -25,6 +25,7 @@ if __name__ == "__main__":
         __doc__, experiment_flags.definer("learned_schedules"), experiment_flags.check_flags
     )
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,13 @@ LAYERS = [f"{kind} {i + 1}" for i in range(len(SIZES) - 1) for kind in ("weights
 class Schedules:
     """The problem, in the parameters that are learned."""
 
-    def __init__(self, train, sizes=SIZES, steps: int = 100, batch_size: int = 200) -> None:
+    def __init__(
+        self,
+        train: mnist_slices.Examples,
+        sizes: Sequence[int] = SIZES,
+        steps: int = 100,
+        batch_size: int = 200,
+    ) -> None:
         """Describes the training.
 
         Args:
@@ -58,13 +65,13 @@ class Schedules:
         shapes = mnist_slices.shapes_of(sizes)
         self.layers, self.steps = len(shapes), steps
 
-        def initial(hyper, seed):
+        def initial(hyper: Any, seed: tf.Tensor) -> list[tf.Tensor]:
             return [
                 tf.exp(hyper["log_scale"][i]) * tf.random.stateless_normal(shape, [seed, i])
                 for i, shape in enumerate(shapes)
             ]
 
-        def train_loss(weights, hyper, step, seed):
+        def train_loss(weights: Any, hyper: Any, step: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
             del hyper
             count = train.labels.shape[0]
             chosen = tf.random.stateless_uniform(
@@ -90,7 +97,9 @@ class Schedules:
             "log_scale": tf.fill([self.layers], -3.0),
         }
 
-    def differentiate(self, learned: dict[str, tf.Tensor], seed: int):
+    def differentiate(
+        self, learned: dict[str, tf.Tensor], seed: int
+    ) -> tuple[hypergrad.Result, dict[str, tf.Tensor]]:
         """Returns the result of a training, and its gradient in the learned parameters."""
         rate, momentum = tf.exp(learned["log_rate"]), tf.sigmoid(learned["logit_momentum"])
         result = hypergrad.reversible(
@@ -107,7 +116,16 @@ class Schedules:
         }
 
 
-def run(train, valid, test, seed=0, iterations=50, rate=0.04, outer_adam="hips", **problem) -> dict:
+def run(
+    train: mnist_slices.Examples,
+    valid: mnist_slices.Examples,
+    test: mnist_slices.Examples,
+    seed: int = 0,
+    iterations: int = 50,
+    rate: float = 0.04,
+    outer_adam: str = "hips",
+    **problem: Any,
+) -> dict:
     """Learns the schedules.
 
     Args:
@@ -145,7 +163,7 @@ def run(train, valid, test, seed=0, iterations=50, rate=0.04, outer_adam="hips",
     return curves | arrays | {"bits": result.info["bits"]}
 
 
-def average(train, seeds: int, **problem) -> dict[str, Any]:
+def average(train: mnist_slices.Examples, seeds: int, **problem: Any) -> dict[str, Any]:
     """Returns the first hypergradient in the logarithms of the learning rates.
 
     Args:
@@ -179,7 +197,7 @@ def roughness(curves: np.ndarray) -> np.ndarray:
     return np.mean(np.diff(curves, axis=0) ** 2, 0) / np.var(curves, 0)
 
 
-def draw(run, path: Path) -> None:
+def draw(run: dict, path: Path) -> None:
     """Draws the schedules of the layers' weights and the curves."""
     import matplotlib.pyplot as plt
 
@@ -198,7 +216,7 @@ def draw(run, path: Path) -> None:
     plt.close(figure)
 
 
-def draw_average(found, path: Path, seeds: int) -> None:
+def draw_average(found: dict, path: Path, seeds: int) -> None:
     """Draws the first hypergradient of the layers' weights: one seed's, and the average."""
     import matplotlib.pyplot as plt
 
@@ -215,7 +233,7 @@ def draw_average(found, path: Path, seeds: int) -> None:
     plt.close(figure)
 
 
-def average_as_markdown(found) -> str:
+def average_as_markdown(found: dict) -> str:
     """Returns a table of roughness by layer."""
     lines = ["| weights of layer | roughness of one seed, mean | of the average |", "|---|---|---|"]
     one, mean = found["roughness"].mean(0), roughness(found["mean"])

@@ -22,6 +22,7 @@ if __name__ == "__main__":
     )
 
 import math
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -35,7 +36,13 @@ FLAGS = flags.FLAGS
 STEPS, L2 = 20, 0.01
 
 
-def run(valid, test, seed: int = 0, iterations: int = 40, rate: float = 1.0) -> dict:
+def run(
+    valid: mnist_slices.Examples,
+    test: mnist_slices.Examples,
+    seed: int = 0,
+    iterations: int = 40,
+    rate: float = 1.0,
+) -> dict:
     """Learns ten images.
 
     Args:
@@ -50,7 +57,7 @@ def run(valid, test, seed: int = 0, iterations: int = 40, rate: float = 1.0) -> 
     """
     labels = tf.range(10)
 
-    def train_loss(weights, hyper, step):
+    def train_loss(weights: Any, hyper: Any, step: tf.Tensor) -> tf.Tensor:
         del step
         penalty = L2 * tf.add_n([tf.reduce_sum(leaf**2) for leaf in weights])
         return (
@@ -77,7 +84,7 @@ def run(valid, test, seed: int = 0, iterations: int = 40, rate: float = 1.0) -> 
     return curves | {"images": last.numpy().tolist()}
 
 
-def draw(images, path: Path) -> None:
+def draw(images: Any, path: Path) -> None:
     """Draws the ten images in a row."""
     import matplotlib.pyplot as plt
 

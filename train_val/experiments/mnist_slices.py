@@ -22,12 +22,15 @@ def load_slices(data_dir: str | None, sizes: Sequence[int], centred: bool = True
     """Cuts the 70,000 images, training images first, into consecutive slices.
 
     Args:
-      data_dir: As for `load_mnist`.
+      data_dir: The folder of the files, as for `load_mnist`.
       sizes: The slices' lengths.
       centred: Whether the mean training image is subtracted from pixels / 255.
 
     Returns:
-      As many sets of examples.
+      A set of examples for each slice.
+
+    Raises:
+      ValueError: If the slices have more images than there are.
     """
     parts = [load_mnist(data_dir, part, "") for part in ("meta_train", "train", "test")]
     pixels = np.concatenate([part.images for part in parts]).reshape(-1, 784)
@@ -59,7 +62,7 @@ def shapes_of(sizes: Sequence[int]) -> list[list[int]]:
 
 
 def normal_weights(sizes: Sequence[int], scale: float, seed: int) -> list[tf.Tensor]:
-    """Returns normal weights and biases of one standard deviation, float32."""
+    """Returns normally distributed weights and biases, all of the same deviation, float32."""
     random = np.random.default_rng(seed)
     return [
         tf.constant(scale * random.normal(size=shape), tf.float32) for shape in shapes_of(sizes)

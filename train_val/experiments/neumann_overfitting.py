@@ -32,6 +32,7 @@ if __name__ == "__main__":
     )
 
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -53,7 +54,9 @@ DAMPINGS = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3)
 TOLERANCE = 1e-4
 
 
-def make_problem(train, valid, steps: int) -> hypergrad.Problem:
+def make_problem(
+    train: mnist_slices.Examples, valid: mnist_slices.Examples, steps: int
+) -> hypergrad.Problem:
     """Returns training for some steps, with a penalty for every weight."""
     return hypergrad.Problem(
         lambda weights, hyper, step: (
@@ -65,13 +68,13 @@ def make_problem(train, valid, steps: int) -> hypergrad.Problem:
     )
 
 
-def penalty(weights, hyper) -> tf.Tensor:
+def penalty(weights: Any, hyper: Any) -> tf.Tensor:
     """Returns Σ exp(l) w²."""
     pairs = zip(weights, hyper["log_l2"], strict=True)
     return tf.add_n([tf.reduce_sum(tf.exp(log) * leaf**2) for leaf, log in pairs])
 
 
-def first_weights(sizes, seed: int) -> list[tf.Tensor]:
+def first_weights(sizes: Sequence[int], seed: int) -> list[tf.Tensor]:
     """Returns normal weights of variance 1 / inputs, and biases of zero."""
     normal = mnist_slices.normal_weights(sizes, 1.0, seed)
     return [
@@ -80,7 +83,17 @@ def first_weights(sizes, seed: int) -> list[tf.Tensor]:
     ]
 
 
-def learn(train, valid, test, terms, seed=0, sizes=SIZES, iterations=300, steps=10, keep=()):
+def learn(
+    train: mnist_slices.Examples,
+    valid: mnist_slices.Examples,
+    test: mnist_slices.Examples,
+    terms: int,
+    seed: int = 0,
+    sizes: Sequence[int] = SIZES,
+    iterations: int = 300,
+    steps: int = 10,
+    keep: Sequence[int] = (),
+) -> tuple[dict[str, list[float]], dict[int, Any]]:
     """Learns the penalties.
 
     Args:
@@ -125,12 +138,14 @@ def learn(train, valid, test, terms, seed=0, sizes=SIZES, iterations=300, steps=
     return curves, kept
 
 
-def read(variables) -> dict[str, Any]:
+def read(variables: Sequence[tf.Variable]) -> dict[str, Any]:
     """Returns the hyperparameters as they stand."""
     return {"log_l2": [tf.identity(variable) for variable in variables]}
 
 
-def compare(train, valid, weights, hyper) -> dict[str, Any]:
+def compare(
+    train: mnist_slices.Examples, valid: mnist_slices.Examples, weights: Any, hyper: Any
+) -> dict[str, Any]:
     """Compares the hypergradients of all K with exact ones, at given weights.
 
     Args:
@@ -146,12 +161,12 @@ def compare(train, valid, weights, hyper) -> dict[str, Any]:
     """
     problem = make_problem(train, valid, 1)
 
-    def solve(solver):
+    def solve(solver: Any) -> tuple[np.ndarray, dict[str, Any]]:
         found = hypergrad.implicit(problem, weights, hyper, solver=solver, train_first=False)
         leaves = found.hypergradient["log_l2"]
         return np.concatenate([np.ravel(leaf) for leaf in leaves]).astype(np.float64), found.info
 
-    def exact():
+    def exact() -> tuple[float, np.ndarray, dict[str, Any]]:
         for damping in DAMPINGS:
             try:
                 return damping, *solve(
@@ -196,7 +211,15 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
-def run(train, valid, test, seed=0, sizes=SIZES, iterations=300, **options) -> dict[str, Any]:
+def run(
+    train: mnist_slices.Examples,
+    valid: mnist_slices.Examples,
+    test: mnist_slices.Examples,
+    seed: int = 0,
+    sizes: Sequence[int] = SIZES,
+    iterations: int = 300,
+    **options: Any,
+) -> dict[str, Any]:
     """Learns with every K, and compares on the way of the longest series.
 
     Args:

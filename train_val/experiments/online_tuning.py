@@ -27,6 +27,7 @@ if __name__ == "__main__":
     experiment_flags.begin("online_tuning", __doc__)
 
 import statistics
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -43,16 +44,16 @@ NO_MOVES = "no moves"
 
 
 def run(
-    train,
-    valid,
-    test,
-    seed=0,
-    iterations=20,
-    sizes=SIZES,
-    steps=200,
-    every=100,
-    batch_size=100,
-    methods=METHODS,
+    train: mnist_slices.Examples,
+    valid: mnist_slices.Examples,
+    test: mnist_slices.Examples,
+    seed: int = 0,
+    iterations: int = 20,
+    sizes: Sequence[int] = SIZES,
+    steps: int = 200,
+    every: int = 100,
+    batch_size: int = 100,
+    methods: Sequence[str] = METHODS,
 ) -> dict:
     """Tunes by several methods, all with as many steps of training in all.
 
@@ -75,7 +76,7 @@ def run(
     """
     weights, found = first_weights(mnist_slices.shapes_of(sizes), seed), {}
 
-    def train_for(count):
+    def train_for(count: int) -> hypergrad.Problem:
         return training(train, valid, count, batch_size, seed)
 
     for method in methods:

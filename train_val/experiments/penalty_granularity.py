@@ -27,6 +27,8 @@ if __name__ == "__main__":
     )
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -46,7 +48,13 @@ LOG_L2 = -4.0
 class Granularity:
     """Training with t, on half of the examples or on all of them."""
 
-    def __init__(self, examples, sizes=SIZES, steps: int = 100, batch_size: int = 200) -> None:
+    def __init__(
+        self,
+        examples: mnist_slices.Examples,
+        sizes: Sequence[int] = SIZES,
+        steps: int = 100,
+        batch_size: int = 200,
+    ) -> None:
         """Describes the training.
 
         Args:
@@ -58,22 +66,22 @@ class Granularity:
         shapes = mnist_slices.shapes_of(sizes)
         count = int(examples.labels.shape[0])
 
-        def chosen(rows):
+        def chosen(rows: tf.Tensor) -> mnist_slices.Examples:
             return mnist_slices.Examples(*(tf.gather(array, rows) for array in examples))
 
-        def halves(seed):
+        def halves(seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             order = tf.random.experimental.stateless_shuffle(tf.range(count), [seed, 1])
             return order[: count // 2], order[count // 2 :]
 
-        def initial(hyper, seed):
+        def initial(hyper: Any, seed: tf.Tensor) -> list[tf.Tensor]:
             del hyper
             return [
                 math.exp(-3) * tf.random.stateless_normal(shape, [seed, 100 + i])
                 for i, shape in enumerate(shapes)
             ]
 
-        def describe(on_all):
-            def train_loss(z, hyper, step, seed):
+        def describe(on_all: bool) -> hypergrad.Problem:
+            def train_loss(z: Any, hyper: Any, step: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
                 rows = tf.range(count) if on_all else halves(seed)[0]
                 drawn = tf.random.stateless_uniform(
                     [batch_size], [seed, 1000 + step], 0, rows.shape[0], tf.int32
@@ -85,7 +93,7 @@ class Granularity:
                     + math.exp(LOG_L2) * penalty
                 )
 
-            def valid_loss(z, hyper, seed):
+            def valid_loss(z: Any, hyper: Any, seed: tf.Tensor) -> tf.Tensor:
                 rows = tf.range(count) if on_all else halves(seed)[1]
                 return mnist_slices.cross_entropy(weights_of(z, hyper), chosen(rows))
 
@@ -104,25 +112,32 @@ class Granularity:
         """Returns t at the beginning, zeros of the kernels' shapes."""
         return [tf.zeros(shape) for shape in self.kernels]
 
-    def differentiate(self, t, seed: int):
+    def differentiate(self, t: Any, seed: int) -> tuple[float, list[tf.Tensor]]:
         """Returns the validation loss after training on one half, and its gradient in t."""
         # Stored states, 1.5 GB: the arithmetic of `reversible` would cost more than the training.
         result = hypergrad.reverse(self._half, None, {"t": t}, seed=seed, per_step=False)
         return float(result.valid_loss), result.hypergradient["t"]
 
-    def train(self, t, seed: int) -> list[tf.Tensor]:
+    def train(self, t: Any, seed: int) -> list[tf.Tensor]:
         """Returns the network's weights after training on all examples."""
         result = hypergrad.train(self._all, None, {"t": t}, seed=seed)
         return weights_of(result.weights, {"t": t})
 
 
-def weights_of(z, hyper) -> list[tf.Tensor]:
+def weights_of(z: Any, hyper: Any) -> list[tf.Tensor]:
     """Returns the network's weights: kernels z exp(t), biases as they are."""
     pairs = zip(z[::2], z[1::2], hyper["t"], strict=True)
     return [part for kernel, bias, t in pairs for part in (kernel * tf.exp(t), bias)]
 
 
-def run(examples, test, seed=0, stages=STAGES, rate=0.1, **problem) -> dict:
+def run(
+    examples: mnist_slices.Examples,
+    test: mnist_slices.Examples,
+    seed: int = 0,
+    stages: Sequence[tuple[str, int]] = STAGES,
+    rate: float = 0.1,
+    **problem: Any,
+) -> dict:
     """Learns t, ever more finely.
 
     Args:
@@ -165,7 +180,7 @@ def run(examples, test, seed=0, stages=STAGES, rate=0.1, **problem) -> dict:
     return found
 
 
-def as_markdown(runs, stages=STAGES) -> str:
+def as_markdown(runs: dict, stages: Sequence[tuple[str, int]] = STAGES) -> str:
     """Returns a table of test losses at the beginning and after each stage."""
     lines = ["| seed | before | " + " | ".join(f"after {n} x {s}" for s, n in stages) + " |"]
     lines.append("|---" * (2 + len(stages)) + "|")
@@ -181,7 +196,7 @@ def as_markdown(runs, stages=STAGES) -> str:
     return "\n".join(lines)
 
 
-def draw(runs, path: Path, stages=STAGES) -> None:
+def draw(runs: dict, path: Path, stages: Sequence[tuple[str, int]] = STAGES) -> None:
     """Draws the test losses against the steps, and the penalties of the pixels at the end."""
     import matplotlib.pyplot as plt
 

@@ -31,7 +31,7 @@ if __name__ == "__main__":
 
     experiment_flags.begin("rgd_nn", __doc__)
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -100,7 +100,7 @@ class Setting:
         )
         self._derivatives = tf.function(self._derive, autograph=False)
 
-    def floor(self, data) -> float:
+    def floor(self, data: Any) -> float:
         """Returns the loss of the best line, which no rate gets below on `train`."""
         x, y = self.train
         line = np.linalg.lstsq(np.hstack([x, np.ones_like(x)]), y, rcond=None)[0]
@@ -139,7 +139,7 @@ class Setting:
             "momentum": np.zeros(len(sizes)),
         }
 
-        def add(name, part) -> None:
+        def add(name: str, part: np.ndarray) -> None:
             kept = 0.0 if "last" in defects else found[name]
             found[name] = kept + np.bincount(block, part)
 
@@ -166,14 +166,14 @@ class Setting:
         result = hypergrad.train(self.problem, self.weights, hyper)
         return float(result.valid_loss), float(mean_square(result.weights, *self.test))
 
-    def _flat(self):
+    def _flat(self) -> np.ndarray:
         return np.concatenate([np.ravel(leaf) for leaf in self.weights])
 
-    def _at(self, vector, data):
+    def _at(self, vector: np.ndarray, data: Any) -> tuple[np.ndarray, np.ndarray]:
         gradient, hessian = self._derivatives(tf.constant(vector), *map(tf.constant, data))
         return gradient.numpy(), hessian.numpy()
 
-    def _derive(self, vector, x, y):
+    def _derive(self, vector: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as outer:
             outer.watch(vector)
             with tf.GradientTape() as inner:
@@ -238,7 +238,7 @@ def tune(setting: Setting, names: Collection[str], iterations: int, rate: float)
     )
     losses = [setting.loss(setting.start)]
 
-    def steps():
+    def steps() -> Iterator[None]:
         while len(losses) <= iterations:
             yield
             losses.append(setting.loss({**setting.start, **outer.hyperparameters}))
@@ -247,7 +247,9 @@ def tune(setting: Setting, names: Collection[str], iterations: int, rate: float)
     return as_curves(setting, losses, {**setting.start, **outer.hyperparameters})
 
 
-def as_curves(setting: Setting, losses, hyper) -> dict[str, list]:
+def as_curves(
+    setting: Setting, losses: Sequence[tuple[float, float]], hyper: dict[str, Any]
+) -> dict[str, list]:
     """Returns what the losses have above the best line, and the last hyperparameters."""
     train, test = zip(*losses, strict=True)
     return {
@@ -257,7 +259,9 @@ def as_curves(setting: Setting, losses, hyper) -> dict[str, list]:
     }
 
 
-def run(name: str, seed: int = 0, iterations: int = 100, rate: float = 0.02, **options) -> dict:
+def run(
+    name: str, seed: int = 0, iterations: int = 100, rate: float = 0.02, **options: Any
+) -> dict:
     """Compares first gradients and tunes an example.
 
     Args:

@@ -45,7 +45,7 @@ BACKWARD: dict[str, Any] = {"steps": 46, "rate": math.exp(-5.5), "momentum": 0.8
 LEARNED = {"steps": 50, "log_rate": -4.5, "logit_momentum": math.log(0.99 / 0.01)}
 
 
-def loss(w):
+def loss(w: tf.Tensor) -> tf.Tensor:
     """Returns the loss of weights [..., 2], in their dtype."""
     x, y = w[..., 0], w[..., 1]
     r = 100 * (y - x * x) ** 2 + (1 - x) ** 2 + 200 * x
@@ -53,7 +53,7 @@ def loss(w):
 
 
 @tf.function
-def _gradient(w):
+def _gradient(w: tf.Tensor) -> tf.Tensor:
     with tf.GradientTape() as tape:
         tape.watch(w)
         value = loss(w)
@@ -95,7 +95,9 @@ def there_and_back(
     return np.array(forward), np.array(back[::-1])
 
 
-def there_and_back_exactly(steps: int, rate: float, momentum: float):
+def there_and_back_exactly(
+    steps: int, rate: float, momentum: float
+) -> tuple[np.ndarray, np.ndarray, bool, float]:
     """Trains in fixed point, and takes every step back through the information buffer.
 
     Args:
@@ -127,7 +129,7 @@ def there_and_back_exactly(steps: int, rate: float, momentum: float):
     return np.array(forward), np.array(back[::-1]), run.is_back, bits
 
 
-def learn(iterations=3, rate=0.01, mass=0.9, **learned) -> dict:
+def learn(iterations: int = 3, rate: float = 0.01, mass: float = 0.9, **learned: Any) -> dict:
     """Learns schedules of learning rate and momentum by descent with momentum (M1).
 
     Args:
@@ -165,7 +167,7 @@ def learn(iterations=3, rate=0.01, mass=0.9, **learned) -> dict:
     return curves | {"learning_rate": a.tolist(), "momentum": mu.tolist()}
 
 
-def _path(rates, momenta):
+def _path(rates: np.ndarray, momenta: np.ndarray) -> list[list[float]]:
     w, v = np.array(START), np.zeros(2)
     path = [w]
     for a, mu in zip(rates, momenta, strict=True):
@@ -178,8 +180,8 @@ def _path(rates, momenta):
 def run() -> dict:
     """Returns the ways of all arithmetics, their distances from the start, and what is learned."""
     ways = {name: there_and_back(name, **BACKWARD) for name in DTYPES}
-    *exact, is_back, bits = there_and_back_exactly(**BACKWARD)
-    ways["fixed point"] = tuple(exact)
+    forward, back, is_back, bits = there_and_back_exactly(**BACKWARD)
+    ways["fixed point"] = forward, back
     return {
         "ways": {name: [path.tolist() for path in pair] for name, pair in ways.items()},
         "distance": {
@@ -192,7 +194,7 @@ def run() -> dict:
     }
 
 
-def as_markdown(found) -> str:
+def as_markdown(found: dict) -> str:
     """Returns the table of distances and the losses of the learned schedules."""
     lines = ["| arithmetic | distance from the start after the way back |", "|---|---|"]
     lines += [f"| {name} | {value:.3g} |" for name, value in found["distance"].items()]
@@ -205,7 +207,7 @@ def as_markdown(found) -> str:
     return "\n".join(lines)
 
 
-def _surface(axis) -> None:
+def _surface(axis: Any) -> None:
     x, y = np.meshgrid(np.linspace(-1, 2.4, 100), np.linspace(-1, 5, 100))
     z = loss(tf.constant(np.stack([x, y], -1))).numpy()
     axis.contour(x, y, z, 14, colors="0.8", linewidths=0.6)
@@ -213,7 +215,7 @@ def _surface(axis) -> None:
     axis.set(xlabel="weight 1", ylabel="weight 2", xlim=(-1, 2.4), ylim=(-1, 5))
 
 
-def draw(found, path: Path) -> None:
+def draw(found: dict, path: Path) -> None:
     """Draws the way forward and both ways back, and the trainings of the learned schedules."""
     import matplotlib.pyplot as plt
 

@@ -22,6 +22,7 @@ if __name__ == "__main__":
     )
 
 import math
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -34,7 +35,16 @@ from train_val.experiments import mnist_slices, reporting
 FLAGS = flags.FLAGS
 
 
-def run(train, valid, test, seed=0, iterations=50, rate=1000.0, steps=50, batch_size=200) -> dict:
+def run(
+    train: mnist_slices.Examples,
+    valid: mnist_slices.Examples,
+    test: mnist_slices.Examples,
+    seed: int = 0,
+    iterations: int = 50,
+    rate: float = 1000.0,
+    steps: int = 50,
+    batch_size: int = 200,
+) -> dict:
     """Learns the penalties.
 
     Args:
@@ -52,13 +62,13 @@ def run(train, valid, test, seed=0, iterations=50, rate=1000.0, steps=50, batch_
       pixels [784][10].
     """
 
-    def train_loss(weights, hyper, step, batch):
+    def train_loss(weights: Any, hyper: Any, step: tf.Tensor, batch: Any) -> tf.Tensor:
         del step
         pairs = zip(weights, hyper["log_l2"], strict=True)
         penalty = tf.add_n([tf.reduce_sum(tf.exp(log) * leaf**2) for leaf, log in pairs])
         return mnist_slices.cross_entropy(weights, mnist_slices.Examples(*batch)) + penalty
 
-    def valid_loss(weights, hyper):
+    def valid_loss(weights: Any, hyper: Any) -> tf.Tensor:
         size = tf.add_n([tf.reduce_sum(tf.exp(2 * log)) for log in hyper["log_l2"]])
         return mnist_slices.cross_entropy(weights, valid) + 0.01 * size
 
@@ -84,7 +94,7 @@ def run(train, valid, test, seed=0, iterations=50, rate=1000.0, steps=50, batch_
     return curves | {"log_l2": last[0].numpy().tolist()}
 
 
-def draw(run, path: Path) -> None:
+def draw(run: dict, path: Path) -> None:
     """Draws the curves, and the penalties of the pixels of every class."""
     import matplotlib.pyplot as plt
 

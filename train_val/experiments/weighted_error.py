@@ -27,6 +27,8 @@ if __name__ == "__main__":
     experiment_flags.begin("weighted_error", __doc__)
 
 import statistics
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -44,11 +46,17 @@ COURSES = {"learning rate": ("learning_rate",), "everything": tuple(RATES)}
 ROWS = ("before", *COURSES, "both sets")
 
 
-def training(train, valid, steps: int, batch_size: int, seed: int) -> hypergrad.Problem:
+def training(
+    train: mnist_slices.Examples,
+    valid: mnist_slices.Examples,
+    steps: int,
+    batch_size: int,
+    seed: int,
+) -> hypergrad.Problem:
     """Returns T steps on a weighted error, measured on other examples."""
     count = train.labels.shape[0]
 
-    def train_loss(weights, hyper, step, batch):
+    def train_loss(weights: Any, hyper: Any, step: tf.Tensor, batch: Any) -> tf.Tensor:
         del step
         images, labels, which = batch
         each = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits_of(weights, images))
@@ -66,15 +74,15 @@ def training(train, valid, steps: int, batch_size: int, seed: int) -> hypergrad.
 
 
 def run(
-    train,
-    valid,
-    test,
-    seed=0,
-    iterations=20,
-    sizes=SIZES,
-    steps=200,
-    batch_size=100,
-    learning_rate=0.1,
+    train: mnist_slices.Examples,
+    valid: mnist_slices.Examples,
+    test: mnist_slices.Examples,
+    seed: int = 0,
+    iterations: int = 20,
+    sizes: Sequence[int] = SIZES,
+    steps: int = 200,
+    batch_size: int = 100,
+    learning_rate: float = 0.1,
 ) -> dict:
     """Learns by both courses.
 
@@ -101,7 +109,7 @@ def run(
         "initial_weights": weights,
     }
 
-    def measured(problem, hyper):
+    def measured(problem: hypergrad.Problem, hyper: Any) -> dict[str, Any]:
         result = hypergrad.train(problem, weights, hyper)
         return {
             "valid_loss": float(result.valid_loss),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
 
 
@@ -99,7 +101,13 @@ def softmax(
     return _perceptron("softmax", shape, ((classes, None, "output"),), seed, dtype)
 
 
-def _perceptron(title, shape, widths, seed, dtype):
+def _perceptron(
+    title: str,
+    shape: tuple[int, int, int],
+    widths: Sequence[tuple[int, str | None, str]],
+    seed: int,
+    dtype: str,
+) -> keras.Model:
     """Dense layers of (units, activation, name), all weights and biases normal with 0.01."""
     layers = keras.layers
     return keras.Sequential(

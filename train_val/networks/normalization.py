@@ -52,7 +52,7 @@ class ExactBatchNormalization(keras.layers.Layer):
         shape = [1] * rank
         shape[channels] = inputs.shape[channels]
 
-        def spread(values):
+        def spread(values: Any) -> tf.Tensor:
             return tf.reshape(tf.convert_to_tensor(values), shape)
 
         if training:

@@ -152,13 +152,17 @@ class _Builder:
         x = ExactBatchNormalization(axis, name=f"{name}norm", dtype=self.dtype)(x)
         return keras.layers.ReLU(name=f"{name}relu", dtype=self.dtype)(x)
 
-    def stage(self, x: Any, number: int, width: int, blocks: int, strides: int, bottleneck: bool):
+    def stage(
+        self, x: Any, number: int, width: int, blocks: int, strides: int, bottleneck: bool
+    ) -> Any:
         for block in range(blocks):
             name = f"stage{number}_block{block + 1}_"
             x = self.block(x, width, strides if block == 0 else 1, bottleneck, block == 0, name)
         return x
 
-    def block(self, x: Any, width: int, strides: int, bottleneck: bool, first: bool, name: str):
+    def block(
+        self, x: Any, width: int, strides: int, bottleneck: bool, first: bool, name: str
+    ) -> Any:
         shortcut = x
         x = self.normalize(x, f"{name}1_")
         widths = [width, width, 4 * width] if bottleneck else [width, width]

@@ -69,14 +69,17 @@ class Name:
 
     @classmethod
     def parse(cls, text: str, dynamics: hypergrad.Dynamics) -> Name:
-        """Reads one.
+        """Reads a hyperparameter.
 
         Args:
           text: `NAME` or `NAME:GRANULARITY`.
-          dynamics: Whose own hyperparameters are known too.
+          dynamics: The dynamics, whose hyperparameters are names too.
+
+        Returns:
+          The name and the granularity.
 
         Raises:
-          ValueError: If there is no such hyperparameter, or not so fine.
+          ValueError: If there is no such hyperparameter, or it does not have this granularity.
         """
         name, _, granularity = text.partition(":")
         fine: dict[str, tuple[str, ...]] = {
@@ -237,7 +240,7 @@ class Tuning:
         valid = min(valid, max(1, len(data) // 3))
         train = min(train, len(data) - valid)
 
-        def cut(begin, end):
+        def cut(begin: int, end: int) -> ImageData:
             return dataclasses.replace(
                 data, images=data.images[begin:end], labels=data.labels[begin:end]
             )
@@ -264,7 +267,7 @@ class Tuning:
         shape = {"": [], "step": [steps, 1], "layer": [1, layers], "step+layer": [steps, layers]}
         return tf.fill(shape[name.granularity], tf.constant(value, tf.float32))
 
-    def _train_loss(self, weights, hyper, step, seed):
+    def _train_loss(self, weights: Any, hyper: Any, step: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         logits, targets = self._outputs(weights, hyper, step, seed)
         if targets.dtype.is_integer:
             targets = tf.one_hot(targets, self.train.num_classes, dtype=logits.dtype)
@@ -273,7 +276,7 @@ class Tuning:
             losses *= self._batch(hyper["example_weights"], step, seed)
         return tf.reduce_mean(losses) + self._penalty(weights, hyper)
 
-    def _valid_loss(self, weights, hyper):
+    def _valid_loss(self, weights: Any, hyper: Any) -> tf.Tensor:
         del hyper
         inputs, labels = self._valid
         targets = tf.one_hot(labels, self.train.num_classes)
@@ -281,18 +284,20 @@ class Tuning:
             hypergrad.softmax_cross_entropy(targets, self._logits(weights, inputs))
         )
 
-    def _outputs(self, weights, hyper, step, seed):
+    def _outputs(
+        self, weights: Any, hyper: Any, step: tf.Tensor, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         inputs = self._batch(hyper.get("images", self._inputs), step, seed)
         return self._logits(weights, inputs), self._batch(
             hyper.get("labels", self._labels), step, seed
         )
 
-    def _logits(self, weights, inputs):
+    def _logits(self, weights: Any, inputs: tf.Tensor) -> tf.Tensor:
         leaves = [weights[path] for path in self._paths]
         loss = custom_op.losses.get("softmax_cross_entropy")
         return keras_models.outputs_of(self.network.model, leaves, self._state, inputs, loss)
 
-    def _batch(self, rows, step, seed):
+    def _batch(self, rows: tf.Tensor, step: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         if self._batch_size == len(self.train):
             return rows
         chosen = shuffled_indices(
@@ -300,7 +305,7 @@ class Tuning:
         )
         return tf.gather(rows, chosen)
 
-    def _penalty(self, weights, hyper):
+    def _penalty(self, weights: Any, hyper: Any) -> tf.Tensor:
         total = tf.zeros([])
         for name, cost in (
             ("l1", tf.abs),
@@ -319,7 +324,7 @@ class Tuning:
                 total += tf.reduce_sum(factor * cost(weights[path]))
         return total
 
-    def _scaled_weights(self, hyper, seed):
+    def _scaled_weights(self, hyper: Any, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         scale = hyper["initial_scale"]
         return {
             path: mean
@@ -330,7 +335,7 @@ class Tuning:
         }
 
     @functools.cached_property
-    def _moments(self):
+    def _moments(self) -> dict[str, tuple[tf.TensorShape, float, float]]:
         """Of the network's own initial weights, by variable: shape, mean, deviation."""
         found = self.network.task.initialize(self._seed)
         return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -116,7 +116,7 @@ class Problem:
         state = model_state or mlhf.get_model_state(self.model) or {}
         names = sorted(state)
 
-        def enough():
+        def enough() -> Iterator[tf.Tensor]:
             seen = 0
             for inputs, _ in self._population:
                 yield inputs
@@ -129,10 +129,16 @@ class Problem:
         )
         return dict(zip(names, taken, strict=True))
 
-    def _values(self, parameters):
+    def _values(self, parameters: Any) -> list[tf.Tensor]:
         return [parameters[variable.path] for variable in self.model.trainable_variables]
 
-    def _mean(self, parameters, model_state, data, score) -> float:
+    def _mean(
+        self,
+        parameters: Any,
+        model_state: Any,
+        data: ImageData | StoredImages,
+        score: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    ) -> float:
         values = self._values(parameters)
         state = model_state or mlhf.get_model_state(self.model) or {}
         state = [state[name] for name in sorted(state)]
@@ -233,11 +239,11 @@ def _spread(data: ImageData, sample: int | None) -> ImageData:
     return dataclasses.replace(data, images=data.images[chosen], labels=data.labels[chosen])
 
 
-def _hits(outputs, labels):
+def _hits(outputs: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.cast(tf.argmax(outputs, -1, tf.int32) == labels, tf.float64))
 
 
-def _losses(outputs, labels):
+def _losses(outputs: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(
         tf.cast(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, outputs), tf.float64)
     )

@@ -5,6 +5,8 @@ One more is a function here and its row in `train_val/networks/network_table.py`
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 
 from train_val.networks import normalization
@@ -17,7 +19,7 @@ def _check(**sizes: int) -> None:
             raise ValueError(f"Expected {name} of at least 1, got {value}.")
 
 
-def _shrunk(inputs, factor: int):
+def _shrunk(inputs: Any, factor: int) -> Any:
     """Returns images of less pixels, each the mean of a square of `factor` times `factor`."""
     if factor == 1:
         return inputs
@@ -39,7 +41,12 @@ class _Initial:
 
 
 def mlp(
-    shape, classes, seed=0, width: int = 32, depth: int = 1, activation: str = "tanh"
+    shape: tuple[int, int, int],
+    classes: int,
+    seed: int = 0,
+    width: int = 32,
+    depth: int = 1,
+    activation: str = "tanh",
 ) -> keras.Model:
     """Returns `depth` hidden layers of `width` units."""
     _check(width=width, depth=depth)
@@ -56,9 +63,9 @@ def mlp(
 
 
 def convnet(
-    shape,
-    classes,
-    seed=0,
+    shape: tuple[int, int, int],
+    classes: int,
+    seed: int = 0,
     width: int = 8,
     depth: int = 2,
     activation: str = "relu",
@@ -91,9 +98,9 @@ def convnet(
 
 
 def residual(
-    shape,
-    classes,
-    seed=0,
+    shape: tuple[int, int, int],
+    classes: int,
+    seed: int = 0,
     width: int = 8,
     depth: int = 1,
     activation: str = "relu",
@@ -106,7 +113,7 @@ def residual(
     _check(width=width, depth=depth, shrink=shrink)
     layers, initial = keras.layers, _Initial(seed, activation)
 
-    def convolution(x, name):
+    def convolution(x: Any, name: str) -> Any:
         return layers.Conv2D(
             width, 3, padding="same", use_bias=False, kernel_initializer=initial(), name=name
         )(x)
@@ -128,7 +135,14 @@ def residual(
     return keras.Model(inputs, outputs, name="residual")
 
 
-def resnet(shape, classes, seed=0, size: int = 8, width: int = 4, shrink: int = 1) -> keras.Model:
+def resnet(
+    shape: tuple[int, int, int],
+    classes: int,
+    seed: int = 0,
+    size: int = 8,
+    width: int = 4,
+    shrink: int = 1,
+) -> keras.Model:
     """Returns `resnet.cifar_resnet` of `width`, twice and four times `width` channels.
 
     The images are averaged over squares of `shrink` x `shrink` pixels first.

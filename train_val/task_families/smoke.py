@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -90,7 +91,7 @@ def _check(fulfilled: bool, sentence: str) -> None:
         raise AssertionError(f"The task fails: {sentence}")
 
 
-def _same(a, b) -> bool:
+def _same(a: Any, b: Any) -> bool:
     return all(
         np.array_equal(x, y) for x, y in zip(tf.nest.flatten(a), tf.nest.flatten(b), strict=True)
     )

@@ -140,7 +140,15 @@ class _Training:
     """Where a training stands, its steps, and its experience."""
 
     def __init__(
-        self, problem, optimizer, steps, seed, model_dir, snapshots, settings, statistics
+        self,
+        problem: Problem,
+        optimizer: Any,
+        steps: int,
+        seed: int,
+        model_dir: str | Path | None,
+        snapshots: int,
+        settings: dict[str, Any],
+        statistics: str,
     ) -> None:
         if snapshots > steps:
             raise ValueError(
@@ -186,7 +194,14 @@ class _Training:
         self.run.at_close(experience.close)
         return experience
 
-    def go(self, often, eval_steps, progress, on_step, on_not_finite) -> TrainingResult:
+    def go(
+        self,
+        often: tuple[int, float],
+        eval_steps: int,
+        progress: bool,
+        on_step: Callable[[int, dict[str, Any]], None],
+        on_not_finite: Callable[[Callable[[], Any]], None],
+    ) -> TrainingResult:
         run, name = self.run, self.problem.name
         with run.going(self._save, self.steps, *often, progress=progress, desc=name) as bar:
             batches = iter(self.problem.task.batches(run.done))
@@ -223,7 +238,9 @@ class _Training:
     def _initial_state(self) -> Any:
         return self.optimizer.init_for(self.problem.task, self.parameters)
 
-    def _advance(self, inputs, targets, on_not_finite) -> dict[str, Any]:
+    def _advance(
+        self, inputs: Any, targets: Any, on_not_finite: Callable[[Callable[[], Any]], None]
+    ) -> dict[str, Any]:
         started = time.perf_counter()
         objective = self.problem.task.objective(inputs, targets, self.model_state)
         metrics = {"loss": math.nan}

@@ -113,10 +113,8 @@ def make(
 
 
 def _unused(known: Known, meta_ckpt: str | None, given: set[str]) -> list[str]:
-    """Sentences about what was given and this optimizer has no use for.
-
-    Notes and no errors: scripts give all optimizers the same flags.
-    """
+    """Returns a sentence about given flags that this optimizer has no use for, in a list."""
+    # A note and not an error: scripts give all optimizers the same flags.
     left_out = [] if meta_ckpt is None else ["meta_ckpt"]
     left_out += sorted(given & set(RULE) - set(known.flags or ()))
     return [f"{known.name} has no use for {', '.join(left_out)}."] if left_out else []
@@ -153,7 +151,14 @@ def _second_order(
     return Chosen(optimizer, {"rule": json.dumps(arguments)}, [f"{note}."])
 
 
-def _hessian_free(lr, rule, meta_ckpt, given, product_dtype, jit_compile) -> Chosen:
+def _hessian_free(
+    lr: float | None,
+    rule: dict[str, Any],
+    meta_ckpt: str | None,
+    given: set[str],
+    product_dtype: str | None,
+    jit_compile: bool,
+) -> Chosen:
     if meta_ckpt is not None:
         raise ValueError(
             f"y_use=none with d_use=none is plain Hessian-free, which has nothing learned to take "
@@ -182,7 +187,15 @@ def _hessian_free(lr, rule, meta_ckpt, given, product_dtype, jit_compile) -> Cho
     return Chosen(optimizer, settings, notes)
 
 
-def _meta(lr, rule, meta_ckpt, given, product_dtype, jit_compile, detailed) -> Chosen:
+def _meta(
+    lr: float | None,
+    rule: dict[str, Any],
+    meta_ckpt: str | None,
+    given: set[str],
+    product_dtype: str | None,
+    jit_compile: bool,
+    detailed: bool,
+) -> Chosen:
     if meta_ckpt is None:
         raise ValueError(
             "optimizer=meta needs meta_ckpt: the folder of a meta-training (its model_dir), or one "

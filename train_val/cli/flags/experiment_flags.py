@@ -160,9 +160,8 @@ def seeds_of(texts: Sequence[str]) -> list[int]:
       UsageError: If a word is not a whole number.
     """
     try:
-        if not texts or not all(word.isdecimal() for word in texts):
-            raise ValueError
-        return [check_count("seeds", int(word), 0, 2**31 - 1) for word in texts]
+        numbers = [int(word) if word.isdecimal() else word for word in texts or [""]]
+        return [check_count("seeds", number, 0, 2**31 - 1) for number in numbers]
     except ValueError:
         raise UsageError(
             "Expected --seeds as whole numbers from 0 on with commas between, such as 0,1,2, got "

@@ -229,9 +229,7 @@ def numbers(
     for word in texts:
         name, equals, value = word.rpartition("=")
         try:
-            if not (equals or alone):
-                raise ValueError
-            read = float(value)
+            read = float(value if equals or alone else "")
         except ValueError:
             asked = "a number or name=number" if alone else "name=number"
             raise UsageError(f"Expected {flag} as {asked}, got {word!r}.") from None
