@@ -1,7 +1,7 @@
-"""Networks, data sets and command lines."""
+"""The command lines, and the networks and data sets that they use."""
 
 import os
 
 # TensorFlow reads this once, when it is imported: warnings about this machine's processor and
-# missing GPU stay out of the way of what a command says.
+# missing GPU would only hide what a command says.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -34,13 +34,13 @@ FILE_MD5S = {
     "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
 }
 _TIMEOUT_SECONDS = 30
-# More than the archive and a file of it have: what is larger is something else.
+# More than the size of the archive and of a file in it: anything larger is something else.
 _LARGEST_ARCHIVE, _LARGEST_FILE = 400_000_000, 64_000_000
 _CHUNK = 1 << 18
 
 
 class DownloadError(Exception):
-    """The files could not be had; the text says why and what to do."""
+    """Raised when the files can't be downloaded; the text says why and what to do."""
 
 
 def download_and_extract(
@@ -51,20 +51,20 @@ def download_and_extract(
 ) -> bool:
     """Makes `data_dir/cifar-10-batches-bin/` hold the files, complete and correct.
 
-    A download that broke off is continued by the next call. Files appear under their names
-    only when their checksums are right, so that a kill leaves nothing half written.
+    The next call continues a download that broke off. A file gets its name only after its checksum
+    is right, so that a kill leaves nothing half written.
 
     Args:
-      data_dir: Made if it is not there.
-      url: Of the archive.
-      archive_md5: What the archive must have.
-      file_md5s: The names of the files to take out of it, and what each must have.
+      data_dir: The folder; made if it does not exist.
+      url: The address of the archive.
+      archive_md5: The checksum of the archive.
+      file_md5s: The names of the files to take out of the archive, with their checksums.
 
     Returns:
-      False if all files were there and correct, so that nothing was to do.
+      False if all files were there and correct, so that there was nothing to do.
 
     Raises:
-      DownloadError: No network, a wrong checksum, or a folder that cannot be written.
+      DownloadError: If there is no network, a checksum is wrong, or the folder can't be written.
     """
     folder = data_dir / FOLDER
     archive = data_dir / "cifar-10-binary.tar.gz"
@@ -91,7 +91,7 @@ def _download(url: str, archive: Path, md5: str) -> None:
     except urllib.error.HTTPError as error:
         if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise _cannot_download(url, error) from error
-        # All of it is here already (or too much: then the checksum tells).
+        # All of it is here already (or too much, which the checksum will show).
         response = None
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise _cannot_download(url, error) from error
@@ -116,7 +116,7 @@ def _open(url: str, have: int) -> Any:
 
 
 def _write(response: Any, part: Path, have: int, url: str) -> None:
-    """Appends to the part if the server sends the rest, writes it anew if it sends all."""
+    """Appends to the partial file if the server sends the rest; rewrites it if it sends all."""
     if getattr(response, "status", None) != http.client.PARTIAL_CONTENT:
         have = 0
     length = response.headers.get("Content-Length")
@@ -164,7 +164,7 @@ def _cannot_download(url: str, error: Exception) -> DownloadError:
 
 
 def _extract(archive: Path, folder: Path, file_md5s: Mapping[str, str]) -> None:
-    """Takes the known files out of the archive and nothing else, whatever paths it names."""
+    """Extracts the known files from the archive and nothing else, whatever paths it names."""
     folder.mkdir(exist_ok=True)
     missing = dict(file_md5s)
     try:
@@ -192,7 +192,7 @@ def _extract_file(content: IO[bytes], path: Path, md5: str) -> None:
         while chunk := content.read(_CHUNK):
             file.write(chunk)
             if file.tell() > _LARGEST_FILE:
-                break  # which its md5 sum then tells
+                break  # its md5 sum will be wrong
     found = _md5(part)
     if found != md5:
         part.unlink()
@@ -216,14 +216,14 @@ def _has_md5(path: Path, md5: str) -> bool:
 
 
 def run(data_dir: str, url: str) -> None:
-    """What the command line does: `download_and_extract`, and a line that says the outcome.
+    """Runs `download_and_extract` and prints a line with the outcome.
 
     Args:
-      data_dir: Where `cifar-10-batches-bin/` is made.
-      url: Of the archive.
+      data_dir: The folder that `cifar-10-batches-bin/` is made in.
+      url: The address of the archive.
 
     Raises:
-      SystemExit: With the reason, if the files could not be had.
+      SystemExit: If the files can't be downloaded; the text says why.
     """
     folder = Path(data_dir) / FOLDER
     try:
@@ -234,13 +234,13 @@ def run(data_dir: str, url: str) -> None:
 
 
 def define_flags() -> None:
-    """Defines the flags; not at import, where they would clash with another script's."""
+    """Defines the flags; at import they would clash with those of another script."""
     text("data_dir", "./cifar10_data", "The folder that cifar-10-batches-bin/ is made in.", "Files")
     text("url", URL, "The address of the archive of the binary version.", "Files")
 
 
 def main() -> None:
-    """Reads the flags."""
+    """Reads the flags and downloads."""
     run(flags.FLAGS.data_dir, flags.FLAGS.url)
 
 

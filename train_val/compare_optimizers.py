@@ -1,4 +1,4 @@
-"""Optimizers side by side, each at its best: `python train_val/compare_optimizers.py`."""
+"""Compares optimizers, each at its best settings: `python train_val/compare_optimizers.py`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from train_val.problems import image_problems
 
 FLAGS = flags.FLAGS
 define_flags, check_flags = comparison_flags.define_flags, comparison_flags.check_flags
-# The reported steps, if none are asked for: these shares of all.
+# The steps that are reported by default, as shares of all steps.
 SHARES = (0.1, 0.25, 0.5, 1.0)
 
 
@@ -57,12 +57,12 @@ def problem_arguments() -> dict[str, Any]:
 
 
 def reported_steps(steps: int, every: int) -> list[int]:
-    """Returns the steps of the table, at which the loss is measured: those asked for, or a few."""
+    """Returns the steps that the table reports: those of `--report`, or a few."""
     asked = comparison_flags.reported()
     if asked:
         return asked
     shares = {min(steps, max(1, round(share * steps / every)) * every) for share in SHARES}
-    # Accuracy, seconds and target are those of the last step, whether or not a multiple of it.
+    # Accuracy, seconds and target are those of the last step, even if it is no multiple of `every`.
     return sorted({*shares, steps})
 
 
@@ -125,10 +125,13 @@ def alone_in(folder: Path) -> Iterator[None]:
     """Keeps other comparisons out of a folder: two would write into each other's files.
 
     Args:
-      folder: That is there.
+      folder: An existing folder.
+
+    Yields:
+      Nothing.
 
     Raises:
-      ValueError: If another comparison is in it.
+      ValueError: If another comparison uses the folder.
     """
     try:
         lock = DirectoryLock(folder, "comparison")
@@ -148,11 +151,11 @@ def cache_conditions(
     """Returns what runs depend on besides the problem's name and the optimizer.
 
     Args:
-      arguments: Those of `problem_arguments`.
-      problem: That they describe.
+      arguments: The arguments from `problem_arguments`.
+      problem: The problem that they describe.
 
     Returns:
-      A structure of JSON, under which runs are kept.
+      A structure of JSON, which is part of the key that runs are stored under.
     """
     conditions = {
         name: arguments[name]
@@ -160,7 +163,7 @@ def cache_conditions(
         if name in arguments
     }
     if isinstance(problem.train, StoredImages):
-        # Two folders of photographs are one data set to the problem's name.
+        # The problem's name does not distinguish two folders of photographs.
         conditions["num_classes"] = problem.train.num_classes
         conditions["train_images"] = len(problem.train)
         conditions["images"] = problem.image_fingerprint
@@ -170,36 +173,36 @@ def cache_conditions(
 
 
 def explain(steps: int, every: int) -> list[str]:
-    """Returns what a reader has to know, in paragraphs."""
+    """Returns the paragraphs that tell a reader how the comparison was made."""
     seeds = f"{FLAGS.seeds} seeds" if FLAGS.seeds > 1 else "one seed"
     text = (
         "All optimizers see the same objective, the same initial weights and the same batches in "
         f"the same order. Each was tuned on a seed of its own by the training loss after "
-        f"{FLAGS.tuning_steps} steps, its grid continued until the best lay inside it or "
-        f"{FLAGS.tuning_settings} settings were tried (edge), and then run for {steps} steps on "
-        f"{seeds}: medians, with the extremes in brackets (bands in the charts), measured every "
-        f"{every} steps. Tried is how many settings tuning ran."
+        f"{FLAGS.tuning_steps} steps; its grid was continued until the best settings lay inside it "
+        f"or {FLAGS.tuning_settings} settings were tried (edge). It was then run for {steps} steps "
+        f"on {seeds}, measured every {every} steps: medians, with the extremes in brackets (bands "
+        "in the charts). The column tried is the number of settings that tuning ran."
     )
     if not FLAGS.cost_rounds:
-        return [text, "Seconds are of training alone, without tracing and measuring."]
+        return [text, "Seconds are those of training alone, without tracing and measuring."]
     return [
         text,
-        "The cost of a step is its mean time by that of a gradient of the same batch size, timed "
-        "in turns in a process of its own, whose peak memory stands beside it (libraries, data "
-        "and network included). Seconds are steps times that cost times the seconds of a gradient, "
-        "the least measured beside any optimizer: other jobs beside a run do not count in them.",
+        "The cost of a step is its mean time divided by that of a gradient on the same batch size, "
+        "timed alternately in a separate process, whose peak memory is given beside it (libraries, "
+        "data and network included). Seconds are steps times that cost times the seconds of a "
+        "gradient, the least measured beside any optimizer, so that other jobs do not count.",
     ]
 
 
 def conditions_of(problem: Any, target: float | None) -> dict[str, str]:
-    """Returns the conditions of the comparison in words, by name."""
+    """Returns the conditions of the comparison as text, by name."""
     measured = problem.measured_images
     tested = problem.tested_images
     parameters = sum(int(tf.size(v)) for v in problem.model.trainable_variables)
     facts = {
         "problem": problem.task.name,
         "parameters": f"{parameters:,}",
-        "training loss": f"of {measured:,} of the {len(problem.train):,} training images, not "
+        "training loss": f"on {measured:,} of the {len(problem.train):,} training images, not "
         "augmented, with the regularizer",
         "test accuracy": f"on {tested:,} of the {len(problem.test):,} test images",
         "machine": f"{os.cpu_count()} cores, {platform.machine()}"
@@ -210,7 +213,7 @@ def conditions_of(problem: Any, target: float | None) -> dict[str, str]:
         facts["statistics of normalisation"] = (
             "the moving averages that training leaves, as in the paper"
             if problem.statistics == "moving"
-            else f"taken anew from {problem.population_images:,} training images before every "
+            else f"computed anew from {problem.population_images:,} training images before every "
             "measurement"
         )
     if target is not None:

@@ -41,11 +41,11 @@ from train_val.data.tfrecords import index_of
 FLAGS = flags.FLAGS
 define_flags, check_flags = conversion_flags.define_flags, conversion_flags.check_flags
 
-# What a kill leaves behind.
+# The ending of a file that is not finished, which a kill leaves behind.
 _UNFINISHED = ".unfinished"
-# What files of images begin with.
+# The first bytes of image files, by format.
 _FORMATS = {b"\xff\xd8": b"JPEG", b"GI": b"GIF", b"BM": b"BMP"}
-# What is wrong with a file and not with the disk.
+# Errors of a single file, not of the disk.
 _OF_ONE_FILE = (errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENOENT, errno.EPERM)
 
 
@@ -55,9 +55,9 @@ class Conversion:
 
     Attributes:
       written: Images in the files written now.
-      found: Files that were there from an earlier run.
+      found: Files that an earlier run had written.
       left_out: Paths of images that can't be read or decoded, in the files written now.
-      left_out_before: How many images are left out of the files that were there.
+      left_out_before: The number of images left out of the files that an earlier run had written.
     """
 
     written: int
@@ -81,22 +81,22 @@ def convert(
     `validation-00000-of-00128` with the features image/encoded, image/class/label (from 1, in the
     order of the classes' names), image/class/synset, image/filename, image/height, image/width,
     image/format, image/colorspace and image/channels; and `labels.txt` with the classes' names.
-    Images are shuffled and bytes copied as they are. An image that can't be read or decoded is left
-    out, unless they are many: more than 10 and more than a 20th of a part, or all of it.
+    Images are shuffled and their bytes copied unchanged. Images that can't be read or decoded are
+    left out, unless they are more than 10 and more than a 20th of a part, or all of it.
 
-    Each file appears whole or not at all: a conversion that was killed goes on where it was when
-    it is started again with the same arguments.
+    Each file appears whole or not at all: a conversion that was killed continues where it stopped
+    when it is started again with the same arguments.
 
     Args:
-      data_dir: The folder with `train/` and `val/`; without `val/` only the first is converted.
-      output_dir: Where the files go; made if need be.
-      train_shards: Files for the training images.
-      validation_shards: Files for the validation images.
-      seed: Of the shuffling.
+      data_dir: The folder with `train/` and `val/`; without `val/` only `train/` is converted.
+      output_dir: The folder for the files; made if it does not exist.
+      train_shards: The number of files for the training images.
+      validation_shards: The number of files for the validation images.
+      seed: The seed of the shuffling.
       progress: Whether a progress bar is shown.
 
     Returns:
-      What was written and left out.
+      The numbers of images written and left out.
 
     Raises:
       DataError: If there are no images, fewer than files, too many that can't be decoded, a class
@@ -179,7 +179,7 @@ def _convert(
 
 
 def _check_damage(damaged: int, images: int, name: str) -> None:
-    """Refuses a set of images of which too many can't be decoded: it would train on the rest."""
+    """Refuses a set of images if too many can't be decoded: training would only see the rest."""
     if too_many_damaged(damaged, images):
         raise DataError(
             f"Expected {name} images with a few damaged ones at most, found {damaged:,} of"
@@ -189,7 +189,7 @@ def _check_damage(damaged: int, images: int, name: str) -> None:
 
 
 def _check_plan(output_dir: Path, data_dir: Path, parts: list, seed: int) -> None:
-    """Notes what is converted, or checks that an earlier run converted the same."""
+    """Writes a note of what is converted, or checks that an earlier run converted the same."""
     digest = hashlib.sha256()
     for _, images, _ in parts:
         for path in images.paths:
@@ -247,14 +247,14 @@ def _write_shard(
                 if problem is not None:
                     damaged.append(str(source))
                     tqdm.tqdm.write(f"Left out: {shown(source)} {problem}.")
-                    # Before the file counts as done: another run would go on behind it.
+                    # Before the file counts as finished: another run would continue after it.
                     known = damaged_before + len(damaged)
                     _check_damage(known, len(images), path.name.partition("-")[0])
                     continue
                 label = int(images.labels[number])
                 name = images.classes[label]
                 example = _example(content, image.shape, label + 1, name, source)
-                # The order of the features would differ from process to process.
+                # Otherwise the order of the features would differ between processes.
                 writer.write(example.SerializeToString(deterministic=True))
     except tf.errors.OpError as error:
         raise OSError(
@@ -268,7 +268,7 @@ def _write_shard(
 
 
 def _content(path: Path) -> tuple[bytes, str | None]:
-    """Returns a file's bytes, and why there are none if it can't be read."""
+    """Returns a file's bytes; if it can't be read, none and the reason."""
     try:
         return path.read_bytes(), None
     except OSError as error:

@@ -1,8 +1,8 @@
-"""The main job on embedded data: meta-train a small MLHF on digits, then race it.
+"""Meta-trains a small MLHF on digits, then races it against other optimizers.
 
-`scripts/quickstart.sh` runs it. Meta-training sees one part of scikit-learn's digits; the race, on
-fresh weights, another. Every rival is run over a grid of settings and takes part with its best;
-MLHF is run once, with the learning rate that it was meta-trained with.
+`scripts/quickstart.sh` runs it. Meta-training uses one part of scikit-learn's digits; the race
+uses another, with fresh weights. Every rival is run over a grid of settings and takes part with the
+best; MLHF is run once, with the learning rate that it was meta-trained with.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ CG_ITERATIONS = 4
 LEARNING_RATE = 0.3
 META_LEARNING_RATE = 0.03
 META_STEPS = 1200
-# The last quarter of meta-training goes on with a tenth of its learning rate.
+# The last quarter of meta-training uses a tenth of the learning rate.
 SETTLING = 0.75
 STEPS = 50
 EVERY = 5
 REPORT = (10, 25, 50)
 SEEDS = (1, 2, 3)
-# Everybody's grid but MLHF's, which is run as it was meta-trained.
+# The rivals and their grids; MLHF is run as it was meta-trained.
 RIVALS = (
     f"hf:title=Hessian-free:cg={CG_ITERATIONS}:lr=0.2/0.3/0.5/1:damping=1e-8/1e-7/1e-6/1e-5/1e-3/0.1,"
     "momentum:lr=0.01/0.03/0.1/0.3/1/3,"
@@ -87,12 +87,12 @@ def problem(part: str) -> Problem:
 
 
 def record_paths(task: mlhf.Task, seeds: int = 3, steps: int = STEPS) -> PrioritizedReplay:
-    """Returns snapshots along short Hessian-free runs, for rollouts to begin from.
+    """Returns snapshots along short Hessian-free runs, from which rollouts begin.
 
     Args:
-      task: What is trained.
-      seeds: Runs.
-      steps: Of each; every third is kept.
+      task: The task that is trained.
+      seeds: The number of runs.
+      steps: The number of steps of each run; every third is recorded.
 
     Returns:
       A replay in memory.
@@ -113,10 +113,10 @@ def record_paths(task: mlhf.Task, seeds: int = 3, steps: int = STEPS) -> Priorit
 
 
 def meta_train(folder: Path) -> mlhf.MetaHessianFree:
-    """Meta-trains, or loads what an earlier run has finished; continues what was killed.
+    """Meta-trains; continues an earlier run that was killed, and loads one that finished.
 
     Args:
-      folder: Where the meta-training is kept.
+      folder: The folder of the meta-training.
 
     Returns:
       The trained optimizer.
@@ -137,11 +137,11 @@ def meta_train(folder: Path) -> mlhf.MetaHessianFree:
 
 
 def race(trained: mlhf.MetaHessianFree, folder: Path) -> list[comparison.Score]:
-    """Compares; runs that an earlier call has done are not done again.
+    """Compares the optimizers; runs that an earlier call finished are not repeated.
 
     Args:
       trained: The meta-trained optimizer.
-      folder: Where results go, and its weights are.
+      folder: The folder for results, which also has the weights of the meta-training.
 
     Returns:
       A score for each optimizer.
@@ -180,7 +180,7 @@ def main() -> None:
 
 
 def verdict(scores: list[comparison.Score]) -> str:
-    """Returns who wins, in words."""
+    """Returns sentences that say which optimizer wins."""
     by_name = {score.entrant.title: score for score in scores}
     lines = []
     for step in REPORT:

@@ -32,10 +32,10 @@ from train_val.training.optimizer_table import RULE
 FLAGS = flags.FLAGS
 define_flags, check_flags = meta_training_flags.define_flags, meta_training_flags.check_flags
 
-# Epochs of the images really seen at which the meta learning rate falls by 10.
+# Epochs, counted by the images really seen, at which the meta learning rate is divided by 10.
 BOUNDARIES = (150, 190, 220)
 REPORTED = ("loss", "meta_loss", "hession_loss")
-# What a folder can't be continued without, besides the problem and the estimator's flags.
+# The flags that a continued run must share, besides those of the problem and the estimator.
 SHARED = (
     *RULE,
     "estimator",
@@ -50,12 +50,12 @@ SHARED = (
 
 
 def schedule(meta_lr: float, images_a_step: float, images: int) -> Callable[[int], float]:
-    """Returns the meta learning rate as a function of meta-steps done.
+    """Returns the meta learning rate as a function of the meta-steps done.
 
     Args:
-      meta_lr: The rate at first; divided by 10 at each of the epochs `BOUNDARIES`.
-      images_a_step: Images that a meta-step sees, on average.
-      images: Images in an epoch.
+      meta_lr: The initial rate; divided by 10 at each of the epochs `BOUNDARIES`.
+      images_a_step: The average number of images per meta-step.
+      images: The number of images in an epoch.
 
     Raises:
       ValueError: If the rate is not positive.
@@ -70,7 +70,7 @@ def schedule(meta_lr: float, images_a_step: float, images: int) -> Callable[[int
 
 
 class Report:
-    """Writes a line of means each so many epochs; to be given as `on_step`."""
+    """Writes a line of means every few epochs; a callback for `on_step`."""
 
     def __init__(
         self,
@@ -85,9 +85,9 @@ class Report:
         Args:
           steps_an_epoch: Meta-steps that show every image once; not always a whole number.
           epochs: Epochs between two lines.
-          own_numbers: Whether each step's optimizer's own numbers are written too.
-          write: Takes a line.
-          reported: The metrics that stand in it.
+          own_numbers: Whether to write, at each step, the numbers of the optimizer itself too.
+          write: Writes a line.
+          reported: The metrics in a line.
         """
         self._steps, self._epochs = steps_an_epoch, epochs
         self._own_numbers, self._write, self._reported = own_numbers, write, reported
@@ -114,10 +114,13 @@ class Report:
 
 
 def open_experience(path: str) -> PrioritizedReplay:
-    """Opens what `use_meta_optimizer.py --record_experience` recorded.
+    """Opens the replay that `use_meta_optimizer.py --record_experience` recorded.
 
     Args:
       path: The replay's folder, or the `model_dir` that it is in.
+
+    Returns:
+      The replay.
 
     Raises:
       ValueError: If there is none, or another process uses it.
@@ -134,7 +137,7 @@ def open_experience(path: str) -> PrioritizedReplay:
 
 
 def make_problems() -> list[Problem]:
-    """Returns the problem of the flags, or those of `--tasks`."""
+    """Returns the problem that the flags describe, or the problems of `--tasks`."""
     if FLAGS.task_file:
         task_families.load_file(FLAGS.task_file)
     if not FLAGS.tasks:
@@ -148,7 +151,7 @@ def make_problems() -> list[Problem]:
 
 
 def make_optimizer() -> mlhf.MetaHessianFree:
-    """Returns the optimizer of the flags, new or that of `--meta_ckpt`.
+    """Returns the optimizer that the flags describe: a new one, or that of `--meta_ckpt`.
 
     The rule and the learning rate are those of `--meta_ckpt` unless flags set them.
 
@@ -173,16 +176,16 @@ def make_optimizer() -> mlhf.MetaHessianFree:
 
 def main() -> None:
     """Reads the flags and meta-trains."""
-    found = make_problems()
+    problems = make_problems()
     optimizer = make_optimizer()
-    # Of a mixture, a meta-step sees batches of one task, all in turns.
-    batch_size = sum(problem.batch_size for problem in found) / len(found)
+    # In a mixture, a meta-step sees batches of one task; the tasks take turns.
+    batch_size = sum(problem.batch_size for problem in problems) / len(problems)
     images_a_step = batch_size * FLAGS.meta_roll_back
-    # Of a mixture, an epoch is one of the largest data set for every task.
-    images = len(found) * max(len(problem.train) for problem in found)
+    # In a mixture, an epoch is an epoch of the largest data set for every task.
+    images = len(problems) * max(len(problem.train) for problem in problems)
     steps = math.ceil(FLAGS.train_epochs * images / images_a_step)
     folder = FLAGS.model_dir or "./meta_optimizer"
-    shared = settings(found)
+    shared = settings(problems)
     run_settings.check(Path(folder), shared)
     steps = min(steps, FLAGS.max_steps or steps)
     arguments: dict[str, Any] = {
@@ -193,7 +196,7 @@ def main() -> None:
         "save_steps": FLAGS.save_steps,
         "save_minutes": FLAGS.save_minutes,
     }
-    tasks = [problem.task for problem in found]
+    tasks = [problem.task for problem in problems]
     pace = images / images_a_step, FLAGS.epochs_per_eval
     if FLAGS.estimator == "pes":
         result = mlhf.evolve(
@@ -229,33 +232,33 @@ def main() -> None:
 def keeping(
     report: Report, folder: str, shared: Mapping[str, Any]
 ) -> Callable[[int, Mapping[str, Any]], None]:
-    """Returns a report that keeps the settings in the folder too, once it is this run's."""
-    kept = False
+    """Returns a report that also writes the settings into the folder, once this run owns it."""
+    written = False
 
     def on_step(step: int, metrics: Mapping[str, Any]) -> None:
-        nonlocal kept
-        if not kept:
+        nonlocal written
+        if not written:
             run_settings.write(Path(folder), shared)
-            kept = True
+            written = True
         report(step, metrics)
 
     return on_step
 
 
-def settings(found: list[Problem]) -> dict[str, Any]:
-    """Returns what a folder has to share with the run that continues it, mostly flags.
+def settings(problems: list[Problem]) -> dict[str, Any]:
+    """Returns the settings, mostly flags, that a folder must share with the run that continues it.
 
     Args:
-      found: The problems, from `make_problems`.
+      problems: The problems from `make_problems`.
     """
-    # How it is compiled and what is written of it may change.
+    # These change only how a step is compiled and what is reported.
     free = ("jit_compile", "print_log_in_meta_optimizer", "debug_grad")
     own = meta_training_flags.OF_ESTIMATOR[FLAGS.estimator]
     names = (*SHARED, *(name for name in own if name not in free))
     shared = {name: FLAGS[name].value for name in names}
     if FLAGS.task_file:
         shared["task_file"] = task_families.file_digest(FLAGS.task_file)
-    return {**shared, **problem_of_flags.problem_settings(*found)}
+    return {**shared, **problem_of_flags.problem_settings(*problems)}
 
 
 def summary(result: mlhf.MetaTraining, folder: str) -> str:

@@ -42,16 +42,16 @@ SOLVERS: dict[str, Any] = {
     "normal_equations": linear_solvers.NormalEquations,
     "nystrom": linear_solvers.Nystrom,
 }
-# Forward mode carries a copy of the weights a number.
+# Forward mode carries a copy of the weights for each number.
 MOST_COLUMNS = 2000
-# What a run that continues another has to share with it.
+# The flags that a run must share with the run that continues it.
 _SHARED = (
     *("method", "hyperparameters", "start", "dynamics", "problem", "data", "train_examples"),
     *("valid_examples", "batch_size", "lr", "momentum", "steps", "outer_optimizer", "outer_lr"),
     *("truncation", "online", "points", "solver", "damping", "sharing", "sign", "projection"),
     "seed",
 )
-# What the library raises about a training, and what a user can do something about.
+# Errors of the library about a training that a user can do something about.
 _TROUBLE = (
     hypergrad.DivergedError,
     hypergrad.NotDeterministicError,
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def tune() -> hypergrad.HyperOptimizer:
-    """Does what the flags say.
+    """Runs the outer loop that the flags describe.
 
     Returns:
       The outer loop, at its end.
@@ -126,7 +126,7 @@ def _tune_in(
 
 
 def outer_optimizers(tuning: hyperparameters.Tuning) -> dict[str, Any]:
-    """Returns a Keras optimizer for each hyperparameter, with a rate of its own."""
+    """Returns a Keras optimizer for each hyperparameter, each with its own learning rate."""
     rates = tuning_flags.numbers("outer_lr", FLAGS.outer_lr, alone=True, at_least=0)
     everywhere = rates.pop("", None)
     unknown = set(rates) - set(tuning.start)
@@ -135,15 +135,14 @@ def outer_optimizers(tuning: hyperparameters.Tuning) -> dict[str, Any]:
             f"Expected outer_lr of {', '.join(tuning.start)}, got one of {sorted(unknown)}."
         )
     kind = OUTER_OPTIMIZERS[FLAGS.outer_optimizer.lower()]
-    found = {}
-    for name in tuning.start:
-        rate = rates.get(name, tuning.rate(name) if everywhere is None else everywhere)
-        found[name] = kind(rate)
-    return found
+    return {
+        name: kind(rates.get(name, tuning.rate(name) if everywhere is None else everywhere))
+        for name in tuning.start
+    }
 
 
 def options(tuning: hyperparameters.Tuning) -> dict[str, Any]:
-    """Returns what the flags say to the method alone."""
+    """Returns the options that the flags set for the method alone."""
     method = FLAGS.method
     if method in ("forward", "rtho") and tuning.numbers() > MOST_COLUMNS:
         raise ValueError(
@@ -166,7 +165,7 @@ def options(tuning: hyperparameters.Tuning) -> dict[str, Any]:
         else:
             damping = FLAGS.damping if FLAGS["damping"].present else 0.0
             solver = SOLVERS[FLAGS.solver](damping=damping)
-        # Batches are drawn from the step: the optimum is that of several.
+        # Batches depend on the step: the optimum is that of several batches.
         return {"solver": solver, "loss_steps": min(20, FLAGS.steps)}
     return {}
 
@@ -177,9 +176,9 @@ def draw(
     """Draws the course of the outer loop, learned schedules and learned images.
 
     Args:
-      outer: At its end.
-      tuning: What was learned.
-      folder: Where the pictures go.
+      outer: The outer loop, at its end.
+      tuning: The hyperparameters that were learned.
+      folder: The folder for the pictures.
 
     Returns:
       The pictures' paths.
@@ -216,7 +215,7 @@ def draw(
 
 
 def report(outer: hypergrad.HyperOptimizer, tuning: hyperparameters.Tuning) -> str:
-    """Returns the outcome in some lines."""
+    """Returns the outcome as a few lines of text."""
     done = [record for record in outer.records if not record["skipped"]]
     if not done:
         return f"{outer.step} outer steps; none of them counted."

@@ -28,15 +28,15 @@ from train_val.training import loop, optimizers
 from train_val.training.optimizer_table import RULE
 
 FLAGS = flags.FLAGS
-# Reports measure at least so many images, if there are.
+# Reports measure at least this many images, if there are as many.
 LEAST_IMAGES = 1000
-# Training whose loss is so many times that of the first batch has diverged.
+# Training has diverged if its loss is above that of the first batch by this factor.
 LARGEST_RISE = 10
 define_flags, check_flags = use_flags.define_flags, use_flags.check_flags
 
 
 def steps_of(epochs: float, images: int, batch_size: int) -> int:
-    """Returns how many steps show every image so many times, rounded up."""
+    """Returns how many steps a number of epochs takes, rounded up."""
     return max(1, math.ceil(epochs * images / batch_size))
 
 
@@ -96,13 +96,13 @@ def main() -> None:
 
 
 def bounded(problem: image_problems.Problem, steps: int) -> image_problems.Problem:
-    """Returns the problem with as many images to measure on as the flags and the steps say.
+    """Returns the problem with a number of images to measure on that suits the flags and steps.
 
-    A few steps to try something out are not followed by minutes of measuring.
+    So a few steps to try something out are not followed by minutes of measuring.
 
     Args:
-      problem: Of the flags.
-      steps: Of training.
+      problem: The problem that the flags describe.
+      steps: The number of training steps.
     """
     enough = max(LEAST_IMAGES, steps * FLAGS.batch_size)
     return dataclasses.replace(
@@ -115,8 +115,8 @@ def bounded(problem: image_problems.Problem, steps: int) -> image_problems.Probl
 def diverged(result: loop.TrainingResult) -> str | None:
     """Returns a sentence if training has diverged, else None.
 
-    It has if steps stayed not finite, the loss at the end is not finite, or the loss of the last
-    batches is above that of the first one by a factor of 10.
+    It has diverged if too many steps in a row were not finite, the loss at the end is not finite,
+    or the loss on the last batches is above that on the first by a factor of 10.
     """
     advice = "Try a smaller --lr, or for second-order optimizers a larger --damping."
     if result.diverged:
@@ -134,12 +134,12 @@ def diverged(result: loop.TrainingResult) -> str | None:
 
 
 def print_own_numbers(step: int, metrics: Mapping[str, Any]) -> None:
-    """Writes a line with the optimizer's own numbers of a step."""
+    """Writes a line with the numbers that the optimizer itself reports for a step."""
     tqdm.tqdm.write(problem_of_flags.own_numbers(step, metrics))
 
 
 def statistics_of(problem: image_problems.Problem) -> str:
-    """Returns in words what normalisation had in evaluations; empty for a network without."""
+    """Returns a sentence about the statistics of normalisation in evaluations, if there are any."""
     if not problem.normalised:
         return ""
     if FLAGS.statistics == "moving":
@@ -158,9 +158,9 @@ def report(result: loop.TrainingResult, measured: int, tested: int, statistics: 
 
     Args:
       result: The result of training.
-      measured: How many training images its loss is the loss of.
-      tested: How many test images its accuracy is the accuracy on.
-      statistics: What normalisation had, a sentence.
+      measured: The number of training images that the loss was measured on.
+      tested: The number of test images that the accuracy was measured on.
+      statistics: A sentence about the statistics of normalisation.
     """
     text = (
         f"{result.steps} steps: loss on {measured:,} training images {result.training_loss:.4f}, "

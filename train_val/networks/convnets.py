@@ -25,11 +25,11 @@ def convnet(
     384, 192 and the classes; ReLU.
 
     Args:
-      shape: Of an image, in the given data format.
+      shape: The shape of an image, in the given data format.
       classes: The number of outputs, logits.
-      seed: Of the initial weights.
+      seed: The seed of the initial weights.
       data_format: `"channels_last"` or `"channels_first"`.
-      dtype: Of parameters and computation.
+      dtype: The dtype of parameters and computation.
 
     Returns:
       A built model.
@@ -69,13 +69,13 @@ def convnet(
 def mlp(
     shape: tuple[int, int, int], classes: int, *, seed: int = 0, dtype: str = "float32"
 ) -> keras.Model:
-    """Returns the MLP of the paper: 20 sigmoid units, all weights and biases normal with 0.01.
+    """Returns the MLP of the paper: 20 sigmoid units, weights and biases of deviation 0.01.
 
     Args:
-      shape: Of an image.
+      shape: The shape of an image.
       classes: The number of outputs, logits.
-      seed: Of the initial weights.
-      dtype: Of parameters and computation.
+      seed: The seed of the initial weights.
+      dtype: The dtype of parameters and computation.
 
     Returns:
       A built model.
@@ -87,13 +87,13 @@ def mlp(
 def softmax(
     shape: tuple[int, int, int], classes: int, *, seed: int = 0, dtype: str = "float32"
 ) -> keras.Model:
-    """Returns softmax regression: one layer, all weights and biases normal with 0.01.
+    """Returns softmax regression: one layer, normal weights and biases of deviation 0.01.
 
     Args:
-      shape: Of an image.
+      shape: The shape of an image.
       classes: The number of outputs, logits.
-      seed: Of the initial weights.
-      dtype: Of parameters and computation.
+      seed: The seed of the initial weights.
+      dtype: The dtype of parameters and computation.
 
     Returns:
       A built model.
@@ -108,7 +108,7 @@ def _perceptron(
     seed: int,
     dtype: str,
 ) -> keras.Model:
-    """Dense layers of (units, activation, name), all weights and biases normal with 0.01."""
+    """Returns dense layers of (units, activation, name), all weights normal with deviation 0.01."""
     layers = keras.layers
     return keras.Sequential(
         [

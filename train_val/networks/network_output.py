@@ -1,4 +1,4 @@
-"""Whether a network that somebody wrote gives a logit for each class, found out before training."""
+"""Checks, before training, that a network which a user wrote returns a logit for each class."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import tensorflow as tf
 
 
 def check_logits(model: Any, name: str, shape: tuple[int, ...], classes: int, dtype: str) -> None:
-    """Raises where a model is none, or its outputs are no logits [batch, classes].
+    """Refuses anything that is not a Keras model with logits [batch, classes] as its output.
 
     Args:
-      model: What a function that builds networks returned.
-      name: Of that function, for the error's text.
-      shape: Of an image.
-      classes: How many logits there have to be.
-      dtype: Of the images.
+      model: The value that a function that builds networks returned.
+      name: The name of that function, for the error's text.
+      shape: The shape of an image.
+      classes: The number of logits that is expected.
+      dtype: The dtype of the images.
 
     Raises:
-      TypeError: If it is no Keras model.
+      TypeError: If it is not a Keras model.
       ValueError: If it is not built, does not take such images, or its outputs have another shape.
     """
     if not isinstance(model, keras.Model):
@@ -34,7 +34,7 @@ def check_logits(model: Any, name: str, shape: tuple[int, ...], classes: int, dt
         )
     try:
         found = model.compute_output_shape((2, *shape))
-    except Exception:  # of a model that only a call can tell
+    except Exception:  # some models only know their shape in a call
         found = _called(model, name, shape, dtype)
     if not isinstance(found, tuple) or tuple(found) != (2, classes):
         text = str(found[1:]) if isinstance(found, tuple) else f"a structure, {found}"

@@ -1,8 +1,9 @@
 """The table of networks: every name that a command line knows, and what it builds there.
 
-A new network is one row of `TABLE`; the commands, their help and their checks know it then. A name
-may stand for two networks: `--problem=mlp` is the paper's, `--task=mlp:width=64:depth=2` a family
-of them with settings. Nothing here imports TensorFlow; a function is loaded when it is asked for.
+A new network is one row of `TABLE`, which makes it known to the commands, their help and their
+checks. A name may stand for two networks: `--problem=mlp` is the paper's network,
+`--task=mlp:width=64:depth=2` is one of a family with settings. Nothing here imports TensorFlow; a
+function is loaded when it is asked for.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ class Known:
     """A name, and the functions that build its networks, as `"module.function"`.
 
     Attributes:
-      name: On a command line.
-      paper: The network itself: what `--problem` builds in `tune_hyperparameters.py` and, if
-        `trained`, elsewhere; None where there are only settings to choose.
+      name: The name on a command line.
+      paper: The network that `--problem` builds in `tune_hyperparameters.py` and, if `trained`,
+        elsewhere; None if there is only a family.
       trained: Whether `--problem` of training, meta-training and comparing offers it.
-      photographs: What those build instead for photographs; None for the same.
-      valid_examples: Images that `tune_hyperparameters.py` validates on, at most: they pass the
-        network at once; None where it does not offer the network.
-      family: The family of tasks of that name, for `--task` and `--tasks`; None for none.
+      photographs: The network that these commands build for photographs; None for the same.
+      valid_examples: The most images that `tune_hyperparameters.py` validates on, all of them in
+        one batch; None if that command does not offer the network.
+      family: The family of tasks of that name, for `--task` and `--tasks`; None if there is none.
     """
 
     name: str
@@ -44,7 +45,7 @@ TABLE = (
     # The paper's 20 sigmoid units; a family of tanh units, any width and depth.
     Known("mlp", f"{_PAPER}.mlp", True, None, 5000, f"{_FAMILIES}.mlp"),
     Known("residual", family=f"{_FAMILIES}.residual"),
-    # Of 16 channels and `--resnet_size`; a family of any width and size.
+    # 16 channels and `--resnet_size`; a family of any width and size.
     Known(
         "resnet",
         f"{_RESNET}.cifar_resnet",

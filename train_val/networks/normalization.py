@@ -1,4 +1,4 @@
-"""Batch normalisation whose derivatives are right to every order."""
+"""Batch normalisation whose derivatives of every order are right."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 @keras.saving.register_keras_serializable(package="train_val")
 class ExactBatchNormalization(keras.layers.Layer):
-    """γ (x - mean) / sqrt(variance + ε) + β, by the batch's statistics when training.
+    """Computes γ (x - mean) / sqrt(variance + ε) + β, with the batch's statistics in training.
 
     `keras.layers.BatchNormalization` takes its statistics from `tf.nn.moments`, which stops the
     gradient of the mean inside the variance: first derivatives are right and second ones wrong,
@@ -28,16 +28,16 @@ class ExactBatchNormalization(keras.layers.Layer):
         """Sets a layer up.
 
         Args:
-          axis: The channels'; the others, the batch's among them, are averaged over.
-          momentum: m.
-          epsilon: ε.
-          **settings: Of a layer: name, dtype.
+          axis: The axis of the channels; all others, including the batch's, are averaged over.
+          momentum: The factor m of the moving statistics.
+          epsilon: The number ε that is added to the variance.
+          **settings: Settings of a Keras layer, such as name and dtype.
         """
         super().__init__(**settings)
         self.axis, self.momentum, self.epsilon = axis, momentum, epsilon
 
     def build(self, input_shape: tuple) -> None:
-        """Makes γ = 1, β = 0 and the moving statistics 0 and 1, each [channels]."""
+        """Creates γ = 1, β = 0 and the moving statistics 0 and 1, each [channels]."""
         shape = (input_shape[self.axis],)
         self.gamma = self.add_weight(shape=shape, initializer="ones", name="gamma")
         self.beta = self.add_weight(shape=shape, initializer="zeros", name="beta")
@@ -70,6 +70,6 @@ class ExactBatchNormalization(keras.layers.Layer):
         return normalized * spread(self.gamma) + spread(self.beta)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns what `from_config` makes an equal layer of."""
+        """Returns the settings from which `from_config` makes an equal layer."""
         own = {"axis": self.axis, "momentum": self.momentum, "epsilon": self.epsilon}
         return {**super().get_config(), **own}

@@ -1,9 +1,9 @@
 """ResNet v2 (He et al. 2016, arXiv 1603.05027), as TensorFlow's official models had it in 2018.
 
-Normalisation and ReLU stand before each convolution. The first block of a stage changes channels
-and size, its shortcut being a 1 x 1 convolution of the normalised inputs; in the other blocks the
-shortcut is the identity. Convolutions have no bias; one that strides pads by itself, whatever the
-size of the image.
+Normalisation and ReLU come before each convolution. The first block of a stage changes channels
+and size; its shortcut is a 1 x 1 convolution of the normalised inputs. In the other blocks the
+shortcut is the identity. Convolutions have no bias; a convolution with strides pads explicitly, the
+same for images of every size.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def cifar_resnet(
     """Returns a ResNet v2 for small images: three stages of 16, 32 and 64 channels.
 
     Args:
-      shape: Of an image, in the given data format.
+      shape: The shape of an image, in the given data format.
       classes: The number of outputs, logits.
-      resnet_size: The depth, 6n + 2 for n blocks of two convolutions a stage: 8, 14, 20, 32 ...
+      resnet_size: The depth, 6n + 2 for n blocks of two convolutions per stage: 8, 14, 20, 32 ...
       width: The channels of the first stage; the others have twice and four times as many.
-      seed: Of the initial weights.
+      seed: The seed of the initial weights.
       data_format: `"channels_last"` or `"channels_first"`.
-      dtype: Of parameters and computation.
+      dtype: The dtype of parameters and computation.
 
     Returns:
       A built model; with size 20, 10 classes and 32 x 32 x 3 images 272,538 parameters are trained.
@@ -77,22 +77,22 @@ def imagenet_resnet(
     data_format: str = "channels_last",
     dtype: str = "float32",
 ) -> keras.Model:
-    """Returns a ResNet v2 for photographs: four stages behind a striding convolution and pooling.
+    """Returns a ResNet v2 for photographs: four stages after a strided convolution and pooling.
 
     Args:
-      shape: Of an image, in the given data format.
+      shape: The shape of an image, in the given data format.
       classes: The number of outputs, logits.
       resnet_size: The depth: 18 and 34 have blocks of two convolutions, 50, 101 and 152
         bottlenecks of three.
-      seed: Of the initial weights.
+      seed: The seed of the initial weights.
       data_format: `"channels_last"` or `"channels_first"`.
-      dtype: Of parameters and computation.
+      dtype: The dtype of parameters and computation.
 
     Returns:
       A built model.
 
     Raises:
-      ValueError: If there is no such size or the data format is not known.
+      ValueError: If the size or the data format is not known.
     """
     if resnet_size not in IMAGENET_SIZES:
         raise ValueError(
@@ -112,7 +112,7 @@ def imagenet_resnet(
 
 @dataclasses.dataclass
 class _Builder:
-    """Adds layers, each with a name and a seed of its own."""
+    """Adds layers, each with its own name and seed."""
 
     seed: int
     data_format: str
@@ -129,7 +129,7 @@ class _Builder:
     def convolution(self, x: Any, filters: int, size: int, strides: int, name: str) -> Any:
         layers = keras.layers
         if strides > 1:
-            # What "same" pads depends on the image's size once it strides.
+            # With strides, the padding of "same" would depend on the image's size.
             before = (size - 1) // 2
             pads = (before, size - 1 - before)
             x = layers.ZeroPadding2D(

@@ -1,4 +1,4 @@
-"""Families of tasks, to meta-train on and to see how a meta-optimizer generalises."""
+"""Families of tasks, for meta-training and for testing how a meta-optimizer generalises."""
 
 from train_val.networks import network_table
 from train_val.task_families import families

@@ -1,6 +1,6 @@
-"""The families that come along: plain, convolutional and normalised residual networks.
+"""The built-in families: plain, convolutional and normalised residual networks.
 
-One more is a function here and its row in `train_val/networks/network_table.py`.
+A new family is a function here and its row in `train_val/networks/network_table.py`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ def _check(**sizes: int) -> None:
 
 
 def _shrunk(inputs: Any, factor: int) -> Any:
-    """Returns images of less pixels, each the mean of a square of `factor` times `factor`."""
+    """Returns images of fewer pixels, each the mean of a square of `factor` x `factor` pixels."""
     if factor == 1:
         return inputs
     return keras.layers.AveragePooling2D(factor, name="shrunk")(inputs)
 
 
 class _Initial:
-    """Initial kernels, each from a seed of its own."""
+    """Makes initializers of kernels, each with its own seed."""
 
     def __init__(self, seed: int, activation: str) -> None:
         self._next = 1000 * seed
@@ -48,7 +48,7 @@ def mlp(
     depth: int = 1,
     activation: str = "tanh",
 ) -> keras.Model:
-    """Returns `depth` hidden layers of `width` units."""
+    """Returns a network with `depth` hidden layers of `width` units."""
     _check(width=width, depth=depth)
     layers, initial = keras.layers, _Initial(seed, activation)
     model = [keras.Input(shape), layers.Flatten(name="flatten")]
@@ -72,7 +72,7 @@ def convnet(
     dense: int = 32,
     shrink: int = 1,
 ) -> keras.Model:
-    """Returns `depth` 3 x 3 convolutions of `width` channels, each pooled, and a dense layer.
+    """Returns `depth` 3 x 3 convolutions of `width` channels, each with pooling, and a dense layer.
 
     The images are averaged over squares of `shrink` x `shrink` pixels first.
     """
@@ -143,7 +143,7 @@ def resnet(
     width: int = 4,
     shrink: int = 1,
 ) -> keras.Model:
-    """Returns `resnet.cifar_resnet` of `width`, twice and four times `width` channels.
+    """Returns `resnet.cifar_resnet` with `width`, twice and four times `width` channels.
 
     The images are averaged over squares of `shrink` x `shrink` pixels first.
     """

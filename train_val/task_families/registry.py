@@ -1,4 +1,4 @@
-"""Networks by name, and tasks as a line of text: `mlp:width=64:depth=2:data=digits`."""
+"""Families of networks by name, and tasks as text: `mlp:width=64:depth=2:data=digits`."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ COMMON = ("data", "batch_size", "weight_decay", "split")
 
 
 def family(build: Build) -> Build:
-    """Makes a function a family of tasks, under its own name.
+    """Registers a function as a family of tasks, under its own name.
 
     Args:
-      build: A function `(shape, classes, seed=0, **settings)` of a built Keras model with logits
-        as its output: `shape` is an image's [height, width, channels], the initial weights depend
-        on the seed alone, and the settings have defaults.
+      build: A function `(shape, classes, seed=0, **settings)` that returns a built Keras model with
+        logits as its output: `shape` is an image's [height, width, channels], the initial weights
+        depend on the seed alone, and the settings have defaults.
 
     Returns:
-      The function, as it was.
+      The function, unchanged.
 
     Raises:
-      ValueError: If its arguments are others, or another family has its name.
+      ValueError: If its arguments are different, or another family has its name.
     """
     name = build.__name__
     arguments = list(inspect.signature(build).parameters.values())
@@ -45,11 +45,11 @@ def family(build: Build) -> Build:
             f"Expected {name}(shape, classes, seed=0, ...) with a default for every other "
             f"argument, got {name}{inspect.signature(build)}."
         )
-    untold = [a.name for a in arguments[3:] if not isinstance(a.default, (bool, int, float, str))]
-    if untold:
+    others = [a.name for a in arguments[3:] if not isinstance(a.default, (bool, int, float, str))]
+    if others:
         raise ValueError(
             f"Expected settings of {name} whose defaults are numbers, words, True or False, as a "
-            f"line of text gives them; got others: {untold}."
+            f"line of text gives them; got others: {others}."
         )
     taken = {argument.name for argument in arguments} & set(COMMON)
     if taken:
@@ -67,13 +67,12 @@ def names() -> list[str]:
 
 
 def make(text: str, **common: Any) -> Problem:
-    """Returns a task with its images, from a line like `mlp:width=64:depth=2:data=digits`.
+    """Returns a task with its images, from a text such as `mlp:width=64:depth=2:data=digits`.
 
     Args:
       text: The name of a family, then settings, each after a colon: those of its function, and
         `data`, `batch_size`, `weight_decay`, `split` as for `image_problems.make`.
-      **common: Further arguments of `image_problems.of_network`; what the text says goes
-        before them.
+      **common: Further arguments of `image_problems.of_network`; the text overrides them.
 
     Returns:
       The problem; its `task` is for `mlhf.meta_train`.
@@ -105,7 +104,7 @@ def make(text: str, **common: Any) -> Problem:
     settings = {**defaults, **{key: given.pop(key) for key in list(given) if key in defaults}}
     shown = ", ".join(f"{key} {value}" for key, value in settings.items())
     arguments = {"data": "digits", **common, **given}
-    # A family builds for one form of images, whatever a GPU would have them in.
+    # A family builds for channels last only, even on a GPU.
     if arguments.setdefault("data_format", "channels_last") == "channels_first":
         raise ValueError(
             "Expected data_format=channels_last, which families of tasks are built for, got "
@@ -121,20 +120,23 @@ def make(text: str, **common: Any) -> Problem:
 
 
 def make_all(text: str, **common: Any) -> list[Problem]:
-    """Returns the tasks of a list, separated by commas; for `mlhf.meta_train`, a mixture."""
-    found = [make(part.strip(), **common) for part in text.split(",") if part.strip()]
-    if not found:
+    """Returns the tasks of a list separated by commas, a mixture for `mlhf.meta_train`."""
+    problems = [make(part.strip(), **common) for part in text.split(",") if part.strip()]
+    if not problems:
         raise ValueError(f"Expected tasks such as {names()}, got {text!r}.")
-    return found
+    return problems
 
 
 def file_digest(path: str | Path) -> str:
-    """Returns what tells a file of families from an earlier one, whose names it may keep."""
+    """Returns a digest that tells a file of families from an earlier one with the same names."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 
 def load_file(path: str | Path) -> None:
-    """Runs a Python file, for the families that it defines.
+    """Runs a Python file that defines families.
+
+    Args:
+      path: The file.
 
     Raises:
       ValueError: If there is no such file, or it can't be run.
@@ -156,8 +158,8 @@ def problem_of(arguments: Mapping[str, Any]) -> Problem:
     """Returns the problem that a structure of JSON describes, in any process.
 
     Args:
-      arguments: Those of `image_problems.make`, or with `task`, a line as for `make`, in the
-        place of `name`; also `task_file`, a file to load first, and `train_sample` and
+      arguments: The arguments of `image_problems.make`, with `task`, a text as for `make`, instead
+        of `name` if there is one; also `task_file`, a file to load first, and `train_sample` and
         `test_sample` of `Problem`.
     """
     import dataclasses
@@ -170,10 +172,10 @@ def problem_of(arguments: Mapping[str, Any]) -> Problem:
     if task is not None:
         for name in ("name", "resnet_size"):
             rest.pop(name, None)
-        found = make(task, **rest)
+        problem = make(task, **rest)
     else:
-        found = image_problems.make(**rest)
-    return dataclasses.replace(found, **samples)
+        problem = image_problems.make(**rest)
+    return dataclasses.replace(problem, **samples)
 
 
 def _typed(key: str, value: str, like: Any, text: str) -> Any:

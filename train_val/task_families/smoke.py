@@ -1,4 +1,4 @@
-"""What a task has to fulfil before it is worth meta-training on; for tests of one's own tasks."""
+"""A test for users' own tasks: what a task must fulfil before it is worth meta-training on."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from train_val.problems.problem import Problem
 
 
 def smoke_test(task: mlhf.Task | Problem, steps: int = 5) -> None:
-    """Checks a task: `train_val.task_families.smoke_test(task)` in a test of pytest.
+    """Checks a task: call `train_val.task_families.smoke_test(task)` in a test.
 
-    Initial parameters are finite, the same for one seed and others for another; batch k is the
-    same whenever it is asked for, and all batches have one shape; the loss has a finite gradient
-    that reaches every parameter; every variable has a kind; Hessian-free lowers the loss; a
-    meta-step is finite.
+    Initial parameters must be finite, the same for the same seed and different for another; batch k
+    must be the same whenever it is asked for, and all batches must have one shape; the loss must
+    have a finite gradient that reaches every parameter; every variable must have a kind;
+    Hessian-free must lower the loss; a meta-step must be finite.
 
     Args:
-      task: What is checked.
-      steps: Of Hessian-free.
+      task: The task to check.
+      steps: The number of Hessian-free steps.
 
     Raises:
-      AssertionError: With a sentence that says what is wrong.
+      AssertionError: If the task fails; the text says what is wrong.
     """
     task = task.task if isinstance(task, Problem) else task
     parameters = task.initialize(1)

@@ -1,1 +1,1 @@
-"""Training a network: the loop, the optimizers by name, the settings of a run."""
+"""Trains a network: the loop, the optimizers by name, the settings of a run."""

@@ -1,4 +1,4 @@
-"""Training a network with any of the optimizers: a loop that can be killed and continued."""
+"""Trains a network with any of the optimizers, in a loop that can be killed and continued."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from replay import PrioritizedReplay
 from train_val.problems.problem import Problem
 
 EXPERIENCE = "experience"
-# What normalisation has when a network is evaluated.
+# The statistics of normalisation when a network is evaluated.
 STATISTICS = ("population", "moving")
 
 
@@ -31,12 +31,12 @@ class TrainingResult:
     """The result of `train`.
 
     Attributes:
-      parameters: Where training ended, a dictionary from paths to tensors.
-      model_state: What the network carries besides them; None if nothing.
-      optimizer_state: For the next step.
+      parameters: The parameters at the end, a dictionary from paths to tensors.
+      model_state: The rest of the network's state; None if there is none.
+      optimizer_state: The optimizer's state for the next step.
       history: The metrics, a dictionary for each step.
-      steps: Steps done, those of a continued run included.
-      skipped: Steps that were not finite and were not taken.
+      steps: The number of steps done, including those of the run that was continued.
+      skipped: The number of steps that were not finite and were not taken.
       diverged: Whether training ended early because steps stayed not finite.
       accuracy: The accuracy on the test images at the end.
       training_loss: The value of `Problem.training_loss` at the end, with the regularizer.
@@ -73,41 +73,42 @@ def train(
     """Trains a problem's network.
 
     A step whose loss or result is not finite is not taken: the parameters and the model state stay
-    those from before it, the optimizer's state begins anew (what drove it there is in it), and the
-    step is counted in `skipped`. After 20 of them in a row training ends with what there is,
-    `diverged`. So no checkpoint ever holds a NaN.
+    as they were, the optimizer's state is reset (it contains what caused the step), and the step is
+    counted in `skipped`. After 20 of them in a row training ends as `diverged`, with what there is.
+    So no checkpoint ever holds a NaN.
 
-    With a `model_dir`, a run that was killed continues from its last checkpoint, and ends with the
+    With a `model_dir`, a run that was killed continues from its last checkpoint and ends with the
     numbers of an uninterrupted one, bit for bit on one machine. Ctrl-C and SIGTERM end it after the
-    step under way, with a checkpoint.
+    current step, with a checkpoint.
 
     Args:
-      problem: The network and its images; batch k is that of `problem.task.batches(0)`.
+      problem: The network and its images; the batches are `problem.task.batches(0)`.
       optimizer: `mlhf.MetaHessianFree`, `mlhf.HessianFree`, `mlhf.FirstOrder`, or another one with
         `init` and `step`.
-      steps: The number of steps in all, those of a continued run included.
+      steps: The number of steps in all, including those of the run that is continued.
       seed: The seed of the initial parameters.
-      model_dir: Where checkpoints and metrics go; None keeps all in memory.
-      save_steps: A checkpoint every so many steps, and at the end.
-      save_minutes: A checkpoint after so many minutes, if they are over first; 0 for never.
-      eval_steps: The test accuracy and `Problem.training_loss` every so many steps, as
-        `test_accuracy` and `training_loss` in that step's metrics; None for the end only. The end
-        has them in any case.
-      record_experience: N, for N snapshots of the path at the steps 0, steps/N, 2 steps/N ... in
-        the replay `model_dir/experience`, for `--experience` of meta-training.
-      settings: What else a run that continues this one has to share with it.
+      model_dir: The folder for checkpoints and metrics; None keeps everything in memory.
+      save_steps: Steps between two checkpoints; there is one at the end too.
+      save_minutes: Minutes after which a checkpoint is written even before `save_steps`; 0 for
+        never.
+      eval_steps: Steps between two evaluations, which add `test_accuracy` and `training_loss`
+        (`Problem.training_loss`) to the metrics of a step; None for the end only, which always has
+        them.
+      record_experience: N, to record N snapshots at the steps 0, steps/N, 2 steps/N ... in the
+        replay `model_dir/experience`, for `--experience` of meta-training.
+      settings: Anything else that a run must share with the run that continues it.
       progress: Whether a progress bar is shown.
-      on_step: Called with the steps done and the metrics, after each.
+      on_step: Called after each step with the number of steps done and the metrics.
       on_not_finite: Called after a step that was not taken, with a function that repeats it (for
         `mlhf.debugging.name_not_finite`).
-      statistics: What a network with batch normalisation is evaluated with: `"population"`, taken
-        anew over training images at the weights as they are (`Problem.population_state`), or
-        `"moving"`, the averages that training leaves, as the paper does. Training itself, the
+      statistics: The statistics of batch normalisation in evaluations: `"population"`, computed
+        anew over training images at the current weights (`Problem.population_state`), or
+        `"moving"`, the averages that training leaves, as in the paper. Training itself, the
         result's `model_state` and checkpoints have the moving ones in either case.
 
     Returns:
-      Parameters, state and metrics. Each line of metrics has the optimizer's own, `loss` (on the
-      step's batch, before the step), `seconds` (of the step alone) and `skipped`.
+      Parameters, state and metrics. The metrics of a step are those of the optimizer, `loss` (on
+      the step's batch, before the step), `seconds` (of the step alone) and `skipped`.
 
     Raises:
       ValueError: If an argument makes no sense.
@@ -137,7 +138,7 @@ def train(
 
 
 class _Training:
-    """Where a training stands, its steps, and its experience."""
+    """A training: its position, its steps, and the experience that it records."""
 
     def __init__(
         self,
@@ -186,7 +187,7 @@ class _Training:
 
     def _open_experience(self, capacity: int, seed: int) -> PrioritizedReplay:
         folder = (self.run.folder or Path()) / EXPERIENCE
-        # All have one priority and are drawn alike, which only the proportional kind does.
+        # All have one priority and are drawn equally often, as only the proportional kind does.
         try:
             experience = PrioritizedReplay(capacity, folder, "proportional", seed=seed)
         except RuntimeError as error:
@@ -274,17 +275,17 @@ class _Training:
         state = self.model_state
         if self.statistics == "population":
             state = self.problem.population_state(self.parameters, state)
-        found = {
+        evaluation = {
             "test_accuracy": self.problem.accuracy(self.parameters, state),
             "training_loss": self.problem.training_loss(self.parameters, state),
         }
-        self.evaluated = self.run.done, found
-        return found
+        self.evaluated = self.run.done, evaluation
+        return evaluation
 
     def _final(self) -> dict[str, float]:
-        # A line of an earlier process may have been measured with other statistics.
-        step, found = self.evaluated
-        return found if step == self.run.done else self._evaluate()
+        # An earlier process may have measured its last line with other statistics.
+        step, evaluation = self.evaluated
+        return evaluation if step == self.run.done else self._evaluate()
 
     def _record(self) -> None:
         if self.experience is not None and self.run.done in self.recorded_at:
@@ -306,8 +307,8 @@ class _Training:
 
     def _restore(self, saved: dict[str, Any]) -> None:
         try:
-            kept = saved["optimizer_state"]
-            state = self.optimizer.from_saved(kept, self.state, self.parameters, finite=True)
+            content = saved["optimizer_state"]
+            state = self.optimizer.from_saved(content, self.state, self.parameters, finite=True)
         except (KeyError, ValueError) as error:
             raise CheckpointError(
                 f"The checkpoint of step {self.run.done} in {self.run.folder} does not fit the "

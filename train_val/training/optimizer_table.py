@@ -1,8 +1,8 @@
 """The table of optimizers: every name that a command line knows, and what it stands for.
 
-A new optimizer is one row of `TABLE`: with it `use_meta_optimizer.py --optimizer`, the
-specifications of `compare_optimizers.py --optimizers`, and the help of both know the name. Nothing
-here imports TensorFlow; a class is loaded when it is asked for.
+A new optimizer is one row of `TABLE`, which makes its name known to `use_meta_optimizer.py
+--optimizer`, to `compare_optimizers.py --optimizers`, and to the help of both. Nothing here imports
+TensorFlow; a class is loaded when it is asked for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _OF_ADAM = {"learning_rate": (1e-3, 3e-3, 1e-2)}
 _OF_SGD = {"learning_rate": (0.01, 0.03, 0.1, 0.3)}
 _RATE = {"lr": "learning_rate"}
 
-# What the rule of a meta-optimizer consists of: flag -> argument of `mlhf.MetaHessianFree`.
+# The settings of a meta-optimizer's rule: flag -> argument of `mlhf.MetaHessianFree`.
 RULE = {
     "CG_iter": "cg_iterations",
     "x_use": "x_use",
@@ -40,16 +40,16 @@ class Known:
     """An optimizer that command lines know by a name.
 
     Attributes:
-      name: On a command line, in any case.
-      title: In tables.
-      path: Of its class, `"mlhf.KFAC"` or `"keras.optimizers.Adam"`.
-      flags: Which flags of `use_meta_optimizer.py` it has a use for: flag -> argument of the class.
-        None where `--optimizer` does not offer it and specifications alone do.
-      fixed: Arguments that the name stands for in a specification.
-      grid: What a specification tunes over unless it says otherwise: argument -> values.
-      rate: The learning rate that it has if nobody gives one; None where it knows by itself.
-      own_rate: How it knows, in words.
-      words: The title in sentences, where that is another.
+      name: The name on a command line, in any case.
+      title: The name in tables.
+      path: The path of its class, such as `"mlhf.KFAC"` or `"keras.optimizers.Adam"`.
+      flags: The flags of `use_meta_optimizer.py` that it uses: flag -> argument of the class. None
+        if only specifications offer it and `--optimizer` does not.
+      fixed: Arguments that the name sets in a specification.
+      grid: The values that a specification tunes over by default: argument -> values.
+      rate: The default learning rate; None if the optimizer chooses it.
+      own_rate: How the optimizer chooses its learning rate, as text.
+      words: The name in sentences, if it differs from the title.
     """
 
     name: str
@@ -83,7 +83,7 @@ def _keras(
     grid: Mapping[str, tuple] = _OF_ADAM,
     kind: str | None = None,
 ) -> Known:
-    """Returns an optimizer of Keras, with the rate that is Keras' own default."""
+    """Returns the row of a Keras optimizer, with Keras' own default learning rate."""
     path = f"keras.optimizers.{kind or title}"
     return Known(name or title, title, path, {**_RATE, **(flags or {})}, fixed or {}, grid, rate)
 
@@ -97,7 +97,7 @@ TABLE = (
         grid=_OF_CURVATURE,
         own_rate="as meta-trained, 1 for plain Hessian-free",
     ),
-    # What meta-training begins from.
+    # The optimizer that meta-training begins with.
     Known(
         "untrained",
         "MLHF, not trained",
@@ -123,7 +123,7 @@ TABLE = (
         {"learning_rate": (0.03, 0.1, 0.3)},
         own_rate="by its quadratic model",
     ),
-    # It searches the length of its steps and adapts its damping itself.
+    # It searches for the length of its steps and adapts its damping itself.
     Known(
         "martens",
         "Martens' HF",
@@ -133,7 +133,7 @@ TABLE = (
         own_rate="by a line search",
         words="Hessian-free as Martens ran it",
     ),
-    # Some have their names from the original, the others from Keras.
+    # Some names are from the original, the others from Keras.
     _keras("SGD", 0.01, grid=_OF_SGD),
     _keras(
         "momentum",
@@ -150,7 +150,7 @@ TABLE = (
     _keras("ScheduleFreeAdamW", 0.0025),
 )
 _BY_NAME = {known.name.lower(): known for known in TABLE}
-# Those of `use_meta_optimizer.py --optimizer`, and those of specifications.
+# The names for `use_meta_optimizer.py --optimizer`, and the names in specifications.
 TRAINING = tuple(known.name for known in TABLE if known.flags is not None)
 COMPARED = tuple(known.name.lower() for known in TABLE)
 
@@ -161,21 +161,21 @@ def find(name: str) -> Known | None:
 
 
 def default_rate(name: str) -> float | None:
-    """Returns the learning rate of an optimizer that nobody gave one.
+    """Returns the default learning rate of an optimizer.
 
     Args:
-      name: One of the table, in any case.
+      name: A name in the table, in any case.
 
     Returns:
-      Keras' own default for its optimizers, 1 for plain Hessian-free; None where the optimizer
-      knows: a meta-optimizer the rate it was meta-trained with, `kfac` by its quadratic model,
+      Keras' own default for its optimizers, 1 for plain Hessian-free; None if the optimizer
+      chooses the rate: a meta-optimizer as it was meta-trained, `kfac` by its quadratic model,
       `martens` by a line search.
     """
     return _BY_NAME[name.lower()].rate
 
 
 def rates_in_words() -> str:
-    """Returns which learning rate `--optimizer` has without `--lr`, for its help."""
+    """Returns the default learning rates of all optimizers as text, for the help of `--lr`."""
     rows = [known for known in TABLE if known.flags is not None]
     by_rate: dict[float, list[str]] = {}
     for known in rows:

@@ -1,6 +1,6 @@
 """Makes an optimizer from the flags of `use_meta_optimizer.py`.
 
-`optimizer_table.py` says which there are; a new one is a row there.
+`optimizer_table.py` lists them; a new optimizer is a row there.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from mlhf.meta_optimizer import weights_file
 from train_val.training import optimizer_table
 from train_val.training.optimizer_table import RULE, Known
 
-# The optimizers of Keras, but those that are made of other optimizers; another version of Keras may
-# lack some.
+# The optimizers of Keras, except those that are made of other optimizers; another version of Keras
+# may lack some.
 KERAS = {
     known.path.rpartition(".")[2]: known.load()
     for known in optimizer_table.TABLE
@@ -32,12 +32,12 @@ NAMES = tuple(
     for known in optimizer_table.TABLE
     if known.flags is not None and known.load() is not None
 )
-# Weights are trained for one use of them; the other settings may be tried out.
+# Weights are trained for one value of each of these; the other settings may be varied.
 _FIXED = ("x_use", "y_use", "d_use", "input_scale", "inputs")
 
 
 class Chosen(NamedTuple):
-    """An optimizer, and what there is to say about it."""
+    """An optimizer, with the settings that identify it and notes for the user."""
 
     optimizer: Any
     settings: dict[str, Any]  # what identifies it, for checkpoints
@@ -59,37 +59,38 @@ def make(
     jit_compile: bool = False,
     detailed: bool = False,
 ) -> Chosen:
-    """Returns an optimizer.
+    """Returns an optimizer by its name.
 
     Args:
       name: One of `NAMES`, in any case. `"meta"` with `y_use` and `d_use` both `"none"` is plain
         Hessian-free, `mlhf.HessianFree`, and needs no `meta_ckpt`.
       lr: The learning rate; None for that of the table, or the optimizer's own.
-      momentum: Of `"momentum"`.
-      beta1: Of `"adam"`.
-      beta2: Of `"adam"`.
-      decay: Of `"RMSprop"`, the share that its mean square keeps a step; of `"kfac"`, the share
-        that its factors keep, and of `"martens"` the factor of its damping, if given.
+      momentum: The momentum of `"momentum"`.
+      beta1: The decay of the first moment of `"adam"`.
+      beta2: The decay of the second moment of `"adam"`.
+      decay: For `"RMSprop"`, the share of the mean square that is kept per step; for `"kfac"`, the
+        share of its factors, and for `"martens"` the factor of its damping, if given.
       meta_ckpt: For `"meta"`: a folder of a meta-training, a file, or a name that ships with the
         package.
       rule: For `"meta"`: `CG_iter`, `x_use`, `y_use`, `d_use`, `input_scale`, `inputs`,
         `damping_scale`, `damping`, `damping_type`, `decay` and `curvature_share`, the share of a
-        batch that the curvature is taken on; for `"kfac"` the dampings and `decay`, and
+        batch that the curvature is computed on; for `"kfac"` the dampings and `decay`, and
         for `"martens"` these, `CG_iter` and `curvature_share`.
       given: The names in `rule`, and `"lr"`, that the user gave. The others are taken from the
-        `meta_ckpt`: a rule is at its best with the settings that it was trained with. For
-        `"kfac"` and `"martens"` they are those of the class.
-      product_dtype: As for `mlhf.MetaHessianFree`; of meta and plain Hessian-free only.
+        `meta_ckpt`, since a rule works best with the settings that it was trained with; for
+        `"kfac"` and `"martens"` they are the defaults of the class.
+      product_dtype: The precision of products, as for `mlhf.MetaHessianFree`; only for MLHF and
+        plain Hessian-free.
       jit_compile: Whether a step is compiled with XLA.
-      detailed: Whether `"meta"` measures what costs a curvature product more.
+      detailed: Whether `"meta"` also measures numbers that cost one more curvature product.
 
     Returns:
-      The optimizer and sentences about it.
+      The optimizer, its settings, and notes for the user.
 
     Raises:
-      ValueError: If a name is not known, a `meta_ckpt` is needed and missing, or what was given
-        contradicts it.
-      FileNotFoundError: If there is none at the place given.
+      ValueError: If a name is not known, a `meta_ckpt` is needed and missing, or settings
+        contradict it.
+      FileNotFoundError: If there is no `meta_ckpt` at its path.
     """
     known = optimizer_table.find(name)
     if known is None or known.name not in NAMES:
@@ -129,7 +130,7 @@ def _first_order(known: Known, values: dict[str, Any], jit_compile: bool) -> Cho
         return known.load()(**arguments)
 
     optimizer = mlhf.FirstOrder(build, jit_compile=jit_compile)
-    # But its name, which Keras counts on within a process.
+    # Without its name, which Keras numbers within a process.
     config = {key: value for key, value in build().get_config().items() if key != "name"}
     return Chosen(optimizer, {"rule": json.dumps(config, default=str)}, [])
 
@@ -137,7 +138,7 @@ def _first_order(known: Known, values: dict[str, Any], jit_compile: bool) -> Cho
 def _second_order(
     known: Known, values: dict[str, Any], given: set[str], jit_compile: bool
 ) -> Chosen:
-    # What nobody gave is that of the class; a momentum goes with a rate.
+    # Settings that were not given are those of the class; a momentum goes with a rate.
     used = given | {"momentum"} if "lr" in given else given - {"momentum"}
     arguments = {
         argument: values[flag]
@@ -174,7 +175,7 @@ def _hessian_free(
     unused = [flag for flag in of_lstms if flag in given]
     for learned in ("y_use", "d_use", *of_lstms):
         rule.pop(learned, None)
-    # What nobody gave is that of the class: the paper's damping of 2e-5 is for what is learned.
+    # Settings that were not given are those of the class: the paper's damping of 2e-5 is for MLHF.
     arguments = {RULE[flag]: value for flag, value in rule.items() if flag in given}
     arguments["learning_rate"] = optimizer_table.default_rate("hf") if lr is None else lr
     optimizer = mlhf.HessianFree(**arguments, product_dtype=product_dtype, jit_compile=jit_compile)
@@ -202,7 +203,7 @@ def _meta(
             f"of the names {mlhf.pretrained_names()} that ship with the package. Plain "
             "Hessian-free, y_use=none with d_use=none, needs none."
         )
-    # A file may be older than a setting, which then has its default.
+    # A file may be older than a setting, which then has its default value.
     trained = {**mlhf.MetaHessianFree().settings, **weights_file.read(meta_ckpt).settings}
     asked = {"lr": lr, **rule}
     notes = []
@@ -240,7 +241,7 @@ def _meta(
 
 
 def weights_digest(weights: Any) -> str:
-    """Returns a short name of a meta-optimizer's weights, which no others have."""
+    """Returns a digest of a meta-optimizer's weights, which identifies them."""
     digest = hashlib.sha256()
     for leaf in tf.nest.flatten(weights):
         digest.update(np.asarray(leaf).tobytes())
@@ -248,7 +249,7 @@ def weights_digest(weights: Any) -> str:
 
 
 def _precision(product_dtype: str | None) -> dict[str, Any]:
-    """What of it identifies a run: older ones, without it, had none."""
+    """Returns the part of a run's settings about the dtype; older runs have none."""
     return {} if product_dtype is None else {"product_dtype": product_dtype}
 
 

@@ -1,4 +1,4 @@
-"""The flags that a folder of a run was made with: what it may be continued with."""
+"""The settings of a run, stored in its folder: a run can only be continued with the same ones."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ def check(folder: Path, settings: Mapping[str, Any]) -> None:
     """Refuses a folder whose checkpoints were made with other settings.
 
     Args:
-      folder: The run's folder. One without checkpoints, or from before settings were kept, passes.
+      folder: The run's folder. A folder without checkpoints or without settings passes.
       settings: The settings of the run that would continue it.
 
     Raises:
-      CheckpointError: If they differ; the message names what.
-      DamagedFileError: If what stands in the place of the settings is something else.
+      CheckpointError: If settings differ; the message names them.
+      DamagedFileError: If the file of the settings is damaged or something else.
     """
     path = folder / FILE
     # A run that ended before its first checkpoint left nothing to continue.
     if not path.exists() or not list(folder.glob("checkpoint-*.npz")):
         return
-    found = read_json(path, "the flags that the folder's checkpoints were made with")
-    check_same_run(str(folder), found, json.loads(json.dumps(settings)))
+    stored = read_json(path, "the flags that the folder's checkpoints were made with")
+    check_same_run(str(folder), stored, json.loads(json.dumps(settings)))
 
 
 def write(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Keeps the settings in the folder.
+    """Writes the settings into the folder.
 
     Args:
-      folder: An existing one.
+      folder: An existing folder.
       settings: Plain values by name.
     """
     with replace_file(folder / FILE) as file:
