@@ -36,7 +36,7 @@ class Layout(FlatForm):
       kinds: The kinds present, sorted.
     """
 
-    def __init__(self, structure: Any, kinds: Any = None, block: int | None = None):
+    def __init__(self, structure: Any, kinds: Any = None, block: int | None = None) -> None:
         """Lays out a structure.
 
         Args:

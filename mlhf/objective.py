@@ -47,14 +47,14 @@ class L2:
     coefficient: float
     excluded: Collection[str] = frozenset()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_number("coefficient", self.coefficient, at_least=0)
         if isinstance(self.excluded, str):
             raise ValueError(f"Expected excluded= to be a set of paths, got {self.excluded!r}.")
         # Compiled steps are kept by what they depend on, for which it has to be hashable.
         object.__setattr__(self, "excluded", frozenset(self.excluded))
 
-    def value(self, parameters):
+    def value(self, parameters: Structure) -> tf.Tensor:
         """Returns c/2 · Σ‖w‖²."""
         squares = [
             tf.reduce_sum(tf.square(leaf))
@@ -65,11 +65,11 @@ class L2:
         ]
         return 0.5 * self.coefficient * tf.add_n(squares)
 
-    def gradient(self, parameters):
+    def gradient(self, parameters: Structure) -> Structure:
         """Returns c w."""
         return self.hessian_product(parameters, parameters)
 
-    def hessian_product(self, parameters, vector):
+    def hessian_product(self, parameters: Structure, vector: Structure) -> Structure:
         """Returns c v."""
         scaled = [
             self.coefficient * leaf if decays else tf.zeros_like(leaf)
@@ -79,7 +79,7 @@ class L2:
         ]
         return tf.nest.pack_sequence_as(vector, scaled)
 
-    def _decaying(self, parameters) -> list[bool]:
+    def _decaying(self, parameters: Structure) -> list[bool]:
         paths = structures.leaf_names(parameters)
         unknown = sorted(set(self.excluded).difference(paths))
         if unknown:
@@ -110,7 +110,7 @@ class Objective:
         model_state: Structure = None,
         regularizer: Regularizer | None = None,
         ignore_overrides: bool = False,
-    ):
+    ) -> None:
         """Describes an objective.
 
         Args:
@@ -277,12 +277,12 @@ class LinearizedObjective:
 
     def __init__(
         self, objective: Objective, parameters: Structure, product_dtype: str | None = None
-    ):
+    ) -> None:
         self._regularizer = objective.regularizer
         self.parameters = parameters
         aside: list[Structure] = []
 
-        def network(leaves):
+        def network(leaves: Structure) -> tf.Tensor:
             outputs, model_state = objective.outputs(leaves)
             aside.append(model_state)
             return outputs

@@ -13,7 +13,7 @@ derivative recomputes a block's activations instead of keeping them.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -164,7 +164,9 @@ def vjp(
     return results
 
 
-def _cut(kind_of_block, inputs, lanes):
+def _cut(
+    kind_of_block: np.ndarray, inputs: Sequence[tf.Tensor], lanes: list[int]
+) -> list[tuple[tf.Tensor, tuple[tf.Tensor, ...]]]:
     """Cuts kinds and inputs into lanes; along the first axis this copies nothing."""
     if len(lanes) == 1:
         return [(tf.constant(kind_of_block), tuple(inputs))]
@@ -176,7 +178,7 @@ def _cut(kind_of_block, inputs, lanes):
     ]
 
 
-def _join(parts):
+def _join(parts: list[tf.Tensor]) -> tf.Tensor:
     return parts[0] if len(parts) == 1 else tf.concat(parts, 0)
 
 
@@ -196,7 +198,9 @@ _HALVES = np.repeat([0.5, 0.5, 0.5, 1.0], UNITS)[:, None]
 _FORGET = np.repeat([0.0, 0.5, 0.0, 0.0], UNITS)[:, None]
 
 
-def _layer(kernel, bias, values, hidden, cell):
+def _layer(
+    kernel: tf.Tensor, bias: tf.Tensor, values: tf.Tensor, hidden: tf.Tensor, cell: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, _Layer]:
     halves = tf.constant(_HALVES, values.dtype)
     drive = tf.matmul(kernel, tf.concat([values, hidden], 0), transpose_a=True) + bias[:, None]
     squashed = tf.tanh(halves * drive + tf.constant(_FORGET, values.dtype))
@@ -208,7 +212,16 @@ def _layer(kernel, bias, values, hidden, cell):
     return o * tanh_cell, new_cell, _Layer(i, f, o, candidate, tanh_cell)
 
 
-def _layer_vjp(kernel, values, hidden, cell, layer, d_hidden, d_cell, weights):
+def _layer_vjp(
+    kernel: tf.Tensor,
+    values: tf.Tensor,
+    hidden: tf.Tensor,
+    cell: tf.Tensor,
+    layer: _Layer,
+    d_hidden: tf.Tensor,
+    d_cell: tf.Tensor,
+    weights: bool,
+) -> tuple[tuple[tf.Tensor, ...], tf.Tensor, tf.Tensor, tf.Tensor]:
     i, f, o, candidate, squashed = layer
     d_cell = d_cell + d_hidden * o * (1 - squashed * squashed)
     d_drive = tf.concat(
@@ -220,7 +233,7 @@ def _layer_vjp(kernel, values, hidden, cell, layer, d_hidden, d_cell, weights):
         ],
         0,
     )
-    gradient = None
+    gradient: tuple[tf.Tensor, ...] = ()
     if weights:
         features = tf.concat([values, hidden], 0)
         gradient = (
@@ -232,7 +245,9 @@ def _layer_vjp(kernel, values, hidden, cell, layer, d_hidden, d_cell, weights):
     return gradient, back[:count], back[count:], d_cell * f
 
 
-def _forward_block(weights, features, state):
+def _forward_block(
+    weights: Sequence[tf.Tensor], features: tf.Tensor, state: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tuple]:
     values = tf.tanh(features)
     h1, c1, layer1 = _layer(weights[0], weights[1], values, state[:4], state[4:8])
     h2, c2, layer2 = _layer(weights[2], weights[3], h1, state[8:12], state[12:])
@@ -240,7 +255,14 @@ def _forward_block(weights, features, state):
     return output, tf.concat([h1, c1, h2, c2], 0), (values, h1, h2, layer1, layer2)
 
 
-def _vjp_block(weights, state, kept, d_output, d_state, want):
+def _vjp_block(
+    weights: Sequence[tf.Tensor],
+    state: tf.Tensor,
+    kept: tuple,
+    d_output: tf.Tensor,
+    d_state: tf.Tensor,
+    want: tuple[bool, tuple[int, ...]],
+) -> tuple[list[tf.Tensor], list[tf.Tensor], tf.Tensor]:
     values, h1, h2, layer1, layer2 = kept
     want_weights, want_inputs = want
     d_h2 = d_state[8:12] + weights[4][:, None] * d_output
@@ -265,19 +287,21 @@ def _vjp_block(weights, state, kept, d_output, d_state, want):
     return gradient, inputs, tf.concat([back1, d_c1, back2, d_c2], 0)
 
 
-def _array(like, *shape):
+def _array(like: tf.Tensor, *shape: int) -> tf.TensorArray:
     return tf.TensorArray(like.dtype, size=like.shape[0], element_shape=shape)
 
 
-def _of_block(weights, kind):
+def _of_block(weights: Sequence[tf.Tensor], kind: tf.Tensor) -> list[tf.Tensor]:
     return [tf.gather(value, kind) for value in weights]
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _apply_lane(weights, kinds, inputs, state):
+def _apply_lane(
+    weights: tuple[tf.Tensor, ...], kinds: tf.Tensor, inputs: Sequence[tf.Tensor], state: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     blocks, _, block = state.shape
 
-    def body(i, outputs, states):
+    def body(i: tf.Tensor, outputs: tf.TensorArray, states: tf.TensorArray) -> tuple:
         features = tf.stack([value[i] for value in inputs])
         output, new, _ = _forward_block(_of_block(weights, kinds[i]), features, state[i])
         return i + 1, outputs.write(i, output), states.write(i, new)
@@ -294,16 +318,28 @@ def _apply_lane(weights, kinds, inputs, state):
 _VJP_LANES: dict = {}
 
 
-def _vjp_lane(wants):
+def _vjp_lane(wants: tuple[tuple[bool, tuple[int, ...]], ...]) -> Callable[..., list[tuple]]:
     """Returns the compiled derivative for what is wanted; each combination compiles once."""
     if wants in _VJP_LANES:
         return _VJP_LANES[wants]
 
     @tf.function(jit_compile=True, autograph=False)
-    def lane(weights, kinds, inputs, state, d_outputs, d_states):
+    def lane(
+        weights: tuple[tf.Tensor, ...],
+        kinds: tf.Tensor,
+        inputs: Sequence[tf.Tensor],
+        state: tf.Tensor,
+        d_outputs: list[tf.Tensor],
+        d_states: list[tf.Tensor],
+    ) -> list[tuple]:
         blocks, _, block = state.shape
 
-        def body(i, gradients, d_inputs, d_befores):
+        def body(
+            i: tf.Tensor,
+            gradients: list[list[tf.Tensor]],
+            d_inputs: list[list[tf.TensorArray]],
+            d_befores: list[tf.TensorArray],
+        ) -> tuple:
             own = _of_block(weights, kinds[i])
             features = tf.stack([value[i] for value in inputs])
             _, _, kept = _forward_block(own, features, state[i])

@@ -55,7 +55,9 @@ class LiveWeights:
         for (role, kind), variable in self._rows.items():
             variable.assign(tf.cast(_row_of(weights[role], kinds.index(kind)), variable.dtype))
 
-    def _row(self, role, kind, kinds, weights) -> tf.Tensor:
+    def _row(
+        self, role: str, kind: str, kinds: list[str], weights: dict[str, LSTMWeights]
+    ) -> tf.Tensor:
         if (role, kind) not in self._rows:
             with tf.init_scope():
                 row = _row_of(weights[role], kinds.index(kind)).numpy()

@@ -86,7 +86,7 @@ class MetaHessianFree(LearnedWeights, CompiledSteps):
         product_dtype: str | None = None,
         jit_compile: bool = False,
         detailed: bool = False,
-    ):
+    ) -> None:
         """Sets an optimizer up.
 
         Args:
@@ -255,7 +255,7 @@ class MetaHessianFree(LearnedWeights, CompiledSteps):
         note_layout(state, parameters)
         return state
 
-    def _state_like(self, parameters):
+    def _state_like(self, parameters: Any) -> MetaState:
         return zero_state(self.rule, self.layout(parameters), 0.0)
 
     def init_for(self, task: Any, parameters: Any) -> MetaState:
@@ -300,7 +300,14 @@ class MetaHessianFree(LearnedWeights, CompiledSteps):
             objective, parameters, state, self.weights_for(layout), key=layout.signature
         )
 
-    def _step(self, objective, parameters, state, numbers, weights):
+    def _step(
+        self,
+        objective: Objective,
+        parameters: Any,
+        state: MetaState,
+        numbers: dict[str, tf.Tensor],
+        weights: dict[str, LSTMWeights],
+    ) -> tuple:
         layout = self.layout(parameters)
         if self.rule.damping_type == "regular":
             state = state._replace(damping=numbers["damping"])
@@ -362,11 +369,11 @@ class MetaHessianFree(LearnedWeights, CompiledSteps):
         )
         return moved, after, linearized.model_state, found
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         # A copy's graphs are yet to be traced.
         return {**super().__getstate__(), "_live": LiveWeights(), "_kinds_of": {**self._kinds_of}}
 
-    def _settable(self):
+    def _settable(self) -> list[str]:
         return [*super()._settable(), "weights"]
 
 

@@ -67,10 +67,10 @@ def from_portable(saved: Any, like: MetaState, layout: Layout, finite: bool = Fa
         )
     zeros = layout.unflatten(np.zeros([layout.size], layout.dtype.as_numpy_dtype))
 
-    def flat(key):
+    def flat(key: str) -> tf.Tensor:
         return layout.flatten(load(key, saved[key], zeros, finite))
 
-    def lanes(role, parts):
+    def lanes(role: str, parts: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
         whole = tf.concat(parts, 0)
         return tuple(
             tf.split(

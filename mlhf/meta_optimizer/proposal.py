@@ -64,7 +64,7 @@ def propose(
         is_finite = tf.math.is_finite(tf.norm(gradient))
         gradient = tf.where(is_finite, gradient, tf.zeros_like(gradient))
 
-    def run(role, *inputs):
+    def run(role: str, *inputs: tf.Tensor) -> tf.Tensor:
         blocks, _ = lstm_inputs(rule, layout, inputs)
         output, lstm[role] = coordinate_lstm.apply(
             weights[role], layout.kind_of_block, blocks, state.lstm[role]
@@ -77,7 +77,7 @@ def propose(
         delta_drive = run("d", gradient, state.residual, state.solution)
         delta = rule.damping_scale * tf.nn.softplus(delta_drive) + state.damping
 
-    def damped(v):
+    def damped(v: tf.Tensor) -> tf.Tensor:
         return curvature(v) + delta * v
 
     if rule.x_use == "x":
@@ -141,7 +141,7 @@ def shorten(
     # Not its negation: a solution that is not finite is none.
     share = tf.where((longest > 0) & (norm > longest), longest / norm, tf.ones_like(norm))
 
-    def shorter(x, r):
+    def shorter(x: tf.Tensor, r: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # The residual of s x is g - s A x.
         return tf.where(share < 1, share * x, x), tf.where(
             share < 1, gradient + share * (r - gradient), r

@@ -45,11 +45,15 @@ def solve_recorded(
     dtype = r0.dtype
     floor = tf.constant(PAPER_FLOOR, dtype)
 
-    def keep_going(i, x, r, p, rho):
+    def keep_going(
+        i: tf.Tensor, x: tf.Tensor, r: tf.Tensor, p: tf.Tensor, rho: tf.Tensor
+    ) -> tf.Tensor:
         del x, p, rho
         return (i < iterations) & (tf.norm(r) >= floor)
 
-    def iterate(i, x, r, p, rho):
+    def iterate(
+        i: tf.Tensor, x: tf.Tensor, r: tf.Tensor, p: tf.Tensor, rho: tf.Tensor
+    ) -> tuple[tuple, tuple]:
         product = matvec(p)
         x, r, next_p, new_rho, curvature = _iteration(diagonal, product, x, r, p, rho)
         return (i + 1, x, r, next_p, new_rho), (p, product, rho, curvature)
@@ -73,7 +77,7 @@ def solve_recorded(
             for value in nothing
         ]
 
-        def write(state, arrays):
+        def write(state: tuple, arrays: list[tf.TensorArray]) -> tuple[tuple, list[tf.TensorArray]]:
             new, row = iterate(*state)
             return new, [
                 array.write(state[0], value) for array, value in zip(arrays, row, strict=True)
@@ -120,17 +124,17 @@ def solution_vjp(
     used = trajectory.iterations
     zero = tf.zeros_like(d_x)
 
-    def back(i, *state):
+    def back(i: tf.Tensor, *state: tf.Tensor) -> tuple[tf.Tensor, ...]:
         row = [trajectory.directions[i], trajectory.products[i], trajectory.rho[i]]
         row += [trajectory.rho[i + 1], trajectory.curvature[i]]
         return _iteration_vjp(d_x, diagonal, *row, *state)
 
-    def last(i, *state):
+    def last(i: tf.Tensor, *state: tf.Tensor) -> tuple[tf.Tensor, ...]:
         # Nothing but x_n is used of the last iteration, so d(A p) is zero and needs no product.
         d_p, _, d_r, d_rho, d_diagonal, d_delta, r = back(i, *state)
         return i - 1, d_r, d_p, d_rho, d_diagonal, d_delta, r
 
-    def earlier(i, *state):
+    def earlier(i: tf.Tensor, *state: tf.Tensor) -> tuple[tf.Tensor, ...]:
         d_p, d_product, d_r, d_rho, d_diagonal, d_delta, r = back(i, *state)
         return i - 1, d_r, d_p + matvec(d_product), d_rho, d_diagonal, d_delta, r
 
@@ -150,7 +154,14 @@ def solution_vjp(
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _iteration(diagonal, product, x, r, p, rho):
+def _iteration(
+    diagonal: tf.Tensor,
+    product: tf.Tensor,
+    x: tf.Tensor,
+    r: tf.Tensor,
+    p: tf.Tensor,
+    rho: tf.Tensor,
+) -> tuple[tf.Tensor, ...]:
     """What follows a product with A in one iteration, fused."""
     floor = tf.constant(PAPER_FLOOR, x.dtype)
     curvature = tf.reduce_sum(p * product)
@@ -165,8 +176,20 @@ def _iteration(diagonal, product, x, r, p, rho):
 
 @tf.function(jit_compile=True, autograph=False)
 def _iteration_vjp(
-    d_x, diagonal, p, product, rho, new_rho, curvature, d_r, d_p, d_rho, d_diagonal, d_delta, r
-):
+    d_x: tf.Tensor,
+    diagonal: tf.Tensor,
+    p: tf.Tensor,
+    product: tf.Tensor,
+    rho: tf.Tensor,
+    new_rho: tf.Tensor,
+    curvature: tf.Tensor,
+    d_r: tf.Tensor,
+    d_p: tf.Tensor,
+    d_rho: tf.Tensor,
+    d_diagonal: tf.Tensor,
+    d_delta: tf.Tensor,
+    r: tf.Tensor,
+) -> tuple[tf.Tensor, ...]:
     """One iteration backwards, up to the product with A; one pass over memory under XLA.
 
     d_r, d_p and d_rho are the cotangents of r_{i+1}, p_{i+1} and ρ_{i+1}; r is r_{i+1}, which the

@@ -36,7 +36,7 @@ def update(
         lambda v, g: BETA2 * v + (1 - BETA2) * g * g, state.second, gradient
     )
 
-    def move(w, m, v):
+    def move(w: tf.Tensor, m: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
         time = tf.cast(step, w.dtype)
         m_hat = m / (1 - BETA1**time)
         v_hat = v / (1 - BETA2**time)

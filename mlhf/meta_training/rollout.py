@@ -11,6 +11,7 @@ is the same product again.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -126,7 +127,7 @@ class Rollout:
             [tf.nn.softmax(gains) if length > 1 else gains, tf.zeros_like(losses[:1])], 0
         )
 
-        def body(i, carry):
+        def body(i: Any, carry: tuple) -> tuple[tuple, tuple]:
             gradients, d_states, next_gradient = carry
             row = rows.read(i)
             damped, d_solution = self._d_solution(i, row, shares[i], next_gradient)
@@ -176,7 +177,7 @@ class Rollout:
             "w_norm": tf.norm(row.weights),
         }
 
-    def _step(self, t, carry: Carry) -> tuple[Carry, Row]:
+    def _step(self, t: Any, carry: Carry) -> tuple[Carry, Row]:
         rule, layout, learning_rate = self.rule, self.layout, self.learning_rate
         objective = self._objective(carry.model_state, t)
         linearized, curvature = linearize_shares(
@@ -217,7 +218,9 @@ class Rollout:
         )
         return Carry(after, linearized.model_state, state), row
 
-    def _d_solution(self, i, row: Row, share: tf.Tensor, next_gradient: tf.Tensor):
+    def _d_solution(
+        self, i: Any, row: Row, share: tf.Tensor, next_gradient: tf.Tensor
+    ) -> tuple[Callable[[tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]:
         """Returns A v of a step, and the cotangents of its solution by objective."""
         layout, proposal = self.layout, row.proposal
         # The products alone: the gradient was kept.
@@ -225,7 +228,7 @@ class Rollout:
         linearized = part.linearize(layout.unflatten(row.weights), self.rule.product_dtype)
         curvature = curvature_of(linearized, layout)
 
-        def damped(v):
+        def damped(v: tf.Tensor) -> tf.Tensor:
             return curvature(v) + proposal.delta * v
 
         # ∂h/∂x_n: with A symmetric, <x, A x> has the gradient 2 A x, and A x_n = g - r_n.
@@ -263,7 +266,9 @@ def _noise(seed: tf.Tensor, t: Any, layout: Layout) -> tf.Tensor:
     return (1 - NOISE) + (2 * NOISE / 2**24) * tf.cast(whole, layout.dtype)
 
 
-def _limit(x: tf.Tensor, weights: tf.Tensor, learning_rate: tf.Tensor):
+def _limit(
+    x: tf.Tensor, weights: tf.Tensor, learning_rate: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
     """Scales x to a norm of at most 0.25 ‖w‖ / lr.
 
     Returns the factor, the scaled x, and the transpose of its derivative.
@@ -272,7 +277,7 @@ def _limit(x: tf.Tensor, weights: tf.Tensor, learning_rate: tf.Tensor):
     limit = LONGEST_STEP * tf.norm(weights) / learning_rate
     scale = tf.where(norm > limit, limit / norm, tf.ones_like(norm))
 
-    def vjp(u):
+    def vjp(u: tf.Tensor) -> tf.Tensor:
         along = tf.tensordot(x, u, 1) / norm / norm
         return scale * (u - tf.where(norm > limit, along, tf.zeros_like(along)) * x)
 
@@ -288,7 +293,7 @@ def _row_specs(rule: Rule, layout: Layout, carry: Carry) -> Row:
     vector = tf.TensorSpec([layout.size], layout.dtype)
     scalar = tf.TensorSpec([], layout.dtype)
 
-    def spec(value):
+    def spec(value: tf.Tensor) -> tf.TensorSpec:
         return tf.TensorSpec(value.shape, value.dtype)
 
     return Row(

@@ -11,7 +11,7 @@ import tensorflow as tf
 class Rows:
     """What a scan kept: read it by time, inside a graph too. Nothing is copied or stacked."""
 
-    def __init__(self, arrays: Any, rows: Sequence[Any] | None = None):
+    def __init__(self, arrays: Any, rows: Sequence[Any] | None = None) -> None:
         self._arrays = arrays
         self._rows = rows
 
@@ -70,7 +70,7 @@ def scan(
     )
     carry = tf.nest.map_structure(tf.convert_to_tensor, carry)
 
-    def step(i, carry, arrays):
+    def step(i: tf.Tensor, carry: Any, arrays: Any) -> tuple:
         t = length - 1 - i if reverse else i
         carry, row = body(t, carry)
         arrays = tf.nest.map_structure(lambda array, value: array.write(t, value), arrays, row)

@@ -44,7 +44,7 @@ class StepBack:
         damped: Callable[[tf.Tensor], tf.Tensor],
         d_solution: Mapping[str, tf.Tensor],
         unrolled: bool,
-    ):
+    ) -> None:
         """Describes a step.
 
         Args:
@@ -142,7 +142,7 @@ class StepBack:
             [c._replace(output=layout.to_blocks(c.output)) for c in cotangents],
         )
 
-        def unscaled(position, d_input):
+        def unscaled(position: int, d_input: tf.Tensor) -> tf.Tensor:
             flat, factor = tf.reshape(d_input, [layout.size]), factors[position]
             return flat if factor is None else factor * flat
 

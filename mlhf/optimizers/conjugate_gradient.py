@@ -98,12 +98,26 @@ def _iterate(
     """Returns how many iterations there were, why they stopped, x, and r."""
     y = system.precondition(r)
 
-    def keep_going(i, reason, x, r, p, rho):
+    def keep_going(
+        i: tf.Tensor,
+        reason: tf.Tensor,
+        x: list[tf.Tensor],
+        r: list[tf.Tensor],
+        p: list[tf.Tensor],
+        rho: tf.Tensor,
+    ) -> tf.Tensor:
         del x, p
         go_on = rule.is_unfinished(tf.sqrt(_dot(r, r)))
         return (i < max_iterations) & (reason == RUNNING_OUT) & go_on
 
-    def iterate(i, reason, x, r, p, rho):
+    def iterate(
+        i: tf.Tensor,
+        reason: tf.Tensor,
+        x: list[tf.Tensor],
+        r: list[tf.Tensor],
+        p: list[tf.Tensor],
+        rho: tf.Tensor,
+    ) -> tuple:
         product = system.product(p)
         curvature = _dot(p, product)
         alpha = rule.over(rho, curvature)
@@ -141,7 +155,7 @@ def _iterate(
 class _System:
     """A x = b, its start and its preconditioner, on flat lists of tensors."""
 
-    def __init__(self, matvec: Callable[[Any], Any], b: Any, x0: Any, preconditioner: Any):
+    def __init__(self, matvec: Callable[[Any], Any], b: Any, x0: Any, preconditioner: Any) -> None:
         self.b, self.dtype = b, _dtype_of(b)
         self._matvec, self._preconditioner = matvec, preconditioner
         self._x0: list[tf.Tensor] | None = None
@@ -189,7 +203,7 @@ class _System:
 class _Relative:
     """When the iteration stops, and what keeps it from dividing by zero: all in units of b."""
 
-    def __init__(self, dtype: tf.DType, tolerance: Any):
+    def __init__(self, dtype: tf.DType, tolerance: Any) -> None:
         self._tolerance = _epsilon(dtype) if tolerance is None else tolerance
 
     def scaled(self, right: list[tf.Tensor]) -> tuple[list[tf.Tensor], tf.Tensor]:
@@ -222,7 +236,7 @@ class _Relative:
 class _Paper(_Relative):
     """The same as Chen et al. 2018 have it: absolute."""
 
-    def __init__(self, dtype: tf.DType, tolerance: Any):
+    def __init__(self, dtype: tf.DType, tolerance: Any) -> None:
         super().__init__(dtype, PAPER_FLOOR if tolerance is None else tolerance)
         self._dtype, self._floor = dtype, tf.constant(PAPER_FLOOR, dtype)
 
@@ -264,5 +278,5 @@ def _axpy(a: tf.Tensor, x: list[tf.Tensor], y: list[tf.Tensor]) -> list[tf.Tenso
     return [v + a * u for u, v in zip(x, y, strict=True)]
 
 
-def _choose(condition, new, old):
+def _choose(condition: tf.Tensor, new: list[tf.Tensor], old: list[tf.Tensor]) -> list[tf.Tensor]:
     return [tf.where(condition, a, b) for a, b in zip(new, old, strict=True)]

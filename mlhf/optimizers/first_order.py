@@ -32,7 +32,7 @@ class FirstOrder(CompiledSteps):
 
         variables: tuple[tf.Tensor, ...]
 
-    def __init__(self, optimizer: Any, jit_compile: bool = False):
+    def __init__(self, optimizer: Any, jit_compile: bool = False) -> None:
         """Wraps an optimizer.
 
         Args:
@@ -153,7 +153,7 @@ class FirstOrder(CompiledSteps):
             raise ValueError("Expected an optimizer that was given init(parameters) before step.")
         return self._take(objective, parameters, state, key=self._constants())
 
-    def _state_like(self, parameters):
+    def _state_like(self, parameters: Any) -> State:
         self._check_own(parameters)
         variables = self._optimizer.variables
         return self.State(tuple(tf.zeros(v.shape, v.dtype) for v in variables))
@@ -168,12 +168,12 @@ class FirstOrder(CompiledSteps):
                 "make another optimizer for another network."
             )
 
-    def _numbers(self, state):
+    def _numbers(self, state: State) -> dict[str, tf.Tensor]:
         del state
         given = self._rate_given
         return {} if given is None else {"learning_rate": tf.convert_to_tensor(given)}
 
-    def _settable(self):
+    def _settable(self) -> list[str]:
         return ["learning_rate"]
 
     def _constants(self) -> tuple:
@@ -185,7 +185,9 @@ class FirstOrder(CompiledSteps):
     def _is_rate(self, variable: Any) -> bool:
         return variable is self._optimizer._learning_rate
 
-    def _step(self, objective, parameters, state, numbers):
+    def _step(
+        self, objective: Objective, parameters: Any, state: State, numbers: dict[str, tf.Tensor]
+    ) -> tuple:
         linearized = objective.linearize(parameters)
         gradient = tf.nest.flatten(linearized.gradient())
         for variable, value in zip(self._variables, tf.nest.flatten(parameters), strict=True):

@@ -80,7 +80,7 @@ class HessianFree(CompiledSteps):
         cg_tolerance: float | None = None,
         product_dtype: str | None = None,
         jit_compile: bool = False,
-    ):
+    ) -> None:
         """Sets an optimizer up.
 
         Args:
@@ -129,7 +129,7 @@ class HessianFree(CompiledSteps):
         """
         return self._with_count(initial_state(parameters, type(self).damping.read(self)))
 
-    def _state_like(self, parameters):
+    def _state_like(self, parameters: Any) -> HessianFreeState:
         return initial_state(parameters)
 
     def step(self, objective: Objective, parameters: Any, state: HessianFreeState) -> Step:
@@ -147,7 +147,13 @@ class HessianFree(CompiledSteps):
         """
         return self._take(objective, parameters, state)
 
-    def _step(self, objective, parameters, state, numbers):
+    def _step(
+        self,
+        objective: Objective,
+        parameters: Any,
+        state: HessianFreeState,
+        numbers: dict[str, tf.Tensor],
+    ) -> tuple:
         rate = numbers["learning_rate"]
         if self.damping_type == "regular":
             state = state._replace(damping=numbers["damping"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,7 +67,7 @@ class MartensHessianFree(CompiledSteps):
         damping_type: str = "LM_heuristics",
         decay: float = 2 / 3,
         jit_compile: bool = False,
-    ):
+    ) -> None:
         """Sets an optimizer up.
 
         Args:
@@ -100,7 +101,7 @@ class MartensHessianFree(CompiledSteps):
         """
         return initial_state(parameters, type(self).damping.read(self))
 
-    def _state_like(self, parameters):
+    def _state_like(self, parameters: Any) -> HessianFreeState:
         return initial_state(parameters)
 
     def step(self, objective: Objective, parameters: Any, state: HessianFreeState) -> Step:
@@ -118,7 +119,13 @@ class MartensHessianFree(CompiledSteps):
         """
         return self._take(objective, parameters, state)
 
-    def _step(self, objective, parameters, state, numbers):
+    def _step(
+        self,
+        objective: Objective,
+        parameters: Any,
+        state: HessianFreeState,
+        numbers: dict[str, tf.Tensor],
+    ) -> tuple:
         if self.damping_type == "regular":
             state = state._replace(damping=numbers["damping"])
         form = plain_form(parameters)
@@ -134,7 +141,7 @@ class MartensHessianFree(CompiledSteps):
         )
         here = form.flatten(parameters)
 
-        def value(x):
+        def value(x: tf.Tensor) -> tf.Tensor:
             moved = form.unflatten(here - x)
             loss = objective.data_loss(moved)
             if objective.regularizer is not None:
@@ -187,7 +194,9 @@ def _kept_numbers(iterations: int) -> list[int]:
     return sorted(number for number in numbers if number <= iterations)
 
 
-def _share_of_last(last, product, gradient, warm_start) -> tf.Tensor:
+def _share_of_last(
+    last: tf.Tensor, product: tf.Tensor, gradient: tf.Tensor, warm_start: float
+) -> tf.Tensor:
     """Returns the s in [0, warm_start] that minimises φ(s x₋) = s²/2 ⟨x₋, A x₋⟩ - s ⟨x₋, g⟩."""
     curved = tf.tensordot(last, product, 1)
     best = tf.tensordot(last, gradient, 1) / tf.where(curved > 0, curved, tf.ones_like(curved))
@@ -195,17 +204,33 @@ def _share_of_last(last, product, gradient, warm_start) -> tf.Tensor:
     return tf.where(usable, tf.clip_by_value(best, 0, warm_start), tf.zeros_like(best))
 
 
-def _solve(matvec, gradient, last, warm_start, iterations, tolerance) -> _Found:
+def _solve(
+    matvec: Callable[[tf.Tensor], tf.Tensor],
+    gradient: tf.Tensor,
+    last: tf.Tensor,
+    warm_start: float,
+    iterations: int,
+    tolerance: float,
+) -> _Found:
     numbers = _kept_numbers(iterations)
     slot_of = np.full(iterations + 1, -1, np.int32)
     slot_of[numbers] = np.arange(len(numbers))
     slots = tf.constant(slot_of)
     dtype = gradient.dtype
 
-    def model(x, r):
+    def model(x: tf.Tensor, r: tf.Tensor) -> tf.Tensor:
         return -0.5 * tf.tensordot(x, gradient + r, 1)
 
-    def keep_going(i, x, r, p, rho, models, kept, positive):
+    def keep_going(
+        i: tf.Tensor,
+        x: tf.Tensor,
+        r: tf.Tensor,
+        p: tf.Tensor,
+        rho: tf.Tensor,
+        models: tf.Tensor,
+        kept: tf.TensorArray,
+        positive: tf.Tensor,
+    ) -> tf.Tensor:
         del x, p, kept
         window = tf.maximum(
             _SHORTEST_WINDOW, tf.cast(tf.math.ceil(_WINDOW_SHARE * tf.cast(i, dtype)), tf.int32)
@@ -216,7 +241,16 @@ def _solve(matvec, gradient, last, warm_start, iterations, tolerance) -> _Found:
         slow = (i > window) & (now < 0) & (gain > tf.cast(window, dtype) * tolerance * now)
         return (i < iterations) & positive & (rho > 0) & ~slow & tf.reduce_all(r == r)
 
-    def iterate(i, x, r, p, rho, models, kept, positive):
+    def iterate(
+        i: tf.Tensor,
+        x: tf.Tensor,
+        r: tf.Tensor,
+        p: tf.Tensor,
+        rho: tf.Tensor,
+        models: tf.Tensor,
+        kept: tf.TensorArray,
+        positive: tf.Tensor,
+    ) -> tuple:
         product = matvec(p)
         curved = tf.tensordot(p, product, 1)
         positive = curved > 0
@@ -241,14 +275,20 @@ def _solve(matvec, gradient, last, warm_start, iterations, tolerance) -> _Found:
     return _Found(x, i, models, kept, tf.constant(numbers, tf.int32))
 
 
-def _backtrack(value, found: _Found) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def _backtrack(
+    value: Callable[[tf.Tensor], tf.Tensor], found: _Found
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Goes back over the kept iterates while the loss does not rise by that."""
 
-    def better(slot, x, iteration, loss, go):
+    def better(
+        slot: tf.Tensor, x: tf.Tensor, iteration: tf.Tensor, loss: tf.Tensor, go: tf.Tensor
+    ) -> tf.Tensor:
         del x, iteration, loss
         return (slot >= 0) & go
 
-    def back(slot, x, iteration, loss, go):
+    def back(
+        slot: tf.Tensor, x: tf.Tensor, iteration: tf.Tensor, loss: tf.Tensor, go: tf.Tensor
+    ) -> tuple:
         earlier = found.kept.read(slot)
         other = value(earlier)
         go = other <= loss
@@ -269,18 +309,24 @@ def _backtrack(value, found: _Found) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     return x, iteration, loss
 
 
-def _line_search(value, solution, before, after, slope) -> tf.Tensor:
+def _line_search(
+    value: Callable[[tf.Tensor], tf.Tensor],
+    solution: tf.Tensor,
+    before: tf.Tensor,
+    after: tf.Tensor,
+    slope: tf.Tensor,
+) -> tf.Tensor:
     """Returns the largest of 1, 0.8, 0.64 ... that lowers the loss enough; 0 if none does."""
 
     # Said so that nothing that is not a number is low enough.
-    def low_enough(rate, loss):
+    def low_enough(rate: tf.Tensor, loss: tf.Tensor) -> tf.Tensor:
         return loss <= before - _ARMIJO * rate * slope
 
-    def go_on(trial, rate, loss):
+    def go_on(trial: tf.Tensor, rate: tf.Tensor, loss: tf.Tensor) -> tf.Tensor:
         del trial
         return (slope > 0) & tf.math.is_finite(before) & ~low_enough(rate, loss)
 
-    def shrink(trial, rate, loss):
+    def shrink(trial: tf.Tensor, rate: tf.Tensor, loss: tf.Tensor) -> tuple:
         del loss
         rate = _SHRINK * rate
         return trial + 1, rate, value(rate * solution)

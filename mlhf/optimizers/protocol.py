@@ -73,7 +73,7 @@ class PlainState:
 class _Completed(PlainState):
     """Something with `init` and `step` alone as an `Optimizer`."""
 
-    def __init__(self, optimizer: Any):
+    def __init__(self, optimizer: Any) -> None:
         self._optimizer = optimizer
         self.init, self.step = optimizer.init, optimizer.step
 

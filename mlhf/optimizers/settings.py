@@ -37,7 +37,7 @@ class Number:
         schedule: bool = False,
         check: Callable[[Any, Any], None] | None = None,
         **bounds: float,
-    ):
+    ) -> None:
         """Describes a number.
 
         Args:

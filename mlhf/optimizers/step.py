@@ -60,7 +60,7 @@ class CompiledSteps(PlainState):
     # From parameters to a state of theirs, of which only structure, shapes and dtypes matter.
     _state_like: Callable[[Any], Any]
 
-    def __init__(self, jit_compile: bool):
+    def __init__(self, jit_compile: bool) -> None:
         self.jit_compile = jit_compile
         self._compiled = StepCache()
         # The signatures of states by those of parameters.
@@ -155,7 +155,13 @@ class CompiledSteps(PlainState):
         noted: list[targets.Targets] = []
         reads: list[captured_variables.Read] = []
 
-        def step(objective, parameters, state, numbers, *more):
+        def step(
+            objective: Objective,
+            parameters: Any,
+            state: Any,
+            numbers: dict[str, tf.Tensor],
+            *more: Any,
+        ) -> tuple:
             dtype = tf.nest.flatten(parameters)[0].dtype
             numbers = {name: tf.cast(value, dtype) for name, value in numbers.items()}
             with targets.noted() as outputs:
@@ -171,7 +177,7 @@ class CompiledSteps(PlainState):
 
         compiled = tf.function(step, jit_compile=self.jit_compile, autograph=False)
 
-        def run(objective, parameters, *inside):
+        def run(objective: Objective, parameters: Any, *inside: Any) -> tuple:
             with loss_targets.spoken_of():
                 results = compiled(objective, parameters, *inside)
             if reads:

@@ -48,7 +48,9 @@ def output_gradients(
     return [there * u for u in gradients]
 
 
-def _all_output_gradients(loss, outputs, targets, fisher, seed) -> list[tf.Tensor]:
+def _all_output_gradients(
+    loss: losses.Loss, outputs: tf.Tensor, targets: tf.Tensor, fisher: str, seed: tf.Tensor
+) -> list[tf.Tensor]:
     """As `output_gradients`, at the terms that are not there as well."""
     root = _root_of_hessian(loss, outputs)
     if fisher == "exact":

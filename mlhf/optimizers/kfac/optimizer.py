@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -105,7 +106,7 @@ class KFAC(CompiledSteps):
         fisher: str = "sampled",
         seed: int = 0,
         jit_compile: bool = False,
-    ):
+    ) -> None:
         """Sets an optimizer up.
 
         Args:
@@ -154,7 +155,7 @@ class KFAC(CompiledSteps):
         dtype = check_parameters(parameters)
         return self._state_like(parameters)._replace(damping=self._number("damping", dtype))
 
-    def _state_like(self, parameters):
+    def _state_like(self, parameters: Any) -> KFACState:
         dtype = tf.nest.flatten(parameters)[0].dtype
         zeros = {
             block.name: (tf.zeros([a, a], dtype), tf.zeros([g, g], dtype))
@@ -188,7 +189,9 @@ class KFAC(CompiledSteps):
         """
         return self._take(objective, parameters, state)
 
-    def _step(self, objective, parameters, state, numbers):
+    def _step(
+        self, objective: Objective, parameters: Any, state: KFACState, numbers: dict[str, tf.Tensor]
+    ) -> tuple:
         # One without a rate takes both from the quadratic model: another computation.
         rate, momentum = numbers.get("learning_rate"), numbers["momentum"]
         fixed = rate is not None
@@ -223,7 +226,7 @@ class KFAC(CompiledSteps):
         if not fixed or self.damping_type == "LM_heuristics":
             linearized = objective.linearize(parameters)
 
-            def damped(leaves):
+            def damped(leaves: list[tf.Tensor]) -> list[tf.Tensor]:
                 packed = tf.nest.pack_sequence_as(parameters, leaves)
                 product = tf.nest.flatten(linearized.curvature_product(packed))
                 return [p + state.damping * v for p, v in zip(product, leaves, strict=True)]
@@ -266,7 +269,12 @@ class KFAC(CompiledSteps):
         return moved, new_state, model_state, metrics
 
     def _factors(
-        self, objective, parameters, network: TracedNetwork, blocks: list[Block], step
+        self,
+        objective: Objective,
+        parameters: Any,
+        network: TracedNetwork,
+        blocks: list[Block],
+        step: tf.Tensor,
     ) -> tuple[Factors, tf.Tensor | None]:
         """Returns the factors of a batch's first examples, and which of their terms are there."""
         share = max(self.factor_share, min(1, _FEWEST_EXAMPLES / objective.batch_size()))
@@ -292,13 +300,20 @@ class KFAC(CompiledSteps):
             lambda old, new: keep * old + (1 - keep) * new, state.factors, batch
         )
 
-    def _adapted(self, damping, before, after, predicted):
+    def _adapted(
+        self, damping: tf.Tensor, before: tf.Tensor, after: tf.Tensor, predicted: tf.Tensor
+    ) -> tf.Tensor:
         """Levenberg and Marquardt's rule, ω = (19/20)^T for an adaptation every T steps."""
         ratio = reduction_ratio(before, after, predicted)
         return scaled_by_ratio(damping, ratio, _OMEGA**self.adapt_every)
 
 
-def _minimize(gradient, proposal, last, damped):
+def _minimize(
+    gradient: list[tf.Tensor],
+    proposal: list[tf.Tensor],
+    last: list[tf.Tensor],
+    damped: Callable[[list[tf.Tensor]], list[tf.Tensor]],
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns α and μ that minimise ⟨∇, δ⟩ + ½⟨δ, (G + λ) δ⟩ over δ = α Δ + μ δ₋."""
     curved, last_curved = damped(proposal), damped(last)
     a, b, c = _dot(proposal, curved), _dot(proposal, last_curved), _dot(last, last_curved)
@@ -319,7 +334,9 @@ def _value(objective: Objective, parameters: Any) -> tf.Tensor:
     return value
 
 
-def _value_and_gradient(objective, parameters, network) -> tuple[tf.Tensor, list[tf.Tensor]]:
+def _value_and_gradient(
+    objective: Objective, parameters: Any, network: TracedNetwork
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
     objective.loss.check(network.outputs, objective.targets)
     names = [f"the parameter {name!r}" for name in structures.leaf_names(parameters)]
     refuse_missing(Paths(network.leaves, [network.outputs]), names, "the network")

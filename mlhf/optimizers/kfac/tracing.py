@@ -31,7 +31,7 @@ class TracedNetwork:
       model_state: The network's state after the pass.
     """
 
-    def __init__(self, function: Any, parameters: Any):
+    def __init__(self, function: Any, parameters: Any) -> None:
         """Runs a network.
 
         Args:
