@@ -1,12 +1,12 @@
-"""The flat layout of parameters: blocks of coordinates, all of one block of one kind.
+"""The flat layout of parameters: blocks of coordinates, all coordinates of a block of one kind.
 
     flat vector   [ conv kernels ........ 0 0 | conv biases .. 0 0 0 | dense kernels ...... 0 ]
     blocks        [    0    |    1    |   2   |          3           |    4    |      5      ]
     kind of block      0         0        0              1                2           2
 
-Linear algebra runs on the whole vector, one operation each; the learned rules run on its blocks,
-[blocks, features, block size], small enough to stay in a core's cache. What fills up a kind's
-last block is zero in every vector and stays so.
+Linear algebra runs on the whole vector, in one operation; the learned rules run on its blocks,
+[blocks, features, block size], small enough to stay in a core's cache. The padding of a kind's last
+block is zero in every vector and stays so.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mlhf.checks.arguments import check_parameters
 
 LARGEST_BLOCK = 2048
 SMALLEST_BLOCK = 64
-# Large networks have a number of blocks that any usual number of cores divides.
+# Large networks have a number of blocks that the usual numbers of cores divide.
 BLOCKS_IN_A_ROW = 8
 
 
@@ -41,13 +41,13 @@ class Layout(FlatForm):
 
         Args:
           structure: Tensors of static shape and one floating dtype.
-          kinds: As for `mlhf.kinds.resolve_kinds`.
-          block: Coordinates in a block; by default a power of two between 64 and 2,048, about a
-            sixteenth of the parameters.
+          kinds: The kinds of the leaves, as for `mlhf.kinds.resolve_kinds`.
+          block: The number of coordinates in a block; by default a power of two between 64 and
+            2,048, about a sixteenth of the parameters.
 
         Raises:
           ValueError: If there are none, a shape is not static, dtypes are mixed or not floating, or
-            a kind is not known.
+            a kind is unknown.
         """
         dtype = check_parameters(structure)
         if dtype not in (tf.float32, tf.float64):
@@ -63,7 +63,7 @@ class Layout(FlatForm):
         self.kinds = sorted(set(leaf_kinds))
         self.block = block or _block_size(self.parameters)
 
-        # Behind each kind (None, padding). Empty leaves have no piece.
+        # After each kind comes (None, padding). Empty leaves have no piece.
         pieces: list[tuple[int | None, int]] = []
         kind_of_block: list[int] = []
         for number, kind in enumerate(self.kinds):
@@ -83,7 +83,7 @@ class Layout(FlatForm):
 
     @property
     def signature(self) -> tuple:
-        """What a function compiled for this layout depends on: which leaf lies where, as what."""
+        """What a function compiled for it depends on: the leaves' places, shapes and kinds."""
         shapes = tuple(tuple(shape) for shape in self.shapes)
         return tuple(self.kinds), self.block, tuple(self._pieces), shapes
 
@@ -95,10 +95,10 @@ class Layout(FlatForm):
         """Returns for every coordinate one over the root mean square of its variable's entries.
 
         Args:
-          vector: [size].
+          vector: A flat vector, [size].
 
         Returns:
-          [size]; ones where a variable's entries are all zero, and at padding.
+          The factors, [size]; ones where a variable's entries are all zero, and at padding.
         """
         parts = []
         for (leaf, size), part in zip(self._pieces, self._split(vector), strict=True):
@@ -128,14 +128,14 @@ class Layout(FlatForm):
 def plain_form(parameters: Any) -> FlatForm:
     """Returns the flat form of parameters for rules without learned parts.
 
-    It is that of one kind, zeros at its end included: how sums over a vector round depends on its
-    length, and numbers and states are to stay those of earlier versions.
+    It is the layout of one kind, with zeros at its end: how sums over a vector round depends on its
+    length, and numbers and states should stay those of earlier versions.
 
     Args:
       parameters: Tensors of static shape and one dtype, float32 or float64.
 
     Raises:
-      ValueError: If there are none, a shape is not static, or the dtypes are others.
+      ValueError: If there are none, a shape is not static, or they have another dtype.
     """
     return Layout(parameters, "any")
 

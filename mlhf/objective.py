@@ -1,4 +1,4 @@
-"""What an optimizer steps on: a network, a loss, a batch, and what regularizes the parameters."""
+"""What an optimizer steps on: a network, a loss, a batch, and a regularizer of the parameters."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class L2:
         its `variable.path`).
 
     Raises:
-      ValueError: If either makes no sense.
+      ValueError: If one of them makes no sense.
     """
 
     coefficient: float
@@ -51,7 +51,7 @@ class L2:
         check_number("coefficient", self.coefficient, at_least=0)
         if isinstance(self.excluded, str):
             raise ValueError(f"Expected excluded= to be a set of paths, got {self.excluded!r}.")
-        # Compiled steps are kept by what they depend on, for which it has to be hashable.
+        # Compiled steps are cached by what they depend on, so it has to be hashable.
         object.__setattr__(self, "excluded", frozenset(self.excluded))
 
     def value(self, parameters: Structure) -> tf.Tensor:
@@ -97,8 +97,8 @@ class Objective:
     The network, the loss and the regularizer are static: a step is compiled for them once, and a
     new batch of the same shapes does not trace again. Make the network once, outside the loop.
 
-    An objective is a structure of its tensors to TensorFlow: a `tf.function` takes it as an
-    argument, and traces again where what is static or a shape is another.
+    To TensorFlow an objective is a structure of its tensors: a `tf.function` takes it as an
+    argument, and traces again when a static part or a shape changes.
     """
 
     def __init__(
@@ -123,18 +123,18 @@ class Objective:
             `keras.losses`, such as `"sparse_categorical_crossentropy"` for a model that ends in a
             softmax. (`"poisson"` is this package's, of log rates.)
           inputs: A structure of tensors, the first axis counting examples.
-          targets: What the loss compares the outputs with.
-          model_state: What the network carries besides parameters (moving statistics, seeds). For
-            a Keras model it defaults to its non-trainable variables' values.
-          regularizer: For example `mlhf.L2(2e-4)`. It stands in the value, the gradient and the
-            curvature.
+          targets: The targets that the loss compares the outputs with.
+          model_state: The state that the network has besides parameters (moving statistics, seeds).
+            For a Keras model it defaults to its non-trainable variables' values.
+          regularizer: A regularizer such as `mlhf.L2(2e-4)`. The value, the gradient and the
+            curvature contain it.
           ignore_overrides: Whether a Keras model may override `train_step` or `compute_loss`, which
             an objective does not run; for use inside such a `train_step`.
 
         Raises:
-          ValueError: If the loss is not known, or the Keras model is not built or asks for
+          ValueError: If the loss is unknown, or the Keras model is not built or asks for
             something that would be left out (float16, quantization, a `train_step` of its own).
-          TypeError: If the network is not callable, or inputs or targets make no dense tensors.
+          TypeError: If the network is not callable, or inputs or targets do not make dense tensors.
         """
         networks.check_network(network)
         if keras_models.is_model(network):
@@ -153,7 +153,7 @@ class Objective:
         self.regularizer = regularizer
         self.inputs = networks.as_tensors("inputs", inputs)
         self.targets = networks.as_tensor("targets", targets)
-        # A network without a state carries the empty structure, which loops can carry too.
+        # A network without a state has the empty structure, which loops can carry too.
         self.model_state = tf.nest.map_structure(
             lambda leaf: networks.as_tensor("a model_state", leaf),
             () if model_state is None else model_state,
@@ -170,32 +170,32 @@ class Objective:
         return self.inputs, self.targets, self.model_state
 
     def __tf_flatten__(self) -> tuple[tuple, tuple]:
-        """Returns what is static, and what is traced."""
+        """Returns the static part, and the tensors."""
         return self.static, self.tensors
 
     @classmethod
     def __tf_unflatten__(cls, static: tuple, tensors: tuple) -> Objective:
-        """Puts an objective together again, as inside a compiled function."""
+        """Returns the objective that `__tf_flatten__` took apart."""
         objective = cls.__new__(cls)
-        # The constructor would put a Keras model's state in the place of an empty one.
+        # The constructor would replace an empty state by a Keras model's own.
         objective.network, objective.loss, objective.regularizer = static
         objective.inputs, objective.targets, objective.model_state = tensors
         return objective
 
     def on(self, inputs: Any, targets: Any, model_state: Structure) -> Objective:
-        """Returns the objective of another batch, of tensors, in another model state."""
+        """Returns the objective on another batch of tensors, in another model state."""
         return self.__tf_unflatten__(self.static, (inputs, targets, model_state))
 
     def outputs(self, parameters: Structure) -> tuple[tf.Tensor, Structure]:
         """Returns the network's outputs and the new model state.
 
-        Those that the loss compares: without the softmax that a Keras model ends in, where the loss
-        takes it itself.
+        The outputs are those that the loss compares: without the softmax at the end of a Keras
+        model if the loss applies it itself.
 
         Raises:
           TypeError: If the network takes other arguments, or returns something else.
           ValueError: If its new state is not like the old one, or the outputs are probabilities and
-            the loss is one from logits.
+            the loss expects logits.
         """
         state = (self.model_state,) if tf.nest.flatten(self.model_state) else ()
         networks.check_takes(self.network, bool(state))
@@ -206,7 +206,7 @@ class Objective:
         return outputs, model_state
 
     def model_state_after(self, is_finite: tf.Tensor, new: Structure) -> Structure:
-        """Returns the new model state where a batch is finite, a bool, and else the old one."""
+        """Returns the new model state if a batch is finite, a bool, otherwise the old one."""
         return tf.nest.map_structure(
             lambda after, before: tf.where(is_finite, after, before), new, self.model_state
         )
@@ -219,13 +219,13 @@ class Objective:
         """Returns the objective on the first examples of the batch.
 
         Args:
-          share: Of the batch, above 0 and at most 1; rounded, but at least one example.
+          share: The share of the batch, above 0 and at most 1; rounded, but at least one example.
 
         Returns:
           The objective; itself for a share of 1.
 
         Raises:
-          ValueError: If the share is less than 1 and the batch size not static.
+          ValueError: If the share is less than 1 and the batch size is not static.
         """
         if share == 1:
             return self
@@ -236,7 +236,7 @@ class Objective:
         return self.on(inputs, self.targets[:count], self.model_state)
 
     def batch_size(self) -> int:
-        """Returns the static number of examples, or raises ValueError where there is none."""
+        """Returns the number of examples; raises ValueError if it is not static."""
         size = self.targets.shape[0]
         if size is None:
             raise ValueError(
@@ -253,7 +253,7 @@ class Objective:
 
         Args:
           parameters: The point, a structure of floating tensors.
-          product_dtype: As for `custom_op.gauss_newton`: `"bfloat16"` for cheaper products.
+          product_dtype: As for `custom_op.gauss_newton`: `"bfloat16"` makes products cheaper.
 
         Returns:
           The loss, its gradient and its Gauss-Newton products there.
@@ -270,9 +270,9 @@ class LinearizedObjective:
     Attributes:
       parameters: The point.
       data_loss: The mean loss without the regularizer, a scalar in the parameters' dtype.
-      value: The mean loss with it.
-      model_state: The network's state after its forward pass; `()` if it has none. That before,
-        if the loss is not finite: one bad batch would stay in moving statistics for good.
+      value: The mean loss with the regularizer.
+      model_state: The network's state after its forward pass; `()` if it has none. If the loss is
+        not finite, the state before: one bad batch would stay in moving statistics for good.
     """
 
     def __init__(
@@ -293,12 +293,12 @@ class LinearizedObjective:
             objective.loss,
             objective.targets,
             product_dtype=product_dtype,
-            # A step is taken on one draw.
+            # A step uses one random draw.
             check_deterministic=False,
         )
         self.model_state = aside[-1]
         if tf.executing_eagerly():
-            # What the traced function left aside are symbols of its trace.
+            # The traced function left symbols of its trace.
             self.model_state = objective.outputs(parameters)[1]
         self.data_loss = _in_dtype_of(parameters, self._operator.loss())
         is_finite = tf.math.is_finite(self.data_loss)
@@ -323,7 +323,7 @@ class LinearizedObjective:
 
 
 def _in_dtype_of(parameters: Structure, value: tf.Tensor) -> tf.Tensor:
-    """Casts a loss: a network may compute its outputs in another precision than its parameters'."""
+    """Casts a loss, since a network may compute in another precision than its parameters'."""
     return tf.cast(value, tf.nest.flatten(parameters)[0].dtype)
 
 

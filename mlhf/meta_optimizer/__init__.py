@@ -1,1 +1,1 @@
-"""The learned optimizer: its rule, its networks, its files."""
+"""The learned optimizer: its rule, its LSTMs, its files."""

@@ -2,11 +2,11 @@
 
 Inputs pass a tanh and two LSTM layers of 4 units (Hochreiter and Schmidhuber 1997; as optimizers,
 Andrychowicz et al. 2016) and a dense layer to one number. All coordinates of a kind share one set
-of weights and keep a state of their own, h and c of both layers.
+of weights, and each keeps its own state, h and c of both layers.
 
-The coordinates lie in blocks, [blocks, features, C] (see `mlhf.layout`). A loop takes a block at a
-time under XLA: everything that a block needs stays in cache, which is worth a factor of three over
-one operation for all coordinates. Several loops ("lanes") run at the same time, one a core. The
+The coordinates lie in blocks, [blocks, features, C] (see `mlhf.layout`). A loop under XLA takes one
+block at a time: everything that a block needs stays in cache, which makes it three times as fast as
+one operation for all coordinates. Several loops ("lanes") run at the same time, one per core. The
 derivative recomputes a block's activations instead of keeping them.
 """
 
@@ -25,7 +25,7 @@ GATES = 4 * UNITS
 
 
 class LSTMWeights(NamedTuple):
-    """One set of weights a kind, stacked along the first axis; 277 numbers a kind at 3 inputs."""
+    """One set of weights per kind, stacked along the first axis; 277 numbers each for 3 inputs."""
 
     kernel1: tf.Tensor  # [kinds, inputs + 4, 16]
     bias1: tf.Tensor  # [kinds, 16]
@@ -36,10 +36,10 @@ class LSTMWeights(NamedTuple):
 
 
 class Cotangent(NamedTuple):
-    """What the derivative is asked for along one incoming cotangent."""
+    """A cotangent that comes in, and what is wanted of its way back."""
 
     output: tf.Tensor  # [blocks, C]
-    state: tuple[tf.Tensor, ...]  # [blocks of the lane, 16, C] a lane
+    state: tuple[tf.Tensor, ...]  # [blocks of the lane, 16, C] for each lane
     weights: bool  # whether the weights' gradient is wanted
     inputs: tuple[int, ...]  # the inputs whose gradients are wanted
 
@@ -48,10 +48,10 @@ def initial_weights(kinds: int, seed: int, dtype: tf.DType, inputs: int = 3) -> 
     """Draws weights: Glorot-uniform kernels, zero biases.
 
     Args:
-      kinds: The number of kinds of variable.
-      seed: Of the random generator.
-      dtype: Floating.
-      inputs: Features of a coordinate.
+      kinds: The number of kinds of variables.
+      seed: The seed of the random generator.
+      dtype: A floating dtype.
+      inputs: The number of features of a coordinate.
 
     Returns:
       The weights.
@@ -83,7 +83,7 @@ def lanes_of(blocks: int) -> list[int]:
 
 
 def zero_state(blocks: int, block: int, dtype: tf.DType) -> tuple[tf.Tensor, ...]:
-    """Returns the state at the start of training: [blocks of the lane, 16, C] a lane."""
+    """Returns the state at the start of training: [blocks of the lane, 16, C] for each lane."""
     return tuple(tf.zeros([lane, STATE, block], dtype) for lane in lanes_of(blocks))
 
 
@@ -96,10 +96,10 @@ def apply(
     """Runs one step.
 
     Args:
-      weights: Of all kinds.
-      kind_of_block: int32 [blocks], the kind of each block.
-      inputs: A tensor [blocks, C] a feature.
-      state: As `zero_state` gives it.
+      weights: The weights of all kinds.
+      kind_of_block: The kind of each block, int32 [blocks].
+      inputs: A tensor [blocks, C] for each feature.
+      state: The state, as `zero_state` returns it.
 
     Returns:
       The output [blocks, C] before any squashing, and the new state.
@@ -121,14 +121,14 @@ def vjp(
     state: tuple[tf.Tensor, ...],
     cotangents: Sequence[Cotangent],
 ) -> list[tuple[LSTMWeights | None, dict[int, tf.Tensor], tuple[tf.Tensor, ...]]]:
-    """Takes cotangents back through one step, several at the price of one recomputation.
+    """Takes cotangents back through one step, several for the price of one recomputation.
 
     Args:
       weights: As for `apply`.
       kind_of_block: As for `apply`.
       inputs: As for `apply`.
       state: As for `apply`, the state before the step.
-      cotangents: What comes in, and what is wanted.
+      cotangents: The cotangents that come in, and what is wanted of each.
 
     Returns:
       For each cotangent: the gradient of the weights or None, the gradients of the wanted inputs
@@ -152,15 +152,16 @@ def vjp(
     ]
     results = []
     for position, cotangent in enumerate(cotangents):
-        found = [lane[position] for lane in per_lane]
+        lane_results = [lane[position] for lane in per_lane]
         gradient = None
         if cotangent.weights:
-            parts = zip(*[f[0] for f in found], strict=True)
+            parts = zip(*[result[0] for result in lane_results], strict=True)
             gradient = LSTMWeights(*[tf.add_n(list(part)) for part in parts])
         wanted = {
-            i: _join([f[1][order] for f in found]) for order, i in enumerate(cotangent.inputs)
+            i: _join([result[1][order] for result in lane_results])
+            for order, i in enumerate(cotangent.inputs)
         }
-        results.append((gradient, wanted, tuple(f[2] for f in found)))
+        results.append((gradient, wanted, tuple(result[2] for result in lane_results)))
     return results
 
 
@@ -192,8 +193,8 @@ class _Layer(NamedTuple):
     squashed: tf.Tensor  # tanh of the new cell
 
 
-# σ(z) = (1 + tanh(z/2))/2, so that all gates of a block are one tanh. The forget gate's added 1
-# is a constant, not a parameter. The order of the gates is input, forget, output, candidate.
+# σ(z) = (1 + tanh(z/2))/2, so that all gates of a block are one tanh. The 1 that is added to the
+# forget gate is a constant, not a parameter. Gates are in the order input, forget, output, candidate.
 _HALVES = np.repeat([0.5, 0.5, 0.5, 1.0], UNITS)[:, None]
 _FORGET = np.repeat([0.0, 0.5, 0.0, 0.0], UNITS)[:, None]
 
@@ -319,7 +320,7 @@ _VJP_LANES: dict = {}
 
 
 def _vjp_lane(wants: tuple[tuple[bool, tuple[int, ...]], ...]) -> Callable[..., list[tuple]]:
-    """Returns the compiled derivative for what is wanted; each combination compiles once."""
+    """Returns the compiled derivative for what is wanted; each combination is compiled once."""
     if wants in _VJP_LANES:
         return _VJP_LANES[wants]
 
@@ -340,13 +341,14 @@ def _vjp_lane(wants: tuple[tuple[bool, tuple[int, ...]], ...]) -> Callable[..., 
             d_inputs: list[list[tf.TensorArray]],
             d_befores: list[tf.TensorArray],
         ) -> tuple:
-            own = _of_block(weights, kinds[i])
+            block_weights = _of_block(weights, kinds[i])
             features = tf.stack([value[i] for value in inputs])
-            _, _, kept = _forward_block(own, features, state[i])
+            _, _, kept = _forward_block(block_weights, features, state[i])
             chosen = tf.one_hot(kinds[i], weights[0].shape[0], dtype=state.dtype)
             for position, want in enumerate(wants):
+                d_output, d_state = d_outputs[position][i], d_states[position][i]
                 gradient, back, before = _vjp_block(
-                    own, state[i], kept, d_outputs[position][i], d_states[position][i], want
+                    block_weights, state[i], kept, d_output, d_state, want
                 )
                 gradients[position] = [
                     total + tf.tensordot(chosen, part, 0)

@@ -1,4 +1,4 @@
-"""The LSTMs' weights that an optimizer has, by role and by kind of variable."""
+"""The LSTMs' weights of an optimizer, by role and by kind of variable."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from mlhf.meta_optimizer.rule import Rule
 
 
 class LearnedWeights:
-    """What an optimizer with LSTMs has of weights, in its own attributes."""
+    """The part of an optimizer with LSTMs that holds their weights."""
 
     rule: Rule
 
     def _begin_weights(self, seed: int, initial_damping: float | None) -> None:
-        """Starts without any.
+        """Starts without weights.
 
         Args:
-          seed: Of those that are drawn.
-          initial_damping: As for `MetaHessianFree`.
+          seed: The seed of weights that are drawn.
+          initial_damping: The initial damping, as for `MetaHessianFree`.
         """
         self._weights: dict[str, LSTMWeights] | None = None
         self._kinds: list[str] | None = None
@@ -51,18 +51,18 @@ class LearnedWeights:
         self.set_weights(self._kinds, weights)
 
     def draw_weights(self, kinds: list[str], dtype: Any = tf.float32) -> None:
-        """Draws new weights for those kinds that have none.
+        """Draws weights for the kinds that have none.
 
         `init` does so for the kinds of its parameters if there are no weights at all.
 
         Args:
-          kinds: The kinds of variable that weights are needed for.
-          dtype: Theirs.
+          kinds: The kinds of variables that weights are needed for.
+          dtype: The dtype of the weights.
         """
         missing = sorted(set(kinds) - set(self.kinds or []))
         if not missing:
             return
-        # They outlive a function that is being traced.
+        # The weights outlive a function that is being traced.
         with tf.init_scope():
             drawn = {
                 role: coordinate_lstm.initial_weights(
@@ -84,7 +84,7 @@ class LearnedWeights:
         return self.weights_of(layout.kinds, layout.dtype)
 
     def weights_of(self, kinds: list[str], dtype: Any) -> dict[str, LSTMWeights]:
-        """Returns the weights of some of the kinds that they are for, in that order."""
+        """Returns the weights of some of the kinds, in the given order."""
         assert self.weights is not None and self.kinds is not None
         if not tf.executing_eagerly():
             return self._live.read(kinds, self.rule.roles, self.kinds, self.weights, dtype)
@@ -97,30 +97,30 @@ class LearnedWeights:
         }
 
     def set_weights(self, kinds: list[str], weights: dict[str, LSTMWeights]) -> None:
-        """Puts trained weights in place; kinds that are not among them keep theirs.
+        """Sets trained weights; the weights of other kinds are kept.
 
         Args:
-          kinds: In the order of the weights' first axis.
-          weights: By role.
+          kinds: The kinds, in the order of the weights' first axis.
+          weights: The weights by role.
 
         Raises:
           ValueError: If they are not weights of these kinds for all roles of the rule.
         """
         live_weights.check(weights, self.rule.roles, kinds)
-        known, own = self.kinds or [], self.weights
-        kept = [kind for kind in known if kind not in kinds]
-        if own is not None and kept:
-            rows = [known.index(kind) for kind in kept]
+        old_kinds, old_weights = self.kinds or [], self.weights
+        others = [kind for kind in old_kinds if kind not in kinds]
+        if old_weights is not None and others:
+            rows = [old_kinds.index(kind) for kind in others]
             weights = {
                 role: LSTMWeights(
                     *[
                         tf.concat([new, tf.cast(tf.gather(old, rows), new.dtype)], 0)
-                        for new, old in zip(value, own[role], strict=True)
+                        for new, old in zip(value, old_weights[role], strict=True)
                     ]
                 )
                 for role, value in weights.items()
             }
-        self._kinds, self._weights = [*kinds, *kept], dict(weights)
+        self._kinds, self._weights = [*kinds, *others], dict(weights)
         self._live.update(self._kinds, self._weights)
 
     def _check_kinds(self, layout: Layout) -> None:

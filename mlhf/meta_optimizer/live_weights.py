@@ -1,4 +1,4 @@
-"""The LSTMs' weights as functions of the user's read them: where they are when a graph runs."""
+"""The LSTMs' weights for a user's `tf.function`, which reads their values when its graph runs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mlhf.optimizers.settings import new_variable
 
 
 class LiveWeights:
-    """Variables, one for each role and kind that a graph read, which hold the present weights."""
+    """Variables with the current weights, one for each role and kind that a graph has read."""
 
     def __init__(self) -> None:
-        """Starts without any."""
+        """Starts without variables."""
         self._rows: dict[tuple[str, str], tf.Variable] = {}
 
     def read(
@@ -34,24 +34,24 @@ class LiveWeights:
           wanted: The kinds to return, in their order.
           roles: The roles to return.
           kinds: The kinds of `weights`.
-          weights: The present ones, by role.
-          dtype: Of what is returned.
+          weights: The current weights by role.
+          dtype: The dtype to return.
         """
-        found = {}
+        read = {}
         for role in roles:
             shapes = [value.shape[1:] for value in weights[role]]
             rows = tf.stack([self._row(role, kind, kinds, weights) for kind in wanted])
             parts = tf.split(rows, [shape.num_elements() for shape in shapes], 1)
-            found[role] = LSTMWeights(
+            read[role] = LSTMWeights(
                 *[
                     tf.cast(tf.reshape(part, [len(wanted), *shape]), dtype)
                     for part, shape in zip(parts, shapes, strict=True)
                 ]
             )
-        return found
+        return read
 
     def update(self, kinds: list[str], weights: dict[str, LSTMWeights]) -> None:
-        """Takes new weights over, for what has been read."""
+        """Assigns new weights to the variables that have been read."""
         for (role, kind), variable in self._rows.items():
             variable.assign(tf.cast(_row_of(weights[role], kinds.index(kind)), variable.dtype))
 
@@ -67,16 +67,16 @@ class LiveWeights:
 
 
 def check(weights: Any, roles: Sequence[str], kinds: Sequence[str]) -> None:
-    """Refuses what are not finite weights of some kinds for some roles.
+    """Checks that weights are finite and belong to some kinds and roles.
 
     Args:
-      weights: By role.
-      roles: That there have to be.
-      kinds: In the order of the weights' first axis.
+      weights: The weights by role.
+      roles: The roles that are required.
+      kinds: The kinds, in the order of the weights' first axis.
 
     Raises:
-      TypeError: If it is something else, or known only when a graph runs.
-      ValueError: If a role is missing, or shapes, dtypes or numbers are not those of weights.
+      TypeError: If they are of another type, or known only when a graph runs.
+      ValueError: If a role is missing, a shape or a dtype is wrong, or a number is not finite.
     """
     if not isinstance(weights, Mapping) or set(roles) - set(weights):
         given = sorted(weights) if isinstance(weights, Mapping) else type(weights).__name__
@@ -99,7 +99,7 @@ def check(weights: Any, roles: Sequence[str], kinds: Sequence[str]) -> None:
 
 
 def describe_misfit(value: Any, shape: Any) -> str | None:
-    """Returns what is wrong with numbers that should be weights of a shape; None for nothing."""
+    """Returns what is wrong with numbers as weights of a shape; None if nothing is."""
     array = np.asarray(value)
     if array.shape != tuple(shape) or not tf.as_dtype(array.dtype).is_floating:
         return (

@@ -1,4 +1,4 @@
-"""What the LSTMs see of a step: the gradient, the residual and the solution, scaled or not."""
+"""The LSTMs' inputs: the gradient, the residual and the solution of a step, scaled or not."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mlhf.meta_optimizer.rule import Rule
 def lstm_inputs(
     rule: Rule, layout: Layout, vectors: Sequence[tf.Tensor]
 ) -> tuple[list[tf.Tensor], list[tf.Tensor | None]]:
-    """Returns what an LSTM sees of flat vectors, and the factors that they were scaled with.
+    """Returns flat vectors as an LSTM sees them, and the factors that they were scaled with.
 
     Args:
-      rule: Says whether they are scaled, and which are seen.
-      layout: Of the vectors.
+      rule: The rule, which says whether vectors are scaled, and which of them are seen.
+      layout: The layout of the vectors.
       vectors: A gradient, a residual and a solution, each [size].
 
     Returns:

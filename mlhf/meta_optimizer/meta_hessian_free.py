@@ -32,7 +32,7 @@ class MetaHessianFree(LearnedWeights, CompiledSteps):
     """Hessian-free steps whose damping, preconditioner and start come from a learned LSTM.
 
     With g the gradient, G = Jᵀ H J the Gauss-Newton matrix, and x₋, r₋ the solution and the
-    residual of the step before:
+    residual of the step before,
 
         δ  = s · softplus(LSTM_d(g, r₋, x₋)) + damping     A = G + diag(δ)
         x₀ = x₋, or g, or LSTM_x(g, r₋, x₋)             r₀ = g - A x₀
@@ -40,24 +40,24 @@ class MetaHessianFree(LearnedWeights, CompiledSteps):
         x, r by `cg_iterations` preconditioned conjugate-gradient iterations
         w ← w - lr x
 
-    Entries of gradients are often far below one, where an LSTM tells none from another: scaled
-    inputs (`input_scale="rms"`) make what it learns independent of the sizes of network and batch.
-    Curvature has a scale of its own on every network, and a learned damping that of the networks
-    that it was learned on, which s (`damping_scale`) corrects. On networks that are unlike them
-    single solves go wrong by factors of hundreds: `longest_step` bounds them as in meta-training,
-    where it is 0.25; the meta-optimizers that ship have that too.
+    Entries of gradients are often far below one, where an LSTM can't tell them apart: scaled inputs
+    (`input_scale="rms"`) make what it learns independent of the sizes of network and batch. The
+    scale of the curvature differs between networks, and a learned damping has that of the networks
+    it was learned on, which s (`damping_scale`) corrects. On networks unlike those, single solves
+    can be wrong by factors of hundreds: `longest_step` bounds them as in meta-training, where it is
+    0.25; the meta-optimizers that ship with the package have that bound, too.
 
-    One set of LSTM weights serves all coordinates of a kind of variable. A new optimizer's are
-    random: meta-train it (`mlhf.meta_train`) or load trained ones (`from_pretrained`).
+    One set of LSTM weights serves all coordinates of a kind of variable. A new optimizer's weights
+    are random: meta-train it (`mlhf.meta_train`) or load trained weights (`from_pretrained`).
 
     Attributes:
-      learning_rate: lr; one that is set holds from the next step on.
-      damping: The constant; one that is set holds from the next step on. Where it is adapted, it
-        is part of the state, and this is where states begin that `init` makes from then on.
-      weights: The LSTMs' weights by role, or None before the kinds of variable are known; those
-        that are set hold from the next step on.
+      learning_rate: lr; a new value holds from the next step on.
+      damping: The constant; a new value holds from the next step on. If it is adapted, it is part
+        of the state, and the attribute is its value in states that `init` makes from then on.
+      weights: The LSTMs' weights by role, or None before the kinds of variables are known; new
+        weights hold from the next step on.
       kinds: The kinds that the weights are for, in their order.
-      rule: What is learned.
+      rule: The settings that say what is learned.
     """
 
     learning_rate = Number(above=0, schedule=True)
@@ -93,39 +93,38 @@ class MetaHessianFree(LearnedWeights, CompiledSteps):
           learning_rate: lr, positive: a number, a tensor, or a variable, read at every step; or a
             function of the steps taken, such as one of `keras.optimizers.schedules`, with which it
             neither meta-trains nor can be saved.
-          cg_iterations: Conjugate-gradient iterations a step, each one product with G.
-          x_use: Where they start: `"x"` at the last solution, `"d"` at the gradient, `"rnn"`
-            learned.
+          cg_iterations: The conjugate-gradient iterations per step, each one product with G.
+          x_use: Their start: `"x"` the last solution, `"d"` the gradient, `"rnn"` learned.
           y_use: The preconditioner: `"rnn"` learned, `"none"` ones.
           d_use: The damping: `"rnn"` learned, added to the constant, `"none"` the constant alone.
-          damping: The constant, at least 0; where it starts, if it is adapted, from then on within
+          damping: The constant, at least 0; if it is adapted, its first value, from then on within
             [1e-3, 1].
-          damping_type: `"regular"` (constant) or `"LM_heuristics"`.
+          damping_type: The kind of constant: `"regular"` (not adapted) or `"LM_heuristics"`.
           decay: The factor of the heuristic, between 0 and 1.
           curvature_share: The share of the batch that G is taken on, its first examples: above 0
             and at most 1. The gradient is that of the whole batch.
-          input_scale: What the LSTMs see of g, r and x: `"none"` them as they are, as in the
+          input_scale: The scale at which the LSTMs see g, r and x: `"none"` as they are, as in the
             paper; `"rms"` each divided by the root mean square of its variable's entries.
           damping_scale: s, positive: the one number to try beside the learning rate on a network
             unlike those of meta-training.
-          inputs: Which of g, r and x the LSTMs see, as letters: `"grx"` all, as in the paper, `"g"`
-            the gradient alone. The others are zero. To find out what each is worth.
-          longest_step: A step is at most this share of ‖w‖ long, and is shortened where it would
-            be longer; None for no bound, as in the paper's training.
-          initial_damping: What the damping's LSTM gives, about, before it has learned: its dense
-            layer's bias is set to the inverse softplus of it. None for the paper's bias of 0,
-            which gives 0.69. It concerns new weights only.
-          kinds: The kinds of variable, where paths and layers do not tell them; as for
+          inputs: The vectors that the LSTMs see, as letters: `"grx"` all, as in the paper, `"g"`
+            the gradient alone. The others are zero. It serves to find out what each is worth.
+          longest_step: The largest length of a step, as a share of ‖w‖; longer ones are shortened.
+            None for no bound, as in the paper's training.
+          initial_damping: The approximate output of the damping's LSTM before it has learned: its
+            dense layer's bias is set to the inverse softplus of it. None for the paper's bias of 0,
+            for which the output is 0.69. It concerns new weights only.
+          kinds: The kinds of variables where paths and layers do not tell them, as for
             `mlhf.kinds.resolve_kinds`.
-          seed: Of the random weights.
-          product_dtype: `"bfloat16"` to compute the network's part of products with G in it, which
-            processors with such units do about three times as fast, with errors of up to 1%;
-            None, the default, in the parameters' dtype. Gradient, loss and the vectors of
-            conjugate gradients stay in the parameters' dtype either way.
-          jit_compile: Whether a step is compiled with XLA as a whole (a GPU wants it, a CPU's
-            convolutions do not; the LSTMs are compiled by themselves either way).
-          detailed: Whether the metrics have `g_length_in_A`, ‖g‖²/√<g, A g>, which costs a
-            product with G more, and `w_norm` too.
+          seed: The seed of the random weights.
+          product_dtype: The dtype of the network's part of products with G: `"bfloat16"` is about
+            three times as fast on processors with such units, with errors of up to 1%; None, the
+            default, is the parameters' dtype. Gradient, loss and the vectors of conjugate gradients
+            stay in the parameters' dtype either way.
+          jit_compile: Whether a step is compiled with XLA as a whole (good on a GPU, bad for a
+            CPU's convolutions; the LSTMs are compiled by themselves either way).
+          detailed: Whether the metrics have `g_length_in_A`, ‖g‖²/√<g, A g>, which costs another
+            product with G, and `w_norm`.
 
         Raises:
           ValueError: If a value makes no sense; the message says what was expected.
@@ -140,7 +139,7 @@ class MetaHessianFree(LearnedWeights, CompiledSteps):
         self._begin_weights(check_count("seed", seed, 0), initial_damping)
         self.detailed = detailed
         self._given_kinds = kinds
-        # By the structures that `init` saw: a network's layers say more than the constructor knows.
+        # The kinds by the structures that `init` saw: a network's layers tell what paths may not.
         self._kinds_of: dict[Any, Any] = {}
 
     @classmethod
@@ -189,7 +188,7 @@ class MetaHessianFree(LearnedWeights, CompiledSteps):
         """Writes the weights and settings to one file of a few kilobytes.
 
         Args:
-          path: Where; `.npz` is added if it is missing.
+          path: The path of the file; `.npz` is added if it is missing.
 
         Returns:
           The file's path.
@@ -206,19 +205,19 @@ class MetaHessianFree(LearnedWeights, CompiledSteps):
     @property
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments that a file keeps, in its order."""
-        kept = {
+        values = {
             name: float(self._number(name, tf.float64)) for name in ("learning_rate", "damping")
         }
-        kept.update(self.rule.saved)
-        return {name: kept[name] for name in _arguments() if name in kept}
+        values.update(self.rule.saved)
+        return {name: values[name] for name in _arguments() if name in values}
 
     def layout(self, parameters: Any, kinds: Any = None) -> Layout:
         """Returns how parameters lie in the flat vectors of the state.
 
         Args:
           parameters: A structure of floating tensors.
-          kinds: As for the constructor; None for those that `init` had for such parameters, or
-            else the constructor's.
+          kinds: The kinds, as for the constructor; None for those that `init` had for such
+            parameters, or else the constructor's.
         """
         if kinds is None:
             kinds = self._kinds_of.get(_structure_key(parameters), self._given_kinds)
@@ -230,15 +229,15 @@ class MetaHessianFree(LearnedWeights, CompiledSteps):
         Args:
           parameters: A structure of floating tensors, or a built Keras model, whose layers then
             say the kinds of its variables.
-          kinds: As for the constructor; None for those of an earlier `init` of such parameters (a
-            meta-training's, say), or else the constructor's.
+          kinds: The kinds, as for the constructor; None for those of an earlier `init` of such
+            parameters (a meta-training's, say), or else the constructor's.
 
         Returns:
           The state: flat vectors and the LSTMs' states, all zero.
 
         Raises:
-          ValueError: If the kind of a variable is not known, or not among those that the weights
-            were trained for.
+          ValueError: If the kind of a variable is unknown, or not among those that the weights were
+            trained for.
         """
         if keras_models.is_model(parameters):
             kinds = with_layers(parameters, self._given_kinds if kinds is None else kinds)
@@ -263,7 +262,7 @@ class MetaHessianFree(LearnedWeights, CompiledSteps):
         return self.init(parameters, task.variable_kinds())
 
     def finite_part(self, state: MetaState) -> MetaState:
-        """Returns a state without the LSTMs', most of the memory: what they hold is bounded."""
+        """Returns a state without the LSTMs' states, which take most memory and are bounded."""
         return state._replace(lstm={})
 
     def to_saved(self, state: MetaState, parameters: Any) -> dict[str, Any]:
@@ -279,8 +278,8 @@ class MetaHessianFree(LearnedWeights, CompiledSteps):
 
         Args:
           objective: The loss on a batch.
-          parameters: Where it stands.
-          state: From `init` or the step before.
+          parameters: The parameters before the step.
+          state: The state from `init` or the step before.
 
         Returns:
           New parameters, state and model state, and metrics: `loss`, `gradient_norm`,
@@ -323,14 +322,14 @@ class MetaHessianFree(LearnedWeights, CompiledSteps):
         weights: dict[str, LSTMWeights],
         rate: tf.Tensor,
     ) -> tuple[Any, MetaState, Any, dict[str, tf.Tensor]]:
-        """One step as a function of all that it depends on, to be traced inside another.
+        """Takes a step as a function of all that it depends on, to be traced inside another.
 
         Args:
-          layout: Of the parameters, whose kinds the weights are for, in its order.
+          layout: The layout of the parameters, whose kinds the weights are for, in its order.
           objective: The loss on a batch.
-          parameters: Where it stands.
-          state: Of the step before.
-          weights: By role.
+          parameters: The parameters before the step.
+          state: The state after the step before.
+          weights: The LSTMs' weights by role.
           rate: lr.
 
         Returns:
@@ -358,7 +357,7 @@ class MetaHessianFree(LearnedWeights, CompiledSteps):
                 self.rule.decay,
             )
             after = after._replace(damping=damping)
-        found = metrics.of_step(
+        scalars = metrics.of_step(
             layout,
             linearized,
             gradient,
@@ -367,10 +366,10 @@ class MetaHessianFree(LearnedWeights, CompiledSteps):
             rate,
             curvature if self.detailed else None,
         )
-        return moved, after, linearized.model_state, found
+        return moved, after, linearized.model_state, scalars
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy's graphs are yet to be traced.
+        # A copy has no graphs yet.
         return {**super().__getstate__(), "_live": LiveWeights(), "_kinds_of": {**self._kinds_of}}
 
     def _settable(self) -> list[str]:
@@ -378,7 +377,7 @@ class MetaHessianFree(LearnedWeights, CompiledSteps):
 
 
 def _structure_key(parameters: Any) -> tuple:
-    """What tells structures of parameters apart: paths and shapes."""
+    """Returns what tells structures of parameters apart: paths and shapes."""
     shapes = [tuple(leaf.shape) for leaf in tf.nest.flatten(parameters) if hasattr(leaf, "shape")]
     return tuple(structures.leaf_names(parameters)), tuple(shapes)
 

@@ -1,4 +1,4 @@
-"""The numbers that MLHF reports of a step."""
+"""The metrics that MLHF reports for a step."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ def of_step(
     rate: tf.Tensor,
     curvature: Callable[[tf.Tensor], tf.Tensor] | None = None,
 ) -> dict[str, tf.Tensor]:
-    """Returns the numbers of a whole step.
+    """Returns the metrics of a whole step.
 
     Args:
       layout: The layout of the flat vectors.
       linearized: The objective where the step began.
       gradient: g.
-      proposal: The step's.
+      proposal: The proposal that the step takes.
       damping: The constant part of δ.
       rate: lr.
-      curvature: G v, for what costs a product more; left out if None.
+      curvature: The product G v, for metrics that cost one; None leaves them out.
 
     Returns:
       Scalars by name.
     """
     product = None if curvature is None else curvature(gradient) + proposal.delta * gradient
-    found = {
+    scalars = {
         "loss": linearized.value,
         "gradient_norm": tf.norm(gradient),
         "step_norm": rate * tf.norm(proposal.solution),
@@ -45,19 +45,19 @@ def of_step(
         **of_proposal(gradient, proposal, product),
     }
     if curvature is not None:
-        found["w_norm"] = tf.norm(layout.flatten(linearized.parameters))
-    return found
+        scalars["w_norm"] = tf.norm(layout.flatten(linearized.parameters))
+    return scalars
 
 
 def of_proposal(
     gradient: tf.Tensor, proposal: Proposal, product: Any = None
 ) -> dict[str, tf.Tensor]:
-    """Returns the numbers that the original logs of a step.
+    """Returns the metrics that the original logs for a step.
 
     Args:
       gradient: g.
-      proposal: The step's.
-      product: A g, for the length of the plain gradient in A's norm; left out if None.
+      proposal: The proposal that the step takes.
+      product: A g, for the length of the gradient in A's norm; None leaves it out.
 
     Returns:
       Scalars by name.
@@ -67,7 +67,7 @@ def of_proposal(
     square = tf.tensordot(gradient, gradient, 1)
     tiny = tf.constant(1e-30, gradient.dtype)
     curvature = tf.tensordot(x, gradient - residual, 1)
-    found = {
+    scalars = {
         "x_by_g": tf.norm(x) / tf.maximum(tf.sqrt(square), tiny),
         "r_norm": tf.norm(residual),
         "minus_h": slope / tf.sqrt(tf.maximum(curvature, tiny)),
@@ -76,7 +76,7 @@ def of_proposal(
         "cg_iterations": proposal.trajectory.iterations,
     }
     if product is not None:
-        found["g_length_in_A"] = square / tf.sqrt(
+        scalars["g_length_in_A"] = square / tf.sqrt(
             tf.maximum(tf.tensordot(gradient, product, 1), tiny)
         )
-    return found
+    return scalars

@@ -1,4 +1,4 @@
-"""MLHF's states as files keep them: without what depends on the machine."""
+"""MLHF's states in the form that files hold, which does not depend on the machine."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mlhf.optimizers.saved_state import load
 def to_portable(state: MetaState, layout: Layout) -> dict[str, Any]:
     """Returns a state as a structure for `replay.write_structure`.
 
-    The LSTMs' states come in lanes, as many as the machine has processors for; in the file their
-    blocks stand in a row, and flat vectors in the structure of the parameters.
+    The LSTMs' states come in lanes, whose number depends on the machine's processors; a file holds
+    their blocks in a row, and flat vectors in the structure of the parameters.
 
     Args:
-      state: An optimizer's.
+      state: The state of a `MetaHessianFree`.
       layout: The layout of its vectors, `optimizer.layout(parameters)`.
 
     Returns:
@@ -40,17 +40,17 @@ def from_portable(saved: Any, like: MetaState, layout: Layout, finite: bool = Fa
     """Returns the state that `to_portable` took apart.
 
     Args:
-      saved: What `to_portable` returned, or a file of it.
+      saved: The structure that `to_portable` returned, or that was read from a file of it.
       like: A state of the same optimizer, as `init` returns it.
-      layout: As for `to_portable`.
+      layout: The layout, as for `to_portable`.
       finite: Whether every floating number has to be finite.
 
     Returns:
       A state in the structure, dtypes and lanes of `like`.
 
     Raises:
-      ValueError: If it is the state of another optimizer or network, or holds what no state does:
-        integers for floating numbers, other shapes.
+      ValueError: If it is the state of another optimizer or network, or no state at all: with
+        integers instead of floating numbers, or other shapes.
     """
     if not isinstance(saved, Mapping):
         raise ValueError(f"Expected a saved state, found {type(saved).__name__}.")
@@ -84,7 +84,7 @@ def from_portable(saved: Any, like: MetaState, layout: Layout, finite: bool = Fa
         flat("residual"),
         load("damping", saved["damping"], like.damping, finite),
         {role: lanes(role, parts) for role, parts in like.lstm.items()},
-        # A file from before the rate was a schedule has no count.
+        # A file that was written before the rate was a schedule has no count.
         ()
         if isinstance(like.step, tuple)
         else load("step", saved.get("step", 0), like.step, finite),

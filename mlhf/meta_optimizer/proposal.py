@@ -1,6 +1,6 @@
 """One step of MLHF up to the update: the learned rules and the conjugate gradients between them.
 
-The steps 1 to 6 of Chen, Lu and Fokoue 2018 (arXiv 1805.08462) on flat vectors, see
+Steps 1 to 6 of Chen, Lu and Fokoue 2018 (arXiv 1805.08462) on flat vectors; see
 `MetaHessianFree` for the mathematics.
 """
 
@@ -26,7 +26,7 @@ class Proposal(NamedTuple):
     diagonal: tf.Tensor  # P
     delta: tf.Tensor  # δ, its constant part included
     delta_drive: tf.Tensor  # the damping LSTM's output before softplus
-    diagonal_drive: tf.Tensor  # the preconditioner LSTM's
+    diagonal_drive: tf.Tensor  # the preconditioner LSTM's output before softplus
     solution: tf.Tensor  # x_n
     trajectory: recorded_cg.Trajectory
 
@@ -44,16 +44,16 @@ def propose(
     """Solves (G + diag(δ)) x ≈ g with learned δ, start and preconditioner.
 
     Args:
-      rule: What is learned.
-      weights: By role.
-      layout: Of the vectors.
-      curvature: G v, [size] to [size].
+      rule: The settings that say what is learned.
+      weights: The LSTMs' weights by role.
+      layout: The layout of the vectors.
+      curvature: The product G v, [size] to [size].
       gradient: g, [size].
-      state: Of the step before.
+      state: The state after the step before.
       unrolled: Whether conjugate gradients are written out instead of looped.
       guarded: Whether a batch whose gradient or products are not finite is kept out of the state:
-        its solution is zero, the state's stay what they were, and the LSTMs see zeros. Once in the
-        state, what is not finite would stay there. (Meta-training leaves such rollouts out itself.)
+        its solution is zero, the state's vectors stay, and the LSTMs see zeros. Once in the state,
+        such values would stay there. (Meta-training leaves such rollouts out itself.)
 
     Returns:
       The proposal, and the state for the next step.
@@ -129,16 +129,19 @@ def _without_what_is_not_finite(
 def shorten(
     proposal: Proposal, after: MetaState, gradient: tf.Tensor, longest: tf.Tensor
 ) -> tuple[Proposal, MetaState]:
-    """Returns a proposal whose solution is at most so long, and the state that goes with it.
+    """Shortens a proposal's solution where it is too long; returns it and the state that follows.
 
     Args:
-      proposal: With a solution x, A x = g - r.
-      after: The state that it leaves.
+      proposal: A proposal with a solution x, A x = g - r.
+      after: The state after it.
       gradient: g.
-      longest: The bound on ‖x‖, a scalar; none where it is zero (at parameters that are).
+      longest: The bound on ‖x‖, a scalar; no bound where it is zero (where the parameters are).
+
+    Returns:
+      The proposal, and the state after it.
     """
     norm = tf.norm(proposal.solution)
-    # Not its negation: a solution that is not finite is none.
+    # Written so that a solution that is not finite is not shortened.
     share = tf.where((longest > 0) & (norm > longest), longest / norm, tf.ones_like(norm))
 
     def shorter(x: tf.Tensor, r: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

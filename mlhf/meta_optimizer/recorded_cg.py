@@ -11,7 +11,7 @@ from mlhf.optimizers.conjugate_gradient import PAPER_FLOOR
 
 
 class Trajectory(NamedTuple):
-    """What the derivative of a solution in flat vectors needs; rows past the last one are zero."""
+    """What the derivative of a solution needs; rows after the last iteration are zero."""
 
     directions: tf.Tensor  # p_i, [n, P]
     products: tf.Tensor  # A p_i, [n, P]
@@ -29,15 +29,15 @@ def solve_recorded(
     iterations: int,
     unrolled: bool = False,
 ) -> tuple[tf.Tensor, Trajectory]:
-    """The paper's conjugate gradients on flat vectors, with what their derivative needs.
+    """Runs the paper's conjugate gradients, and keeps what their derivative needs.
 
     Args:
       matvec: The product with A, [P] to [P].
       r0: b - A x0, [P].
       x0: The start, [P].
       diagonal: The preconditioner, [P].
-      iterations: At most so many.
-      unrolled: Whether the iterations stand in the graph one by one instead of in a loop.
+      iterations: The largest number of iterations.
+      unrolled: Whether the iterations are written out in the graph instead of looped.
 
     Returns:
       The solution [P], and the trajectory.
@@ -92,7 +92,7 @@ def solve_recorded(
         stacks = [array.stack() for array in arrays]
     used, x, r, _, rho = state
     directions, products, rhos, curvatures = stacks
-    # ρ after the last iteration stands behind the others, at the position `used`.
+    # ρ after the last iteration comes after the others, at the position `used`.
     rhos = tf.concat([rhos, [0]], 0) + rho * tf.one_hot(used, iterations + 1, dtype=dtype)
     return x, Trajectory(directions, products, rhos, curvatures, r, used)
 
@@ -106,20 +106,20 @@ def solution_vjp(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Takes the cotangent of a solution back through the iterations that led to it.
 
-    One product an iteration, none for the last: what the last residual leads to is not used. A
-    symmetric A and its entries' derivatives come back as a sum of outer products; here only its
-    diagonal part δ, A = G + diag(δ), is asked for.
+    That takes one product per iteration, and none for the last, whose residual leads to nothing.
+    The derivative in a symmetric A would be a sum of outer products; only that in its diagonal part
+    δ, A = G + diag(δ), is computed.
 
     Args:
       matvec: The product with A.
       diagonal: The preconditioner, [P].
-      trajectory: From `solve_recorded`.
+      trajectory: The trajectory of `solve_recorded`.
       d_x: The cotangent of x_n, [P].
-      unrolled: As for `solve_recorded`.
+      unrolled: Whether the iterations are written out instead of looped.
 
     Returns:
-      The cotangents of the preconditioner, of δ within the iterations, and of r0, each [P]. That
-      of x0 at fixed r0 is `d_x`.
+      The cotangents of the preconditioner, of δ within the iterations, and of r0, each [P]. The
+      cotangent of x0 at fixed r0 is `d_x`.
     """
     used = trajectory.iterations
     zero = tf.zeros_like(d_x)
@@ -130,7 +130,7 @@ def solution_vjp(
         return _iteration_vjp(d_x, diagonal, *row, *state)
 
     def last(i: tf.Tensor, *state: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        # Nothing but x_n is used of the last iteration, so d(A p) is zero and needs no product.
+        # Only x_n of the last iteration is used, so d(A p) is zero and needs no product.
         d_p, _, d_r, d_rho, d_diagonal, d_delta, r = back(i, *state)
         return i - 1, d_r, d_p, d_rho, d_diagonal, d_delta, r
 
@@ -162,7 +162,7 @@ def _iteration(
     p: tf.Tensor,
     rho: tf.Tensor,
 ) -> tuple[tf.Tensor, ...]:
-    """What follows a product with A in one iteration, fused."""
+    """Returns x, r, p, ρ and the curvature after one iteration, given A p; fused under XLA."""
     floor = tf.constant(PAPER_FLOOR, x.dtype)
     curvature = tf.reduce_sum(p * product)
     alpha = rho / tf.maximum(curvature, floor)
@@ -190,10 +190,10 @@ def _iteration_vjp(
     d_delta: tf.Tensor,
     r: tf.Tensor,
 ) -> tuple[tf.Tensor, ...]:
-    """One iteration backwards, up to the product with A; one pass over memory under XLA.
+    """Returns one iteration's cotangents, up to the product with A; one pass over memory under XLA.
 
-    d_r, d_p and d_rho are the cotangents of r_{i+1}, p_{i+1} and ρ_{i+1}; r is r_{i+1}, which the
-    recursion takes back to r_i.
+    d_r, d_p and d_rho are the cotangents of r_{i+1}, p_{i+1} and ρ_{i+1}; r is r_{i+1}, from which
+    the recursion computes r_i.
     """
     floor = tf.constant(PAPER_FLOOR, d_x.dtype)
     floored_rho, floored = tf.maximum(rho, floor), tf.maximum(curvature, floor)

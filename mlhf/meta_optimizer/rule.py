@@ -1,4 +1,4 @@
-"""What is learned of a step and what is not, and what goes from step to step."""
+"""The settings that say what is learned of a step, and the state between steps."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mlhf.meta_optimizer import coordinate_lstm
 # The roles that a learned rule can have: the start of the conjugate gradients, their
 # preconditioner, and the damping.
 ROLES = ("x", "y", "d")
-# What they may see of a gradient, a residual and a solution.
+# The inputs that they may have: a gradient, a residual and a solution.
 INPUTS = ("grx", "gr", "gx", "rx", "g", "r", "x")
 
 
-# So many fields of the rule are as old as checkpoints.
+# The number of the rule's first fields that are as old as checkpoints.
 _OLDEST = 7
 
 
@@ -36,11 +36,11 @@ def _optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
 
 
 def _setting(default: Any, check: Callable[[str, Any], Any], **where: bool) -> Any:
-    """Describes a setting.
+    """Returns the field of a setting.
 
     Args:
-      default: Its default, the constructor's too.
-      check: Called with its name and its value; returns the value or raises ValueError.
+      default: Its default, which is the constructor's too.
+      check: A function of its name and its value, which returns the value or raises ValueError.
       **where: `saved=False` if files of weights do not have it, `learned_under=False` if
         meta-training does not depend on it.
     """
@@ -49,24 +49,24 @@ def _setting(default: Any, check: Callable[[str, Any], Any], **where: bool) -> A
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What a step is built on: the settings that do not change between steps.
+    """The settings of a step that do not change between steps.
 
-    A new one is a field here, at the end, and an argument of `MetaHessianFree` of the same name and
-    default; the settings of files, checkpoints' signatures and the specifications of comparisons
-    follow.
+    A new setting is a field here, at the end, and an argument of `MetaHessianFree` with the same
+    name and default; the settings of files, checkpoints' signatures and the specifications of
+    comparisons follow from it.
 
     Attributes:
       x_use: The start: `"x"` the last solution, `"d"` the gradient, `"rnn"` learned.
       y_use: The preconditioner: `"rnn"` learned, `"none"` ones.
       d_use: The damping: `"rnn"` learned and added to the constant, `"none"` constant.
-      cg_iterations: At most so many.
-      damping_type: Whether the constant is adapted.
+      cg_iterations: The largest number of conjugate-gradient iterations.
+      damping_type: Whether the damping's constant is adapted.
       decay: The factor of the heuristic that adapts it.
       product_dtype: `"bfloat16"` for cheaper products with G.
       curvature_share: The share of the batch that G is taken on.
-      input_scale: `"rms"`: LSTMs see g, r and x by their root mean squares.
+      input_scale: The scale of the LSTMs' inputs; `"rms"` divides by root mean squares.
       damping_scale: A factor on the learned damping.
-      inputs: Which of g, r and x LSTMs see; zeros in the place of the others.
+      inputs: The vectors of g, r and x that LSTMs see; the others are zero.
       longest_step: A step's largest length, in units of ‖w‖.
 
     Raises:
@@ -98,12 +98,12 @@ class Rule:
 
     @classmethod
     def younger_defaults(cls) -> dict[str, Any]:
-        """Returns the settings that files may be older than, with their defaults."""
+        """Returns the settings that older files may lack, with their defaults."""
         return {field.name: field.default for field in dataclasses.fields(cls)[_OLDEST:]}
 
     @property
     def saved(self) -> dict[str, Any]:
-        """What files of weights have of it."""
+        """The settings that files of weights have."""
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -112,7 +112,7 @@ class Rule:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """The roles that have a learned rule."""
+        """The roles that are learned."""
         uses = {"x": self.x_use, "y": self.y_use, "d": self.d_use}
         return tuple(role for role in ROLES if uses[role] == "rnn")
 
@@ -120,8 +120,8 @@ class Rule:
     def signature(self) -> str:
         """The rule as checkpoints name it.
 
-        The first fields are as old as checkpoints; of the others it has those that are not the
-        default, so that a checkpoint that is older than a field stays valid.
+        The first fields are as old as checkpoints; of the others it contains those with another
+        value than the default, so that a checkpoint that is older than a field stays valid.
         """
         oldest = tuple(getattr(self, name) for name in self.names()[:_OLDEST])
         newer = {
@@ -134,7 +134,7 @@ class Rule:
 
 
 class MetaState(NamedTuple):
-    """What MLHF carries from step to step; flat vectors of the layout's size."""
+    """MLHF's state between steps; flat vectors have the layout's size."""
 
     solution: tf.Tensor  # x₋
     residual: tf.Tensor  # r₋

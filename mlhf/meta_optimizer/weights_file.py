@@ -1,4 +1,4 @@
-"""The file of a trained meta-optimizer: settings, kinds of variable, LSTM weights."""
+"""The file of a trained meta-optimizer: settings, kinds of variables, LSTM weights."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mlhf.meta_optimizer import coordinate_lstm
 from mlhf.meta_optimizer.coordinate_lstm import LSTMWeights
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
-# What a meta-training keeps in its folder for those who use the result.
+# The name of the trained optimizer in the folder of a meta-training.
 FILE_IN_FOLDER = "meta_optimizer.npz"
 
 
 class Content(NamedTuple):
-    """What a file holds."""
+    """The content of a file."""
 
     settings: dict[str, Any]
     kinds: list[str]
@@ -36,10 +36,10 @@ def write(
     """Writes a file, whole or not at all.
 
     Args:
-      path: Where; `.npz` is added if it is missing.
-      settings: Arguments of the constructor.
-      kinds: In the order of the weights' first axis.
-      weights: By role.
+      path: The path of the file; `.npz` is added if it is missing.
+      settings: The arguments of the constructor.
+      kinds: The kinds, in the order of the weights' first axis.
+      weights: The weights by role.
 
     Returns:
       The path.
@@ -63,15 +63,15 @@ def read(name_or_path: str | Path) -> Content:
     """Reads a file.
 
     Args:
-      name_or_path: A folder that holds `meta_optimizer.npz`, a file, with or without its `.npz`,
-        or a name of `names()`: the first of them that there is.
+      name_or_path: A folder with `meta_optimizer.npz`, a file, with or without its `.npz`, or a
+        name of `names()`: the first of them that exists.
 
     Returns:
       Its content.
 
     Raises:
       FileNotFoundError: If there is no such name or file.
-      DamagedFileError: If it is not such a file.
+      DamagedFileError: If it is not the file of a meta-optimizer.
       LaterVersionError: If a later version of this package wrote it.
     """
     from replay import DamagedFileError, read_structure

@@ -1,4 +1,4 @@
-"""Adam on a structure of tensors (Kingma and Ba 2015), with its state in and out."""
+"""Adam on a structure of tensors (Kingma and Ba 2015), as a function of its state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 class AdamState(NamedTuple):
     """The running moments."""
 
-    step: tf.Tensor  # int64, updates done
+    step: tf.Tensor  # int64, the number of updates done
     first: Any
     second: Any
 

@@ -17,7 +17,7 @@ WEIGHT_PENALTY = 2e-7
 
 
 class MetaStep(NamedTuple):
-    """What one compiled meta-step returns."""
+    """The results of one compiled meta-step."""
 
     weights: dict[str, LSTMWeights]
     adam: adam.AdamState
@@ -41,33 +41,33 @@ def meta_step(
     *,
     rows_of_kinds: tuple[int, ...] | None = None,
 ) -> MetaStep:
-    """One rollout and one update of the LSTMs' weights; to be compiled as a whole.
+    """Takes one rollout and one update of the LSTMs' weights; to be compiled as a whole.
 
     Args:
-      optimizer: Gives the rule; if it is `detailed`, the metrics have its own numbers of the
-        rollout's last step.
-      layout: Of the flat vectors.
+      optimizer: The optimizer whose rule is trained; if it is `detailed`, the metrics have its own
+        numbers of the rollout's last step.
+      layout: The layout of the flat vectors.
       static: `Objective.static`.
       unrolled: Whether loops are written out.
-      weights: The LSTMs', by role.
+      weights: The LSTMs' weights by role.
       moments: Adam's state.
-      carry: Where the rollout starts.
+      carry: The point where the rollout starts.
       batches: Inputs and targets, [T, ...].
-      seed: int32 [2], of the noise.
-      learning_rate: The trained optimizer's.
-      meta_rate: Adam's.
-      rows_of_kinds: Which rows of the weights are the layout's kinds; None for all, in order.
+      seed: The seed of the noise, int32 [2].
+      learning_rate: The learning rate of the rollout.
+      meta_rate: Adam's learning rate.
+      rows_of_kinds: The rows of the weights for the layout's kinds; None for all, in order.
 
     Returns:
-      The new weights and states. Where anything is not finite, weights and moments stay.
+      The new weights and states. If anything is not finite, weights and moments stay.
     """
-    own = weights
+    present = weights
     if rows_of_kinds is not None:
-        own = tf.nest.map_structure(lambda w: tf.gather(w, rows_of_kinds), weights)
-    rollout = Rollout(optimizer.rule, own, layout, static, batches, learning_rate, seed, unrolled)
+        present = tf.nest.map_structure(lambda w: tf.gather(w, rows_of_kinds), weights)
+    rule = optimizer.rule
+    rollout = Rollout(rule, present, layout, static, batches, learning_rate, seed, unrolled)
     after, rows = rollout.run(carry)
-    found = rollout.gradient(rows)
-    gradient = found.gradient
+    gradient, metrics = rollout.gradient(rows)
     if rows_of_kinds is not None:
         # Kinds that this task does not have get no gradient from it.
         places = [[row] for row in rows_of_kinds]
@@ -91,7 +91,7 @@ def meta_step(
         lambda new, old: tf.where(finite, new, old), (moved, new_moments), (weights, moments)
     )
     metrics = {
-        **found.metrics,
+        **metrics,
         "r_loss": 0.5 * WEIGHT_PENALTY * var_length**2,
         "var_length": var_length,
         "grad_length": grad_length,

@@ -1,11 +1,11 @@
 """A rollout of MLHF and the exact gradient of its surrogate in the meta-parameters.
 
-Forward, T steps of training: one loop, a row of tensors kept a step. Backward, the same steps in
-reverse, two cotangents at a time: that of the mean of h, which the preconditioner and the start
-learn from, and that of the meta loss, which the damping learns from. What passes gradients and
-what is constant stands in `Rollout.gradient`. The network's own derivatives stay of first order:
-the curvature of a step is built at constant weights, so that the derivative of a product with it
-is the same product again.
+Forward, T steps of training: one loop, which keeps a row of tensors per step. Backward, the same
+steps in reverse, two cotangents at a time: that of the mean of h, from which the preconditioner and
+the start learn, and that of the meta loss, from which the damping learns. `Rollout.gradient` says
+what passes gradients and what is constant. The network's own derivatives stay first-order: the
+curvature of a step is built at constant weights, so that the derivative of a product with it is the
+same product again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TINY = 1e-20
 
 
 class Carry(NamedTuple):
-    """What a rollout hands to the next."""
+    """The point that a rollout hands on to the next."""
 
     weights: tf.Tensor  # w, flat
     model_state: Any
@@ -42,7 +42,7 @@ class Carry(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What is kept of a step."""
+    """The tensors of a step that its derivative needs."""
 
     weights: tf.Tensor  # w_t
     model_state: Any  # before the step
@@ -57,7 +57,7 @@ class Row(NamedTuple):
 
 
 class MetaGradient(NamedTuple):
-    """What a rollout teaches."""
+    """The gradient of a rollout, and its metrics."""
 
     gradient: dict[str, LSTMWeights]  # by role
     metrics: dict[str, tf.Tensor]
@@ -65,16 +65,16 @@ class MetaGradient(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Rollout:
-    """T steps of training by a rule, and what they teach it; inside a traced function.
+    """T steps of training by a rule, and their gradient in it; for use in a traced function.
 
     Attributes:
-      rule: What is learned.
+      rule: The settings that say what is learned.
       weights: The LSTMs' weights by role.
       layout: The layout of the flat vectors.
       static: `Objective.static`.
       batches: Inputs and targets with a leading axis of T.
       learning_rate: lr, a scalar.
-      seed: The noise's, int32 [2].
+      seed: The seed of the noise, int32 [2].
       unrolled: Whether time and conjugate gradients are written out instead of looped.
     """
 
@@ -89,14 +89,14 @@ class Rollout:
 
     @property
     def length(self) -> int:
-        """T."""
+        """T, the number of steps."""
         return tf.nest.flatten(self.batches)[0].shape[0]
 
     def run(self, carry: Carry) -> tuple[Carry, Rows]:
         """Trains for T steps and keeps what the meta-gradient needs.
 
         Args:
-          carry: Where to start.
+          carry: The point to start at.
 
         Returns:
           The carry for the next rollout, and the rows.
@@ -110,10 +110,10 @@ class Rollout:
         With h_t = -<g, x_n> / sqrt<x_n, A x_n> and m_t = (L'_t + L_{t+1})/2 - L_t, the start and
         the preconditioner get the gradient of mean(h), the damping that of 10 · Σ softmax(m)_t m_t,
         the softmax held constant. Constant in step t are g_t, r₋, x₋, G, ‖w_t‖, the noise, and w_t
-        as the base of the update; time is crossed through the LSTMs' states only.
+        as the base of the update; only through the LSTMs' states do gradients cross time.
 
         Args:
-          rows: What `run` kept.
+          rows: The rows that `run` kept.
 
         Returns:
           The gradient by role, and metrics.
@@ -145,7 +145,7 @@ class Rollout:
         start = (zeros, d_states, tf.zeros([layout.size], layout.dtype))
         (gradients, _, _), _ = scan(body, start, length, unrolled=self.unrolled, reverse=True)
         shares = shares[:-1]
-        found = {
+        scalars = {
             "hession_loss": tf.reduce_mean(rows.column("h")),
             "meta_loss": tf.reduce_sum(shares * gains),
             "meta_loss_same_batch": tf.reduce_sum(shares * same),
@@ -153,16 +153,16 @@ class Rollout:
             "base_loss": losses[0],
             "loss": losses[-1],
         }
-        return MetaGradient(gradients, found)
+        return MetaGradient(gradients, scalars)
 
     def metrics_of_last(self, rows: Rows) -> dict[str, tf.Tensor]:
-        """Returns the numbers of the last step that cost a curvature product more.
+        """Returns the metrics of the last step that cost another curvature product.
 
         Args:
-          rows: What `run` kept.
+          rows: The rows that `run` kept.
 
         Returns:
-          Those of `mlhf.meta_optimizer.metrics`, and `w_norm`.
+          The metrics of `mlhf.meta_optimizer.metrics.of_proposal`, and `w_norm`.
         """
         last = self.length - 1
         row = rows.read(last)
@@ -196,7 +196,7 @@ class Rollout:
         after = carry.weights - learning_rate * _noise(self.seed, t, layout) * update
         moved = objective.linearize(layout.unflatten(after))
         if rule.damping_type == "LM_heuristics":
-            # Of the step that is taken: a model of x is not to blame for what a shorter step,
+            # For the step that is taken: a model of x is not to blame for what a shorter step,
             # scale · x, leaves undone. The noise is left out: its mean is zero.
             predicted = model_decrease(gradient, x, residual, learning_rate * scale)
             damping = adapt_damping(
@@ -223,7 +223,7 @@ class Rollout:
     ) -> tuple[Callable[[tf.Tensor], tf.Tensor], dict[str, tf.Tensor]]:
         """Returns A v of a step, and the cotangents of its solution by objective."""
         layout, proposal = self.layout, row.proposal
-        # The products alone: the gradient was kept.
+        # Only for products: the gradient was kept.
         part = self._objective(row.model_state, i).first_examples(self.rule.curvature_share)
         linearized = part.linearize(layout.unflatten(row.weights), self.rule.product_dtype)
         curvature = curvature_of(linearized, layout)
@@ -249,9 +249,9 @@ class Rollout:
 
 
 def _noise(seed: tf.Tensor, t: Any, layout: Layout) -> tf.Tensor:
-    """U(0.98, 1.02) a coordinate; drawn again, not kept, for the backward pass.
+    """Returns U(0.98, 1.02) for each coordinate; drawn again for the backward pass, not kept.
 
-    Made of integers: XLA draws the same integers as TensorFlow's kernels, but other floats.
+    It is made of integers: XLA draws the same integers as TensorFlow's kernels, but other floats.
     """
     bits = tf.random.stateless_uniform(
         [layout.size],
@@ -269,10 +269,7 @@ def _noise(seed: tf.Tensor, t: Any, layout: Layout) -> tf.Tensor:
 def _limit(
     x: tf.Tensor, weights: tf.Tensor, learning_rate: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-    """Scales x to a norm of at most 0.25 ‖w‖ / lr.
-
-    Returns the factor, the scaled x, and the transpose of its derivative.
-    """
+    """Returns the factor that limits ‖x‖ to 0.25 ‖w‖ / lr, the scaled x, and its vjp."""
     norm = tf.maximum(tf.norm(x), tf.cast(TINY, x.dtype))
     limit = LONGEST_STEP * tf.norm(weights) / learning_rate
     scale = tf.where(norm > limit, limit / norm, tf.ones_like(norm))
@@ -285,7 +282,7 @@ def _limit(
 
 
 def _length_in_curvature(x: tf.Tensor, product: tf.Tensor) -> tf.Tensor:
-    """sqrt<x, A x>, floored so that a zero step has h = 0 and a finite gradient."""
+    """Returns sqrt<x, A x>, floored so that a zero step has h = 0 and a finite gradient."""
     return tf.sqrt(tf.maximum(tf.tensordot(x, product, 1), tf.cast(TINY, x.dtype)))
 
 

@@ -1,4 +1,4 @@
-"""A loop over time that keeps a row of tensors a step, in the graph once or step by step."""
+"""A loop over time that keeps a row of tensors per step, in the graph once or step by step."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import tensorflow as tf
 
 
 class Rows:
-    """What a scan kept: read it by time, inside a graph too. Nothing is copied or stacked."""
+    """The rows that a scan kept, read by time, inside a graph too. Nothing is copied or stacked."""
 
     def __init__(self, arrays: Any, rows: Sequence[Any] | None = None) -> None:
         self._arrays = arrays
         self._rows = rows
 
     def read(self, t: Any) -> Any:
-        """Returns the row of a time: an integer where the scan was unrolled, or a tensor."""
+        """Returns the row of time t, an integer if the scan was unrolled, else a tensor."""
         if self._rows is not None:
             return self._rows[t]
         return tf.nest.map_structure(lambda array: array.read(t), self._arrays)
@@ -46,10 +46,10 @@ def scan(
     """Runs `carry, row = body(t, carry)` over time.
 
     Args:
-      body: One step. It is traced once, unless the scan is unrolled.
+      body: The function of one step. It is traced once, unless the scan is unrolled.
       carry: A structure of tensors, of the same shapes before and after a step.
       length: The number of steps.
-      row_specs: A structure of `tf.TensorSpec` like the row; `()` where nothing is kept.
+      row_specs: A structure of `tf.TensorSpec` like the row; `()` if nothing is kept.
       unrolled: Whether the steps stand in the graph one by one; t is then an integer.
       reverse: Whether time runs from length - 1 to 0.
 
@@ -81,7 +81,7 @@ def scan(
         step,
         (tf.constant(0), carry, arrays),
         maximum_iterations=length,
-        # What a step keeps is large; two steps at once would not fit the caches either.
+        # A step's row is large: two steps at once would not fit the caches.
         parallel_iterations=1,
     )
     return carry, Rows(arrays)

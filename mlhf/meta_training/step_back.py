@@ -1,4 +1,4 @@
-"""One step of a rollout backwards: from its solution to the weights and the states before it."""
+"""One step of a rollout backwards: from its solution to the weights and to the states before it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from mlhf.meta_optimizer.rule import Rule
 def flows(rule: Rule) -> list[str]:
     """Returns the "objective/role" pairs whose cotangents cross time through an LSTM's state.
 
-    h teaches x and y, and reaches x through y. The meta loss teaches d, and reaches it through y;
-    what it would say to x and y is not used, and x depends on nothing that d does.
+    h teaches x and y, and reaches x through y, too. The meta loss teaches d, and reaches it through
+    y, too; its gradients for x and y are not used, and x does not depend on d.
     """
-    found = []
+    pairs = []
     if rule.y_use == "rnn":
-        found.append("h/y")
+        pairs.append("h/y")
         if rule.d_use == "rnn":
-            found.append("meta/y")
+            pairs.append("meta/y")
     if rule.x_use == "rnn":
-        found.append("h/x")
+        pairs.append("h/x")
     if rule.d_use == "rnn":
-        found.append("meta/d")
-    return found
+        pairs.append("meta/d")
+    return pairs
 
 
 class StepBack:
@@ -48,7 +48,7 @@ class StepBack:
         """Describes a step.
 
         Args:
-          rule: What is learned.
+          rule: The settings that say what is learned.
           weights: The LSTMs' weights by role.
           layout: The layout of the flat vectors.
           row: The step's `rollout.Row`.
@@ -66,11 +66,11 @@ class StepBack:
         """Takes the solution's cotangents to the weights and to the states before the step.
 
         Args:
-          gradients: The weights' gradients by role, of later steps.
+          gradients: The weights' gradients by role, summed over later steps.
           d_states: The cotangents of the LSTMs' states after the step, by `flows`.
 
         Returns:
-          The gradients with the step's, and the cotangents of the states before it.
+          The gradients with this step's added, and the cotangents of the states before it.
         """
         proposal = self._row.proposal
         self._gradients, self._d_states = dict(gradients), dict(d_states)
@@ -122,7 +122,7 @@ class StepBack:
                 self._d_start[name] += inputs[2]
 
     def _to_role(self, role: str, objective: str, d_output: tf.Tensor) -> None:
-        """Takes the cotangent of what an LSTM gives from the memory of the step before."""
+        """Takes the cotangent of an LSTM's output back to its weights and its state."""
         flow = f"{objective}/{role}"
         cotangent = Cotangent(d_output, self._d_states[flow], True, ())
         ((gradient, _, before),) = self._back(role, self._memory, [cotangent])
