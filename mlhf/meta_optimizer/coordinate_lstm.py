@@ -194,7 +194,7 @@ class _Layer(NamedTuple):
 
 
 # σ(z) = (1 + tanh(z/2))/2, so that all gates of a block are one tanh. The 1 that is added to the
-# forget gate is a constant, not a parameter. Gates are in the order input, forget, output, candidate.
+# forget gate is a constant, not a parameter. The gates' order is input, forget, output, candidate.
 _HALVES = np.repeat([0.5, 0.5, 0.5, 1.0], UNITS)[:, None]
 _FORGET = np.repeat([0.0, 0.5, 0.0, 0.0], UNITS)[:, None]
 

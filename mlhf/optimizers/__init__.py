@@ -1,1 +1,1 @@
-"""The optimizers whose rules people wrote, and what every optimizer's step shares."""
+"""Optimizers whose rules people wrote, and what all optimizers' steps share."""

@@ -12,7 +12,7 @@ from mlhf.checks.arguments import check_count
 from mlhf.checks.networks import as_tensors
 from mlhf.checks.structures import check_like, kind
 
-# Why an iteration stopped, as `Solution.reason` says it.
+# The reasons why an iteration stopped, the values of `Solution.reason`.
 RUNNING_OUT = 0
 CONVERGED = 1
 NEGATIVE_CURVATURE = 2
@@ -24,7 +24,7 @@ _REMEDY = "it has the structure, shapes and dtype of b"
 
 
 class Solution(NamedTuple):
-    """What `conjugate_gradient` returns."""
+    """The result of `conjugate_gradient`."""
 
     x: Any  # the solution, in the structure of b
     residual: Any  # b - A x, by the recursion
@@ -45,27 +45,28 @@ def conjugate_gradient(
     """Solves A x = b for a symmetric positive semidefinite A.
 
     Guards are relative by default: the system is solved in units of ‖b‖, the iteration stops when
-    ‖r‖ <= tolerance ‖b‖, and a direction with <p, A p> <= 0 stops it with what it has
-    (`NEGATIVE_CURVATURE`). With `guards="paper"` it does as Chen et al. 2018 (arXiv 1805.08462):
-    α = ρ / max(<p, A p>, 1e-6), β = ρ' / max(ρ, 1e-6), and a stop under ‖r‖ < 1e-6, all absolute;
-    on badly scaled systems these are wrong.
+    ‖r‖ <= tolerance ‖b‖, and a direction with <p, A p> <= 0 ends it at the current iterate
+    (`NEGATIVE_CURVATURE`). With `guards="paper"` they are those of Chen et al. 2018 (arXiv
+    1805.08462): α = ρ / max(<p, A p>, 1e-6), β = ρ' / max(ρ, 1e-6), and a stop at ‖r‖ < 1e-6, all
+    absolute; on badly scaled systems these are wrong.
 
     Args:
-      matvec: The product with A; takes and returns a structure like b.
+      matvec: The product with A, a function from a structure like b to another.
       b: A structure of floating tensors of one dtype.
-      x0: Where to start; zeros by default.
+      x0: The start; zeros by default.
       preconditioner: A positive diagonal in the structure of b, an approximation of A's inverse,
         or a function that applies one. None for the identity.
-      max_iterations: At least 1.
-      tolerance: Relative for `guards="relative"` (default: the dtype's epsilon), absolute for
-        `"paper"` (default 1e-6).
-      guards: `"relative"` or `"paper"`.
+      max_iterations: The largest number of iterations, at least 1.
+      tolerance: The tolerance for ‖r‖: relative for `guards="relative"` (default: the dtype's
+        epsilon), absolute for `"paper"` (default 1e-6).
+      guards: The kind of guards, `"relative"` or `"paper"`.
 
     Returns:
       A `Solution`. A zero b, an exact start and negative curvature are ordinary cases.
 
     Raises:
-      TypeError: If `matvec` is no function, or `b`, `x0` or what a function returns no tensors.
+      TypeError: If `matvec` is not a function, or `b`, `x0` or a function's result has leaves that
+        are not tensors.
       ValueError: If `max_iterations`, `tolerance` or `guards` make no sense, dtypes are mixed or
         not floating, or `x0`, `preconditioner` or a product are not like `b`.
     """
@@ -95,7 +96,7 @@ def conjugate_gradient(
 def _iterate(
     system: _System, rule: _Relative, x: list[tf.Tensor], r: list[tf.Tensor], max_iterations: int
 ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
-    """Returns how many iterations there were, why they stopped, x, and r."""
+    """Returns the number of iterations, the reason why they stopped, x, and r."""
     y = system.precondition(r)
 
     def keep_going(
@@ -183,13 +184,13 @@ class _System:
     def start(
         self, right: list[tf.Tensor], scale: tf.Tensor, relative: bool
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """Returns where to start and the residual there, in units of `scale`."""
+        """Returns the start and its residual, in units of `scale`."""
         if self._x0 is None:
             return [tf.zeros_like(leaf) for leaf in right], right
         x = [tf.convert_to_tensor(leaf) / scale for leaf in self._x0]
         r = [u - v for u, v in zip(right, self.product(x), strict=True)]
         if relative:
-            # In units of a tiny b a start may be too large for its residual's norm: none, then.
+            # In units of a tiny b, a start may be too large for its residual's norm: start at zero.
             finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(leaf)) for leaf in self._x0])
             too_large = finite & ~tf.math.is_finite(_dot(r, r))
             x = [tf.where(too_large, tf.zeros_like(leaf), leaf) for leaf in x]
@@ -201,7 +202,7 @@ class _System:
 
 
 class _Relative:
-    """When the iteration stops, and what keeps it from dividing by zero: all in units of b."""
+    """When the iteration stops, and its guards against dividing by zero, in units of b."""
 
     def __init__(self, dtype: tf.DType, tolerance: Any) -> None:
         self._tolerance = _epsilon(dtype) if tolerance is None else tolerance
@@ -216,11 +217,11 @@ class _Relative:
         return right, scale
 
     def is_unfinished(self, norm: tf.Tensor) -> tf.Tensor:
-        """Whether a residual of a norm is too long to stop; not where the norm is not a number."""
+        """Returns whether a residual's norm is too large to stop; False for NaN."""
         return norm > self._tolerance
 
     def is_converged(self, norm: tf.Tensor) -> tf.Tensor:
-        """Whether it is short enough; not where the norm is not a number either."""
+        """Returns whether it is small enough; False for NaN, too."""
         return norm <= self._tolerance
 
     def over(self, numerator: tf.Tensor, denominator: tf.Tensor) -> tf.Tensor:
@@ -228,13 +229,13 @@ class _Relative:
         return numerator / tf.where(denominator > 0, denominator, tf.ones_like(denominator))
 
     def reason(self, reason: tf.Tensor, curvature: tf.Tensor) -> tf.Tensor:
-        """Returns why to stop at a direction of a curvature, if so."""
+        """Returns the reason to stop at a direction with a curvature, if there is one."""
         # A zero direction with a residual left means a semidefinite preconditioner.
         return tf.where(curvature > 0, reason, NEGATIVE_CURVATURE)
 
 
 class _Paper(_Relative):
-    """The same as Chen et al. 2018 have it: absolute."""
+    """The absolute guards of Chen et al. 2018."""
 
     def __init__(self, dtype: tf.DType, tolerance: Any) -> None:
         super().__init__(dtype, PAPER_FLOOR if tolerance is None else tolerance)

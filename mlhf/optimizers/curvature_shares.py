@@ -1,4 +1,4 @@
-"""The curvature of a batch's first examples, beside the gradient of all of them."""
+"""The curvature on a batch's first examples, beside the gradient on all of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlhf.objective import LinearizedObjective, Objective
 
 
 def curvature_of(linearized: LinearizedObjective, form: FlatForm) -> Callable:
-    """Returns G v on flat vectors."""
+    """Returns the product G v as a function of flat vectors."""
     return lambda v: form.flatten(linearized.curvature_product(form.unflatten(v)))
 
 
@@ -26,14 +26,14 @@ def linearize_shares(
     """Linearizes a batch, and its first examples for the curvature.
 
     Args:
-      objective: On the whole batch.
+      objective: The objective on the whole batch.
       parameters: The point.
-      form: The flat vectors' form.
-      share: Of the batch that the curvature is taken on, above 0 and at most 1.
-      product_dtype: Of the products, as for `Objective.linearize`.
+      form: The form of flat vectors.
+      share: The share of the batch that the curvature is taken on, above 0 and at most 1.
+      product_dtype: The dtype of products, as for `Objective.linearize`.
 
     Returns:
-      The whole objective at the point, and G v on flat vectors.
+      The whole objective at the point, and the product G v as a function of flat vectors.
     """
     part = objective.first_examples(share)
     if part is objective:

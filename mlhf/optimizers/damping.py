@@ -1,11 +1,11 @@
-"""Levenberg and Marquardt's heuristics for the damping, from what a quadratic model predicted."""
+"""Levenberg and Marquardt's heuristics for the damping, from a quadratic model's prediction."""
 
 from __future__ import annotations
 
 import numpy as np
 import tensorflow as tf
 
-# A loss is a sum of many numbers: its error, in units of its last place.
+# The error of a loss, a sum of many numbers, in units of its last place.
 _UNITS = 16
 
 
@@ -15,16 +15,16 @@ def rounding_error(loss: tf.Tensor) -> tf.Tensor:
 
 
 def reduction_ratio(before: tf.Tensor, after: tf.Tensor, predicted: tf.Tensor) -> tf.Tensor:
-    """Returns ρ, the loss's change by a quadratic model's.
+    """Returns ρ, the loss's change divided by a quadratic model's.
 
     Where the model predicts no fall, or less than the loss's rounding error, there is nothing to
-    learn about the damping: ρ is 1/2, at which the heuristic keeps it. Measured there, ρ would be
-    rounding, the damping would grow, and the steps and what is predicted of them shrink, for good.
+    learn about the damping: ρ is 1/2, at which the heuristic keeps it. A ρ measured there would be
+    rounding; the damping would grow, and steps and predictions would shrink for good.
 
     Args:
-      before: The loss, a scalar.
-      after: That after the step.
-      predicted: What the model says of `after - before`.
+      before: The loss before the step, a scalar.
+      after: The loss after the step.
+      predicted: The model's prediction of `after - before`.
     """
     half = tf.constant(0.5, predicted.dtype)
     is_significant = -predicted > rounding_error(before)
@@ -38,7 +38,7 @@ def reduction_ratio(before: tf.Tensor, after: tf.Tensor, predicted: tf.Tensor) -
 def model_decrease(
     gradient: tf.Tensor, solution: tf.Tensor, residual: tf.Tensor, learning_rate: tf.Tensor
 ) -> tf.Tensor:
-    """Returns q = -lr <g, x> + lr²/2 <x, A x>, what the quadratic model says of a step.
+    """Returns q = -lr <g, x> + lr²/2 <x, A x>, the loss's change by the quadratic model.
 
     Args:
       gradient: g.
@@ -57,23 +57,23 @@ def model_decrease(
 def adapt_damping(
     damping: tf.Tensor, before: tf.Tensor, after: tf.Tensor, predicted: tf.Tensor, decay: float
 ) -> tf.Tensor:
-    """Levenberg and Marquardt's heuristic, as the original sets it.
+    """Adapts a damping by Levenberg and Marquardt's heuristic as the original sets it.
 
-    Where less change is predicted than the loss's rounding error, the damping stays: at a minimum
-    it would otherwise grow by rounding alone.
+    Where the predicted change is less than the loss's rounding error, the damping stays: at a
+    minimum it would otherwise grow by rounding alone.
 
     Args:
       damping: The scalar damping of the step.
       before: The loss on the step's batch before the step, without weight decay.
-      after: The same after it.
-      predicted: q of `model_decrease`.
-      decay: Below 1. The damping is divided by it where the ratio of both is at most 1/4, and
-        multiplied by it where it exceeds 3/4.
+      after: The same loss after the step.
+      predicted: The change that `model_decrease` predicts.
+      decay: A factor below 1. The damping is divided by it if the ratio of the changes is at most
+        1/4, and multiplied by it if the ratio exceeds 3/4.
 
     Returns:
       The damping of the next step, within [1e-3, 1].
     """
-    # Constants in the damping's own precision: tf.where alone makes float32 of Python's numbers.
+    # Constants in the damping's precision: tf.where would make Python numbers float32.
     half, grow, shrink, keep = (
         tf.constant(value, damping.dtype) for value in (0.5, 1 / decay, decay, 1.0)
     )
@@ -90,8 +90,8 @@ def scaled_by_ratio(damping: tf.Tensor, ratio: tf.Tensor, factor: float) -> tf.T
 
     Args:
       damping: λ, a scalar.
-      ratio: ρ of `reduction_ratio`.
-      factor: Below 1. λ is multiplied by it where ρ > 3/4, and divided by it where ρ < 1/4.
+      ratio: ρ, as from `reduction_ratio`.
+      factor: A factor below 1, by which λ is multiplied where ρ > 3/4 and divided where ρ < 1/4.
 
     Returns:
       The next step's λ.

@@ -19,12 +19,12 @@ from mlhf.optimizers.step_arguments import as_tensors
 
 
 class FirstOrder(CompiledSteps):
-    """A Keras optimizer with its state in and out: `init`, `step`.
+    """A Keras optimizer as functions of its state: `init`, `step`.
 
-    The optimizer's variables live inside; a step writes parameters and state into them, applies
-    the gradient and reads both back. The learning rate alone is the optimizer's, and not read from
-    the state, which records it. The Keras optimizer's other numbers (`momentum`, `beta_1`) are
-    constants of a `tf.function` of yours that a step was traced in.
+    The Keras optimizer's variables are inside; a step writes parameters and state into them,
+    applies the gradient and reads both back. Only the learning rate is the optimizer's own and not
+    read from the state, which records it. The Keras optimizer's other numbers (`momentum`,
+    `beta_1`) are constants in a `tf.function` of yours in which a step was traced.
     """
 
     class State(NamedTuple):
@@ -41,9 +41,9 @@ class FirstOrder(CompiledSteps):
 
         Raises:
           TypeError: If it is neither.
-          ValueError: If a number that it was made with makes no sense, such as a negative rate, or
-            it keeps averages of the weights (`use_ema`) that only the end of `fit` would write
-            into them.
+          ValueError: If it was made with a number that makes no sense, such as a negative rate, or
+            keeps averages of the weights (`use_ema`) that only the end of `fit` would write into
+            them.
         """
         import keras
 
@@ -66,10 +66,10 @@ class FirstOrder(CompiledSteps):
 
     @property
     def learning_rate(self) -> Any:
-        """The optimizer's learning rate; one that is set holds from the next step on.
+        """The optimizer's learning rate; a new value holds from the next step on.
 
         It may be set to a number, a tensor, or a variable, which is then read at every step. It
-        can't be set where the optimizer has a schedule.
+        can't be set if the optimizer has a schedule.
         """
         if self._rate_given is not None:
             return self._rate_given
@@ -102,7 +102,7 @@ class FirstOrder(CompiledSteps):
           The state.
 
         Raises:
-          ValueError: If the parameters have no floating dtype in common, or the optimizer is in use
+          ValueError: If the parameters do not share one floating dtype, or the optimizer is in use
             elsewhere or was made for parameters of other shapes.
         """
         model = parameters if keras_models.is_model(parameters) else None
@@ -116,9 +116,9 @@ class FirstOrder(CompiledSteps):
                     "that was built for other variables; give a function that returns a new one, "
                     "as in FirstOrder(lambda: keras.optimizers.Adam(1e-3))."
                 )
-            # Some optimizers ask variables for their paths, which only Keras' own have.
+            # Some optimizers read variables' paths, which only Keras' variables have.
             paths = structures.leaf_names(parameters)
-            # Outside of whatever function is being traced. A step writes values into them.
+            # Outside of any function that is being traced; a step writes values into them.
             with tf.init_scope():
                 values = [
                     leaf if hasattr(leaf, "numpy") else tf.zeros(leaf.shape, leaf.dtype)
@@ -143,11 +143,14 @@ class FirstOrder(CompiledSteps):
 
         Args:
           objective: The loss on a batch.
-          parameters: Where it stands.
-          state: From `init` or the step before.
+          parameters: The parameters before the step.
+          state: The state from `init` or the step before.
 
         Returns:
           New parameters, state and model state, and metrics: `loss`, `gradient_norm`.
+
+        Raises:
+          ValueError: If `init` was not called, or an argument does not fit.
         """
         if not self._variables:
             raise ValueError("Expected an optimizer that was given init(parameters) before step.")
@@ -159,25 +162,25 @@ class FirstOrder(CompiledSteps):
         return self.State(tuple(tf.zeros(v.shape, v.dtype) for v in variables))
 
     def _check_own(self, parameters: Any) -> None:
-        """Refuses parameters that are not like those of the first `init`."""
+        """Raises ValueError unless parameters are like those of the first `init`."""
         shapes = [(tuple(leaf.shape), leaf.dtype.name) for leaf in tf.nest.flatten(parameters)]
-        own = [(v.shape, tf.as_dtype(v.dtype).name) for v in self._variables]
-        if shapes != own:
+        expected = [(v.shape, tf.as_dtype(v.dtype).name) for v in self._variables]
+        if shapes != expected:
             raise ValueError(
-                f"Expected parameters of the shapes {own}, which init was given, got {shapes}: "
-                "make another optimizer for another network."
+                f"Expected parameters of the shapes {expected}, which init was given, got "
+                f"{shapes}: make another optimizer for another network."
             )
 
     def _numbers(self, state: State) -> dict[str, tf.Tensor]:
         del state
-        given = self._rate_given
-        return {} if given is None else {"learning_rate": tf.convert_to_tensor(given)}
+        rate = self._rate_given
+        return {} if rate is None else {"learning_rate": tf.convert_to_tensor(rate)}
 
     def _settable(self) -> list[str]:
         return ["learning_rate"]
 
     def _constants(self) -> tuple:
-        """The Keras optimizer's numbers that a compiled step has as constants."""
+        """Returns the Keras optimizer's numbers that are constants in a compiled step."""
         kinds = (bool, int, float, str)
         attributes = vars(self._optimizer).items()
         return tuple((name, value) for name, value in attributes if type(value) in kinds)
@@ -199,7 +202,7 @@ class FirstOrder(CompiledSteps):
                 variable.assign(tf.cast(numbers["learning_rate"], variable.dtype))
         with keras_optimizers.without_replicas(self._optimizer):
             scaled = keras_optimizers.scaled(self._optimizer, gradient)
-            # What `fit` calls, which an optimizer of the user's may override.
+            # The method that `fit` calls, which a user's optimizer may override.
             self._optimizer.apply_gradients(zip(scaled, self._variables, strict=True))
         moved = tf.nest.pack_sequence_as(
             parameters, [tf.identity(variable.value) for variable in self._variables]

@@ -19,11 +19,11 @@ from mlhf.optimizers.step_arguments import as_tensors, note_layout
 
 
 class HessianFreeState(NamedTuple):
-    """What Hessian-free without learned parts carries from step to step."""
+    """The state of Hessian-free optimization without learned parts."""
 
-    solution: tf.Tensor  # flat, the last one of conjugate gradients
+    solution: tf.Tensor  # flat, the last solution of conjugate gradients
     damping: tf.Tensor  # the scalar λ
-    step: Any = ()  # int32, steps taken; nothing where no number is scheduled
+    step: Any = ()  # int32, the number of steps taken; nothing if no number is scheduled
 
 
 def initial_state(parameters: Any, damping: Any = 0.0) -> HessianFreeState:
@@ -47,18 +47,18 @@ class HessianFree(CompiledSteps):
     """w ← w - lr x with (G + λ I) x ≈ g, by a few conjugate-gradient iterations.
 
     G = Jᵀ H J is the Gauss-Newton matrix of the batch and g its gradient. λ, the damping, says how
-    far the quadratic model is trusted: too small and steps on a batch's flat directions grow
-    without bound, too large and the step is a gradient step of length lr/λ. With
-    `damping_type="LM_heuristics"` it is adapted from the ratio of the loss's change to the
-    model's; on small batches that ratio is noisy, since both are measured on the batch itself.
+    far the quadratic model is trusted: if it is too small, steps in a batch's flat directions grow
+    without bound; if it is too large, the step is a gradient step of length lr/λ. With
+    `damping_type="LM_heuristics"` it is adapted by the ratio of the loss's change to the model's;
+    on small batches that ratio is noisy, since both are measured on the batch itself.
 
-    g is that of the whole batch; G may be that of its first examples only (Martens and Sutskever
-    2012), which is where most of the time goes.
+    g is taken on the whole batch; G, which takes most of the time, may be taken on its first
+    examples only (Martens and Sutskever 2012).
 
     Attributes:
-      learning_rate: lr; one that is set holds from the next step on.
-      damping: λ; one that is set holds from the next step on. Where λ is adapted, it is part of
-        the state, and this is where states begin that `init` makes from then on.
+      learning_rate: lr; a new value holds from the next step on.
+      damping: λ; a new value holds from the next step on. If λ is adapted, it is part of the
+        state, and the attribute is its value in states that `init` makes from then on.
     """
 
     learning_rate = Number(above=0, schedule=True)
@@ -86,19 +86,19 @@ class HessianFree(CompiledSteps):
         Args:
           learning_rate: lr, positive: a number, a tensor, or a variable, read at every step; or a
             function of the steps taken, such as one of `keras.optimizers.schedules`.
-          damping: λ, at least 0; where it starts, if it is adapted, from then on within [1e-3, 1].
-          cg_iterations: At most so many, each one product with G.
-          x_use: Where conjugate gradients start: `"x"` at the last solution, `"d"` at the
-            gradient, `"zero"`.
-          damping_type: `"regular"` (constant) or `"LM_heuristics"`.
+          damping: λ, at least 0; if it is adapted, its first value, from then on within [1e-3, 1].
+          cg_iterations: The largest number of iterations, each one product with G.
+          x_use: The start of conjugate gradients: `"x"` the last solution, `"d"` the gradient,
+            `"zero"`.
+          damping_type: The kind of damping: `"regular"` (constant) or `"LM_heuristics"`.
           decay: The factor of the heuristic, between 0 and 1.
           curvature_share: The share of the batch that G is taken on, above 0 and at most 1.
-          guards: As for `mlhf.conjugate_gradient`.
-          cg_tolerance: As for `mlhf.conjugate_gradient`.
-          product_dtype: `"bfloat16"` to compute the network's part of products with G in it, which
-            processors with such units do about three times as fast, with errors of up to 1%;
-            None, the default, in the parameters' dtype. Gradient, loss and the vectors of
-            conjugate gradients stay in the parameters' dtype either way.
+          guards: The guards, as for `mlhf.conjugate_gradient`.
+          cg_tolerance: The tolerance, as for `mlhf.conjugate_gradient`.
+          product_dtype: The dtype of the network's part of products with G: `"bfloat16"` is about
+            three times as fast on processors with such units, with errors of up to 1%; None, the
+            default, is the parameters' dtype. Gradient, loss and the vectors of conjugate gradients
+            stay in the parameters' dtype either way.
           jit_compile: Whether a step is compiled with XLA.
 
         Raises:
@@ -137,8 +137,8 @@ class HessianFree(CompiledSteps):
 
         Args:
           objective: The loss on a batch.
-          parameters: Where it stands.
-          state: From `init` or the step before.
+          parameters: The parameters before the step.
+          state: The state from `init` or the step before.
 
         Returns:
           New parameters, state and model state, and metrics: `loss`, `gradient_norm`,
@@ -171,10 +171,10 @@ class HessianFree(CompiledSteps):
             tolerance=self.cg_tolerance,
             guards=self.guards,
         )
-        # A batch that is not finite moves nothing, and is not where the next ones start.
+        # A batch that is not finite moves nothing, and no step starts from its solution.
         is_finite = tf.math.is_finite(tf.norm(gradient)) & tf.math.is_finite(tf.norm(solution.x))
         taken = tf.where(is_finite, solution.x, tf.zeros_like(solution.x))
-        kept = tf.where(is_finite, solution.x, state.solution)
+        last = tf.where(is_finite, solution.x, state.solution)
         moved = form.unflatten(form.flatten(parameters) - rate * taken)
         damping = state.damping
         if self.damping_type == "LM_heuristics":
@@ -189,4 +189,4 @@ class HessianFree(CompiledSteps):
             "cg_iterations": solution.iterations,
             "cg_reason": solution.reason,
         }
-        return moved, HessianFreeState(kept, damping), linearized.model_state, metrics
+        return moved, HessianFreeState(last, damping), linearized.model_state, metrics

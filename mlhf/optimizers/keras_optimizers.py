@@ -1,8 +1,7 @@
-"""What a Keras optimizer asks of the variables that it moves, with stand-ins for a model's.
+"""What a Keras optimizer expects of the variables that it moves, met by stand-ins for a model's.
 
-Its names for them (weight decay that leaves some out, Muon's and `OptimizerMap`'s patterns), the
-scale of the loss, averages of the weights. Everything that is not Keras' public interface for
-optimizers stands here.
+It may know them by name (weight decay that leaves some out, Muon's and `OptimizerMap`'s patterns),
+scale the loss and average the weights. Uses of Keras' private interface for optimizers are here.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ import tensorflow as tf
 
 
 def prepared(optimizer: Any) -> Any:
-    """Returns the optimizer that moves the weights, checked for what a step can't do.
+    """Returns the optimizer that moves the weights, after checking for what a step can't do.
 
     Args:
       optimizer: A `keras.optimizers.Optimizer`.
 
     Returns:
-      It, or what a `LossScaleOptimizer` has inside: its scale, a power of two, would be multiplied
-      in and divided out again, which changes nothing outside float16.
+      The optimizer, or the one inside a `LossScaleOptimizer`: its scale, a power of two, would be
+      multiplied in and divided out again, which changes nothing outside float16.
 
     Raises:
       ValueError: If it keeps averages that only the end of `fit` writes into the weights.
@@ -67,16 +66,16 @@ def _variable(leaf: tf.Tensor, path: str) -> Any:
 def leave_out_of_decay(
     optimizer: Any, variables: Sequence[Any], paths: Sequence[str], model: Any
 ) -> None:
-    """Lets an optimizer's weight decay leave out what it was told to (`exclude_from_weight_decay`).
+    """Lets an optimizer's weight decay leave out variables, as `exclude_from_weight_decay` asked.
 
     Args:
-      optimizer: Not built yet.
-      variables: What stands for the parameters.
-      paths: Their paths.
-      model: The Keras model whose parameters they are; None where only their values are known.
+      optimizer: The optimizer, not built yet.
+      variables: The variables that stand for the parameters.
+      paths: The parameters' paths.
+      model: The Keras model whose parameters they are; None if only their values are known.
 
     Raises:
-      ValueError: If variables of a model were named that is not known.
+      ValueError: If a model's variables were named, and the model is unknown.
     """
     if model is None:
         if getattr(optimizer, "_exclude_from_weight_decay", None):
@@ -92,7 +91,7 @@ def leave_out_of_decay(
 
 
 def scaled(optimizer: Any, gradient: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Returns gradients as `apply` expects them: of the scaled loss (`loss_scale_factor=`)."""
+    """Returns the gradients of the scaled loss (`loss_scale_factor=`), which `apply` expects."""
     return [optimizer.scale_loss(part) for part in gradient]
 
 
@@ -104,7 +103,7 @@ def without_replicas(optimizer: Any) -> Iterator[None]:
     with it keeps the whole graph.
 
     Args:
-      optimizer: Whose `apply` is traced inside.
+      optimizer: The optimizer whose `apply` is traced inside the block.
     """
     name = "_all_reduce_sum_gradients"
     if tf.distribute.has_strategy() or not hasattr(type(optimizer), name):

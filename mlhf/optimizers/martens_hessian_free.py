@@ -18,13 +18,13 @@ from mlhf.optimizers.hessian_free import HessianFreeState, initial_state
 from mlhf.optimizers.settings import Fixed, Number
 from mlhf.optimizers.step import CompiledSteps, Step
 
-# Conjugate gradients keep the iterates number ⌈1.3ʲ⌉ (section 4.6 of the paper).
+# Conjugate gradients keep the iterates with the numbers ⌈1.3ʲ⌉ (section 4.6 of the paper).
 _SPACING = 1.3
 # Progress is measured over max(10, i/10) iterations (section 4.4).
 _SHORTEST_WINDOW, _WINDOW_SHARE = 10, 0.1
 # The line search: sufficient decrease, shrinking, and when it gives up.
 _ARMIJO, _SHRINK, _LARGEST_TRIALS = 1e-2, 0.8, 60
-# λ can't grow again from nothing.
+# λ can't grow again from zero.
 _LEAST_DAMPING = 1e-8
 
 
@@ -35,21 +35,21 @@ class MartensHessianFree(CompiledSteps):
       that minimises the quadratic model φ(x) = ½⟨x, (G + λ I) x⟩ - ⟨x, g⟩, and stop when φ has
       gained less than a share kε of itself over the last k = max(10, i/10) iterations, or after
       `cg_iterations`. (Martens takes `warm_start` itself. On another batch that start can be far
-      worse than zero, in directions that a few iterations never come to, and is then carried
-      from step to step.)
-    - Of the iterates kept on the way the last one is taken before which the loss would rise.
-    - A line search takes α = 1, or shrinks it until the loss has fallen enough; where it does not
-      fall at all, no step is taken.
-    - λ is adapted by Levenberg and Marquardt's rule from ρ, the change of the loss at α = 1 by φ.
-    - Gradient and losses are those of the whole batch; G may be that of its first examples only,
-      which is where most of the time goes.
+      worse than zero, in directions that a few iterations never reach, and is then carried from
+      step to step.)
+    - From the last iterate, the step goes back over the kept ones while the loss does not rise.
+    - A line search takes α = 1, or shrinks it until the loss has fallen enough; if it does not fall
+      at all, no step is taken.
+    - λ is adapted by Levenberg and Marquardt's rule from ρ, the loss's change at α = 1 over φ.
+    - Gradient and losses are taken on the whole batch; G, which takes most of the time, may be
+      taken on its first examples only.
 
-    Martens' preconditioner (the gradients' squares, example by example) is left out. All is meant
-    for large batches: on small ones the loss of the batch says little about that of the next.
+    Martens' preconditioner (the gradients' squares, example by example) is left out. The optimizer
+    is meant for large batches: a small batch's loss says little about the next batch's.
 
     Attributes:
-      damping: λ; one that is set holds from the next step on. Where λ is adapted, it is part of
-        the state, and this is where states begin that `init` makes from then on.
+      damping: λ; a new value holds from the next step on. If λ is adapted, it is part of the
+        state, and the attribute is its value in states that `init` makes from then on.
     """
 
     damping = Number(at_least=0)
@@ -71,14 +71,14 @@ class MartensHessianFree(CompiledSteps):
         """Sets an optimizer up.
 
         Args:
-          damping: λ, at least 0; where it starts, if it is adapted.
-          cg_iterations: At most so many, each one product with G.
+          damping: λ, at least 0; if it is adapted, its first value.
+          cg_iterations: The largest number of iterations, each one product with G.
           cg_tolerance: ε.
-          warm_start: The most of the last solution that conjugate gradients start at, from 0,
-            which starts at zero, to 1.
+          warm_start: The largest multiple of the last solution at which conjugate gradients start,
+            from 0 to 1.
           curvature_share: The share of the batch that G is taken on, above 0 and at most 1.
-          damping_type: `"LM_heuristics"`, or `"regular"` for a constant λ.
-          decay: λ is multiplied by it where ρ > 3/4, and divided where ρ < 1/4.
+          damping_type: The kind of damping: `"LM_heuristics"`, or `"regular"` for a constant λ.
+          decay: The factor by which λ is multiplied where ρ > 3/4 and divided where ρ < 1/4.
           jit_compile: Whether a step is compiled with XLA.
 
         Raises:
@@ -109,8 +109,8 @@ class MartensHessianFree(CompiledSteps):
 
         Args:
           objective: The loss on a batch.
-          parameters: Where it stands.
-          state: From `init` or the step before.
+          parameters: The parameters before the step.
+          state: The state from `init` or the step before.
 
         Returns:
           New parameters, state and model state, and metrics: `loss`, `gradient_norm`,
@@ -131,7 +131,7 @@ class MartensHessianFree(CompiledSteps):
         form = plain_form(parameters)
         linearized, curvature = linearize_shares(objective, parameters, form, self.curvature_share)
         gradient = form.flatten(linearized.gradient())
-        found = _solve(
+        solved = _solve(
             lambda v: curvature(v) + state.damping * v,
             gradient,
             state.solution,
@@ -146,11 +146,11 @@ class MartensHessianFree(CompiledSteps):
             loss = objective.data_loss(moved)
             if objective.regularizer is not None:
                 loss += objective.regularizer.value(moved)
-            # What is not finite is never better.
+            # A loss that is not finite is never better.
             return tf.where(tf.math.is_finite(loss), loss, tf.constant(np.inf, loss.dtype))
 
-        solution, iteration, loss = _backtrack(value, found)
-        predicted = tf.gather(found.models, iteration)
+        solution, iteration, loss = _backtrack(value, solved)
+        predicted = tf.gather(solved.models, iteration)
         ratio = reduction_ratio(linearized.value, loss, predicted)
         rate = _line_search(
             value, solution, linearized.value, loss, tf.tensordot(gradient, solution, 1)
@@ -164,22 +164,22 @@ class MartensHessianFree(CompiledSteps):
             "gradient_norm": tf.norm(gradient),
             "step_norm": rate * tf.norm(solution),
             "damping": state.damping,
-            "cg_iterations": found.iterations,
+            "cg_iterations": solved.iterations,
             "learning_rate": rate,
             "backtracked": iteration,
             "ratio": ratio,
         }
         # A step that is not taken must not be multiplied by zero: it may not be finite.
         moved = tf.where(rate > 0, here - rate * solution, here)
-        # Nor is it where the next conjugate gradients start.
+        # Nor do the next conjugate gradients start from such a solution.
         nothing = tf.zeros_like(gradient)
-        kept = tf.where(tf.math.is_finite(tf.norm(found.solution)), found.solution, nothing)
-        new_state = HessianFreeState(kept, damping)
+        last = tf.where(tf.math.is_finite(tf.norm(solved.solution)), solved.solution, nothing)
+        new_state = HessianFreeState(last, damping)
         return form.unflatten(moved), new_state, linearized.model_state, metrics
 
 
-class _Found(NamedTuple):
-    """What conjugate gradients leave."""
+class _Solved(NamedTuple):
+    """The results of conjugate gradients."""
 
     solution: tf.Tensor  # the last iterate
     iterations: tf.Tensor  # int32
@@ -189,7 +189,7 @@ class _Found(NamedTuple):
 
 
 def _kept_numbers(iterations: int) -> list[int]:
-    """Returns ⌈1.3ʲ⌉ up to a number, each once."""
+    """Returns the numbers ⌈1.3ʲ⌉ up to a largest one, each once."""
     numbers = {math.ceil(_SPACING**j) for j in range(200)}
     return sorted(number for number in numbers if number <= iterations)
 
@@ -211,7 +211,7 @@ def _solve(
     warm_start: float,
     iterations: int,
     tolerance: float,
-) -> _Found:
+) -> _Solved:
     numbers = _kept_numbers(iterations)
     slot_of = np.full(iterations + 1, -1, np.int32)
     slot_of[numbers] = np.arange(len(numbers))
@@ -272,13 +272,13 @@ def _solve(
     i, x, _, _, _, models, kept, _ = tf.while_loop(
         keep_going, iterate, state, maximum_iterations=iterations
     )
-    return _Found(x, i, models, kept, tf.constant(numbers, tf.int32))
+    return _Solved(x, i, models, kept, tf.constant(numbers, tf.int32))
 
 
 def _backtrack(
-    value: Callable[[tf.Tensor], tf.Tensor], found: _Found
+    value: Callable[[tf.Tensor], tf.Tensor], solved: _Solved
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Goes back over the kept iterates while the loss does not rise by that."""
+    """Returns the iterate to which the loss does not rise going back, its number, and its loss."""
 
     def better(
         slot: tf.Tensor, x: tf.Tensor, iteration: tf.Tensor, loss: tf.Tensor, go: tf.Tensor
@@ -289,22 +289,22 @@ def _backtrack(
     def back(
         slot: tf.Tensor, x: tf.Tensor, iteration: tf.Tensor, loss: tf.Tensor, go: tf.Tensor
     ) -> tuple:
-        earlier = found.kept.read(slot)
+        earlier = solved.kept.read(slot)
         other = value(earlier)
         go = other <= loss
         return (
             slot - 1,
             tf.where(go, earlier, x),
-            tf.where(go, found.numbers[slot], iteration),
+            tf.where(go, solved.numbers[slot], iteration),
             tf.where(go, other, loss),
             go,
         )
 
-    # The last kept one may be the solution itself.
-    slot = tf.reduce_sum(tf.cast(found.numbers < found.iterations, tf.int32)) - 1
-    state = (slot, found.solution, found.iterations, value(found.solution), True)
+    # The last iterate that was kept may be the solution itself.
+    slot = tf.reduce_sum(tf.cast(solved.numbers < solved.iterations, tf.int32)) - 1
+    state = (slot, solved.solution, solved.iterations, value(solved.solution), True)
     _, x, iteration, loss, _ = tf.while_loop(
-        better, back, state, maximum_iterations=found.numbers.shape[0]
+        better, back, state, maximum_iterations=solved.numbers.shape[0]
     )
     return x, iteration, loss
 
@@ -318,7 +318,7 @@ def _line_search(
 ) -> tf.Tensor:
     """Returns the largest of 1, 0.8, 0.64 ... that lowers the loss enough; 0 if none does."""
 
-    # Said so that nothing that is not a number is low enough.
+    # Written so that NaN is never low enough.
     def low_enough(rate: tf.Tensor, loss: tf.Tensor) -> tf.Tensor:
         return loss <= before - _ARMIJO * rate * slope
 

@@ -1,4 +1,4 @@
-"""What an optimizer is to the rest of the project: the loops of training and of comparisons."""
+"""What an optimizer is to the rest of the project: to the loops of training and comparisons."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from mlhf.optimizers import saved_state
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """An optimizer: where training begins, a step, what of its state is finite, and saved states.
+    """An optimizer: its first state, its step, the part of a state to check, and saved states.
 
     A state is a structure of tensors, `()` if there is none. It goes in and comes out: an optimizer
-    can take a step twice from the same place, and serve several trainings of networks alike.
+    can take a step twice from the same point, and serve several trainings of similar networks.
     """
 
     def init(self, parameters: Any) -> Any:
         """Returns the state before the first step on parameters, a structure of tensors."""
 
     def init_for(self, task: Any, parameters: Any) -> Any:
-        """Returns that state where the `mlhf.Task` says more of the parameters, such as kinds."""
+        """Returns that state, with what the `mlhf.Task` tells of the parameters, such as kinds."""
 
     def step(self, objective: Objective, parameters: Any, state: Any) -> Any:
-        """Takes one step, and returns a `mlhf.Step`."""
+        """Takes one step, and returns an `mlhf.Step`."""
 
     def finite_part(self, state: Any) -> Any:
-        """Returns what of a state has to be finite: the rest is where this is."""
+        """Returns the part of a state that has to be finite: if it is, so is the rest."""
 
     def to_saved(self, state: Any, parameters: Any) -> dict[str, Any]:
         """Returns a state as dictionaries and lists of tensors, the same on every machine."""
@@ -36,32 +36,32 @@ class Optimizer(Protocol):
         """Returns the state that `to_saved` took apart, in the structure of `like`.
 
         Raises:
-          ValueError: If it is of another optimizer or network, or not finite and has to be.
+          ValueError: If it is of another optimizer or network, or has to be finite and is not.
         """
 
     def without_xla(self) -> Any:
-        """Returns a copy that compiles its steps anew, without XLA, to look into them."""
+        """Returns a copy that compiles its steps anew, without XLA, to look inside."""
 
 
 class PlainState:
-    """What of an `Optimizer` follows from `init` and `step` where a state is just its leaves."""
+    """The methods of an `Optimizer` that follow from `init` and `step` if a state is its leaves."""
 
     def init_for(self, task: Any, parameters: Any) -> Any:
-        """Returns the state before the first step: the parameters say all."""
+        """Returns the state before the first step, which depends on the parameters only."""
         del task
         return self.init(parameters)  # type: ignore[attr-defined]
 
     def finite_part(self, state: Any) -> Any:
-        """Returns all of it."""
+        """Returns the whole state."""
         return state
 
     def to_saved(self, state: Any, parameters: Any) -> dict[str, Any]:
-        """Returns the leaves."""
+        """Returns the state's leaves."""
         del parameters
         return saved_state.to_leaves(state)
 
     def from_saved(self, saved: Any, like: Any, parameters: Any, finite: bool = False) -> Any:
-        """Returns the state of such leaves."""
+        """Returns the state that has these leaves."""
         del parameters
         return saved_state.from_leaves(saved, like, finite)
 
@@ -71,17 +71,17 @@ class PlainState:
 
 
 class _Completed(PlainState):
-    """Something with `init` and `step` alone as an `Optimizer`."""
+    """An object with only `init` and `step` as an `Optimizer`."""
 
     def __init__(self, optimizer: Any) -> None:
         self._optimizer = optimizer
         self.init, self.step = optimizer.init, optimizer.step
 
     def without_xla(self) -> Any:
-        """Returns a copy, of the optimizer too."""
+        """Returns a copy, with a copy of the optimizer."""
         return _Completed(copy.copy(self._optimizer))
 
 
 def complete(optimizer: Any) -> Optimizer:
-    """Returns an optimizer as it is, and what has `init` and `step` alone with the rest of one."""
+    """Returns an optimizer as it is; adds the other methods to one with only `init` and `step`."""
     return optimizer if isinstance(optimizer, Optimizer) else _Completed(optimizer)

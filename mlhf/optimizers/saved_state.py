@@ -1,4 +1,4 @@
-"""Optimizer states as files keep them: their leaves, checked as they are read."""
+"""Optimizer states in the form that files hold: their leaves, checked when they are read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def from_leaves(saved: Any, like: Any, finite: bool = False) -> Any:
     """Returns the state that `to_leaves` took apart.
 
     Args:
-      saved: What `to_leaves` returned, or a file of it.
+      saved: The structure that `to_leaves` returned, or that was read from a file of it.
       like: A state of the same optimizer, as `init` returns it.
       finite: Whether every floating number has to be finite.
 
@@ -29,12 +29,12 @@ def from_leaves(saved: Any, like: Any, finite: bool = False) -> Any:
       A state in the structure and dtypes of `like`.
 
     Raises:
-      ValueError: If it is the state of another optimizer or network, or holds what no state does:
-        integers for floating numbers, other shapes.
+      ValueError: If it is the state of another optimizer or network, or no state at all: with
+        integers instead of floating numbers, or other shapes.
     """
     if not isinstance(saved, Mapping):
         raise ValueError(f"Expected a saved state, found {type(saved).__name__}.")
-    own, names = tf.nest.flatten(like), structures.leaf_names(like)
+    expected, names = tf.nest.flatten(like), structures.leaf_names(like)
     leaves = saved.get("leaves")
     if not isinstance(leaves, (list, tuple)):
         raise ValueError(
@@ -42,29 +42,30 @@ def from_leaves(saved: Any, like: Any, finite: bool = False) -> Any:
             f"{sorted(saved)}."
         )
     leaves = _as_counted(list(leaves), like)
-    if len(own) != len(leaves):
+    if len(expected) != len(leaves):
         raise ValueError(
-            f"Expected a state of {len(own)} arrays, {names}, found one of {len(leaves)}."
+            f"Expected a state of {len(expected)} arrays, {names}, found one of {len(leaves)}."
         )
-    values = [_load_leaf(name, b, a, finite) for name, a, b in zip(names, own, leaves, strict=True)]
+    triples = zip(names, expected, leaves, strict=True)
+    values = [_load_leaf(name, leaf, model, finite) for name, model, leaf in triples]
     return tf.nest.pack_sequence_as(like, values)
 
 
 def _as_counted(leaves: list[Any], like: Any) -> list[Any]:
-    """Returns leaves with a count of steps, the last one, where something is scheduled now."""
-    own = tf.nest.flatten(like)
+    """Returns leaves with a count of steps at their end if a number is scheduled now."""
+    expected = len(tf.nest.flatten(like))
     if optional_count(like):
         counted = not isinstance(like.step, tuple)
-        if counted and len(leaves) == len(own) - 1:
+        if counted and len(leaves) == expected - 1:
             return [*leaves, np.int32(0)]
-        if not counted and len(leaves) == len(own) + 1:
+        if not counted and len(leaves) == expected + 1:
             return leaves[:-1]
     return leaves
 
 
 def load(name: str, saved: Any, like: Any, finite: bool) -> Any:
     """Returns a structure like another one, or raises ValueError."""
-    # Names do not tell: Keras numbers layers anew in every process.
+    # Names are not compared: Keras numbers layers anew in every process.
     paths, count = structures.leaf_names(like), len(tf.nest.flatten(saved))
     if len(paths) != count:
         raise ValueError(

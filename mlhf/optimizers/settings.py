@@ -1,10 +1,10 @@
-"""An optimizer's settings: numbers that may change between steps, and what stays as it was made.
+"""An optimizer's settings: numbers that may change between steps, and fixed settings.
 
-A step may be traced inside a `tf.function` of the user's, where a Python number would be a
-constant from then on. A number that may change is therefore a variable of the optimizer's: reading
-it in a graph reads what it holds when the graph runs, and setting it, outside or inside, holds from
-the next step on. What decides which operations a step consists of can't change in a graph that
-exists, and is read-only.
+A step may be traced inside a user's `tf.function`, where a Python number would be a constant from
+then on. A number that may change is therefore a variable of the optimizer: reading it in a graph
+reads its value when the graph runs, and setting it, outside or inside, holds from the next step on.
+A setting that decides which operations a step consists of can't change in a graph that exists, and
+is read-only.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from mlhf.checks.arguments import check_number
 class Number:
     """A number that holds from the next step on, wherever that step is compiled.
 
-    What is given may be a Python number, a tensor, or a variable, TensorFlow's or Keras', which is
-    then read at every step; if it may be scheduled, also a function of the steps taken. Outside of
-    graphs the attribute reads as a Python number, or as the variable or function that was given;
+    It may be set to a Python number, a tensor, or a TensorFlow or Keras variable, which is then
+    read at every step; if it may be scheduled, also to a function of the steps taken. Outside of
+    graphs the attribute reads as a Python number, or as the variable or function that was set;
     inside as a tensor. Setting it inside a `tf.function` sets it when that runs; a tensor that is
     known only then is not checked.
     """
@@ -42,10 +42,10 @@ class Number:
 
         Args:
           none: The number that None stands for.
-          optional: Whether it may be None, which makes the step another one.
+          optional: Whether it may be None, for which the step is another one.
           schedule: Whether it may be a function of the steps taken.
-          check: Called with the optimizer and the value before it is set, to raise an error.
-          **bounds: As for `check_number`.
+          check: A function of the optimizer and the value before it is set, to raise an error.
+          **bounds: The bounds, as for `check_number`.
         """
         self._none, self._optional, self._bounds = none, optional, bounds
         self._schedule, self._check = schedule, check
@@ -93,14 +93,14 @@ class Number:
             self._replace(optimizer, _new_variable(value, self.name))
 
     def read(self, optimizer: Any, step: Any = None) -> tf.Tensor | None:
-        """Returns what a step takes as the number, a tensor; None where there is none.
+        """Returns the number that a step uses, a tensor; None if there is none.
 
         Args:
           optimizer: The optimizer whose number it is.
-          step: The steps taken; None where nobody counts them.
+          step: The number of steps taken; None if they are not counted.
 
         Raises:
-          ValueError: If it is scheduled and nobody counts.
+          ValueError: If it is scheduled and steps are not counted.
         """
         source = _sources(optimizer).get(self.name)
         if source is not None and is_schedule(source):
@@ -109,12 +109,12 @@ class Number:
                     f"Expected {self.name} to be a number here, where no steps are counted, got "
                     f"the schedule {source!r}: set {self.name} to a number first."
                 )
-            # Where n counts in floating numbers 0.1 / (1 + n) is a schedule.
+            # With a floating n, 0.1 / (1 + n) is a schedule.
             source = source(tf.cast(step, tf.float64))
         return None if source is None else tf.convert_to_tensor(source)
 
     def _replace(self, optimizer: Any, source: Any) -> None:
-        """Puts another source in place, which graphs that exist do not know."""
+        """Sets another source, which graphs that exist do not know."""
         sources = _sources(optimizer)
         if self.name in sources and sources[self.name] is not source:
             optimizer._check_untraced(
@@ -132,7 +132,7 @@ class Number:
 
 
 class Fixed:
-    """A setting that a step is built on: it reads as it was given, and setting it is an error."""
+    """A setting that a step is built on: it reads as first set; setting it again is an error."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -143,15 +143,15 @@ class Fixed:
         return optimizer.__dict__["_fixed"][self.name]
 
     def __set__(self, optimizer: Any, value: Any) -> None:
-        kept = optimizer.__dict__.setdefault("_fixed", {})
-        if self.name in kept:
+        fixed = optimizer.__dict__.setdefault("_fixed", {})
+        if self.name in fixed:
             kind = type(optimizer).__name__
             raise AttributeError(
-                f"Expected {self.name} to stay {kept[self.name]!r}, got {value!r}: steps are "
+                f"Expected {self.name} to stay {fixed[self.name]!r}, got {value!r}: steps are "
                 f"compiled for it. Make another optimizer, {kind}({self.name}=...); its steps take "
                 "the parameters, and the state if its shapes are the same."
             )
-        kept[self.name] = value
+        fixed[self.name] = value
 
 
 def numbers_of(kind: type) -> dict[str, Number]:
@@ -165,40 +165,40 @@ def numbers_of(kind: type) -> dict[str, Number]:
 
 
 def read_all(optimizer: Any, step: Any = None) -> dict[str, tf.Tensor]:
-    """Returns an optimizer's numbers as tensors, those that are None left out.
+    """Returns an optimizer's numbers as tensors, without those that are None.
 
     Args:
       optimizer: The optimizer.
-      step: The steps taken, for those that are scheduled.
+      step: The number of steps taken, for scheduled numbers.
     """
     numbers = numbers_of(type(optimizer))
-    found = {name: number.read(optimizer, step) for name, number in numbers.items()}
-    return {name: value for name, value in found.items() if value is not None}
+    values = {name: number.read(optimizer, step) for name, number in numbers.items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def pack(optimizer: Any) -> dict[str, Any]:
-    """Returns an optimizer's attributes as a copy or a pickle of it keeps them."""
-    kept = dict(optimizer.__dict__)
-    kept["_sources"] = {
+    """Returns an optimizer's attributes in the form that a copy or a pickle of it keeps."""
+    attributes = dict(optimizer.__dict__)
+    attributes["_sources"] = {
         name: float(source.read_value()) if source is not None and _is_own(source) else source
         for name, source in _sources(optimizer).items()
     }
-    kept["_nones"] = set(_nones(optimizer))
-    kept["_fixed"] = dict(kept.get("_fixed", {}))
-    return kept
+    attributes["_nones"] = set(_nones(optimizer))
+    attributes["_fixed"] = dict(attributes.get("_fixed", {}))
+    return attributes
 
 
-def unpack(optimizer: Any, kept: dict[str, Any]) -> None:
-    """Gives a copy the attributes of `pack`, with variables of its own."""
+def unpack(optimizer: Any, attributes: dict[str, Any]) -> None:
+    """Gives a copy the attributes of `pack`, with its own variables."""
     sources = {
         name: _new_variable(source, name) if isinstance(source, float) else source
-        for name, source in kept["_sources"].items()
+        for name, source in attributes["_sources"].items()
     }
-    optimizer.__dict__.update({**kept, "_sources": sources})
+    optimizer.__dict__.update({**attributes, "_sources": sources})
 
 
 def is_variable(thing: Any) -> bool:
-    """Whether something is TensorFlow's or Keras' variable."""
+    """Returns whether an object is a TensorFlow or Keras variable."""
     keras = sys.modules.get("keras")
     return isinstance(thing, tf.Variable) or (
         keras is not None and isinstance(thing, keras.Variable)
@@ -206,17 +206,17 @@ def is_variable(thing: Any) -> bool:
 
 
 def is_schedule(thing: Any) -> bool:
-    """Whether something is a function of the steps taken, and neither a tensor nor a variable."""
+    """Returns whether an object is a function of the steps taken, no tensor and no variable."""
     return callable(thing) and not tf.is_tensor(thing) and not is_variable(thing)
 
 
 def has_schedule(optimizer: Any) -> bool:
-    """Whether a number of an optimizer is scheduled."""
+    """Returns whether a number of an optimizer is scheduled."""
     return any(is_schedule(source) for source in _sources(optimizer).values())
 
 
 def optional_count(state: Any) -> bool:
-    """Whether a state counts steps only where a number is scheduled."""
+    """Returns whether a state counts steps only if a number is scheduled."""
     return "step" in getattr(state, "_field_defaults", {})
 
 
@@ -229,7 +229,7 @@ def _nones(optimizer: Any) -> set[str]:
 
 
 def _new_variable(value: Any, name: str) -> tf.Variable:
-    # In double precision, so that it reads as the number that was given.
+    # In double precision, so that it reads as the number that was set.
     if tf.is_tensor(value):
         raise ValueError(
             f"Expected a number or a variable for {name} where an optimizer is made, got {value}, "
@@ -238,18 +238,18 @@ def _new_variable(value: Any, name: str) -> tf.Variable:
     return new_variable(value, tf.float64, f"mlhf_setting_{name}")
 
 
-# AutoGraph can't read the code of threads, and would say so.
+# AutoGraph can't read the code of threads, and would warn.
 @tf.autograph.experimental.do_not_convert
 def new_variable(value: Any, dtype: tf.DType, name: str) -> tf.Variable:
     """Returns a variable that belongs to no graph, whatever function is being traced.
 
-    A function may be traced again, and refuses variables that are made then, in `tf.init_scope`
-    too. In a thread of its own nothing is being traced.
+    A function that is traced again refuses variables that are made then, in `tf.init_scope`, too.
+    In another thread nothing is being traced.
 
     Args:
-      value: A number or an array.
-      dtype: Its dtype.
-      name: Its name.
+      value: The value, a number or an array.
+      dtype: The variable's dtype.
+      name: The variable's name.
     """
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         return thread.submit(
@@ -262,7 +262,7 @@ def _is_own(source: Any) -> bool:
 
 
 def as_python(value: Any) -> Any:
-    """Returns a scalar tensor or array as the number that it is, and anything else as it is."""
+    """Returns a scalar tensor or array as a Python number; anything else as it is."""
     if tf.is_tensor(value) or type(value).__module__ == "numpy":
         if getattr(value, "shape", None) == ():
             value = value.numpy() if tf.is_tensor(value) else value

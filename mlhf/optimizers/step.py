@@ -1,4 +1,4 @@
-"""What every optimizer of the project returns from a step, and how its step is compiled."""
+"""The result of an optimizer's step, and how steps are compiled."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ class Step(NamedTuple):
     """One step taken."""
 
     parameters: Any  # in the structure of those that went in
-    state: Any  # of the optimizer
-    model_state: Any  # of the network; None if it has none
+    state: Any  # the optimizer's
+    model_state: Any  # the network's; None if it has none
     metrics: dict[str, tf.Tensor]  # scalars
 
 
 def is_failed_factorization(error: tf.errors.InvalidArgumentError) -> bool:
-    """Whether TensorFlow could not factor a matrix: what an optimizer that diverged ends in.
+    """Returns whether TensorFlow could not factor a matrix, as when an optimizer diverges.
 
-    Decompositions and inverses of what is not finite, or singular, are errors on a CPU, where other
-    operations give NaN (Cholesky's too from some version of TensorFlow on).
+    On a CPU, decompositions and inverses of matrices that are singular or not finite are errors,
+    where other operations return NaN (Cholesky's does so, too, in later versions of TensorFlow).
     """
     return any(words in str(error) for words in _FAILED)
 
 
 def public_model_state(model_state: Any) -> Any:
-    """Returns a model state as users see it: None where there is none."""
+    """Returns a model state as users see it: None instead of an empty one."""
     return model_state if tf.nest.flatten(model_state) else None
 
 
 class CompiledSteps(PlainState):
     """What optimizers share whose step is one function, compiled once for each objective.
 
-    The last 16 compiled steps are kept. Attributes that are numbers (`settings.Number`) hold
-    from the next step on, also where the step is part of a `tf.function` of the user's; the others
-    can't be set.
+    The last 16 compiled steps are kept. New values of attributes that are numbers
+    (`settings.Number`) hold from the next step on, also when the step is part of a user's
+    `tf.function`; other attributes can't be set.
 
     Attributes:
       jit_compile: Whether XLA compiles a step.
@@ -57,19 +57,19 @@ class CompiledSteps(PlainState):
     jit_compile = settings.Fixed()
 
     _step: Callable[..., tuple]
-    # From parameters to a state of theirs, of which only structure, shapes and dtypes matter.
+    # A function from parameters to their state, of which only structure, shapes and dtypes matter.
     _state_like: Callable[[Any], Any]
 
     def __init__(self, jit_compile: bool) -> None:
         self.jit_compile = jit_compile
         self._compiled = StepCache()
-        # The signatures of states by those of parameters.
+        # The signatures of states by the signatures of parameters.
         self._states: dict[Any, tuple] = {}
         self._traced = False
 
     def __setattr__(self, name: str, value: Any) -> None:
-        own = type(self).__module__.partition(".")[0] == __name__.partition(".")[0]
-        if own and not name.startswith("_") and not hasattr(type(self), name):
+        is_mlhf = type(self).__module__.partition(".")[0] == __name__.partition(".")[0]
+        if is_mlhf and not name.startswith("_") and not hasattr(type(self), name):
             raise AttributeError(
                 f"Expected one of the attributes of a {type(self).__name__} that can be set, "
                 f"{self._settable()}, got {name!r}, which no step reads."
@@ -77,21 +77,21 @@ class CompiledSteps(PlainState):
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = settings.pack(self)
-        kept.update(_compiled=None, _states={}, _traced=False)
-        return kept
+        attributes = settings.pack(self)
+        attributes.update(_compiled=None, _states={}, _traced=False)
+        return attributes
 
-    def __setstate__(self, kept: dict[str, Any]) -> None:
-        settings.unpack(self, {**kept, "_compiled": StepCache()})
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        settings.unpack(self, {**attributes, "_compiled": StepCache()})
 
     def without_xla(self) -> CompiledSteps:
-        """Returns a copy that compiles its steps anew, without XLA, to look into them."""
+        """Returns a copy that compiles its steps anew, without XLA, to look inside."""
         fresh = copy.copy(self)
         fresh.__dict__["_fixed"]["jit_compile"] = False
         return fresh
 
     def _numbers(self, state: Any) -> dict[str, tf.Tensor]:
-        """Returns the numbers that a step from a state takes, by name."""
+        """Returns the numbers that a step from a state uses, by name."""
         return settings.read_all(self, getattr(state, "step", None))
 
     def _number(self, name: str, dtype: tf.DType) -> tf.Tensor:
@@ -99,7 +99,7 @@ class CompiledSteps(PlainState):
         return tf.cast(settings.numbers_of(type(self))[name].read(self), dtype)
 
     def _with_count(self, state: Any) -> Any:
-        """Returns a state with the count of steps if a number is scheduled, and else without it."""
+        """Returns a state with a count of steps if a number is scheduled, otherwise without one."""
         if not settings.optional_count(state):
             return state
         if not settings.has_schedule(self):
@@ -110,7 +110,7 @@ class CompiledSteps(PlainState):
         return sorted(settings.numbers_of(type(self)))
 
     def _check_untraced(self, name: str, what: str) -> None:
-        """Refuses a change that steps inside functions of the user's can't follow."""
+        """Raises ValueError for a change that steps inside users' functions can't follow."""
         if self._traced:
             raise ValueError(
                 f"Expected {name} to stay of its kind, since a step of this optimizer was traced "
@@ -125,14 +125,14 @@ class CompiledSteps(PlainState):
 
         Args:
           objective: The loss on a batch.
-          parameters: Where it stands.
-          state: The optimizer's.
-          *more: Structures of tensors.
-          key: What else the compiled function depends on, besides shapes.
+          parameters: The parameters before the step.
+          state: The optimizer's state.
+          *more: Other arguments, structures of tensors.
+          key: What the compiled function depends on besides shapes.
 
         Raises:
-          ValueError: If a label is none of the network's classes, a target out of range, or the
-            network reads a variable itself whose value is among the parameters.
+          ValueError: If a label is not one of the network's classes, a target is out of range, or
+            the network itself reads a variable whose value is among the parameters.
         """
         step_arguments.check_objective(objective)
         parameters = step_arguments.as_parameters(parameters)
@@ -172,7 +172,7 @@ class CompiledSteps(PlainState):
                 targets.targets_of(objective.loss, z, objective.targets) for z in outputs[:1]
             ]
             reads[:] = captured_variables.variables_read(outputs[:1]) if outputs else []
-            # What constraints of a Keras model's variables make of where the step ends.
+            # Constraints of a Keras model's variables change where the step ends.
             return projected(objective.network, after), after_state, *rest
 
         compiled = tf.function(step, jit_compile=self.jit_compile, autograph=False)
@@ -181,7 +181,7 @@ class CompiledSteps(PlainState):
             with loss_targets.spoken_of():
                 results = compiled(objective, parameters, *inside)
             if reads:
-                # The step sees values alone, of which nobody knows where they were read.
+                # The step gets values only, and can't know which variables they were read from.
                 leaves = tf.nest.flatten(parameters)
                 captured_variables.Sources(parameters, leaves).check(reads)
             if self.jit_compile and noted:
@@ -191,14 +191,14 @@ class CompiledSteps(PlainState):
         return run
 
     def _check_state(self, parameters: Any, state: Any, key: Any, of_state: tuple) -> None:
-        """Refuses a state that is not of this optimizer and these parameters."""
+        """Raises an error for a state of another optimizer or of other parameters."""
         step_arguments.check_parameters_of_step(parameters)
         with tf.Graph().as_default():
             zeros = tf.nest.map_structure(lambda leaf: tf.zeros(leaf.shape, leaf.dtype), parameters)
             like = self._with_count(self._state_like(zeros))
-            own = signature(like)
-        if own != of_state:
+            expected = signature(like)
+        if expected != of_state:
             step_arguments.refuse_state(type(self).__name__, state, like, parameters)
         if len(self._states) >= 64:
             self._states.clear()
-        self._states[key] = own
+        self._states[key] = expected

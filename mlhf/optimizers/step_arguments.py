@@ -1,4 +1,4 @@
-"""What every step checks of what it is given, before anything is traced."""
+"""Checks of a step's arguments, before anything is traced."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LAYOUT = "_mlhf_layout"
 
 
 def check_objective(objective: Any) -> None:
-    """Raises TypeError where a step is given something else than an objective."""
+    """Raises TypeError unless it is given an objective."""
     if isinstance(objective, Objective):
         return
     if callable(objective):
@@ -33,10 +33,10 @@ def check_objective(objective: Any) -> None:
 
 
 def as_parameters(parameters: Any) -> Any:
-    """Returns parameters as tensors: what was variables or arrays is read here.
+    """Returns parameters as tensors; variables and arrays are read here.
 
     Raises:
-      TypeError: If they are something else.
+      TypeError: If they are anything else.
     """
     if keras_models.is_model(parameters):
         raise TypeError(
@@ -57,7 +57,7 @@ def as_parameters(parameters: Any) -> Any:
 
 
 def as_tensors(structure: Any) -> Any:
-    """Returns a structure with tensors for variables and arrays, and what else is in it."""
+    """Returns a structure with its variables and arrays as tensors; other leaves are unchanged."""
     leaves = tf.nest.flatten(structure)
     if not any(_is_readable(leaf) for leaf in leaves):
         return structure
@@ -70,60 +70,61 @@ def _is_readable(leaf: Any) -> bool:
 
 
 def check_parameters_of_step(parameters: Any) -> None:
-    """Raises ValueError where no optimizer can train such parameters."""
+    """Raises ValueError for parameters that no optimizer can train."""
     check_parameters(parameters)
 
 
 def refuse_state(optimizer: str, state: Any, like: Any, parameters: Any) -> None:
-    """Raises the sentence that says what is wrong with a state.
+    """Raises an error that says what is wrong with a state.
 
     Args:
-      optimizer: The name of its class.
-      state: That is not as `like`.
-      like: Specs of the state of such parameters.
-      parameters: Of the step.
+      optimizer: The name of the optimizer's class.
+      state: The state, which is not like `like`.
+      like: The specs of a state of such parameters.
+      parameters: The parameters of the step.
 
     Raises:
       TypeError: If it is not a state of this optimizer.
       ValueError: If it is the state of other parameters.
     """
-    own = type(like).__name__
+    state_type = type(like).__name__
     if _is_step(state):
         raise TypeError(
-            f"Expected the {own} of a {optimizer} as state, got a Step: give its .state."
+            f"Expected the {state_type} of a {optimizer} as state, got a Step: give its .state."
         )
     if type(state) is not type(like):
         raise TypeError(
-            f"Expected the {own} of a {optimizer} as state, from its init(parameters) or the step "
-            f"before, got {kind(state)}."
+            f"Expected the {state_type} of a {optimizer} as state, from its init(parameters) or "
+            f"the step before, got {kind(state)}."
         )
     shapes = structures.describe(parameters)
     try:
         tf.nest.assert_same_structure(state, like)
     except (ValueError, TypeError):
         raise ValueError(
-            f"Expected a {own} of parameters with the shapes {shapes}, got one of another "
-            "structure: a state is of the parameters that init was given."
+            f"Expected a {state_type} of parameters with the shapes {shapes}, got one of "
+            "another structure: a state is of the parameters that init was given."
         ) from None
     pairs = zip(
         structures.leaf_names(like), tf.nest.flatten(state), tf.nest.flatten(like), strict=True
     )
     for name, leaf, spec in pairs:
         if not tf.is_tensor(leaf):
-            raise TypeError(f"Expected a tensor for {name} of the {kind}, got {kind(leaf)}.")
+            raise TypeError(f"Expected a tensor for {name} of the {state_type}, got {kind(leaf)}.")
         if leaf.shape != spec.shape or leaf.dtype != spec.dtype:
             raise ValueError(
-                f"Expected a {own} of parameters with the shapes {shapes}, whose {name} is "
-                f"{_described(spec)}, got one whose {name} is {_described(leaf)}: a state is of "
+                f"Expected a {state_type} of parameters with the shapes {shapes}, whose {name} "
+                f"is {_described(spec)}, got one whose {name} is {_described(leaf)}: a state is of "
                 "the parameters that init was given."
             )
     raise ValueError(
-        f"Expected a {own} of parameters with the shapes {shapes}, got one of another structure."
+        f"Expected a {state_type} of parameters with the shapes {shapes}, got one of another "
+        "structure."
     )
 
 
 def note_layout(state: Any, parameters: Any) -> None:
-    """Notes at a state's flat vectors which parameters they are of: many have the same length."""
+    """Marks a state's flat vectors with their parameters' shapes: many have the same length."""
     vectors = _flat_vectors(state)
     shapes = _shapes(parameters) if vectors else None
     for vector in vectors:
@@ -131,9 +132,12 @@ def note_layout(state: Any, parameters: Any) -> None:
 
 
 def check_layout(state: Any, parameters: Any) -> None:
-    """Raises ValueError where a state's flat vectors are known to be of other parameters.
+    """Checks that a state's flat vectors are not marked as those of other parameters.
 
-    What passed a file or a function of the user's is not known any more.
+    Files and users' functions lose the mark.
+
+    Raises:
+      ValueError: If they are.
     """
     for vector in _flat_vectors(state):
         noted, shapes = getattr(vector, _LAYOUT, None), _shapes(parameters)
@@ -146,8 +150,8 @@ def check_layout(state: Any, parameters: Any) -> None:
 
 
 def _flat_vectors(state: Any) -> list[tf.Tensor]:
-    found = [getattr(state, name, None) for name in ("solution", "residual")]
-    return [vector for vector in found if tf.is_tensor(vector)]
+    vectors = [getattr(state, name, None) for name in ("solution", "residual")]
+    return [vector for vector in vectors if tf.is_tensor(vector)]
 
 
 def _shapes(parameters: Any) -> list[tf.TensorShape]:

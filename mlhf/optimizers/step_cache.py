@@ -1,4 +1,4 @@
-"""The compiled steps of an optimizer: one for each objective and shape, the last few of them."""
+"""The compiled steps of an optimizer, one for each objective and shape, the last few of them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import tensorflow as tf
 
-# A compiled step takes some megabytes. Two are usual: one of full batches, one of the last.
+# A compiled step takes some megabytes. Two are usual: for full batches, and for the last one.
 LARGEST = 16
-# So many shapes of one objective, or functions used for one step each, are a mistake in a loop.
+# This many shapes of one objective, or functions used for one step each, are a mistake in a loop.
 _TOO_MANY = 3
 
 
@@ -21,16 +21,16 @@ _TOO_MANY = 3
 class _Entry:
     function: Callable
     batch: tuple  # shapes and dtypes of inputs and targets
-    other: tuple  # those of the rest
+    other: tuple  # those of the other arguments
     static: tuple
     uses: int = 0
 
 
 class StepCache:
-    """Compiled functions by what they depend on; the least recently used go first."""
+    """Compiled functions by what they depend on; the least recently used are dropped first."""
 
     def __init__(self) -> None:
-        """Starts without any."""
+        """Starts empty."""
         self._entries: OrderedDict[Any, _Entry] = OrderedDict()
         self._warned: set[str] = set()
 
@@ -40,16 +40,16 @@ class StepCache:
     def get(
         self, static: tuple, batch: tuple, other: tuple, key: Any, make: Callable[[], Callable]
     ) -> Callable:
-        """Returns the function for some arguments, a new one where there is none.
+        """Returns the function for some arguments, a new one if there is none.
 
         Args:
           static: `Objective.static`.
           batch: The `signature` of inputs, targets and model state.
-          other: That of the other arguments.
-          key: What else it depends on.
-          make: Makes the function, which is called with arguments of these shapes alone.
+          other: The signature of the other arguments.
+          key: Anything else that the function depends on.
+          make: A function that makes it, to be called only with arguments of these shapes.
         """
-        # Named tuples of two classes are equal where their fields are.
+        # Named tuples of two classes are equal if their fields are.
         whole = static, tuple(type(part) for part in static), key, batch, other
         entry = self._entries.get(whole)
         if entry is None:
@@ -63,7 +63,7 @@ class StepCache:
         return entry.function
 
     def _explain(self, new: _Entry) -> None:
-        """Says once what makes a loop compile again and again, if this is the third time."""
+        """Warns once, at the third time, of what makes a loop compile again and again."""
         kept = list(self._entries.values())
         shapes = [e for e in kept if e.static == new.static and e.other == new.other]
         if len(shapes) == _TOO_MANY - 1 and all(e.batch != new.batch for e in shapes):
@@ -95,7 +95,7 @@ class StepCache:
 
 
 def signature(structure: Any) -> tuple:
-    """Returns the shapes and dtypes of a structure of tensors with the leaves' places, hashable."""
+    """Returns shapes, dtypes and places of the leaves of a structure of tensors, hashable."""
     leaves: list[Any] = []
     _note(structure, leaves)
     return tuple(leaves)
@@ -115,7 +115,7 @@ def _note(part: Any, leaves: list[Any]) -> None:
             _note(child, leaves)
         leaves.append(None)
     else:
-        # A structure of a kind that only TensorFlow knows.
+        # A structure that only TensorFlow knows.
         for leaf in tf.nest.flatten(part):
             leaves.append((getattr(leaf, "shape", None), getattr(leaf, "dtype", type(leaf))))
 
@@ -125,9 +125,9 @@ def _shapes(batch: tuple) -> str:
 
 
 def _made_alike(parts: list[Any]) -> bool:
-    """Whether things come from one place in the code: one function's body, or one class."""
+    """Returns whether objects come from one place in the code: a function's body, or a class."""
     places = {id(_code(part)) for part in parts}
-    # What stands for a Keras model is made once a model.
+    # The function that stands for a Keras model is made once for each model.
     return len(places) == 1 and not str(getattr(parts[0], "__module__", "")).startswith("mlhf.")
 
 

@@ -1,7 +1,7 @@
-"""Which parameters form a block of K-FAC's matrix, and what has its Kronecker factors' shapes.
+"""The blocks of K-FAC's matrix: which parameters form one, and its Kronecker factors' shapes.
 
 A block's gradient is a matrix V [a, g], and its part of the Fisher matrix is A ⊗ G, with A [a, a]
-from what goes into the layer and G [g, g] from the gradients at what comes out:
+from the layer's inputs and G [g, g] from the gradients at its outputs:
 
     kernel [in, out], bias [out]          V [in + 1, out]           a row of the bias below
     kernel [h, w, in, out], bias [out]    V [h w in + 1, out]       as above
@@ -39,7 +39,7 @@ class Block:
 
     @property
     def is_kernel(self) -> bool:
-        """Whether the block is a layer's kernel, and not a vector."""
+        """Whether the block is a layer's kernel, not a vector."""
         return len(self.shape) > 1
 
     @property
@@ -66,7 +66,7 @@ class Block:
 def blocks_of(parameters: Any) -> list[Block]:
     """Returns the blocks that parameters form.
 
-    A vector whose path ends in `bias` (or `b`) and begins like that of a kernel with so many
+    A vector whose path ends in `bias` (or `b`) and begins like that of a kernel with as many
     outputs belongs to that kernel.
 
     Args:
@@ -79,14 +79,14 @@ def blocks_of(parameters: Any) -> list[Block]:
     shapes = [tuple(leaf.shape) for leaf in tf.nest.flatten(parameters)]
     places = {name: number for number, name in enumerate(names)}
     taken: set[int] = set()
-    found = []
+    blocks = []
     for number, (name, shape) in enumerate(zip(names, shapes, strict=True)):
         if len(shape) in (2, 4):
             parent = name.rpartition("/")[0]
             siblings = [places.get(f"{parent}/{bias}" if parent else bias) for bias in _BIASES]
             fitting = [s for s in siblings if s is not None and shapes[s] == shape[-1:]]
             bias = fitting[0] if fitting else None
-            found.append(Block(name, number, bias, shape))
+            blocks.append(Block(name, number, bias, shape))
             taken.update({number} if bias is None else {number, bias})
         elif len(shape) != 1:
             raise ValueError(
@@ -96,5 +96,5 @@ def blocks_of(parameters: Any) -> list[Block]:
             )
     for number, (name, shape) in enumerate(zip(names, shapes, strict=True)):
         if number not in taken:
-            found.append(Block(name, number, None, shape))
-    return found
+            blocks.append(Block(name, number, None, shape))
+    return blocks

@@ -1,4 +1,4 @@
-"""Where a vector's entries go: which axis of a tensor has an entry scale or shift each channel."""
+"""Where a vector's entries go: along which axis of a tensor each scales or shifts a channel."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-# Functions of each element alone.
+# Elementwise functions of one input.
 _UNARY = {
     "Abs", "Cast", "CheckNumerics", "Cos", "Elu", "EnsureShape", "Erf", "Exp", "Expm1", "Identity",
     "Inv", "LeakyRelu", "Log", "Log1p", "Neg", "Reciprocal", "Relu", "Relu6", "Rsqrt", "Selu",
     "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Square", "StopGradient", "Tanh",
 }  # fmt: skip
-# Functions of elements at one place, broadcast.
+# Elementwise functions of several inputs, broadcast.
 _BROADCAST = {
     "Add", "AddN", "AddV2", "Div", "DivNoNan", "Maximum", "Minimum", "Mul", "MulNoNan", "Pow",
     "RealDiv", "Select", "SelectV2", "SquaredDifference", "Sub", "Xdivy",
@@ -34,26 +34,26 @@ def follow(vector: tf.Tensor, operations: list[Any]) -> dict[Any, Axes | None]:
 
     Args:
       vector: A tensor of the graph.
-      operations: Of that graph, in their order.
+      operations: Operations of that graph, in their order.
 
     Returns:
-      For all that depends on the vector, by its `ref()`, the axes along which element c depends on
-      entry c of the vector alone; None where that is not so, or not known.
+      For each tensor that depends on the vector, by its `ref()`, the axes along which element c
+      depends on entry c of the vector only; None if there are none, or they are unknown.
     """
-    found: dict[Any, Axes | None] = {vector.ref(): Axes(0, 1)}
+    reached: dict[Any, Axes | None] = {vector.ref(): Axes(0, 1)}
     for op in operations:
-        if not any(value.ref() in found for value in op.inputs):
+        if not any(value.ref() in reached for value in op.inputs):
             continue
         if op.type == "IdentityN":
-            axes = [found.get(value.ref()) for value in op.inputs]
+            axes = [reached.get(value.ref()) for value in op.inputs]
         else:
-            axes = [_after(op, found), *[None] * (len(op.outputs) - 1)]
-        found.update(zip((value.ref() for value in op.outputs), axes, strict=True))
-    return found
+            axes = [_after(op, reached), *[None] * (len(op.outputs) - 1)]
+        reached.update(zip((value.ref() for value in op.outputs), axes, strict=True))
+    return reached
 
 
 def _after(op: Any, found: dict[Any, Axes | None]) -> Axes | None:
-    """The axes in an operation's first output."""
+    """Returns the axes in an operation's first output."""
     reached: dict[int, Axes] = {}
     for place, value in enumerate(op.inputs):
         if value.ref() in found:
@@ -85,7 +85,7 @@ def _after(op: Any, found: dict[Any, Axes | None]) -> Axes | None:
 
 
 def _broadcast(inputs: list[tuple[tf.TensorShape, Axes]], output: tf.TensorShape) -> Axes | None:
-    """Broadcasting aligns the last axes."""
+    """Returns the axes after broadcasting, which aligns the last axes."""
     places = set()
     for shape, axes in inputs:
         shift = output.rank - shape.rank
@@ -97,7 +97,7 @@ def _broadcast(inputs: list[tuple[tf.TensorShape, Axes]], output: tf.TensorShape
 
 
 def _reshaped(before: list[int], axes: Axes, after: list[int]) -> Axes | None:
-    """The axes with as many elements in and before them; of several those without axes of 1."""
+    """Returns the axes with as many elements in and before them, if possible without axes of 1."""
     size = math.prod(before[axes.start : axes.stop])
     outer = math.prod(before[: axes.start])
     fitting = [

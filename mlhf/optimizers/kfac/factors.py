@@ -1,6 +1,6 @@
 """The Kronecker factors of a batch, and the solve with them.
 
-For a layer with input rows a_t and gradients g_t at its outputs, T of them an example (the places
+For a layer with input rows a_t and gradients g_t at its outputs, T of them per example (the places
 of a convolution), the block of the Fisher matrix is approximated by A ⊗ G with
 
     A = 1/B Σ a_t a_tᵀ      G = 1/(B T) Σ g_t g_tᵀ
@@ -27,16 +27,17 @@ def output_gradients(
     """Returns tensors u at the outputs with Σ E[u uᵀ] = N H, the loss being a mean of N terms.
 
     Args:
-      loss: Of terms whose distribution of targets it knows; H is its Hessian.
+      loss: A loss that knows the distribution of its terms' targets; H is its Hessian.
       outputs: z.
-      targets: The true ones; read where the Hessian depends on them.
-      fisher: `"sampled"`: one, from targets drawn from the network's own distribution;
-        `"exact"`: as many as z has columns, nothing drawn, for softmax and sigmoid cross entropy,
-        squared and mean squared error.
-      seed: int32 [2].
+      targets: The true targets; read if the Hessian depends on them.
+      fisher: The number of tensors: `"sampled"` for one, from targets drawn from the network's own
+        distribution; `"exact"` for as many as z has columns, without drawing, for softmax and
+        sigmoid cross entropy, squared and mean squared error.
+      seed: The seed for drawing, int32 [2].
 
     Raises:
-      ValueError: If the loss has no known distribution of targets, or one only to draw from.
+      ValueError: If the loss has no known distribution of targets, or one that can only be drawn
+        from.
     """
     if isinstance(loss, losses.MeanLoss):
         targets = loss.prepare(outputs, targets)
@@ -51,7 +52,7 @@ def output_gradients(
 def _all_output_gradients(
     loss: losses.Loss, outputs: tf.Tensor, targets: tf.Tensor, fisher: str, seed: tf.Tensor
 ) -> list[tf.Tensor]:
-    """As `output_gradients`, at the terms that are not there as well."""
+    """Returns the tensors of `output_gradients`, also at terms that the targets leave out."""
     root = _root_of_hessian(loss, outputs)
     if fisher == "exact":
         if type(loss) is losses.SoftmaxCrossEntropy:
@@ -66,8 +67,8 @@ def _all_output_gradients(
         units = tf.reshape(tf.eye(flat, dtype=outputs.dtype), [flat, 1, *outputs.shape[1:]])
         return [root * units[k] for k in range(flat)]
     if root is not None:
-        # All that K-FAC needs of a distribution are its first two moments, and signs, whose
-        # squares are certain, have the least spread of all.
+        # K-FAC needs only the first two moments of a distribution, and signs, whose squares are
+        # certain, vary least.
         shape = tf.shape(outputs)
         signs = 2 * tf.random.stateless_uniform(shape, seed, 0, 2, tf.int32) - 1
         return [root * tf.cast(signs, outputs.dtype)]
@@ -92,7 +93,7 @@ def present_terms(loss: losses.Loss, outputs: tf.Tensor, targets: tf.Tensor) -> 
 def terms_of(
     loss: losses.Loss, outputs: tf.Tensor, present: tf.Tensor | None = None
 ) -> int | tf.Tensor:
-    """Returns N, over how many terms a loss is a mean; 1 where none is present."""
+    """Returns N, the number of terms of which a loss is the mean; 1 if none is present."""
     if present is not None:
         return tf.maximum(tf.reduce_sum(tf.cast(present, outputs.dtype)), 1)
     axes = loss.term_axes(outputs) if isinstance(loss, losses.MeanLoss) else 1
@@ -100,9 +101,9 @@ def terms_of(
 
 
 def _root_of_hessian(loss: losses.Loss, outputs: tf.Tensor) -> tf.Tensor | None:
-    """The square root of N H where it is diagonal, of the outputs' shape; None elsewhere.
+    """Returns the square root of N H if it is diagonal, in the outputs' shape; None otherwise.
 
-    Classes derived from these may have another Hessian, and are not meant.
+    Derived classes may have another Hessian, and are not included.
     """
     if type(loss) is losses.SigmoidCrossEntropy:
         chances = tf.sigmoid(outputs)
@@ -115,7 +116,7 @@ def _root_of_hessian(loss: losses.Loss, outputs: tf.Tensor) -> tf.Tensor | None:
 
 
 def _softmax_columns(outputs: tf.Tensor, targets: tf.Tensor) -> list[tf.Tensor]:
-    """√(m sₖ) (s - eₖ) for every class k; m is a target's mass."""
+    """Returns √(m sₖ) (s - eₖ) for every class k; m is a target's mass."""
     chances, classes = tf.nn.softmax(outputs), outputs.shape[-1]
     units = tf.eye(classes, dtype=outputs.dtype)
     weights = chances
@@ -135,13 +136,13 @@ def of_batch(
     """Returns the factors of a batch.
 
     Args:
-      network: Traced.
-      blocks: Of its parameters.
-      layers: One a block.
-      gradients: From `output_gradients`.
-      terms: N, over how many the loss is a mean.
-      present: Which terms are there, from `present_terms`. An example without any counts in
-        neither factor.
+      network: The traced network.
+      blocks: The blocks of its parameters.
+      layers: The layer of each block.
+      gradients: The tensors of `output_gradients`.
+      terms: N, the number of terms of which the loss is the mean.
+      present: The terms that the targets leave in, from `present_terms`. An example without any
+        counts in neither factor.
 
     Returns:
       A and G by the blocks' names.
@@ -159,7 +160,7 @@ def of_batch(
     ]
     found: Factors = {}
     for number, (block, layer) in enumerate(zip(blocks, layers, strict=True)):
-        # Layers may compute in another dtype than their parameters have.
+        # Layers may compute in another dtype than their parameters'.
         dtype = network.leaves[block.weight].dtype
         inputs = tf.cast(layer.inputs, dtype)
         rows = [tf.cast(row[number], dtype) for row in pulled]
@@ -180,7 +181,7 @@ def of_batch(
 def _of_present_examples(
     rows: tf.Tensor, examples: int, present: tf.Tensor | None
 ) -> tuple[tf.Tensor, int | tf.Tensor]:
-    """Returns a layer's input rows, zero for examples without terms, and how many have some."""
+    """Returns a layer's input rows, zero for examples without terms, and how many have terms."""
     if present is None or rows.shape[0] is None or rows.shape[0] % examples:
         return rows, examples
     there = tf.reduce_any(tf.reshape(present, [examples, -1]), 1)
@@ -225,7 +226,7 @@ def solve(blocks: list[Block], inverted: Factors, gradient: list[tf.Tensor]) -> 
 
 
 def _rows(gradient: tf.Tensor, axis: int) -> tf.Tensor:
-    """A gradient at a layer's output with a row a place and a column a channel."""
+    """Returns a gradient at a layer's output, a row for each place, a column for each channel."""
     if axis != -1:
         others = [i for i in range(gradient.shape.rank) if i != axis]
         gradient = tf.transpose(gradient, [*others, axis])

@@ -22,22 +22,22 @@ from mlhf.optimizers.settings import Fixed, Number
 from mlhf.optimizers.step import CompiledSteps, Step
 from mlhf.optimizers.step_arguments import as_tensors
 
-# The factors are taken on so many examples at least, if the batch has them.
+# The factors are taken on at least this many examples, if the batch has them.
 _FEWEST_EXAMPLES = 32
-# Of Levenberg and Marquardt's rule, a step; Martens and Grosse 2015, section 6.5.
+# The factor of Levenberg and Marquardt's rule per step; Martens and Grosse 2015, section 6.5.
 _OMEGA = 19 / 20
-# With a learning rate and no momentum given.
+# The momentum with a learning rate if none is given.
 _MOMENTUM = 0.9
 
 
 class KFACState(NamedTuple):
-    """What K-FAC carries from step to step."""
+    """K-FAC's state between steps."""
 
-    step: tf.Tensor  # int32, steps taken
+    step: tf.Tensor  # int32, the number of steps taken
     damping: tf.Tensor  # λ
     update: Any  # δ of the last step, in the structure of the parameters
     factors: Factors  # running means of A and G, by block
-    inverses: Factors  # of the damped factors, as old as `inverse_every` allows
+    inverses: Factors  # the damped factors' inverses, as old as `inverse_every` allows
 
 
 def _check_has_no_momentum(optimizer: Any, learning_rate: Any) -> None:
@@ -64,25 +64,26 @@ class KFAC(CompiledSteps):
     approximates the layer's block of the Fisher matrix, which is the Gauss-Newton matrix. λ is
     split between them as √λ π and √λ/π. They are taken on the first examples of a batch only
     (section 8 of the paper: an eighth): for a convolution of c channels and k × k places A costs
-    k² c multiplications a number of the layer's inputs, ten times the gradient on a whole batch.
+    k² c multiplications for each number of the layer's inputs, ten times the gradient on a whole
+    batch.
 
     Without a learning rate, α and μ minimise the quadratic model of the batch, with its exact
     Gauss-Newton matrix and λ, over both at once (section 7 of the paper), at the cost of two
     curvature products. With one, α and μ are fixed and a step costs a gradient and the factors.
 
     With `damping_type="LM_heuristics"` λ is adapted every `adapt_every` steps by how well the
-    quadratic model predicted the change of the loss on the batch: unreliable where batches are
-    small.
+    quadratic model predicted the change of the loss on the batch, which is unreliable for small
+    batches.
 
-    Known are dense layers, convolutions and vectors that scale or shift channels,
-    as in normalisation, of Keras models and of bare functions. Another use of a parameter is an
-    error at the first step.
+    K-FAC knows dense layers, convolutions and vectors that scale or shift channels, as in
+    normalisation, in Keras models and plain functions. Any other use of a parameter is an error at
+    the first step.
 
     Attributes:
-      learning_rate: α, or None; one that is set holds from the next step on.
-      momentum: μ, or None; one that is set holds from the next step on.
-      damping: λ; one that is set holds from the next step on, at which the factors are inverted
-        anew. Where λ is adapted, it is part of the state, and this is where states begin that
+      learning_rate: α, or None; a new value holds from the next step on.
+      momentum: μ, or None; a new value holds from the next step on.
+      damping: λ; a new value holds from the next step on, at which the factors are inverted anew.
+        If λ is adapted, it is part of the state, and the attribute is its value in states that
         `init` makes from then on.
     """
 
@@ -113,18 +114,18 @@ class KFAC(CompiledSteps):
           learning_rate: α, positive; None for the one that the quadratic model gives. A number, a
             tensor, or a variable, read at every step; or a function of the steps taken, such as
             one of `keras.optimizers.schedules`.
-          damping: λ, positive; where it starts, if it is adapted.
+          damping: λ, positive; if it is adapted, its first value.
           momentum: μ, from 0 to below 1; None for 0.9 with a learning rate, and for the quadratic
             model's without one.
-          decay: The share that the factors keep a step, at most; the first steps are plain means.
-          inverse_every: Steps between inversions; the first 3 steps invert too.
+          decay: The largest share of the factors that a step keeps; at first they are plain means.
+          inverse_every: The number of steps between inversions; the first 3 steps invert, too.
           factor_share: The share of a batch that A and G are taken on, above 0 and at most 1; but
-            on 32 examples at least, if there are so many.
-          damping_type: `"regular"` (constant) or `"LM_heuristics"`.
-          adapt_every: Steps between adaptations of λ.
-          fisher: `"sampled"`: targets are drawn, one more backward pass; `"exact"`: as many
-            backward passes as the outputs have columns, nothing drawn.
-          seed: Of what is drawn, from 0 to 2³¹ - 1.
+            at least 32 examples, if there are so many.
+          damping_type: The kind of damping: `"regular"` (constant) or `"LM_heuristics"`.
+          adapt_every: The number of steps between adaptations of λ.
+          fisher: The kind of G: `"sampled"` draws targets, for one more backward pass; `"exact"`
+            takes as many backward passes as the outputs have columns, and draws nothing.
+          seed: The seed for drawing, from 0 to 2³¹ - 1.
           jit_compile: Whether a step is compiled with XLA.
 
         Raises:
@@ -148,8 +149,8 @@ class KFAC(CompiledSteps):
           parameters: A structure of floating tensors of one dtype, or a built Keras model.
 
         Raises:
-          ValueError: If a parameter is neither a kernel nor a vector, or they have no floating
-            dtype in common.
+          ValueError: If a parameter is neither a kernel nor a vector, or they do not share one
+            floating dtype.
         """
         parameters = as_tensors(keras_models.parameters_of(parameters))
         dtype = check_parameters(parameters)
@@ -175,9 +176,9 @@ class KFAC(CompiledSteps):
 
         Args:
           objective: The loss on a batch, one of softmax or sigmoid cross entropy, squared or mean
-            squared error. Of regularizers only `mlhf.L2` is known to the factors' damping.
-          parameters: Where it stands.
-          state: From `init` or the step before.
+            squared error. The factors' damping knows no regularizer except `mlhf.L2`.
+          parameters: The parameters before the step.
+          state: The state from `init` or the step before.
 
         Returns:
           New parameters, state and model state, and metrics: `loss`, `gradient_norm`,
@@ -192,7 +193,7 @@ class KFAC(CompiledSteps):
     def _step(
         self, objective: Objective, parameters: Any, state: KFACState, numbers: dict[str, tf.Tensor]
     ) -> tuple:
-        # One without a rate takes both from the quadratic model: another computation.
+        # Without a rate, both come from the quadratic model: another computation.
         rate, momentum = numbers.get("learning_rate"), numbers["momentum"]
         fixed = rate is not None
         is_new = tf.constant(False)
@@ -208,10 +209,10 @@ class KFAC(CompiledSteps):
         is_finite = _all_finite(
             [value, tf.linalg.global_norm(gradient), *tf.nest.flatten(batch_factors)]
         )
-        # Nor has one something to say whose examples are all ignored.
-        known = is_finite if present is None else is_finite & tf.reduce_any(present)
+        # Nor does a batch count whose examples are all ignored.
+        counts = is_finite if present is None else is_finite & tf.reduce_any(present)
         factors = tf.cond(
-            known, lambda: self._averaged(state, batch_factors), lambda: state.factors
+            counts, lambda: self._averaged(state, batch_factors), lambda: state.factors
         )
         fresh = (state.step % self.inverse_every == 0) | (state.step < 3) | is_new
         inverses = tf.cond(
@@ -234,7 +235,7 @@ class KFAC(CompiledSteps):
         if not fixed:
             rate, momentum = _minimize(gradient, proposal, last, damped)
         update = [rate * p + momentum * d for p, d in zip(proposal, last, strict=True)]
-        # Not their norm, which overflows sooner: a rate that is far too large has to show.
+        # Not by the norm, which overflows sooner: a rate that is far too large has to show.
         is_finite &= tf.reduce_all([tf.reduce_all(tf.math.is_finite(d)) for d in update])
         update = [tf.where(is_finite, d, tf.zeros_like(d)) for d in update]
         moved = tf.nest.pack_sequence_as(
@@ -249,11 +250,11 @@ class KFAC(CompiledSteps):
                 lambda: self._adapted(state.damping, value, _value(objective, moved), predicted),
                 lambda: state.damping,
             )
-        kept = [tf.where(is_finite, d, before) for d, before in zip(update, last, strict=True)]
+        last = [tf.where(is_finite, d, before) for d, before in zip(update, last, strict=True)]
         new_state = KFACState(
             state.step + tf.cast(is_finite, state.step.dtype),
             damping,
-            tf.nest.pack_sequence_as(state.update, kept),
+            tf.nest.pack_sequence_as(state.update, last),
             factors,
             inverses,
         )
@@ -276,7 +277,7 @@ class KFAC(CompiledSteps):
         blocks: list[Block],
         step: tf.Tensor,
     ) -> tuple[Factors, tf.Tensor | None]:
-        """Returns the factors of a batch's first examples, and which of their terms are there."""
+        """Returns the factors of a batch's first examples, and which of their terms are present."""
         share = max(self.factor_share, min(1, _FEWEST_EXAMPLES / objective.batch_size()))
         part = objective.first_examples(share)
         if part is not objective:
@@ -303,7 +304,7 @@ class KFAC(CompiledSteps):
     def _adapted(
         self, damping: tf.Tensor, before: tf.Tensor, after: tf.Tensor, predicted: tf.Tensor
     ) -> tf.Tensor:
-        """Levenberg and Marquardt's rule, ω = (19/20)^T for an adaptation every T steps."""
+        """Adapts λ by Levenberg and Marquardt's rule, with ω = (19/20)^T every T steps."""
         ratio = reduction_ratio(before, after, predicted)
         return scaled_by_ratio(damping, ratio, _OMEGA**self.adapt_every)
 
@@ -319,7 +320,7 @@ def _minimize(
     a, b, c = _dot(proposal, curved), _dot(proposal, last_curved), _dot(last, last_curved)
     p, q = _dot(gradient, proposal), _dot(gradient, last)
     determinant = a * c - b * b
-    # At first, and where both directions are one, μ = 0.
+    # At the first step, and if both directions are the same, μ = 0.
     independent = determinant > 1e-6 * a * c
     safe = tf.where(independent, determinant, tf.ones_like(determinant))
     alone = -p / tf.where(a > 0, a, tf.ones_like(a))
@@ -357,7 +358,7 @@ def _value_and_gradient(
 
 
 def _all_finite(values: list[tf.Tensor]) -> tf.Tensor:
-    """Whether all are; a sum is not where an entry is not."""
+    """Returns whether all values are finite, by their sums, which are not if an entry is not."""
     sums = tf.stack([tf.reduce_sum(value) for value in values])
     return tf.reduce_all(tf.math.is_finite(sums))
 

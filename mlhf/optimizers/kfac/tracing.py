@@ -1,4 +1,4 @@
-"""Finds the layers of a traced network: what goes into each and what comes out of it."""
+"""Finds the layers of a traced network, with their inputs and outputs."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import tensorflow as tf
 from mlhf.optimizers.kfac import channels
 from mlhf.optimizers.kfac.blocks import Block
 
-# What hands a parameter on as it is.
+# Operations that hand a parameter on unchanged.
 _ALIASES = ("Identity", "Reshape", "Cast", "ExpandDims", "Squeeze", "ReadVariableOp")
 
 
 class Layer(NamedTuple):
     """A block's place in the graph."""
 
-    output: tf.Tensor  # at which gradients are taken
-    inputs: tf.Tensor  # rows [R, a] of a kernel; ∂output/∂vector, of the output's shape
-    axis: int  # of the output's channels; a kernel's rows are in the order of the other axes
+    output: tf.Tensor  # the tensor at which gradients are taken
+    inputs: tf.Tensor  # rows [R, a] for a kernel; ∂output/∂vector, in the output's shape
+    axis: int  # the output's axis of channels; a kernel's rows are in the order of the other axes
 
 
 class TracedNetwork:
@@ -35,11 +35,14 @@ class TracedNetwork:
         """Runs a network.
 
         Args:
-          function: From parameters to (outputs, model state).
+          function: A function from parameters to (outputs, model state).
           parameters: A structure of tensors.
+
+        Raises:
+          ValueError: If the outputs are not one tensor.
         """
         graph = tf.compat.v1.get_default_graph()
-        # Operations of their own: the caller's tensors may serve elsewhere.
+        # New operations, since the caller's tensors may be used elsewhere.
         self.leaves = [tf.identity(leaf) for leaf in tf.nest.flatten(parameters)]
         first = len(graph.get_operations())
         self.outputs, self.model_state = function(tf.nest.pack_sequence_as(parameters, self.leaves))
@@ -56,7 +59,7 @@ class TracedNetwork:
         """Returns a block's layer.
 
         Args:
-          block: Of the network's parameters.
+          block: A block of the network's parameters.
 
         Raises:
           ValueError: If the parameter is not used in a way that K-FAC knows.
@@ -90,10 +93,10 @@ class TracedNetwork:
         return Layer(output, rows, axis)
 
     def _is_added(self, bias: int, output: tf.Tensor, axis: int) -> bool:
-        """Whether a bias is all that a layer's outputs go to, and goes to nothing else."""
+        """Returns whether a layer's outputs are only added to a bias, and the bias only to them."""
         channels_of_output = output.shape[axis]
         users = self._users(output)
-        # As a dense layer reshapes the rows of a sequence.
+        # A dense layer reshapes the rows of a sequence.
         while len(users) == 1 and users[0].type in ("Identity", "Reshape") and axis == -1:
             (output,) = users[0].outputs
             if output.shape[-1] != channels_of_output:
@@ -117,13 +120,13 @@ class TracedNetwork:
         )
 
     def _patches(self, op: Any, block: Block) -> tuple[tf.Tensor, tf.Tensor]:
-        """What a convolution multiplies with its kernel [R, a], and the result."""
+        """Returns the rows [R, a] that a convolution multiplies with its kernel, and its output."""
         x, output = op.inputs[0], op.outputs[0]
         sides = op.inputs[1].shape.as_list()[:2]
         strides, rates = op.get_attr("strides"), op.get_attr("dilations")
         padding = op.get_attr("padding").decode()
         if x.op.type == "SpaceToBatchND":
-            # A dilated one: as one of every so many pixels, put among the examples.
+            # A dilated convolution runs on every so many pixels, which are put among the examples.
             users, dilation = self._users(output), tf.get_static_value(x.op.inputs[1])
             back = [user.type for user in users] == ["BatchToSpaceND"]
             if not back or dilation is None or dilation.shape != (2,):
@@ -135,7 +138,7 @@ class TracedNetwork:
                 raise _unknown(block, "an explicitly padded convolution")
             padding = "VALID" if lost == reach else "SAME"
         if _channels_first(op):
-            # Patches are of channels-last images only.
+            # Patches are taken from channels-last images only.
             x = tf.transpose(x, [0, 2, 3, 1])
             strides, rates = ([a[0], *a[2:], a[1]] for a in (strides, rates))
         if padding == "EXPLICIT" or x.shape[-1] != op.inputs[1].shape[2]:
@@ -150,7 +153,7 @@ class TracedNetwork:
         where = channels.follow(parameter, self._operations)
         for output in self._bottlenecks(parameter):
             axes = where.get(output.ref())
-            # One axis of channels, and the first of examples.
+            # One axis counts channels, and the first examples.
             if axes is None or axes.start == 0 or axes.stop - axes.start != 1:
                 continue
             if output.shape[0] != self.outputs.shape[0] or not self._of_data(output):
@@ -165,7 +168,7 @@ class TracedNetwork:
         raise _unknown(block, "not a scale or a shift of the examples' channels")
 
     def _of_data(self, tensor: tf.Tensor) -> bool:
-        """Whether a tensor is made of more than parameters and constants."""
+        """Returns whether a tensor is made of more than parameters and constants."""
         leaves = {leaf.op for leaf in self.leaves}
         return any(
             op.type == "Placeholder" and op.outputs[0].dtype != tf.resource
@@ -192,7 +195,7 @@ class TracedNetwork:
         return aliases
 
     def _bottlenecks(self, parameter: tf.Tensor) -> list[tf.Tensor]:
-        """The tensors that everything the parameter does to the outputs passes, in order."""
+        """Returns, in order, the tensors through which all effects on the outputs pass."""
         reached = {parameter.ref()}
         order = [op for op in self._operations if _touches(op, reached)]
         place = {op: number for number, op in enumerate(order)}
@@ -210,7 +213,7 @@ class TracedNetwork:
 
 
 def _touches(op: Any, reached: set) -> bool:
-    """Whether an operation reads something reached; notes what it makes of it."""
+    """Returns whether an operation reads something reached; its outputs are reached then, too."""
     if not any(value.ref() in reached for value in op.inputs):
         return False
     reached.update(value.ref() for value in op.outputs)
