@@ -129,9 +129,9 @@ class MetaHessianFree(LearnedWeights, CompiledSteps):
         Raises:
           ValueError: If a value makes no sense; the message says what was expected.
         """
-        given = locals()
+        arguments = locals()
         super().__init__(jit_compile)
-        self.rule = Rule(**{name: given[name] for name in Rule.names()})
+        self.rule = Rule(**{name: arguments[name] for name in Rule.names()})
         self.longest_step = self.rule.longest_step
         self.learning_rate, self.damping = learning_rate, damping
         if initial_damping is not None:

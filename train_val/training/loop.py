@@ -100,7 +100,7 @@ def train(
       progress: Whether a progress bar is shown.
       on_step: Called after each step with the number of steps done and the metrics.
       on_not_finite: Called after a step that was not taken, with a function that repeats it (for
-        `mlhf.debugging.name_not_finite`).
+        `mlhf.runs.debugging.name_not_finite`).
       statistics: The statistics of batch normalisation in evaluations: `"population"`, computed
         anew over training images at the current weights (`Problem.population_state`), or
         `"moving"`, the averages that training leaves, as in the paper. Training itself, the
