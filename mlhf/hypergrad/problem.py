@@ -141,7 +141,7 @@ class Problem:
         self.trainings: dict = {}  # those that `binding.bind` made, by shapes
 
     def followed(self, name: str) -> list[str]:
-        """Returns the names of the outer losses whose gradient a hyperparameter follows."""
+        """Returns the names of the outer losses that a hyperparameter follows."""
         names = self.follows.get(name, list(self.outer_losses))
         return [names] if isinstance(names, str) else list(names)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tensorflow as tf
+
 from mlhf.checks.arguments import check_count, check_number
 from mlhf.hypergrad.linear_solvers import system as systems
 from mlhf.hypergrad.linear_solvers.system import Solved, Solver, System
@@ -12,29 +14,35 @@ class ConjugateGradient(Solver):
     """Conjugate gradients (Hestenes and Stiefel 1952) on A + damping · I, positive definite."""
 
     def __init__(self, max_iterations: int = 100, tolerance: float = 1e-6, damping: float = 0.0):
-        """Sets when to stop.
+        """Sets when the solver stops.
 
         Args:
-          max_iterations: At most so many products; more than P are not needed.
-          tolerance: Stop at a residual of so much of ‖b‖.
-          damping: Added to the diagonal, at least 0.
+          max_iterations: The largest number of products; more than P are not needed.
+          tolerance: The residual, relative to ‖b‖, at which the solver stops.
+          damping: The number added to the diagonal, at least 0.
 
         Raises:
-          ValueError: If one is out of its range.
+          ValueError: If a number is out of its range.
         """
         self.max_iterations = check_count("max_iterations", max_iterations)
         self.tolerance = check_number("tolerance", tolerance, at_least=0)
         self.damping = check_number("damping", damping, at_least=0)
 
-    def solve(self, system: System, b, x0=None) -> Solved:
-        """See the base class; refuses a direction of negative curvature."""
+    def solve(self, system: System, b: tf.Tensor, x0: tf.Tensor | None = None) -> Solved:
+        """See the base class; raises at a direction of negative curvature."""
         return solve_definite(
             type(self).__name__, system, b, x0, self.max_iterations, self.tolerance, self.damping
         )
 
 
 def solve_definite(
-    name: str, system: System, b, x0, max_iterations: int, tolerance: float, damping: float
+    name: str,
+    system: System,
+    b: tf.Tensor,
+    x0: tf.Tensor | None,
+    max_iterations: int,
+    tolerance: float,
+    damping: float,
 ) -> Solved:
     """Runs conjugate gradients on a damped system; see `Solver.solve`."""
     solved = systems.zero(b)
@@ -43,7 +51,7 @@ def solve_definite(
     system = system.damped(damping)
     lowest = [float("inf")]
 
-    def matvec(v):
+    def matvec(v: tf.Tensor) -> tf.Tensor:
         product = system.matvec(v)
         lowest[0] = min(lowest[0], systems.curvature_along(v, product))
         return product
@@ -53,5 +61,5 @@ def solve_definite(
     )
     reason = conjugate_gradient.REASONS[int(solution.reason)]
     if int(solution.reason) == conjugate_gradient.NEGATIVE_CURVATURE:
-        raise systems.indefinite(name, lowest[0], damping)
+        systems.refuse_indefinite(name, lowest[0], damping)
     return systems.report(system, b, solution.x, int(solution.iterations), reason)

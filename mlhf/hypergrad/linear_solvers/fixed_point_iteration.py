@@ -13,7 +13,7 @@ from mlhf.hypergrad.linear_solvers.system import Solved, Solver, System
 class FixedPoint(Solver):
     """Iterates the adjoint of gradient descent on the training loss (Grazzi et al. 2020).
 
-    K + 1 iterations from zero are `Neumann` with K terms; this one starts where it is told, and
+    K + 1 iterations from zero are `Neumann` with K terms; this solver also takes a start `x0`, and
     stops at a tolerance.
     """
 
@@ -24,24 +24,24 @@ class FixedPoint(Solver):
         tolerance: float = 1e-6,
         damping: float = 0.0,
     ):
-        """Sets when to stop.
+        """Sets when the solver stops.
 
         Args:
-          max_iterations: At most so many, of one product each.
-          step: α, under 2 / λ_max. By default 0.9 / λ_max, estimated by 20 more products.
-          tolerance: Stop at a residual of so much of ‖b‖.
-          damping: Added to the diagonal, at least 0.
+          max_iterations: The largest number of iterations, of one product each.
+          step: α, below 2 / λ_max. By default 0.9 / λ_max, estimated by 20 more products.
+          tolerance: The residual, relative to ‖b‖, at which the solver stops.
+          damping: The number added to the diagonal, at least 0.
 
         Raises:
-          ValueError: If one is out of its range.
+          ValueError: If a number is out of its range.
         """
         self.max_iterations = check_count("max_iterations", max_iterations)
         self.step = None if step is None else check_number("step", step, above=0)
         self.tolerance = check_number("tolerance", tolerance, at_least=0)
         self.damping = check_number("damping", damping, at_least=0)
 
-    def solve(self, system: System, b, x0=None) -> Solved:
-        """See the base class; refuses an iteration that diverges."""
+    def solve(self, system: System, b: tf.Tensor, x0: tf.Tensor | None = None) -> Solved:
+        """See the base class; raises if the iteration diverges."""
         solved = systems.zero(b)
         if solved is not None:
             return solved

@@ -9,7 +9,7 @@ from mlhf.hypergrad.linear_solvers import system as systems
 from mlhf.hypergrad.linear_solvers.system import LinearSolveError, Solved, Solver, System
 
 _POWER_ITERATIONS = 20
-# A residual that grows by rounding alone grows by less.
+# Rounding alone makes a residual grow by less.
 _GROWTH = 1e-3
 
 
@@ -17,27 +17,27 @@ class Neumann(Solver):
     """x = α Σ (I - α A)ᵏ b over k = 0 ... K, which tends to A⁻¹ b for 0 < α < 2 / λ_max.
 
     Algorithm 3 of the paper: v ← v - α A v, p ← p + v, both from b; x = α p. The residual after k
-    terms is v itself, so that its growth tells divergence. K = 0 gives α b, the approximation that
-    calls the Hessian an identity ("T1-T2").
+    terms is v itself, so that its growth shows divergence. K = 0 gives α b, the approximation that
+    takes the Hessian for an identity ("T1-T2").
     """
 
     def __init__(self, terms: int = 20, step: float | None = None, damping: float = 0.0):
         """Sets the length of the series.
 
         Args:
-          terms: K, at least 0: so many products.
+          terms: K, the number of products, at least 0.
           step: α. By default 0.9 / λ_max, estimated by 20 more products.
-          damping: Added to the diagonal, at least 0.
+          damping: The number added to the diagonal, at least 0.
 
         Raises:
-          ValueError: If one is out of its range.
+          ValueError: If a number is out of its range.
         """
         self.terms = check_count("terms", terms, at_least=0)
         self.step = None if step is None else check_number("step", step, above=0)
         self.damping = check_number("damping", damping, at_least=0)
 
-    def solve(self, system: System, b, x0=None) -> Solved:
-        """See the base class; refuses a series that diverges. `x0` is not used."""
+    def solve(self, system: System, b: tf.Tensor, x0: tf.Tensor | None = None) -> Solved:
+        """See the base class; raises if the series diverges. `x0` is not used."""
         del x0
         solved = systems.zero(b)
         if solved is not None:
@@ -56,7 +56,7 @@ class Neumann(Solver):
 
 
 def step_of(step: float | None, system: System, b: tf.Tensor) -> float:
-    """Returns the step α, or 0.9 / λ_max by power iterations where there is none."""
+    """Returns a given step α, or by default 0.9 / λ_max from power iterations."""
     if step is not None:
         return step
     v = tf.random.stateless_normal(b.shape, [0, 0], dtype=b.dtype)
@@ -81,18 +81,21 @@ def check_contracts(
     iteration: int,
     damping: float,
 ) -> None:
-    """Raises LinearSolveError if a residual grew from one iteration to the next.
+    """Checks that a residual did not grow from one iteration to the next.
 
     For a symmetric A, ‖(I - α A) r‖ > ‖r‖ proves an eigenvalue below 0 or above 2/α.
+
+    Raises:
+      LinearSolveError: If it grew.
     """
     before, after = float(tf.norm(residual)), float(tf.norm(new))
-    # Rounding alone is left of a residual that has converged.
+    # A residual that has converged consists of rounding alone.
     rounding = 100 * float(tf.experimental.numpy.finfo(b.dtype.as_numpy_dtype).eps)
     if after <= max(before * (1 + _GROWTH), rounding * float(tf.norm(b))):
         return
     curvature = systems.curvature_along(residual, product)
     if curvature < 0:
-        raise systems.indefinite(name, curvature, damping)
+        systems.refuse_indefinite(name, curvature, damping)
     largest = float(tf.norm(product)) / before
     raise LinearSolveError(
         f"Expected the residual of {name} to shrink, but it grew from {before:.3g} to {after:.3g} "

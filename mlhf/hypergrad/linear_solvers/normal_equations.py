@@ -13,27 +13,28 @@ from mlhf.optimizers import conjugate_gradient
 class NormalEquations(Solver):
     """Minimises ‖A x - b‖² by conjugate gradients.
 
-    Twice the products of `ConjugateGradient` an iteration, and the condition number squared. What
-    it gives at an indefinite Hessian solves the linear system; whether the implicit function
-    theorem means anything at such weights is another question.
+    It takes twice as many products per iteration as `ConjugateGradient`, and the condition number
+    is squared. Its result at an indefinite Hessian solves the linear system; whether the implicit
+    function theorem means anything at such weights is another question.
     """
 
     def __init__(self, max_iterations: int = 200, tolerance: float = 1e-8, damping: float = 0.0):
-        """Sets when to stop.
+        """Sets when the solver stops.
 
         Args:
-          max_iterations: At most so many, of two products each.
-          tolerance: Stop at ‖Aᵀ(b - A x)‖ of so much of ‖Aᵀb‖, or where rounding ends.
-          damping: Added to the diagonal of A, at least 0.
+          max_iterations: The largest number of iterations, of two products each.
+          tolerance: The norm ‖Aᵀ(b - A x)‖, relative to ‖Aᵀb‖, at which the solver stops; rounding
+            may stop it before.
+          damping: The number added to the diagonal of A, at least 0.
 
         Raises:
-          ValueError: If one is out of its range.
+          ValueError: If a number is out of its range.
         """
         self.max_iterations = check_count("max_iterations", max_iterations)
         self.tolerance = check_number("tolerance", tolerance, at_least=0)
         self.damping = check_number("damping", damping, at_least=0)
 
-    def solve(self, system: System, b, x0=None) -> Solved:
+    def solve(self, system: System, b: tf.Tensor, x0: tf.Tensor | None = None) -> Solved:
         """See the base class."""
         solved = systems.zero(b)
         if solved is not None:
@@ -46,7 +47,7 @@ class NormalEquations(Solver):
                 "Expected a right-hand side that the system can reach, got one in the null space "
                 "of the Hessian: the training loss does not determine these weights; add damping."
             )
-        # Beyond what rounding lets it reach, the iteration blows up along the null space.
+        # Once rounding dominates the residual, the iteration blows up along the null space.
         floor = 8 * float(tf.experimental.numpy.finfo(b.dtype.as_numpy_dtype).eps)
         solution = conjugate_gradient.conjugate_gradient(
             lambda v: transposed(system.matvec(v)),

@@ -14,26 +14,26 @@ class Nystrom(Solver):
     """Solves (Cᵀ M⁻¹ C + ρ I) x = b, with C [r, P] random rows of A and M [r, r] their crossing.
 
     By Woodbury's identity, x = b/ρ - Cᵀ (M + C Cᵀ/ρ)⁻¹ C b / ρ²: r products, no iteration, and a
-    result as good as r rows tell A. The residual that is reported is the one of A + ρ I.
+    result as good as r rows represent A. The residual that is reported is that of A + ρ I.
     """
 
     def __init__(self, rank: int = 20, rho: float = 1e-2, seed: int = 0):
-        """Sets how much of A is looked at.
+        """Sets how many rows of A are used.
 
         Args:
-          rank: r, the number of rows; P of them give the solution of A + ρ I itself.
+          rank: r, the number of rows; with P of them the solution is that of A + ρ I itself.
           rho: ρ, positive.
-          seed: Chooses the rows.
+          seed: The seed of the choice of rows.
 
         Raises:
-          ValueError: If one is out of its range.
+          ValueError: If a number is out of its range.
         """
         self.rank = check_count("rank", rank)
         self.rho = check_number("rho", rho, above=0)
         self.seed = check_count("seed", seed, at_least=0)
 
-    def solve(self, system: System, b, x0=None) -> Solved:
-        """See the base class; refuses rows that show A + ρ I to be indefinite. No `x0`."""
+    def solve(self, system: System, b: tf.Tensor, x0: tf.Tensor | None = None) -> Solved:
+        """See the base class; raises if the rows show A + ρ I to be indefinite. Ignores `x0`."""
         del x0
         solved = systems.zero(b)
         if solved is not None:
@@ -49,9 +49,9 @@ class Nystrom(Solver):
             M = (M + M.T) / 2
             lowest = float(np.linalg.eigvalsh(M)[0])
             if lowest < -rho:
-                raise systems.indefinite(type(self).__name__, lowest + rho, rho)
+                systems.refuse_indefinite(type(self).__name__, lowest + rho, rho)
         right = b.numpy().astype(np.float64)
-        # Rows of zeros, such as those of dead units, make it singular: least squares allows it.
+        # Rows of zeros, such as those of dead units, make it singular, which least squares allows.
         inner = np.linalg.lstsq(M + C @ C.T / rho, C @ right, rcond=None)[0]
         x = tf.constant(right / rho - C.T @ inner / rho**2, b.dtype)
         return systems.report(system.damped(rho), b, x, rank, "all rows used")

@@ -1,10 +1,10 @@
-"""A linear system A x = b on flat vectors, what a solver is, and what it reports."""
+"""A linear system A x = b on flat vectors, the base class of solvers, and their results."""
 
 from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import tensorflow as tf
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from mlhf.hypergrad.training import Training
 
 
-# How far rounding may move a solution, relative to it.
+# The largest relative error that rounding may cause in a solution.
 _LARGEST_ERROR = 0.1
 
 
 class LinearSolveError(ArithmeticError):
-    """A system that the solver can't solve: indefinite, or the iteration diverges."""
+    """Raised when a system is indefinite, or the iteration diverges."""
 
 
 class Solved(NamedTuple):
@@ -25,10 +25,10 @@ class Solved(NamedTuple):
 
     Attributes:
       x: The solution, [P].
-      residual: ‖b - A x‖ / ‖b‖, computed anew from x, with the damping in A; 0 where b is.
-      iterations: How many the solver took.
-      reason: Why it stopped.
-      shortfall: What was to become small: the residual by default.
+      residual: ‖b - A x‖ / ‖b‖, computed from x, with the damping in A; 0 if b is zero.
+      iterations: The number of iterations.
+      reason: Why the solver stopped.
+      shortfall: The number that the solver makes small; None if it is the residual.
     """
 
     x: tf.Tensor
@@ -39,12 +39,12 @@ class Solved(NamedTuple):
 
     @property
     def remaining(self) -> float:
-        """What was to become small, relative to its start."""
+        """The number that the solver makes small, relative to its start."""
         return self.residual if self.shortfall is None else self.shortfall
 
     @property
     def converged(self) -> bool:
-        """Whether the solver got as far as it was told to."""
+        """Whether the solver reached its tolerance."""
         return self.reason in _CONVERGED
 
 
@@ -55,8 +55,8 @@ class System(NamedTuple):
     """A matrix by its products.
 
     Attributes:
-      matvec: From v [P] to A v [P].
-      transposed: From v to Aᵀ v; None where A is symmetric.
+      matvec: A function from v [P] to A v [P].
+      transposed: A function from v to Aᵀ v; None if A is symmetric.
     """
 
     matvec: Callable[[tf.Tensor], tf.Tensor]
@@ -77,13 +77,13 @@ class Solver(abc.ABC):
     """A way to solve a system; the constructor's arguments are its settings.
 
     Attributes:
-      largest_remainder: How much of the right-hand side, relative to it, `implicit` lets a solution
-        that ran out of iterations leave.
+      largest_remainder: The largest relative remainder of the right-hand side that `implicit`
+        accepts from a solver that ran out of iterations.
     """
 
     @property
     def largest_remainder(self) -> float:
-        """A tenth; with `tolerance=0`, which asks for all iterations, all of it."""
+        """A tenth; with `tolerance=0`, which demands all iterations, the whole of it."""
         return 0.1 if getattr(self, "tolerance", 0.0) else 1.0
 
     def product(
@@ -95,18 +95,18 @@ class Solver(abc.ABC):
         step: tf.Tensor,
         seed: tf.Tensor,
     ) -> tf.Tensor | None:
-        """Returns the product with the matrix that stands for the Hessian in one step's loss.
+        """Returns the product with the matrix that replaces the Hessian of one step's loss.
 
         Args:
-          training: Whose loss it is.
+          training: The training with the loss.
           vector: The weights, [P].
-          direction: What is multiplied, [P].
+          direction: The vector to multiply, [P].
           rows: The hyperparameters in this step.
-          step: int32 scalar.
-          seed: int32 scalar.
+          step: The step, an int32 scalar.
+          seed: The seed, an int32 scalar.
 
         Returns:
-          [P]; None where it is the Hessian itself.
+          The product [P]; None if the matrix is the Hessian itself.
         """
         del training, vector, direction, rows, step, seed
         return None
@@ -116,16 +116,16 @@ class Solver(abc.ABC):
         """Solves A x = b, eagerly.
 
         Args:
-          system: A.
-          b: [P], floating.
-          x0: Where an iteration starts, [P]; zeros by default.
+          system: The matrix A.
+          b: The right-hand side, floating [P].
+          x0: The start of an iteration, [P]; zeros by default.
 
         Returns:
           The solution with its residual. A zero b has the solution zero.
 
         Raises:
-          LinearSolveError: If the system is indefinite where it must not be, the iteration
-            diverges, or something is not finite.
+          LinearSolveError: If the system is indefinite and the solver requires otherwise, the
+            iteration diverges, or a number is not finite.
         """
 
     def __repr__(self) -> str:
@@ -151,20 +151,23 @@ def report(system: System, b: tf.Tensor, x: tf.Tensor, iterations: int, reason: 
 
 
 def check(solver: Solver, solved: Solved, b: tf.Tensor, curvature: float, most: float) -> None:
-    """Raises LinearSolveError for what is no solution.
+    """Checks that a solution is one.
 
     Args:
-      solver: Whose it is, for the error's text.
+      solver: The solver, for the error's text.
       solved: The solution.
       b: The right-hand side.
       curvature: The largest curvature of the Hessian that was seen.
-      most: How much of the right-hand side may remain, relative to it, without convergence.
+      most: The largest relative remainder of the right-hand side without convergence.
+
+    Raises:
+      LinearSolveError: If the system is singular to rounding, or too much of b remains.
     """
     name = type(solver).__name__
     epsilon = float(tf.experimental.numpy.finfo(b.dtype.as_numpy_dtype).eps)
     size = float(tf.norm(b))
     inverse = float(tf.norm(solved.x)) * curvature / size if size else 0.0
-    # Not `inverse > bound`: a NaN is none either.
+    # Written so that a NaN raises, too.
     if not inverse * epsilon <= _LARGEST_ERROR:
         raise LinearSolveError(
             f"Expected a Hessian that {b.dtype.name} tells from a singular one, got a solution of "
@@ -183,7 +186,7 @@ def check(solver: Solver, solved: Solved, b: tf.Tensor, curvature: float, most: 
 
 
 def zero(b: tf.Tensor) -> Solved | None:
-    """Returns the solution for a right-hand side of zero, None for others."""
+    """Returns the solution if the right-hand side is zero, otherwise None."""
     if not all_finite(b):
         raise LinearSolveError(
             "Expected a finite right-hand side (the gradient of the outer loss), got one that is "
@@ -202,10 +205,10 @@ def curvature_along(v: tf.Tensor, product: tf.Tensor) -> float:
     return float(tf.tensordot(v, product, 1) / tf.tensordot(v, v, 1))
 
 
-def indefinite(solver: str, curvature: float, damping: float) -> LinearSolveError:
-    """Returns the error for a direction of negative curvature, with the remedies."""
+def refuse_indefinite(solver: str, curvature: float, damping: float) -> NoReturn:
+    """Raises LinearSolveError for a direction of negative curvature, with the remedies."""
     needed = damping - curvature
-    return LinearSolveError(
+    raise LinearSolveError(
         f"Expected a positive definite system for {solver}, found a direction of curvature "
         f"{curvature:.3g}: the weights are at no minimum of the training loss. Train longer, damp "
         f"the system (damping above {needed:.2g}), take the Gauss-Newton matrix "

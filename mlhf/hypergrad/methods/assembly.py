@@ -1,4 +1,4 @@
-"""From what a pass gathered to a result: hypergradients by name, over several outer losses."""
+"""Assembles a pass's contributions into hypergradients by name, over several outer losses."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def keep_of(training: Training, per_step: bool | None) -> list[bool]:
     """Returns for each leaf of the hyperparameters whether its contributions are kept by step.
 
     Args:
-      training: Whose hyperparameters.
-      per_step: True for all of them, False for none but schedules, None for those of one number.
+      training: The training with the hyperparameters.
+      per_step: True for all of them, False for schedules only, None for those of one number.
     """
     if per_step is None:
         return [shape.num_elements() == 1 for shape in training.resolver.leaf_shapes]
@@ -28,8 +28,8 @@ def hypergradient(training: Training, terms: Sequence[Sequence[Sequence[tf.Tenso
     """Adds terms and aggregates the outer losses that each hyperparameter follows.
 
     Args:
-      training: Whose hyperparameters.
-      terms: Each a list, by outer loss in sorted order, of a tensor a leaf.
+      training: The training with the hyperparameters.
+      terms: For each term, a list by outer loss in sorted order, with a tensor for each leaf.
 
     Returns:
       The hypergradient by name.
@@ -50,7 +50,7 @@ def hypergradient(training: Training, terms: Sequence[Sequence[Sequence[tf.Tenso
 
 
 def through_steps(training: Training, sums: Any, by_step: Any) -> list[list[tf.Tensor]]:
-    """Returns what the steps contributed: rows of schedules, sums for all else."""
+    """Returns the contributions of the steps: rows for schedules, sums for all others."""
     return [
         [
             rows if scheduled else total
@@ -76,7 +76,7 @@ def per_step(training: Training, by_step: Any, keep: Sequence[bool]) -> dict[str
 
 
 def valid_loss(values: dict[str, tf.Tensor]) -> Any:
-    """Returns the outer losses' values as the user gave them: one alone, or by name."""
+    """Returns the values of the outer losses: by name, or alone if the user passed only one."""
     return values[OUTER] if list(values) == [OUTER] else values
 
 

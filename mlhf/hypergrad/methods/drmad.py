@@ -1,16 +1,15 @@
 """DrMAD (Fu et al. 2016, arXiv 1601.00917): backwards along a straight line.
 
 The reverse pass of momentum needs the weights of every step. DrMAD keeps the first and the last,
-and takes points w(β) = (1-β) w_0 + β w_T on the line between them for those of training:
+and replaces those of training by points w(β) = (1-β) w_0 + β w_T on the line between them:
 
     for the points from the last to the first, with the batch and the hyperparameters of some step
       dv += m dw;  dw += H(w(β)) p dv;  dλ += ∂<∇L(w(β)), p dv>/∂λ;  dv = μ dv
 
-It is no approximation in the sense that more work makes it better: with few points, as its authors
-run it (T/10), it carries about the direction that a truncated reverse pass of as many steps does;
-its magnitude means nothing, and with as many points as steps it diverges where the line runs over
-negative curvature. Where the outer loss reads the hyperparameters directly, compare with that term
-alone.
+It is not an approximation that gets better with more work: with few points, as its authors run it
+(T/10), it has about the direction of a truncated reverse pass of as many steps; its magnitude means
+nothing, and with as many points as steps it diverges where the line crosses negative curvature. If
+the outer loss reads the hyperparameters directly, compare with that term alone.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from mlhf.hypergrad.dynamics.momentum import FORMS, Momentum
 from mlhf.hypergrad.exact_arithmetic.factors import Factors
 from mlhf.hypergrad.exact_arithmetic.momentum_adjoint import RATE, MomentumAdjoint
 from mlhf.hypergrad.methods import unroll
-from mlhf.hypergrad.methods.gathered import Gathered, pulled
+from mlhf.hypergrad.methods.gathered import Gathered, backward_pass
 from mlhf.hypergrad.methods.reverse import finish
 from mlhf.hypergrad.methods.step_functions import StepFunctions
 from mlhf.hypergrad.outer import sharing
@@ -42,7 +41,7 @@ BATCHES = ("first", "strided")
 
 
 class DrmadDivergedWarning(UserWarning):
-    """The adjoint grew so much along the line that the hypergradient means nothing."""
+    """Given when the adjoint grew so much along the line that the hypergradient means nothing."""
 
 
 def drmad(
@@ -64,29 +63,32 @@ def drmad(
       problem: A `Problem` with `Momentum` of the form M1, M2 or M4, or `GradientDescent` without
         backtracking, as its dynamics.
       weights: As for `reverse`.
-      hyperparameters: A mapping, as `Problem` says. Those of the dynamics take their velocity from
-        the line: the distance of a step of training on it. Schedules need as many points as steps.
-      points: How many points the way back has; by default a tenth of the steps, as the authors'.
-      betas: Where they lie, from the first to the last: `"inner"` (evenly from 0.001 to 0.999, the
-        authors' code), `"paper"` (0, 1/N, ... 1 - 1/N), N numbers, or a function of N.
-      batches: Which steps' batches and hyperparameters serve: `"first"` (steps 0 ... N-1, the
-        authors' code), `"strided"` (spread over training), or N steps.
-      share: `"all"`, `"layers"` or `"units"`: what `share` makes of hyperparameters that are
-        structured like the weights.
-      sign: Whether only the sign of these is kept.
+      hyperparameters: A mapping, as `Problem` describes. The gradient in the dynamics' own takes
+        the velocity from the line: the distance that a step covers on it. Schedules need as many
+        points as steps.
+      points: The number of points on the way back, N; by default a tenth of the steps, as in the
+        authors' code.
+      betas: The places of the points, from the first to the last: `"inner"` (evenly from 0.001 to
+        0.999, as in the authors' code), `"paper"` (0, 1/N, ... 1 - 1/N), N numbers, or a function
+        of N.
+      batches: The steps whose batches and hyperparameters are used: `"first"` (steps 0 ... N-1, as
+        in the authors' code), `"strided"` (spread over training), or N steps.
+      share: The sharing, `"all"`, `"layers"` or `"units"`, by which the function `share` averages
+        gradients that are structured like the weights.
+      sign: Whether only the sign of these averages is returned.
       seed: As for `reverse`.
-      warn_growth: Growth of ‖∂E/∂w‖ along the line, as a multiple of its start, above which a
+      warn_growth: The growth of ‖∂E/∂w‖ along the line, as a multiple of its start, above which a
         `DrmadDivergedWarning` is given.
 
     Returns:
-      A `Result`, with `adjoint_norm` by point. Its `info` has `betas`, `steps` (whose batches
-      served) and `adjoint_growth`, the largest over the outer losses. For a schedule `per_step` has
-      what it was made of.
+      A `Result`, with `adjoint_norm` by point. Its `info` has `betas`, `steps` (those whose batches
+      were used) and `adjoint_growth`, the largest over the outer losses. `per_step` has the
+      contributions to schedules.
 
     Raises:
       DivergedError: If training or the adjoint is not finite.
-      ValueError: For what `Problem.bind` refuses, other dynamics, a schedule with fewer points
-        than steps, or options that make no sense.
+      ValueError: If the arguments don't fit the problem, the dynamics are others, a schedule has
+        fewer points than steps, or an option is invalid.
     """
     form = _form(problem)
     training, weights, hyper = bind(problem, weights, hyperparameters)
@@ -115,41 +117,35 @@ def drmad(
         for loss in problem.outer_losses
     ]
     gathered = [Gathered(training, tf.nest.flatten(hyper), keep) for _ in adjoints]
-    # How far the line gets in a step of training.
+    # The distance that a step of training covers on the line.
     distance = (ends[1] - ends[0]) / training.steps
     moves = distance != 0
     for beta, step in reversed(list(zip(line, steps, strict=True))):
         rate, momentum = factors.at(RATE, step), factors.at("momentum", step)
         move = [FORMS[form].move(eta) for eta in rate]
         push = [FORMS[form].push(eta, mu) for eta, mu in zip(rate, momentum, strict=True)]
-        # v = Δw / m; a step of no length says nothing of the velocity.
+        # v = Δw / m; a step of no length does not determine the velocity.
         inverse = [
             np.divide(1.0, m, out=np.zeros_like(m), where=m != 0) for m in map(np.array, move)
         ]
         velocity = factors.times(inverse, distance)
         point = (1 - beta) * ends[0] + beta * ends[1]
-        for adjoint, found in zip(adjoints, gathered, strict=True):
+        for adjoint, contributions in zip(adjoints, gathered, strict=True):
             adjoint.through_move(move, velocity)
             product = functions.products(point, adjoint.direction(push), step)
             gradient = product.gradient.numpy().astype(np.float64)
             own = adjoint.through_push(momentum, velocity, gradient, product.in_weights.numpy())
             adjoint.bound(moves)
-            found.add(product.in_rows, own, adjoint.norm, adjoint.norm_over(moves))
+            contributions.add(product.in_rows, own, adjoint.norm, adjoint.norm_over(moves))
 
     dtype = training.flat.dtype
-    back = pulled(gathered, [_like(adjoint.state(dtype), first) for adjoint in adjoints])
+    back = backward_pass(gathered, [_like(adjoint.state(dtype), first) for adjoint in adjoints])
     result = finish(
         "drmad", training, weights, hyper, seed, trained, outer, back, keep, largest_growth=None
     )
     growth = _growth(result.adjoint_norm, back.moving)
     if not growth <= warn_growth:
-        warnings.warn(
-            f"The adjoint grew {growth:.2g}-fold along the line of DrMAD: the line runs over "
-            "negative curvature, and the hypergradient means nothing, its sign included. Take "
-            f"fewer points than {count}, or `truncated` or `reversible`.",
-            DrmadDivergedWarning,
-            stacklevel=2,
-        )
+        _warn(growth, count)
     if share is not None:
         for name, value in result.hypergradient.items():
             if training.flat.matches(value):
@@ -158,7 +154,18 @@ def drmad(
     return result
 
 
+def _warn(growth: float, count: int) -> None:
+    warnings.warn(
+        f"The adjoint grew {growth:.2g}-fold along the line of DrMAD: the line runs over "
+        "negative curvature, and the hypergradient means nothing, its sign included. Take "
+        f"fewer points than {count}, or `truncated` or `reversible`.",
+        DrmadDivergedWarning,
+        stacklevel=3,
+    )
+
+
 def _form(problem: Any) -> str:
+    """Returns the form of momentum that a problem trains with, after checking its dynamics."""
     check_problem(problem)
     dynamics = problem.dynamics
     if not tf.executing_eagerly():
@@ -182,6 +189,7 @@ def _form(problem: Any) -> str:
 
 
 def _line(betas: Any, count: int) -> list[float]:
+    """Returns the places of the points on the line."""
     if isinstance(betas, str):
         check_choice("betas", betas, BETAS)
         if betas == "paper":
@@ -189,11 +197,12 @@ def _line(betas: Any, count: int) -> list[float]:
         return np.linspace(0.001, 0.999, count).tolist()
     line = [float(beta) for beta in (betas(count) if callable(betas) else betas)]
     if len(line) != count or not all(np.isfinite(line)):
-        raise ValueError(f"Expected {count} finite betas, one a point, got {line}.")
+        raise ValueError(f"Expected {count} finite betas, one per point, got {line}.")
     return line
 
 
 def _steps(batches: Any, count: int, training: Training) -> list[int]:
+    """Returns the step whose batch and hyperparameters each point uses."""
     total, scheduled = training.steps, training.resolver.scheduled
     if isinstance(batches, str):
         check_choice("batches", batches, BATCHES)
@@ -223,7 +232,7 @@ def _like(adjoint: Any, state: Any) -> Any:
 
 
 def _growth(norms: dict[str, tf.Tensor], moving: Sequence[tf.Tensor]) -> float:
-    """The largest growth of an adjoint on the line, over the weights that move along it."""
+    """Returns the largest growth of an adjoint on the line, over the weights that move on it."""
     growth = 0.0
     for norm, some in zip(norms.values(), moving, strict=True):
         last, largest = float(norm[-1]), float(tf.reduce_max(some))

@@ -1,4 +1,4 @@
-"""What each method costs, told beforehand."""
+"""Estimates what each method costs before it runs."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from mlhf.hypergrad.methods.implicit import loss_steps_of
 from mlhf.hypergrad.methods.reverse import cuts
 from mlhf.hypergrad.training import Training
 
-# What follows is what `python -m benchmarks.hypergradients` measures.
+# These numbers are those that `python -m benchmarks.hypergradients` measures.
 
-# A step that is differentiated again, in gradients of the training loss: the gradient itself and
+# The cost of differentiating a step, in gradients of the training loss: the gradient itself and
 # the backward pass through it, in processor time.
 BACKWARD = 2.0
-# A column of forward mode through one step.
+# The cost of a column of forward mode in one step, likewise.
 COLUMN = 1.0
-# Of `reversible`: weights and velocity as integers, now and at the beginning, heads of the buffer,
-# adjoints and floats, in bytes a weight; and the integers' and adjoints' seconds a weight and step.
+# The memory of `reversible` in bytes per weight: weights and velocity as integers, now and at the
+# beginning, heads of the buffer, adjoints and floats.
 REVERSIBLE_BYTES = 64
+# The time for its integers and adjoints, in seconds per weight and step.
 REVERSIBLE_SECONDS = 6e-8
 
 
 class Cost(NamedTuple):
-    """What a method needs beyond the training itself."""
+    """The memory and the time that a method needs."""
 
-    memory: int  # bytes
+    memory: int  # in bytes, beyond that of the training
     time: float  # in gradients of the training loss, training included
     note: str
 
 
 class Estimate(dict[str, Cost]):
-    """From the names of methods to what they cost; prints as a table."""
+    """The costs of methods by name, printed as a table."""
 
     def __str__(self) -> str:
         rows = [("method", "memory", "gradients", "note")]
@@ -58,27 +59,27 @@ def estimate(
     solver_iterations: int = 20,
     points: int | None = None,
 ) -> Estimate:
-    """Tells what each method costs in memory and time, without training.
+    """Estimates what each method costs in memory and time, without training.
 
-    Memory is what is kept beyond the weights, the states of one step and its activations, in bytes.
-    Time is in gradients of the training loss (a training is T of them); a step that is
-    differentiated again counts 2, and a column of forward mode 1. What no gradient's time measures
-    stands in the note: the integers of `reversible`, the disk.
+    Memory is in bytes, beyond the weights, the states of one step and its activations. Time is in
+    gradients of the training loss (a training takes T of them); differentiating a step counts 2,
+    and a column of forward mode 1. Costs that are not gradients are in the note: the integers of
+    `reversible`, the disk.
 
     Args:
       problem: A `Problem`.
       weights: As for the methods.
       hyperparameters: As for the methods.
-      window: Of `truncated`.
-      solver_iterations: Products with the Hessian that `implicit` takes.
-      points: Of `drmad`; T / 10 by default.
+      window: The window of `truncated`.
+      solver_iterations: The number of products with the Hessian that `implicit` takes.
+      points: The number of points of `drmad`; T / 10 by default.
 
     Returns:
-      An `Estimate`, a dictionary from the method's name to a `Cost`. The note says what the method
-      cannot give for these hyperparameters.
+      An `Estimate`, a dictionary from the method's name to a `Cost`. The note names the
+      hyperparameters whose gradient the method can't compute.
 
     Raises:
-      ValueError: For what `Problem.bind` refuses.
+      ValueError: If the arguments don't fit the problem.
     """
     training, weights, hyper = bind(problem, weights, hyperparameters)
     steps, flat = training.steps, training.flat
@@ -131,7 +132,7 @@ def estimate(
     if bits is not None:
         found["drmad"] = Cost(2 * vector, steps + points * (back - 1), "a direction, no magnitude")
     lost = sorted({*initial, *own})
-    # A product is the mean of those of several batches; so are the gradients before and after.
+    # A product is the mean over several batches, and so are the gradients before and after.
     batches = len(loss_steps_of(training, None))
     found["implicit"] = Cost(
         10 * vector,
@@ -142,7 +143,7 @@ def estimate(
 
 
 def _bits(training: Training, hyper: Any) -> float | None:
-    """The bits that multiplying by the momentum of all steps costs a weight."""
+    """Returns the bits per weight that multiplying by the momentum of all steps costs."""
     if not isinstance(training.dynamics, Momentum):
         return None
     value = hyper.get("momentum")

@@ -35,23 +35,24 @@ def forward(
 ) -> Result:
     """Carries the derivative of the state along with training; exact, for few numbers.
 
-    Costs about H trainings for the H numbers in the hyperparameters (a schedule of T has T), and
+    It costs about H trainings for the H numbers in the hyperparameters (a schedule of T has T), and
     memory for H states, whatever T.
 
     Args:
       problem: A `Problem`.
-      weights: What training begins with: a structure of tensors or a built Keras model; None where
-        the problem or the hyperparameters make them.
-      hyperparameters: A mapping, as `Problem` says.
-      seed: int32 that losses and suppliers with a parameter of that name get.
-      together: How many columns are written out in the graph; a step loops over as many at a time.
+      weights: The weights that training begins with: a structure of tensors or a built Keras model;
+        None if the problem or the hyperparameters make them.
+      hyperparameters: A mapping, as `Problem` describes.
+      seed: An int32, passed to losses and suppliers with a parameter of that name.
+      together: The number of columns that are written out in the graph; a step loops over groups of
+        as many.
 
     Returns:
       A `Result`; `info["jacobian_norm"]` has ‖∂w_t/∂λ‖ after each step, [T], by name.
 
     Raises:
       DivergedError: If training or the derivative is not finite.
-      ValueError: For what `Problem.bind` refuses.
+      ValueError: If the arguments don't fit the problem.
     """
     training, weights, hyper = bind(problem, weights, hyperparameters)
     seed = arguments.as_seed(seed)
@@ -84,7 +85,7 @@ def forward(
 
 
 class Passed(NamedTuple):
-    """Some steps of training with their tangents."""
+    """Some steps of training, with the tangents of the state."""
 
     state: State
     tangents: State  # each slot with a leading axis of H
@@ -97,18 +98,18 @@ class ForwardLoops:
     """The compiled functions of forward mode for a training.
 
     Attributes:
-      columns: H.
+      columns: The number of columns, H.
     """
 
     def __init__(self, training: Training, together: int):
-        """Makes them; each is traced when it is first called.
+        """Makes the functions; each is traced when it is first called.
 
         Args:
-          training: What to run.
-          together: How many columns are written out in the graph.
+          training: The training to run.
+          together: The number of columns that are written out in the graph.
 
         Raises:
-          ValueError: If it is not positive.
+          ValueError: If `together` is not positive.
         """
         if together < 1:
             raise ValueError(f"Expected together >= 1, got {together}.")
@@ -168,7 +169,15 @@ class ForwardLoops:
         ]
         return linear.outputs, self._push(linear, training.resolver.pack(basis))
 
-    def _advance(self, state, tangents, hyper, seed, start, stop) -> Passed:
+    def _advance(
+        self,
+        state: State,
+        tangents: Any,
+        hyper: Rows,
+        seed: tf.Tensor,
+        start: tf.Tensor,
+        stop: tf.Tensor,
+    ) -> Passed:
         training, length = self._training, stop - start
         names = sorted(state)
         losses = tf.TensorArray(training.flat.dtype, length, element_shape=[])
@@ -178,11 +187,11 @@ class ForwardLoops:
 
         apart = self._together >= self.columns
         if apart:
-            # Columns that are all written out stay tensors of their own: stacked and cut again in
-            # every step they would take a tenth longer.
+            # Columns that are all written out stay separate tensors: stacking and cutting them in
+            # every step would take a tenth longer.
             tangents = self._apart(tangents)
 
-        def push(linear, tangents):
+        def push(linear: custom_op.Linearization, tangents: Any) -> Any:
             if not apart:
                 return self._push(linear, tangents)
             rows = self._apart(tangents["rows"])
@@ -191,12 +200,19 @@ class ForwardLoops:
                 for column, row in zip(tangents["state"], rows, strict=True)
             ]
 
-        def body(step, state, tangents, losses, norms, bad):
+        def body(
+            step: tf.Tensor,
+            state: State,
+            tangents: Any,
+            losses: tf.TensorArray,
+            norms: tf.TensorArray,
+            bad: tf.Tensor,
+        ) -> tuple[Any, ...]:
             i = step - start
             rows = training.resolver.rows(hyper, step)
             seen = {}
 
-            def transition(primals):
+            def transition(primals: dict[str, Any]) -> State:
                 after, seen["loss"] = training.step(primals["state"], primals["rows"], step, seed)
                 return {name: after[name] for name in names}
 
@@ -226,7 +242,7 @@ class ForwardLoops:
         ]
 
     def _norms(self, tangents: Any) -> tf.Tensor:
-        """Returns ‖∂w/∂λ‖ by name; columns stacked or apart."""
+        """Returns ‖∂w/∂λ‖ by name, from columns that are stacked or apart."""
         if isinstance(tangents, list):
             squares = [2 * tf.nn.l2_loss(column["weights"]) for column in tangents]
         else:
@@ -246,7 +262,7 @@ class ForwardLoops:
         return tf.sqrt(tf.stack(of_name))
 
     def _row_basis(self, step: tf.Tensor) -> Rows:
-        """What each column is in the hyperparameters of a step, [H, ...] a leaf."""
+        """Returns the hyperparameters of a step as the columns have them, [H, ...] in each leaf."""
         resolver = self._training.resolver
         basis = []
         for offset, shape, dtype, scheduled in zip(
@@ -264,9 +280,9 @@ class ForwardLoops:
         return resolver.pack(basis)
 
     def _push(self, linear: custom_op.Linearization, tangents: Any) -> Any:
-        """Pushes all columns: a few written out, more of them in a loop over a few at a time."""
+        """Pushes all columns: written out if they are few, otherwise in a loop over groups."""
 
-        def push(group):
+        def push(group: Any) -> Any:
             pushed = [
                 linear.jvp(tf.nest.map_structure(lambda leaf, h=h: leaf[h], group))
                 for h in range(self._together)
@@ -278,11 +294,11 @@ class ForwardLoops:
         groups = -(-self.columns // self._together)
         missing = groups * self._together - self.columns
 
-        def split(leaf):
+        def split(leaf: tf.Tensor) -> tf.Tensor:
             padded = tf.pad(leaf, [[0, missing]] + [[0, 0]] * (leaf.shape.rank - 1))
             return tf.reshape(padded, [groups, self._together, *leaf.shape[1:]])
 
-        def join(leaf, like):
+        def join(leaf: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
             return tf.reshape(leaf, [groups * self._together, *like.shape])[: self.columns]
 
         specs = tf.nest.map_structure(

@@ -1,4 +1,4 @@
-"""What steps contribute to a hypergradient, collected on the way back, outside of graphs."""
+"""The contributions of steps to a hypergradient, collected on the way back outside of graphs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from mlhf.hypergrad.dynamics.base import State
 from mlhf.hypergrad.methods import unroll
 from mlhf.hypergrad.training import Training
 
@@ -15,12 +16,13 @@ class Gathered:
     """The contributions to the gradient of one outer loss, added from the last step on back."""
 
     def __init__(self, training: Training, leaves: Sequence[tf.Tensor], keep: Sequence[bool]):
-        """Begins with nothing.
+        """Begins with no contributions.
 
         Args:
-          training: Whose steps.
-          leaves: The hyperparameters'.
-          keep: For each leaf whether contributions are kept by step; schedules' always are.
+          training: The training with the steps.
+          leaves: The leaves of the hyperparameters.
+          keep: Whether contributions are kept by step, for each leaf; those to schedules always
+            are.
         """
         self._owners, self._scheduled = training.resolver.leaf_owner, training.resolver.scheduled
         self._kept = [k or s for k, s in zip(keep, self._scheduled, strict=True)]
@@ -42,13 +44,13 @@ class Gathered:
         norm: float,
         moving: float,
     ) -> None:
-        """Adds a step.
+        """Adds the contributions of a step.
 
         Args:
-          in_rows: What came through the gradient of the training loss, a leaf.
-          own: What came through the dynamics, by the name of the hyperparameter.
+          in_rows: The contributions through the gradient of the training loss, for each leaf.
+          own: The contributions through the dynamics, by the name of the hyperparameter.
           norm: ‖∂E/∂w‖ before the step.
-          moving: The same over the weights that the step moves.
+          moving: The same norm over the weights that the step moves.
         """
         self._norms.append(norm)
         self._moving.append(moving)
@@ -64,7 +66,7 @@ class Gathered:
         self._shares.append(shares)
 
     def sums(self) -> list[tf.Tensor]:
-        """Returns the sums over the steps; of no use for schedules."""
+        """Returns the sums over the steps, which are meaningless for schedules."""
         return [
             tf.constant(total, leaf.dtype)
             for total, leaf in zip(self._sums, self._leaves, strict=True)
@@ -84,22 +86,22 @@ class Gathered:
         return tf.constant(self._norms[::-1], self.dtype)
 
     def moving(self) -> tf.Tensor:
-        """Returns the same over the weights that the step moves."""
+        """Returns the same norms over the weights that each step moves."""
         return tf.constant(self._moving[::-1], self.dtype)
 
     def shares(self) -> tf.Tensor:
-        """Returns the norms of what each step contributed, a leaf, [steps, leaves]."""
+        """Returns the norm of each step's contribution to each leaf, [steps, leaves]."""
         return tf.constant(self._shares[::-1], self.dtype)
 
 
-def pulled(gathered: Sequence[Gathered], adjoints: list[unroll.State]) -> unroll.Pulled:
-    """Returns what was collected, one `Gathered` an outer loss, as a pass through steps."""
-    return unroll.Pulled(
+def backward_pass(gathered: Sequence[Gathered], adjoints: list[State]) -> unroll.BackwardPass:
+    """Returns the contributions to each outer loss's gradient as a pass back through steps."""
+    return unroll.BackwardPass(
         adjoints=adjoints,
-        sums=[found.sums() for found in gathered],
-        by_step=[found.by_step() for found in gathered],
-        norms=[found.norms() for found in gathered],
-        moving=[found.moving() for found in gathered],
-        shares=[found.shares() for found in gathered],
+        sums=[loss.sums() for loss in gathered],
+        by_step=[loss.by_step() for loss in gathered],
+        norms=[loss.norms() for loss in gathered],
+        moving=[loss.moving() for loss in gathered],
+        shares=[loss.shares() for loss in gathered],
         drift=tf.zeros([], gathered[0].dtype),
     )

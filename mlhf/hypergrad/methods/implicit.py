@@ -4,12 +4,13 @@ Where ∇_w L(w, λ) = 0 holds along the trained weights w(λ), the implicit fun
 
     dE/dλ = E_λ - E_wᵀ H⁻¹ ∂_λ ∇_w L:    solve H q = E_w, then dE/dλ = E_λ - ∂_λ <∇_w L, q>
 
-without a look at how the weights were trained; nor is there any gradient for it.
+It does not matter how the weights were trained, and hyperparameters of the training alone, such as
+its learning rate, have no gradient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,9 +28,9 @@ from mlhf.hypergrad.training import Training
 
 INSTEAD = "reverse, reversible or forward"
 _BATCHES = 20
-# Relative gradients and residuals that count as none.
+# Relative gradients and residuals up to this one count as zero.
 _SMALL = 1e-3
-# Of H w: gradients beyond it are far from an optimum.
+# A gradient larger than this share of H w is far from an optimum.
 _FAR = 1e-2
 
 
@@ -47,58 +48,51 @@ def implicit(
 ) -> Result:
     """Differentiates the optimum that training tends to, by one linear system.
 
-    Exact at a minimum of the training loss that the solver solves for. Before it, the result is
-    off by about the remaining gradient over the smallest curvature; `info` tells both residuals,
-    and whether they are small. What is no approximation at all is refused: a training that got
+    The result is exact at a minimum of the training loss and for an exact solution. Elsewhere it is
+    off by about the remaining gradient over the smallest curvature; `info` has both residuals, and
+    says whether they are small. Results that approximate nothing are refused: a training that moved
     away from its optimum, a system that is singular in the weights' dtype, a solution that leaves
     most of the right-hand side.
 
     Args:
-      problem: A `Problem`. Its dynamics and number of steps say how weights get to the optimum.
+      problem: A `Problem`, whose dynamics and number of steps bring the weights to the optimum.
       weights: As for `reverse`; with `train_first=False` the trained weights.
-      hyperparameters: A mapping, as `Problem` says, of what the losses read.
-      solver: Of `mlhf.hypergrad.linear_solvers`; `ConjugateGradient()` by default, which refuses an
-        indefinite Hessian.
-      train_first: Whether T steps of training come first.
-      loss_steps: The training loss at the optimum is the mean of those of so many steps, spread
-        evenly over training: by default of 20 where the problem has `batches`, and of the first
-        alone where it has none.
-      start: Where the solver's iteration starts: `info["solution"]` of an earlier result.
-      seed: int32 that losses and suppliers with a parameter of that name get.
-      largest_residual: How much of E_w, relative to it, a solver that ran out of iterations may
-        leave. By default a tenth; all of it where few iterations are meant: of `Neumann`,
-        `Nystrom`, and solvers with `tolerance=0`. `float("inf")` for any.
+      hyperparameters: A mapping, as `Problem` describes, of hyperparameters that the losses read.
+      solver: A solver of `mlhf.hypergrad.linear_solvers`; by default `ConjugateGradient()`, which
+        refuses an indefinite Hessian.
+      train_first: Whether to train for T steps first.
+      loss_steps: The number of steps, spread evenly over training, whose mean training loss has the
+        optimum: by default 20 if the problem has `batches`, otherwise the first step alone.
+      start: The start of the solver's iteration: `info["solution"]` of an earlier result.
+      seed: An int32, passed to losses and suppliers with a parameter of that name.
+      largest_residual: The largest relative remainder of E_w that a solver which ran out of
+        iterations may leave. By default a tenth, and the whole of it for solvers that are meant to
+        take few iterations: `Neumann`, `Nystrom`, and those with `tolerance=0`. `float("inf")` for
+        any remainder.
 
     Returns:
-      A `Result` without `per_step`. Its `info` has, by outer loss where there are several:
+      A `Result` without `per_step`. Its `info` has, by outer loss if there are several:
       `residual` (‖E_w - H q‖ / ‖E_w‖), `iterations`, `reason` and `solution` (q); and
       `gradient_norm`, ‖∇_w L‖ at the trained weights, `first_gradient_norm`, before training
-      (None without it), `relative_gradient`, the former over the latter (without training, over
-      the largest curvature seen times the norm of the weights), and `converged`: whether the
+      (None without training), `relative_gradient`, the former over the latter (without training,
+      over the largest curvature seen times the norm of the weights), and `converged`: whether the
       solver reached its tolerance, or a residual of 1e-3, and the relative gradient is at most
-      1e-3 or what rounding leaves.
+      1e-3 or at the level of rounding.
 
     Raises:
-      LinearSolveError: If the system is indefinite where the solver can't have that, singular, not
-        solved, or the iteration diverges; the remedy is named.
+      LinearSolveError: If the system is indefinite and the solver requires otherwise, singular, not
+        solved, or the iteration diverges; the error names the remedy.
       DivergedError: If training, its gradient or the hypergradient is not finite, or training
         ended with a larger gradient than it began with, far from any optimum.
-      ValueError: For what `Problem.bind` refuses; for hyperparameters of the dynamics, of the first
-        weights, and schedules: they have no influence on the optimum, whose gradient would be zero.
+      TypeError: If `solver` is not a solver.
+      ValueError: If the arguments don't fit the problem; for hyperparameters of the dynamics or of
+        the first weights and for schedules, which have no influence on the optimum, so that their
+        gradient would be zero.
     """
     solver = ConjugateGradient() if solver is None else solver
-    if not isinstance(solver, Solver):
-        raise TypeError(
-            "Expected solver= of mlhf.hypergrad.linear_solvers, such as ConjugateGradient(), got "
-            f"{solver!r}."
-        )
-    if not tf.executing_eagerly():
-        raise ValueError(
-            "Expected implicit to be called eagerly, got it inside a tf.function: its solvers "
-            "check as they go."
-        )
+    _check_call(solver)
     training, weights, hyper = bind(problem, weights, hyperparameters)
-    _refuse_what_vanishes(training)
+    _refuse_without_gradient(training)
     steps = loss_steps_of(training, loss_steps)
     seed = arguments.as_seed(seed)
     mean = _MeanLoss(training, solver, hyper, steps, seed)
@@ -114,7 +108,7 @@ def implicit(
 
     solved: dict[str, Solved] = {}
     through, direct = [], []
-    # Also where nothing is solved: the outer loss may be at its minimum.
+    # Measures the curvature even if nothing is solved because the outer loss is at its minimum.
     mean.product(vector, tf.random.stateless_normal(vector.shape, [0, 1], dtype=vector.dtype))
     gradient = mean.products(vector, tf.zeros_like(vector))[0]
     size = mean.curvature * float(tf.norm(vector))
@@ -139,7 +133,7 @@ def implicit(
     hypergradient = assembly.hypergradient(training, [through, direct])
     guards.check_finite(hypergradient, "implicit")
 
-    def by_loss(read):
+    def by_loss(read: Callable[[Solved], Any]) -> Any:
         return assembly.valid_loss({name: read(solution) for name, solution in solved.items()})
 
     return Result(
@@ -163,37 +157,51 @@ def implicit(
     )
 
 
-class _Progress(NamedTuple):
-    """How far training got."""
+def _check_call(solver: Any) -> None:
+    """Raises TypeError if `solver` is not a solver, ValueError inside a `tf.function`."""
+    if not isinstance(solver, Solver):
+        raise TypeError(
+            "Expected solver= of mlhf.hypergrad.linear_solvers, such as ConjugateGradient(), got "
+            f"{solver!r}."
+        )
+    if not tf.executing_eagerly():
+        raise ValueError(
+            "Expected implicit to be called eagerly, got it inside a tf.function: its solvers "
+            "check as they go."
+        )
 
-    norm: float  # of the gradient at the end
-    first: float | None  # at the beginning
-    size: float  # of H w, at most: what a gradient is a difference of
-    moved: float  # of H times the way that training went, at most
+
+class _Progress(NamedTuple):
+    """How close training came to an optimum."""
+
+    norm: float  # ‖gradient‖ at the end
+    first: float | None  # ‖gradient‖ at the beginning
+    size: float  # a bound of ‖H w‖, the size of the terms that cancel in a gradient
+    moved: float  # a bound of ‖H (w_T - w_0)‖
     dtype: tf.DType
 
     @property
     def relative(self) -> float:
-        """The gradient relative to its start, or without one to H w."""
+        """The gradient relative to the first one, or to H w without training."""
         reference = self.size if self.first is None else self.first
         return self.norm / reference if reference else float(self.norm > 0)
 
     @property
     def converged(self) -> bool:
-        """Whether the gradient is as good as zero."""
+        """Whether the gradient is practically zero."""
         rounding = 100 * float(np.finfo(self.dtype.as_numpy_dtype).eps)
         if self.norm <= rounding * self.size:
             return True
-        # A loss that is flat at its optimum has small gradients far from it too, which the present
-        # curvature tells.
+        # A loss that is flat at its optimum has small gradients far from it, too; the current
+        # curvature shows whether this is the case.
         reference = max(self.size, self.moved)
         return self.relative <= _SMALL and self.norm <= _SMALL * reference
 
     def check(self) -> None:
-        """Raises DivergedError if training got away from its optimum."""
+        """Raises DivergedError if training moved away from its optimum."""
         if self.first is None or self.converged:
             return
-        # Beside the start, which may have been an optimum: as far as H w, or not small of it.
+        # The start may have been an optimum, so that the gradient is also compared with H w.
         if self.norm > self.first and self.norm > _FAR * self.size:
             raise guards.DivergedError(
                 f"Expected training to come near an optimum, but the norm of its gradient grew "
@@ -202,7 +210,8 @@ class _Progress(NamedTuple):
             )
 
 
-def _refuse_what_vanishes(training: Training) -> None:
+def _refuse_without_gradient(training: Training) -> None:
+    """Raises ValueError for hyperparameters that do not move the optimum."""
     found, resolver = training.dependencies, training.resolver
     if found.dynamics:
         raise ValueError(
@@ -227,7 +236,7 @@ def _refuse_what_vanishes(training: Training) -> None:
 
 
 def loss_steps_of(training: Training, loss_steps: int | None) -> list[int]:
-    """Returns the steps whose mean training loss is that of the optimum."""
+    """Returns the steps whose mean training loss has the optimum."""
     if loss_steps is None:
         loss_steps = 1 if training.problem.batches is None else min(_BATCHES, training.steps)
     count = check_count("loss_steps", loss_steps)
@@ -239,20 +248,22 @@ def loss_steps_of(training: Training, loss_steps: int | None) -> list[int]:
 
 
 class _MeanLoss:
-    """The mean of some steps' training losses, and products of its second derivatives.
+    """The mean training loss of some steps, and products with its second derivatives.
 
     Attributes:
       curvature: The largest ‖H v‖ / ‖v‖ seen so far.
     """
 
-    def __init__(self, training: Training, solver: Solver, hyper: Any, steps: list[int], seed):
+    def __init__(
+        self, training: Training, solver: Solver, hyper: Any, steps: list[int], seed: tf.Tensor
+    ):
         self._training, self._steps, self._seed = training, steps, seed
         self._leaves = tf.nest.flatten(hyper)
         self._product_of, self._products_of = _compiled(training, solver)
         self.curvature = 0.0
 
     def product(self, vector: tf.Tensor, direction: tf.Tensor) -> tf.Tensor:
-        """Returns the product of what stands for the Hessian with a direction, [P]."""
+        """Returns the product of the Hessian, or its replacement, with a direction, [P]."""
         product = self._mean(self._product_of, vector, direction)[0]
         along = float(tf.norm(direction))
         if along > 0:
@@ -260,7 +271,7 @@ class _MeanLoss:
         return product
 
     def products(self, vector: tf.Tensor, direction: tf.Tensor) -> tuple[tf.Tensor, list]:
-        """Returns the gradient [P], and ∂<gradient, direction>/∂λ a leaf."""
+        """Returns the gradient [P], and ∂<gradient, direction>/∂λ for each leaf."""
         gradient, *in_leaves = self._mean(self._products_of, vector, direction)
         if not bool(tf.reduce_all(tf.math.is_finite(gradient))):
             raise guards.DivergedError(
@@ -269,7 +280,9 @@ class _MeanLoss:
             )
         return gradient, in_leaves
 
-    def _mean(self, function, vector, direction):
+    def _mean(
+        self, function: Callable[..., list[tf.Tensor]], vector: tf.Tensor, direction: tf.Tensor
+    ) -> list[tf.Tensor]:
         found = [
             unroll.run(
                 self._training,
@@ -285,22 +298,34 @@ class _MeanLoss:
         return [tf.add_n(list(parts)) / len(found) for parts in zip(*found, strict=True)]
 
 
-def _compiled(training: Training, solver: Solver):
-    """Returns the products of a step's loss, each traced once."""
-    # What solvers of the Hessian itself need is the same for all of them.
+def _compiled(training: Training, solver: Solver) -> tuple[Callable[..., list[tf.Tensor]], ...]:
+    """Returns `product` and `products` of a step's loss, each traced once."""
+    # All solvers that work with the Hessian itself use the same functions.
     own = type(solver).product is not Solver.product
     key = ("implicit", solver if own else None)
     if key not in training.functions:
         resolver, size, dtype = training.resolver, training.flat.size, training.flat.dtype
 
-        def product(vector, direction, step, seed, *leaves):
+        def product(
+            vector: tf.Tensor,
+            direction: tf.Tensor,
+            step: tf.Tensor,
+            seed: tf.Tensor,
+            *leaves: tf.Tensor,
+        ) -> list[tf.Tensor]:
             rows = resolver.rows(resolver.pack(leaves), step)
             other = solver.product(training, vector, direction, rows, step, seed)
             if other is not None:
                 return [other]
             return [training.gradient_vjp(vector, direction, rows, step, seed).in_weights]
 
-        def products(vector, direction, step, seed, *leaves):
+        def products(
+            vector: tf.Tensor,
+            direction: tf.Tensor,
+            step: tf.Tensor,
+            seed: tf.Tensor,
+            *leaves: tf.Tensor,
+        ) -> list[tf.Tensor]:
             rows = resolver.rows(resolver.pack(leaves), step)
             found = training.gradient_vjp(vector, direction, rows, step, seed)
             return [found.gradient, *found.in_rows]

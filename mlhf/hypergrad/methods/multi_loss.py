@@ -1,4 +1,4 @@
-"""Several inner problems with the same hyperparameters, as for a representation of many tasks."""
+"""Several inner problems with the same hyperparameters, such as a representation for many tasks."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def several(
     aggregation: str | Callable[[list[Any]], Any] = "mean",
     **options: Any,
 ) -> Result:
-    """Differentiates several trainings and makes one hypergradient of theirs.
+    """Differentiates several trainings and combines their hypergradients into one.
 
     Args:
-      method: Such as `reverse`.
-      problems: The inner problems. One problem with a `seed` may stand for many: pass it as often
+      method: A method such as `reverse`.
+      problems: The inner problems. One problem with a `seed` may stand for many: repeat it as often
         as `options["seed"]`, a list, has seeds.
-      weights: What each begins with.
-      hyperparameters: Shared by all.
+      weights: The weights that each problem begins with.
+      hyperparameters: The hyperparameters of all problems.
       aggregation: `"mean"`, `"sum"`, or a function of the list of a hyperparameter's gradients.
-      **options: For the method; a list or tuple has one value a problem.
+      **options: Options of the method; a list or tuple has one value per problem.
 
     Returns:
-      A `Result` whose hypergradient and outer loss are aggregated (the loss by its mean where
-      `aggregation` is a function), and whose `info["results"]` are those of the problems.
+      A `Result` with aggregated hypergradient and outer loss (the loss by its mean if `aggregation`
+      is a function). Its `info["results"]` has the results of the problems.
 
     Raises:
       ValueError: If there is no problem, or the numbers of problems, weights and options differ.
@@ -61,11 +61,11 @@ def several(
         for i, (problem, first) in enumerate(zip(problems, weights, strict=True))
     ]
 
-    def total(*values):
+    def total(*values: tf.Tensor) -> tf.Tensor:
         whole = tf.add_n(values)
         return whole if aggregation == "sum" else whole / count
 
-    def of_gradients(*values):
+    def of_gradients(*values: tf.Tensor) -> Any:
         return aggregation(list(values)) if callable(aggregation) else total(*values)
 
     return Result(

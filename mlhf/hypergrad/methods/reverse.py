@@ -4,7 +4,7 @@ With s_t = Φ_t(s_{t-1}, λ), A_t = ∂Φ_t/∂s and B_t = ∂Φ_t/∂λ at s_{t
 
     for t = T ... 1:  dλ += B_tᵀ α_t,  α_{t-1} = A_tᵀ α_t         then dλ += E_λ + Φ₀'ᵀ α_0
 
-A step is computed again from its stored state, so that what is kept is T states and no graph.
+A step is computed again from its stored state, so that T states are stored and no graph.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,10 @@ import tensorflow as tf
 
 from mlhf.hypergrad import arguments, guards
 from mlhf.hypergrad.binding import bind
+from mlhf.hypergrad.dynamics.base import State
+from mlhf.hypergrad.hyperparameters import Rows
 from mlhf.hypergrad.methods import assembly
-from mlhf.hypergrad.methods.unroll import Loops, Pulled, loops_of, run
+from mlhf.hypergrad.methods.unroll import BackwardPass, Loops, Trained, loops_of, run
 from mlhf.hypergrad.result import Result
 from mlhf.hypergrad.training import Outer, Training
 
@@ -44,27 +47,27 @@ def reverse(
 
     Args:
       problem: A `Problem`.
-      weights: What training begins with: a structure of tensors or a built Keras model; None where
-        the problem or the hyperparameters make them.
-      hyperparameters: A mapping, as `Problem` says.
-      storage: Where the T states are kept: `"memory"`; `"checkpoints"`, √T of them in memory and
-        the others computed again, for one training more; or `"disk"`, in files of √T states
-        (not inside a `tf.function`).
-      per_step: Whether contributions by step are kept in `Result.per_step`: of all hyperparameters,
-        of none but schedules (False), or of those of one number (None).
-      seed: int32 that losses and suppliers with a parameter of that name get.
-      directory: Where a folder for `"disk"` is made, and removed at the end; the system's by
-        default.
-      largest_growth: How much ‖∂E/∂w_t‖ may grow on the way back; None for any amount.
+      weights: The weights that training begins with: a structure of tensors or a built Keras model;
+        None if the problem or the hyperparameters make them.
+      hyperparameters: A mapping, as `Problem` describes.
+      storage: The place of the T states: `"memory"`; `"checkpoints"`, √T of them in memory while
+        the others are computed again, which costs another training; or `"disk"`, in files of √T
+        states (not inside a `tf.function`).
+      per_step: Which hyperparameters' contributions by step are in `Result.per_step`: those of all
+        (True), of schedules only (False), or also of hyperparameters of one number (None).
+      seed: An int32, passed to losses and suppliers with a parameter of that name.
+      directory: The directory in which `"disk"` makes a folder and removes it at the end; by
+        default the system's directory for temporary files.
+      largest_growth: The largest growth of ‖∂E/∂w_t‖ on the way back; None for any.
 
     Returns:
       A `Result`.
 
     Raises:
       DivergedError: If training is not finite, or the adjoint grows beyond `largest_growth`.
-      RuntimeError: If a step computed again is another one: the loss is no pure function of the
-        step.
-      ValueError: For what `Problem.bind` refuses, or an unknown storage.
+      RuntimeError: If a step leads elsewhere when it is computed again, because the loss is not a
+        pure function of the step.
+      ValueError: If the arguments don't fit the problem, or the storage is unknown.
     """
     if storage not in STORAGES:
         raise ValueError(f"Expected storage= one of {STORAGES}, got {storage!r}.")
@@ -100,9 +103,18 @@ def reverse(
 
 
 def finish(
-    method, training, weights, hyper, seed, trained, outer, pulled, keep, largest_growth
+    method: str,
+    training: Training,
+    weights: Any,
+    hyper: Rows,
+    seed: tf.Tensor,
+    trained: Trained,
+    outer: Outer,
+    pulled: BackwardPass,
+    keep: Sequence[bool],
+    largest_growth: float | None,
 ) -> Result:
-    """Adds the terms of the beginning and the end and makes a result of a pass to the beginning."""
+    """Adds the terms of the beginning and the end to a whole pass back, and returns the result."""
     losses = list(training.problem.outer_losses)
     norms = adjoint_norms(training, outer, pulled, largest_growth)
     loops = loops_of(training, keep)
@@ -131,48 +143,51 @@ def finish(
 
 
 def adjoint_norms(
-    training: Training, outer: Outer, pulled: Pulled, largest_growth: float | None
+    training: Training, outer: Outer, pulled: BackwardPass, largest_growth: float | None
 ) -> dict[str, tf.Tensor]:
-    """Returns ‖∂E/∂w_t‖ by outer loss, those at the end included, after checking their growth."""
+    """Returns ‖∂E/∂w_t‖ for t = 0 ... T by outer loss, after checking its growth."""
     growth = {
         loss: guards.Growth(
             tf.concat([pulled.norms[k], [tf.norm(outer.in_weights[loss])]], 0),
             pulled.moving[k],
-            # What acts on the first state takes the whole adjoint, wherever it is.
+            # A hyperparameter that acts on the first state takes the adjoint in all weights.
             None if training.dependencies.initial else pulled.shares[k],
         )
         for k, loss in enumerate(training.problem.outer_losses)
     }
     guards.check_adjoints(growth, largest_growth)
-    return {loss: found.norms for loss, found in growth.items()}
+    return {loss: adjoint.norms for loss, adjoint in growth.items()}
 
 
 def cuts(steps: int, pieces: int | None = None) -> list[tuple[int, int]]:
-    """Returns [start, stop) of √T segments of about √T steps each."""
+    """Returns [start, stop) of segments of training, by default √T segments of about √T steps."""
     pieces = pieces or math.isqrt(steps - 1) + 1 if steps > 1 else 1
     edges = [round(i * steps / pieces) for i in range(pieces + 1)]
     return list(zip(edges[:-1], edges[1:], strict=True))
 
 
-def join(pulled: list[Pulled]) -> Pulled:
-    """Joins segments, in the order of time, into one pass."""
-    if len(pulled) == 1:
-        return pulled[0]
+def join(segments: list[BackwardPass]) -> BackwardPass:
+    """Joins the passes back through segments, in the order of time, into one pass."""
+    if len(segments) == 1:
+        return segments[0]
 
-    def joined(*parts):
+    def concat(*parts: tf.Tensor) -> tf.Tensor:
         return tf.concat(parts, 0)
 
-    return pulled[0]._replace(
-        sums=tf.nest.map_structure(lambda *parts: tf.add_n(parts), *[p.sums for p in pulled]),
-        drift=tf.reduce_max(tf.stack([p.drift for p in pulled])),
-        **{
-            name: tf.nest.map_structure(joined, *[getattr(p, name) for p in pulled])
-            for name in ("by_step", "norms", "moving", "shares")
-        },
+    return BackwardPass(
+        adjoints=segments[0].adjoints,
+        sums=tf.nest.map_structure(lambda *parts: tf.add_n(parts), *[s.sums for s in segments]),
+        by_step=tf.nest.map_structure(concat, *[s.by_step for s in segments]),
+        norms=tf.nest.map_structure(concat, *[s.norms for s in segments]),
+        moving=tf.nest.map_structure(concat, *[s.moving for s in segments]),
+        shares=tf.nest.map_structure(concat, *[s.shares for s in segments]),
+        drift=tf.reduce_max(tf.stack([s.drift for s in segments])),
     )
 
 
-def _with_checkpoints(training: Training, loops: Loops, state, hyper, seed):
+def _with_checkpoints(
+    training: Training, loops: Loops, state: State, hyper: Rows, seed: tf.Tensor
+) -> tuple[Trained, Outer, BackwardPass]:
     begins, losses = [], []
     segments = cuts(training.steps)
     for start, stop in segments:
@@ -184,7 +199,7 @@ def _with_checkpoints(training: Training, loops: Loops, state, hyper, seed):
         state = trained.state
         losses.append(trained.losses)
     outer, adjoints = run(training, loops.outer, state, hyper, seed)
-    pulled: list[Pulled] = []
+    pulled: list[BackwardPass] = []
     for (start, stop), begin in reversed(list(zip(segments, begins, strict=True))):
         part = run(
             training,
@@ -201,7 +216,9 @@ def _with_checkpoints(training: Training, loops: Loops, state, hyper, seed):
     return trained._replace(state=state, losses=tf.concat(losses, 0)), outer, join(pulled)
 
 
-def _on_disk(training: Training, loops: Loops, state, hyper, seed, folder):
+def _on_disk(
+    training: Training, loops: Loops, state: State, hyper: Rows, seed: tf.Tensor, folder: str
+) -> tuple[Trained, Outer, BackwardPass]:
     losses = []
     segments = cuts(training.steps)
     for number, (start, stop) in enumerate(segments):
@@ -215,7 +232,7 @@ def _on_disk(training: Training, loops: Loops, state, hyper, seed, folder):
         losses.append(trained.losses)
     outer, adjoints = run(training, loops.outer, state, hyper, seed)
     last = state
-    pulled: list[Pulled] = []
+    pulled: list[BackwardPass] = []
     for number, (start, _) in reversed(list(enumerate(segments))):
         states = {}
         for name in state:

@@ -1,17 +1,16 @@
 """Exact reversible momentum (Maclaurin, Duvenaud and Adams 2015, algorithm 2).
 
-Training runs forward in fixed point and keeps nothing but the bits that the velocity's decay loses;
-then it runs backward, bit for bit, and takes the adjoints along. With v' = μ v + p g, w' = w + m v'
-(M1: p = -(1-μ), m = η), a step backward is
+Training runs forward in fixed point and stores only the bits that the velocity's decay loses; then
+it runs backward, bit for bit, together with the adjoints of weights and velocity
+(`momentum_adjoint`). With v' = μ v + p g, w' = w + m v' (M1: p = -(1-μ), m = η), a step backward is
 
     w = w' - m v';  g = ∇L(w);  v = (v' - p g) / μ
-
-and the adjoints of weights and velocity go along (`momentum_adjoint`).
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ import tensorflow as tf
 from mlhf.checks.arguments import check_count
 from mlhf.hypergrad import arguments, determinism
 from mlhf.hypergrad.binding import bind, check_problem
+from mlhf.hypergrad.dynamics.base import State
 from mlhf.hypergrad.dynamics.momentum import Momentum
 from mlhf.hypergrad.exact_arithmetic import fixed_point, information_buffer
 from mlhf.hypergrad.exact_arithmetic.factors import Factors
@@ -27,11 +27,11 @@ from mlhf.hypergrad.exact_arithmetic.fixed_point_momentum import FixedPointMomen
 from mlhf.hypergrad.exact_arithmetic.momentum_adjoint import MomentumAdjoint
 from mlhf.hypergrad.guards import DivergedError
 from mlhf.hypergrad.methods import assembly, unroll
-from mlhf.hypergrad.methods.gathered import Gathered, pulled
+from mlhf.hypergrad.methods.gathered import Gathered, backward_pass
 from mlhf.hypergrad.methods.reverse import LARGEST_GROWTH, finish
 from mlhf.hypergrad.methods.step_functions import StepFunctions
 from mlhf.hypergrad.result import Result
-from mlhf.hypergrad.training import Training
+from mlhf.hypergrad.training import Outer, Training
 
 
 def reversible(
@@ -46,37 +46,37 @@ def reversible(
 ) -> Result:
     """Differentiates through the whole training without storing it; exact.
 
-    Memory: two 64-bit integers a weight, and log2(1/μ) bits a weight and step. The momentum is
-    rounded to a multiple of 2⁻¹⁶ (`quantize_decay`), the same in training and in its derivative,
-    and `info["momentum"]` says to which: the training is that of the rounded momentum. Weights
+    It needs memory for two 64-bit integers per weight, and log2(1/μ) bits per weight and step. The
+    momentum is rounded to a multiple of 2⁻¹⁶ (`quantize_decay`), the same in training and in its
+    derivative: the training is that of the rounded momentum, which `info["momentum"]` has. Weights
     and velocities live on a grid of 2⁻⁵².
 
     Args:
       problem: A `Problem` with `Momentum` of the form M1, M2 or M4 as its dynamics.
-      weights: What training begins with: a structure of tensors or a built Keras model; None where
-        the problem or the hyperparameters make them.
-      hyperparameters: A mapping, as `Problem` says.
-      per_step: Whether contributions by step are kept in `Result.per_step`: of all hyperparameters,
-        of none but schedules (False), or of those of one number (None).
-      seed: int32 that losses and suppliers with a parameter of that name get.
-      probes: How often the gradients of the first, the middle and the last step are computed
-        beforehand to see that they have the same bits each time, at the first call for a problem
-        and shapes; 0 leaves it to the check at the end of every call.
-      largest_growth: How much ‖∂E/∂w_t‖ may grow on the way back; None for any amount.
+      weights: The weights that training begins with: a structure of tensors or a built Keras model;
+        None if the problem or the hyperparameters make them.
+      hyperparameters: A mapping, as `Problem` describes.
+      per_step: Which hyperparameters' contributions by step are in `Result.per_step`: those of all
+        (True), of schedules only (False), or also of hyperparameters of one number (None).
+      seed: An int32, passed to losses and suppliers with a parameter of that name.
+      probes: How often the gradients of the first, the middle and the last step are repeated to
+        check that they have the same bits each time, at the first call for a problem and shapes;
+        with 0, only the end of every call is checked.
+      largest_growth: The largest growth of ‖∂E/∂w_t‖ on the way back; None for any.
 
     Returns:
-      A `Result`. Its `info` has `momentum` (what stood for the momentum in training and
-      derivatives, float64 in the structure of the hyperparameter: of 0.9 it is 0.899994; the
-      hypergradient is that at these values), `bits` (in the buffers at the end of training, a
-      weight), `buffer_bytes`, `training_seconds`, `backward_seconds`, and `shared_gradient`:
-      whether the backward pass took the gradient from the function that computes the second
-      derivatives, or, where that has other bits, called the forward pass's once more.
+      A `Result`. Its `info` has `momentum` (the rounded momentum of training and derivatives,
+      float64 in the structure of the hyperparameter: 0.9 becomes 0.899994; the hypergradient is
+      that at these values), `bits` (in the buffers at the end of training, per weight),
+      `buffer_bytes`, `training_seconds`, `backward_seconds`, and `shared_gradient`: whether the
+      backward pass took the gradient from the function that computes the second derivatives;
+      otherwise that one has different bits, and the forward pass's function was called again.
 
     Raises:
       DivergedError: If training is not finite, or the adjoint grows beyond `largest_growth`; a
         `FixedPointRangeError` if weights or velocities leave |x| < 2048.
-      NotDeterministicError: If gradients have other bits when computed again.
-      ValueError: For what `Problem.bind` refuses, other dynamics, or a momentum of 0.
+      NotDeterministicError: If gradients have different bits when computed again.
+      ValueError: If the arguments don't fit the problem, or for other dynamics or a momentum of 0.
     """
     _check(problem)
     probes = check_count("probes", probes, at_least=0)
@@ -87,6 +87,7 @@ def reversible(
 
 
 def _check(problem: Any) -> None:
+    """Raises ValueError if a problem can't be trained reversibly."""
     check_problem(problem)
     dynamics = problem.dynamics
     if not tf.executing_eagerly():
@@ -125,12 +126,13 @@ class _Run:
         self._shared = True
 
     def result(self, weights: Any, probes: int, largest_growth: float | None) -> Result:
+        """Trains, comes back, and returns the result."""
         training = self._training
         loops = unroll.loops_of(training, self._keep)
         first = unroll.run(training, loops.begin, weights, self._hyper, self._seed)
         trained, outer, back, info = self._there_and_back(first, probes)
         if back is None and self._shared:
-            # At some weights the two functions differ in a last bit, and not at those probed.
+            # The two functions differ in a last bit at some weights, but not at those probed.
             self._shared = False
             done, _ = self._training.functions.get("probed", (0, True))
             self._training.functions["probed"] = max(done, probes), False
@@ -158,7 +160,7 @@ class _Run:
         return result
 
     def _momentum(self) -> Any:
-        """What the arithmetic takes for the momentum."""
+        """Returns the momentum as the arithmetic rounds it."""
         if "momentum" in self._hyper:
             return tf.nest.map_structure(
                 lambda leaf: information_buffer.quantize_decay(leaf.numpy().astype(np.float64)),
@@ -166,12 +168,14 @@ class _Run:
             )
         return information_buffer.quantize_decay(self._factors.all_of("momentum")[0])
 
-    def _there_and_back(self, first, probes: int):
+    def _there_and_back(
+        self, first: State, probes: int
+    ) -> tuple[unroll.Trained, Outer, unroll.BackwardPass | None, dict[str, Any]]:
         """Trains and comes back.
 
         Returns:
-          What was trained, the outer loss, what was found on the way back, None if that ended at
-          other weights than the first, and numbers of the run.
+          The training; the outer losses; the pass back, None if it ended at other weights than the
+          first; and numbers of the run.
         """
         training = self._training
         loops = unroll.loops_of(training, self._keep)
@@ -201,11 +205,12 @@ class _Run:
         trained = unroll.Trained(state, tf.cast(losses, training.flat.dtype), tf.constant(-1))
         return trained, outer, back if arithmetic.is_back else None, info
 
-    def _forward(self, arithmetic):
+    def _forward(self, arithmetic: FixedPointMomentum) -> list[np.ndarray]:
+        """Trains forward and returns the loss of each step."""
         losses = []
         for step in range(self._training.steps):
             loss, gradient = self._steps.gradient(self._weights(arithmetic), step)
-            # A number: ten thousand scalar tensors take more memory than the buffer.
+            # A NumPy number, since ten thousand scalar tensors take more memory than the buffer.
             value = loss.numpy()
             if not np.isfinite(value):
                 raise DivergedError(
@@ -219,7 +224,10 @@ class _Run:
             losses.append(value)
         return losses
 
-    def _backward(self, arithmetic, in_weights):
+    def _backward(
+        self, arithmetic: FixedPointMomentum, in_weights: Sequence[tf.Tensor]
+    ) -> unroll.BackwardPass:
+        """Goes back to the beginning with the adjoints of the outer losses."""
         training = self._training
         adjoints = [
             MomentumAdjoint(arithmetic.form, self._factors, self._hyper, gradient.numpy())
@@ -244,21 +252,21 @@ class _Run:
             arithmetic.undo_push(step, gradient)
             velocity = arithmetic.float_velocity()
             moves |= velocity != 0
-            for adjoint, product, found in zip(adjoints, products, gathered, strict=True):
+            for adjoint, product, contributions in zip(adjoints, products, gathered, strict=True):
                 own = adjoint.through_push(
                     arithmetic.momentum(step), velocity, gradient, product.in_weights.numpy()
                 )
                 adjoint.bound(moves)
-                found.add(product.in_rows, own, adjoint.norm, adjoint.norm_over(moves))
-        return pulled(gathered, [adjoint.state(training.flat.dtype) for adjoint in adjoints])
+                contributions.add(product.in_rows, own, adjoint.norm, adjoint.norm_over(moves))
+        return backward_pass(gathered, [adjoint.state(training.flat.dtype) for adjoint in adjoints])
 
-    def _weights(self, arithmetic):
+    def _weights(self, arithmetic: FixedPointMomentum) -> np.ndarray:
         return fixed_point.to_float(arithmetic.weights, self._dtype)
 
-    def _probe(self, arithmetic, repeats):
-        """Sees whether gradients repeat, and whether those of the backward pass are the same.
+    def _probe(self, arithmetic: FixedPointMomentum, repeats: int) -> None:
+        """Checks that gradients repeat, and sees whether those of the backward pass are the same.
 
-        Once for a training; what shapes and code decide stays so.
+        This is done once for a training, since it depends on shapes and code alone.
         """
         done, self._shared = self._training.functions.get("probed", (0, True))
         if repeats <= done:
@@ -266,7 +274,7 @@ class _Run:
         last, weights = self._training.steps - 1, self._weights(arithmetic)
         steps = sorted({0, last // 2, last})
 
-        def forward(step):
+        def forward(step: int) -> np.ndarray:
             return self._steps.gradient(weights, step)[1]
 
         determinism.probe(forward, steps, repeats + 1)

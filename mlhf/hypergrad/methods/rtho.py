@@ -1,7 +1,7 @@
 """Real-time hyperparameter optimization (Franceschi et al. 2017, section 3.3).
 
-Forward mode that does not wait for the end: after every few steps the hypergradient of what has
-been trained so far moves the hyperparameters, and training goes on from where it stands.
+Forward mode without waiting for the end: after every few steps, the hypergradient of the training
+so far moves the hyperparameters, and training continues from the current weights.
 """
 
 from __future__ import annotations
@@ -34,29 +34,30 @@ def rtho(
 ) -> Result:
     """Trains once, and moves the hyperparameters on the way.
 
-    Costs what `forward` does. A learning rate moved this way needs a small outer rate (1e-5 to
-    1e-3) and a projection: the derivative forgets that earlier steps had other hyperparameters.
+    It costs as much as `forward`. A learning rate that is moved this way needs a small outer rate
+    (1e-5 to 1e-3) and a projection: the derivative ignores that earlier steps had other
+    hyperparameters.
 
     Args:
-      problem: A `Problem`; its T steps are all that are trained.
+      problem: A `Problem`, which is trained once for its T steps.
       weights: As for `forward`.
       hyperparameters: As for `forward`.
-      update: From (hyperparameters, hypergradient) to new hyperparameters, projections included; or
-        the rate of plain gradient descent, one for all or by name.
-      every: After how many steps the hyperparameters move.
+      update: A function from (hyperparameters, hypergradient) to new hyperparameters, projections
+        included; or the rate of plain gradient descent, one for all or by name.
+      every: The number of steps between moves of the hyperparameters.
       warm_restart: Whether the derivative begins again at zero after each move, as if the weights
-        had been given, so that it is that of the last `every` steps only.
+        were constants, so that it is that of the last `every` steps only.
       seed: As for `forward`.
       together: As for `forward`.
 
     Returns:
-      A `Result`: the last hypergradient, the hyperparameters after the last move, and in `info`
-      the outer losses, hypergradients and hyperparameters of all moves, in lists.
+      A `Result` with the last hypergradient and the hyperparameters after the last move; its
+      `info["moves"]` lists the outer loss, hypergradient and hyperparameters of every move.
 
     Raises:
       DivergedError: If training or the derivative is not finite.
-      ValueError: For what `Problem.bind` refuses, `every` < 1, or with `warm_restart` a
-        hyperparameter of the first state.
+      ValueError: If the arguments don't fit the problem, `every` < 1, or with `warm_restart` a
+        hyperparameter acts on the first state.
     """
     every = arguments.as_count("every", every)
     move = as_update(update)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,16 @@ from mlhf.hypergrad.training import GradientProducts, Training
 class StepFunctions:
     """The training loss of every step, at flat weights in NumPy arrays.
 
-    The same two concrete functions serve every call, forward and backward.
+    All calls, forward and backward, use the same two concrete functions.
     """
 
     def __init__(self, training: Training, hyper: Any, seed: tf.Tensor):
-        """Compiles them, unless it was done for this training before.
+        """Compiles the functions, unless they were compiled for this training before.
 
         Args:
-          training: Whose steps.
+          training: The training with the steps.
           hyper: The hyperparameters, tensors.
-          seed: int32 scalar.
+          seed: The seed, an int32 scalar.
         """
         self._training, self._seed = training, seed
         self._leaves = tf.nest.flatten(hyper)
@@ -39,22 +40,30 @@ class StepFunctions:
         """Returns a step's gradient g, and with a direction u [P], H u and ∂<g, u>/∂λ."""
         return self._run(self._products, [vector, direction], step)
 
-    def _run(self, function, vectors, step):
-        vectors = [tf.constant(vector.astype(self._dtype, copy=False)) for vector in vectors]
-        step = tf.constant(step)
-        return unroll.run(self._training, function, *vectors, step, self._seed, *self._leaves)
+    def _run(self, function: Callable[..., Any], vectors: Sequence[np.ndarray], step: int) -> Any:
+        tensors = [tf.constant(vector.astype(self._dtype, copy=False)) for vector in vectors]
+        arguments = [*tensors, tf.constant(step), self._seed, *self._leaves]
+        return unroll.run(self._training, function, *arguments)
 
 
-def compiled(training: Training) -> tuple:
+def compiled(training: Training) -> tuple[Callable[..., Any], ...]:
     """Returns the gradient and the second-order products of a step, each traced once."""
     if "steps" not in training.functions:
         resolver, size, dtype = training.resolver, training.flat.size, training.flat.dtype
 
-        def gradient(vector, step, seed, *leaves):
+        def gradient(
+            vector: tf.Tensor, step: tf.Tensor, seed: tf.Tensor, *leaves: tf.Tensor
+        ) -> tuple[tf.Tensor, tf.Tensor]:
             rows = resolver.rows(resolver.pack(leaves), step)
             return training.gradient(vector, rows, step, seed)
 
-        def products(vector, direction, step, seed, *leaves):
+        def products(
+            vector: tf.Tensor,
+            direction: tf.Tensor,
+            step: tf.Tensor,
+            seed: tf.Tensor,
+            *leaves: tf.Tensor,
+        ) -> GradientProducts:
             rows = resolver.rows(resolver.pack(leaves), step)
             return training.gradient_vjp(vector, direction, rows, step, seed)
 

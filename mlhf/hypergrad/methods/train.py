@@ -15,7 +15,7 @@ from mlhf.hypergrad.result import Result
 
 @tf.autograph.experimental.do_not_convert
 def train(problem: Any, weights: Any, hyperparameters: Any, *, seed: int | tf.Tensor = 0) -> Result:
-    """Trains without differentiating; the weights are those of every method, bit for bit.
+    """Trains without differentiating, to the same bits as every method does.
 
     Args:
       problem: A `Problem`.
@@ -28,7 +28,7 @@ def train(problem: Any, weights: Any, hyperparameters: Any, *, seed: int | tf.Te
 
     Raises:
       DivergedError: If training is not finite.
-      ValueError: For what `Problem.bind` refuses.
+      ValueError: If the arguments don't fit the problem.
     """
     training, weights, hyper = bind(problem, weights, hyperparameters)
     seed = arguments.as_seed(seed)

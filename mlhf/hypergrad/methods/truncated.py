@@ -1,7 +1,8 @@
 """Truncated reverse mode (Shaban et al. 2019): only the last K steps are differentiated.
 
-For losses that are strongly convex around the end the bias falls like (1 - ηm)^K. The online form
-differentiates every K steps, moves the hyperparameters, and goes on without beginning again.
+For losses that are strongly convex near the end of training, with curvature of at least m, the bias
+falls like (1 - ηm)^K. The online form differentiates after every K steps, moves the
+hyperparameters, and continues the same training.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from mlhf.hypergrad import arguments, guards
 from mlhf.hypergrad.binding import bind
 from mlhf.hypergrad.methods import assembly
 from mlhf.hypergrad.methods.reverse import LARGEST_GROWTH, adjoint_norms
-from mlhf.hypergrad.methods.unroll import Pulled, loops_of, run
+from mlhf.hypergrad.methods.unroll import BackwardPass, loops_of, run
 from mlhf.hypergrad.methods.updates import Update, apply, as_update
 from mlhf.hypergrad.result import Result
+from mlhf.hypergrad.training import Training
 
 INSTEAD = "reverse, reversible or forward"
 
@@ -39,46 +41,33 @@ def truncated(
     Args:
       problem: A `Problem`.
       weights: As for `reverse`.
-      hyperparameters: As for `reverse`. In a schedule the rows before the window are zero: the
-        steps that they belong to are not differentiated.
-      window: K; at least T is the exact gradient.
-      update: Online: from (hyperparameters, hypergradient) to new hyperparameters, or a rate, or
-        rates by name, applied after every K steps of one training.
-      per_step: As for `reverse`; the steps of the window.
+      hyperparameters: As for `reverse`. The gradient in a schedule is zero before the window, whose
+        steps alone are differentiated.
+      window: K, the number of steps to differentiate; with at least T the gradient is exact.
+      update: The update of the online form, applied after every K steps of one training: a function
+        from (hyperparameters, hypergradient) to new hyperparameters, a rate, or rates by name.
+      per_step: As for `reverse`, for the steps of the window.
       seed: As for `reverse`.
       largest_growth: As for `reverse`.
 
     Returns:
-      A `Result`; `train_loss` covers all steps, `per_step` and `adjoint_norm` the last window.
-      Online: the last hypergradient, the hyperparameters after the last move, and in `info` the
-      outer losses, hypergradients and hyperparameters of all moves.
+      A `Result`; `train_loss` covers all steps, `per_step` and `adjoint_norm` the last window. With
+      `update` it has the last hypergradient and the hyperparameters after the last move, and its
+      `info["moves"]` lists the outer loss, hypergradient and hyperparameters of every move.
 
     Raises:
       DivergedError: If training is not finite, or the adjoint grows beyond `largest_growth`.
       RuntimeError: As for `reverse`.
-      ValueError: For what `Problem.bind` refuses, `window` < 1, a hyperparameter of the first
-        state, or a schedule that the window does not reach the begin of, unless `update` is given.
+      ValueError: If the arguments don't fit the problem, `window` < 1, a hyperparameter acts on the
+        first state, or a schedule begins before the window, unless `update` is given.
     """
     window = arguments.as_count("window", window)
     training, weights, hyper = bind(problem, weights, hyperparameters)
     steps = training.steps
     if window < steps:
         guards.check_identifiable(training, "truncated", INSTEAD)
-        late = sorted(
-            {
-                owner
-                for owner, scheduled in zip(
-                    training.resolver.leaf_owner, training.resolver.scheduled, strict=True
-                )
-                if scheduled
-            }
-        )
-        if late and update is None:
-            raise ValueError(
-                f"Expected hyperparameters without a schedule, got one of {steps} steps for "
-                f"{late}: a window of {window} would call the gradient of all rows before it "
-                f"zero. Use {INSTEAD}, or a window of {steps}."
-            )
+        if update is None:
+            _check_schedules(training, window)
     seed = arguments.as_seed(seed)
     keep = assembly.keep_of(training, per_step)
     loops = loops_of(training, keep)
@@ -132,8 +121,23 @@ def truncated(
     )
 
 
-def _padded(training, pulled: Pulled, start: int, stop: int):
-    """The rows of schedules, zeros where the window does not reach."""
+def _check_schedules(training: Training, window: int) -> None:
+    """Raises ValueError if a hyperparameter is a schedule, whose first rows the window omits."""
+    owners, scheduled = training.resolver.leaf_owner, training.resolver.scheduled
+    late = sorted({owner for owner, by_step in zip(owners, scheduled, strict=True) if by_step})
+    if late:
+        steps = training.steps
+        raise ValueError(
+            f"Expected hyperparameters without a schedule, got one of {steps} steps for "
+            f"{late}: a window of {window} would call the gradient of all rows before it "
+            f"zero. Use {INSTEAD}, or a window of {steps}."
+        )
+
+
+def _padded(
+    training: Training, pulled: BackwardPass, start: int, stop: int
+) -> list[list[tf.Tensor]]:
+    """Returns the contributions by step, for schedules with zeros outside the window."""
     return [
         [
             tf.pad(rows, [[start, training.steps - stop]] + [[0, 0]] * (rows.shape.rank - 1))

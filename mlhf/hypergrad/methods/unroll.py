@@ -13,7 +13,7 @@ from mlhf.hypergrad.guards import is_bad
 from mlhf.hypergrad.hyperparameters import Rows
 from mlhf.hypergrad.training import Outer, Training
 
-# How many steps of a pass are compared with those that were recorded.
+# The number of steps of a pass that are compared with the recorded ones.
 COMPARED = 4
 
 
@@ -21,19 +21,19 @@ class Trained(NamedTuple):
     """Some steps of training."""
 
     state: State
-    losses: tf.Tensor  # [steps], before each
+    losses: tf.Tensor  # [steps], the training loss before each
     bad_step: tf.Tensor  # int32, the first one that was not finite, or -1
 
 
-class Pulled(NamedTuple):
-    """Adjoints taken back through some steps; the outer losses in sorted order."""
+class BackwardPass(NamedTuple):
+    """Adjoints taken back through some steps; lists by outer loss are in sorted order."""
 
     adjoints: list[State]
-    sums: list[list[tf.Tensor]]  # by outer loss and leaf: Σ Bᵀα; of no use for schedules
+    sums: list[list[tf.Tensor]]  # by outer loss and leaf: Σ Bᵀα; meaningless for schedules
     by_step: list[list[tf.Tensor]]  # by outer loss and leaf: [steps, ...], or [steps, 0]
     norms: list[tf.Tensor]  # by outer loss: ‖α_w‖ before each step, [steps]
-    moving: list[tf.Tensor]  # the same over the weights that the step moves, [steps]
-    shares: list[tf.Tensor]  # by outer loss: the norms of what each step adds, [steps, leaves]
+    moving: list[tf.Tensor]  # the same norms over the weights that the step moves, [steps]
+    shares: list[tf.Tensor]  # by outer loss: norms of each step's contributions, [steps, leaves]
     drift: tf.Tensor  # the largest |recomputed - recorded| relative to 1 + |recorded|
 
 
@@ -137,7 +137,7 @@ class Loops:
         hyper: Rows,
         seed: tf.Tensor,
         start: tf.Tensor,
-    ) -> Pulled:
+    ) -> BackwardPass:
         length = tf.shape(tf.nest.flatten(states)[0])[0]
 
         def read(i: tf.Tensor) -> State:
@@ -153,14 +153,14 @@ class Loops:
         seed: tf.Tensor,
         start: tf.Tensor,
         stop: tf.Tensor,
-    ) -> Pulled:
+    ) -> BackwardPass:
         trained, arrays = self._train(state, hyper, seed, start, stop, keep=True)
         read = _reader(arrays)
         return self._back(read, trained.state, adjoints, hyper, seed, start, stop)
 
     def _window(
         self, state: State, hyper: Rows, seed: tf.Tensor, start: tf.Tensor, stop: tf.Tensor
-    ) -> tuple[Trained, Outer, Pulled]:
+    ) -> tuple[Trained, Outer, BackwardPass]:
         trained, arrays = self._train(state, hyper, seed, start, stop, keep=True)
         outer, adjoints = self._outer(trained.state, hyper, seed)
         read = _reader(arrays)
@@ -174,6 +174,37 @@ class Loops:
         there, here = after["weights"], again["weights"]
         return tf.reduce_max(tf.abs(here - there) / (1 + tf.abs(there)))
 
+    def _accumulators(
+        self, hyper: Rows, losses: int, length: tf.Tensor
+    ) -> tuple[list[list[tf.Tensor]], list[list[tf.TensorArray]], list[list[tf.TensorArray]]]:
+        """Returns zero sums, and empty arrays for contributions by step and for three norms."""
+        leaves, dtype = tf.nest.flatten(hyper), self._training.flat.dtype
+        scheduled = self._training.resolver.scheduled
+
+        def zeros(leaf: tf.Tensor, scheduled: bool) -> tf.Tensor:
+            return tf.zeros([], leaf.dtype) if scheduled else tf.zeros_like(leaf)
+
+        def array(leaf: tf.Tensor, scheduled: bool, keep: bool) -> tf.TensorArray:
+            shape = (leaf.shape[1:] if scheduled else leaf.shape) if keep else [0]
+            return tf.TensorArray(leaf.dtype, length, element_shape=shape)
+
+        sums = [
+            [zeros(leaf, s) for leaf, s in zip(leaves, scheduled, strict=True)]
+            for _ in range(losses)
+        ]
+        by_step = [
+            [
+                array(leaf, s, keep)
+                for leaf, s, keep in zip(leaves, scheduled, self._keep, strict=True)
+            ]
+            for _ in range(losses)
+        ]
+        measures = [
+            [tf.TensorArray(dtype, length, element_shape=shape) for _ in range(losses)]
+            for shape in ([], [], [len(leaves)])
+        ]
+        return sums, by_step, measures
+
     def _back(
         self,
         read: Callable[[tf.Tensor], State],
@@ -183,34 +214,12 @@ class Loops:
         seed: tf.Tensor,
         start: tf.Tensor,
         stop: tf.Tensor,
-    ) -> Pulled:
-        training = self._training
-        leaves = tf.nest.flatten(hyper)
+    ) -> BackwardPass:
+        training, dtype = self._training, self._training.flat.dtype
         scheduled = training.resolver.scheduled
         length = stop - start
-        outers = range(len(adjoints))
         compared = tf.maximum(1, length // COMPARED)
-
-        def zeros(leaf: tf.Tensor, scheduled: bool) -> tf.Tensor:
-            return tf.zeros([], leaf.dtype) if scheduled else tf.zeros_like(leaf)
-
-        def array(leaf: tf.Tensor, scheduled: bool, keep: bool) -> tf.TensorArray:
-            shape = (leaf.shape[1:] if scheduled else leaf.shape) if keep else [0]
-            return tf.TensorArray(leaf.dtype, length, element_shape=shape)
-
-        sums = [[zeros(leaf, s) for leaf, s in zip(leaves, scheduled, strict=True)] for _ in outers]
-        by_step = [
-            [
-                array(leaf, s, keep)
-                for leaf, s, keep in zip(leaves, scheduled, self._keep, strict=True)
-            ]
-            for _ in outers
-        ]
-        dtype = training.flat.dtype
-        norms, moving = (
-            [tf.TensorArray(dtype, length, element_shape=[]) for _ in outers] for _ in range(2)
-        )
-        shares = [tf.TensorArray(dtype, length, element_shape=[len(leaves)]) for _ in outers]
+        sums, by_step, measures = self._accumulators(hyper, len(adjoints), length)
 
         def body(
             step: tf.Tensor,
@@ -224,7 +233,7 @@ class Loops:
             i = step - start
             before = read(i)
             rows = training.resolver.rows(hyper, step)
-            # A step that is no pure function shows in any of them; comparing all costs a gradient.
+            # A step that is not a pure function shows in any of them; comparing costs a gradient.
             drift = tf.cond(
                 tf.equal(i % compared, 0),
                 lambda: tf.maximum(drift, self._drift(before, after, rows, step, seed)),
@@ -247,9 +256,10 @@ class Loops:
                 ]
                 for arrays, parts in zip(by_step, in_rows, strict=True)
             ]
+            in_weights = [adjoint["weights"] for adjoint in adjoints]
             measured = [
-                [tf.norm(adjoint["weights"]) for adjoint in adjoints],
-                [tf.norm(guards.where_moved(adjoint["weights"], moves)) for adjoint in adjoints],
+                [tf.norm(vector) for vector in in_weights],
+                [tf.norm(guards.where_moved(vector, moves)) for vector in in_weights],
                 [tf.stack([_size(part, dtype) for part in parts]) for parts in in_rows],
             ]
             measures = [
@@ -258,7 +268,6 @@ class Loops:
             ]
             return step - 1, before, adjoints, sums, by_step, measures, drift
 
-        measures = [norms, moving, shares]
         _, _, adjoints, sums, by_step, measures, drift = tf.while_loop(
             lambda step, *_: step >= start,
             body,
@@ -267,7 +276,7 @@ class Loops:
         )
         by_step, measures = tf.nest.map_structure(lambda array: array.stack(), (by_step, measures))
         norms, moving, shares = measures
-        return Pulled(adjoints, sums, by_step, norms, moving, shares, drift)
+        return BackwardPass(adjoints, sums, by_step, norms, moving, shares, drift)
 
 
 def _reader(arrays: dict[str, tf.TensorArray]) -> Callable[[tf.Tensor], State]:
@@ -288,7 +297,7 @@ def loops_of(training: Training, keep: Sequence[bool]) -> Loops:
 
 
 def run(training: Training, function: Any, *args: Any) -> Any:
-    """Calls a compiled loop; what a supplier of batches raised comes out as it was raised."""
+    """Calls a compiled loop; an error of the supplier of batches is raised as it is."""
     try:
         return function(*args)
     except tf.errors.OpError:

@@ -1,4 +1,4 @@
-"""Updates of hyperparameters on the way through training."""
+"""Updates of hyperparameters during training."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ Update = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
 
 
 def as_update(update: Update | float | Mapping[str, float]) -> Update:
-    """Returns what a user passes as `update=` as a function.
+    """Returns a user's `update=` as a function.
 
     Args:
-      update: From hyperparameters and hypergradient to new hyperparameters; or the rate of plain
-        gradient descent, one for all or one by name.
+      update: A function from hyperparameters and hypergradient to new hyperparameters; or the rate
+        of plain gradient descent, one for all or by name.
 
     Returns:
       The function.
 
     Raises:
-      TypeError: If it is none of these.
+      TypeError: If `update` is none of these.
     """
     if callable(update):
         return update
@@ -31,7 +31,7 @@ def as_update(update: Update | float | Mapping[str, float]) -> Update:
             f"rates by name, got {update!r}."
         )
 
-    def descend(hyper, gradient):
+    def descend(hyper: dict[str, Any], gradient: dict[str, Any]) -> dict[str, Any]:
         if isinstance(update, Mapping) and set(update) != set(hyper):
             raise ValueError(f"Expected rates for {sorted(hyper)}, got {sorted(update)}.")
         rates = update if isinstance(update, Mapping) else dict.fromkeys(hyper, update)
@@ -48,7 +48,7 @@ def as_update(update: Update | float | Mapping[str, float]) -> Update:
 
 
 def apply(update: Update, hyper: dict[str, Any], gradient: dict[str, Any]) -> dict[str, Any]:
-    """Returns updated hyperparameters, checked against the former.
+    """Returns updated hyperparameters, after comparing them with the previous ones.
 
     Raises:
       ValueError: If names, shapes or dtypes changed.

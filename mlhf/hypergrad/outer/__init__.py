@@ -1,1 +1,1 @@
-"""The outer loop: hyperparameters that follow their hypergradients."""
+"""The outer loop, which moves hyperparameters along their hypergradients."""

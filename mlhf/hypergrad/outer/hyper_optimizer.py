@@ -1,4 +1,4 @@
-"""The outer loop: any method's hypergradient, any Keras optimizer, projections, records."""
+"""The outer loop, with any method, any Keras optimizer, projections and records."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mlhf.runs.checkpoints import CheckpointError, load_like
 from mlhf.runs.run import ResumableRun
 
 ONLINE = ("rtho",)
-# Where a dynamics' own hyperparameters stay unless the user says otherwise.
+# The sets that a dynamics' own hyperparameters are projected onto by default.
 NATURAL = {
     "learning_rate": projections_module.box(0.0),
     "momentum": projections_module.box(1e-4, 0.9999),
@@ -35,14 +35,15 @@ NATURAL = {
 class HyperOptimizer:
     """Moves hyperparameters along the hypergradients of one training after the other.
 
-    A folder is one optimizer's alone until `close`, until nothing refers to the optimizer any more,
-    or until its process ends. It is a context manager that closes at its end.
+    A folder belongs to one optimizer until `close` is called, the optimizer is garbage-collected,
+    or its process ends. It is a context manager that closes at its end.
 
     Attributes:
-      hyperparameters: The hyperparameters as they stand.
+      hyperparameters: The current hyperparameters.
       records: A dictionary of arrays for each outer step: `hyperparameters` before it,
-        `hypergradient`, `valid_loss`, and `per_step` or what `record` returned.
-      result: The last outer step's; None before the first and after one that was skipped.
+        `hypergradient`, `valid_loss`, and `per_step` or the arrays that `record` returned.
+      result: The result of the last outer step; None before the first step and after one that was
+        skipped.
     """
 
     def __init__(
@@ -70,39 +71,41 @@ class HyperOptimizer:
 
         Args:
           problem: A `Problem`.
-          weights: What every training begins with: a structure, a Keras model, None where the
-            problem makes them, or a function from a seed to a structure.
-          hyperparameters: Where the outer loop begins.
+          weights: The weights that every training begins with: a structure, a Keras model, None if
+            the problem makes them, or a function from a seed to a structure.
+          hyperparameters: The hyperparameters that the outer loop begins with.
           method: The name of a method of `mlhf.hypergrad`, or a function like one of them. `rtho`,
             and `truncated` with `options={"online": True}`, move the hyperparameters during each
             training by the same optimizer.
           outer_optimizer: A Keras optimizer, the rate of plain gradient descent, or a mapping from
             names to either.
-          projections: By name, applied to each tensor of a hyperparameter after every move. The
-            dynamics' own have natural ones: rates stay at least 0, momenta and betas below 1.
-          process: A function from the hypergradient by name to what the optimizer gets, such as
-            a clipped one or its signs.
-          options: More arguments of the method.
+          projections: Functions by name, applied to each tensor of a hyperparameter after every
+            move. The dynamics' own hyperparameters have default ones: rates stay at least 0,
+            momenta and betas below 1.
+          process: A function from the hypergradient by name to the one that the optimizer gets,
+            for example to clip it or take its signs.
+          options: Further arguments of the method.
           seed: The seed of the first training.
-          new_seeds: Whether every training has the next seed, so that nothing is learned of one
-            initialisation or one order of batches. It reaches `weights` and what has a parameter
-            `seed`: losses, `initial` and suppliers of batches; and `Minibatches`.
-          folder: Where checkpoints, records and the log are kept; nowhere by default. There is no
+          new_seeds: Whether every training has the next seed, so that the hyperparameters do not
+            fit one initialisation or one order of batches. The seed is passed to `weights`, to
+            losses, `initial` and suppliers of batches with a parameter `seed`, and to
+            `Minibatches`.
+          folder: The folder for checkpoints, records and the log; none by default. There is no
             checkpoint before the first outer step that was not skipped.
-          checkpoint_every: Outer steps from one checkpoint to the next. Ctrl-C and SIGTERM end
-            `run` after the outer step under way, with a checkpoint.
-          checkpoint_minutes: Minutes after which there is one, if they are over first; 0 for never.
-          most_skips: How many outer steps in a row may be skipped because training or adjoint
-            diverged.
-          largest_norm_growth: Ends the loop when the norm of the hypergradient exceeds the smallest
-            so far by this factor: the sign that training has become chaotic. None for never.
+          checkpoint_every: The number of outer steps from one checkpoint to the next. Ctrl-C and
+            SIGTERM end `run` after the current outer step, with a checkpoint.
+          checkpoint_minutes: The largest number of minutes between checkpoints; 0 for no limit.
+          most_skips: The largest number of outer steps in a row that may be skipped because
+            training or adjoint diverged.
+          largest_norm_growth: The growth of the norm of the hypergradient over the smallest so far
+            that ends the loop, since training has become chaotic. None for never.
           record: A function from a result to more arrays for the records, by name.
           record_per_step: Whether `Result.per_step` is recorded.
 
         Raises:
-          ValueError: If a name is not known, or a count not positive.
-          CheckpointError: If another run has the folder, or its checkpoint is damaged, or of a run
-            with another method, outer optimizer, seed, dynamics, number of steps, or other
+          ValueError: If a name is unknown, or a count is not positive.
+          CheckpointError: If another run uses the folder, or its checkpoint is damaged, or belongs
+            to a run with another method, outer optimizer, seed, dynamics, number of steps, or other
             hyperparameters.
           OSError: If the folder cannot be written to.
         """
@@ -156,11 +159,11 @@ class HyperOptimizer:
 
     @property
     def step(self) -> int:
-        """Outer steps done."""
+        """The number of outer steps done."""
         return self._run.done
 
     def close(self) -> None:
-        """Leaves the folder to others; `run` raises from then on. A second call does nothing."""
+        """Releases the folder; `run` raises from then on. A second call does nothing."""
         self._run.close()
 
     def __enter__(self) -> HyperOptimizer:
@@ -173,17 +176,17 @@ class HyperOptimizer:
         """Takes outer steps.
 
         Args:
-          steps: How many there are to be in the end, those before a continuation included; or an
-            iterable, such as a generator that looks at `records` and ends when it has seen enough:
-            one outer step is taken for each item.
-          progress: Whether a bar shows how far it is.
+          steps: The total number of outer steps, including those before a continuation; or an
+            iterable with an item for each outer step, such as a generator that looks at `records`
+            and ends when it has seen enough.
+          progress: Whether to show a progress bar.
 
         Returns:
           The hyperparameters.
 
         Raises:
           DivergedError: If more than `most_skips` outer steps in a row diverged.
-          ValueError: If it was closed.
+          ValueError: If the optimizer was closed.
         """
         if self._run.closed:
             raise ValueError(
@@ -292,15 +295,15 @@ class HyperOptimizer:
         self.records.append(record)
         if self._run.folder is not None:
             if self._later_records:
-                # Of a run that was killed after its last checkpoint: those steps are done again.
+                # From a run that was killed after its last checkpoint; these steps are repeated.
                 for path in self._later_records:
                     path.unlink(missing_ok=True)
                 self._later_records = []
             write_record(self._run.folder, self.step, record)
 
     def _save(self) -> None:
-        # Before the first step that counts nothing is learned: there is nothing to continue, and
-        # another start can be tried in the same folder.
+        # Before the first step that was not skipped there is nothing to continue, and another start
+        # can be tried in the same folder.
         if self._moved:
             content = {
                 "hyperparameters": self.hyperparameters,
@@ -313,7 +316,7 @@ class HyperOptimizer:
             self._run.write(self._signature, content)
 
     def _sign(self) -> dict[str, Any]:
-        """What a run must have in common with the one that it continues, as plain values."""
+        """Returns the settings that must agree with the run that is continued, as plain values."""
         shapes = tf.nest.map_structure(
             lambda leaf: f"{leaf.dtype.name} {leaf.shape}", self.hyperparameters
         )

@@ -1,4 +1,4 @@
-"""The outer optimizers: one of each hyperparameter's own, their states in and out."""
+"""The outer optimizers, one for each hyperparameter, and their saved states."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mlhf.checks.arguments import check_keras_optimizer, check_number
 
 
 class OuterOptimizer:
-    """An optimizer of one hyperparameter, its state in and out."""
+    """A Keras optimizer for one hyperparameter, whose state can be saved."""
 
     def __init__(self, optimizer: Any, value: Any):
-        """Copies the optimizer: its variables belong to this hyperparameter."""
+        """Copies the optimizer, so that its variables belong to this hyperparameter alone."""
         import keras
 
         if isinstance(optimizer, (int, float)) and not isinstance(optimizer, bool):
@@ -39,9 +39,9 @@ class OuterOptimizer:
         )
 
     def settings(self) -> dict[str, Any]:
-        """Returns the optimizer's class and what it was made with."""
+        """Returns the optimizer's class and configuration."""
         config = self._optimizer.get_config()
-        # Which Keras may number.
+        # Keras may number the names of optimizers.
         config.pop("name", None)
         return {"class": type(self._optimizer).__name__, **config}
 
@@ -50,7 +50,7 @@ class OuterOptimizer:
         return [np.asarray(variable) for variable in self._optimizer.variables]
 
     def restore(self, state: list[np.ndarray]) -> None:
-        """Takes the variables that `state` returned."""
+        """Sets the variables to those that `state` returned."""
         if len(state) != len(self._optimizer.variables):
             raise ValueError(
                 f"Expected {len(self._optimizer.variables)} variables of the optimizer, found "
@@ -67,10 +67,13 @@ def outer_optimizers(outer_optimizer: Any, hyper: dict[str, Any]) -> dict[str, O
       outer_optimizer: A Keras optimizer or a rate of gradient descent, for all or by name.
       hyper: The hyperparameters.
 
+    Returns:
+      The optimizers by the names of the hyperparameters.
+
     Raises:
-      TypeError: If it is something else.
-      ValueError: If names are missing or unknown, or a rate or another number of an optimizer makes
-        no sense.
+      TypeError: If `outer_optimizer` is something else.
+      ValueError: If names are missing or unknown, or a rate or another number of an optimizer is
+        invalid.
     """
     if isinstance(outer_optimizer, Mapping):
         if set(outer_optimizer) != set(hyper):

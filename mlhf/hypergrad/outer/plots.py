@@ -19,11 +19,12 @@ def draw_schedules(
     layers: Sequence[str] | None = None,
     before: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Draws hyperparameters over the steps of training, each in a plot, a line a layer.
+    """Draws hyperparameters over the steps of training, each in a plot, with a line per layer.
 
     Args:
-      schedules: From a name to [T], [T, 1] or [T, G]; or [1, G], drawn as bars by layer.
-      path: Where to write the picture; its ending says the format.
+      schedules: A mapping from names to arrays [T], [T, 1] or [T, G]; or [1, G], drawn as bars by
+        layer.
+      path: The file to write, whose suffix sets the format; None for no file.
       layers: The names of the G layers.
       before: Earlier schedules of the same names, drawn with dashes.
 
@@ -31,14 +32,14 @@ def draw_schedules(
       The Matplotlib figure.
 
     Raises:
-      ValueError: If there is no schedule, or one of another shape.
+      ValueError: If there is no schedule, or one has another shape.
     """
-    found = {name: _table(name, value, layers) for name, value in schedules.items()}
-    if not found:
+    tables = {name: _table(name, value, layers) for name, value in schedules.items()}
+    if not tables:
         raise ValueError("Expected at least one schedule to draw, got none.")
     earlier = {name: _table(name, value, layers) for name, value in (before or {}).items()}
-    figure, axes = _figure(len(found))
-    for axis, (name, table) in zip(axes, found.items(), strict=True):
+    figure, axes = _figure(len(tables))
+    for axis, (name, table) in zip(axes, tables.items(), strict=True):
         columns = table.shape[1]
         labels = [f"layer {i + 1}" for i in range(columns)] if columns > 1 else ["learned"]
         if layers and columns > 1:
@@ -68,12 +69,12 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: str | Path | None = 
     """Draws an outer loop: validation losses, norms of hypergradients, hyperparameters.
 
     Args:
-      records: `HyperOptimizer.records`, or what `read_records` returns. Steps that were skipped
+      records: `HyperOptimizer.records`, or the result of `read_records`. Steps that were skipped
         leave gaps.
       path: As for `draw_schedules`.
 
     Returns:
-      The Matplotlib figure: hyperparameters of one number have a plot each.
+      The Matplotlib figure, with a plot for each hyperparameter of one number.
 
     Raises:
       ValueError: If there is no record.
@@ -133,15 +134,16 @@ def draw_images(
     most: int = 50,
     symmetric: bool | None = None,
 ) -> Any:
-    """Draws learned images, all with one scale of grey or colour.
+    """Draws learned images, all with the same scale of grey or colour.
 
     Args:
-      images: [N, height, width], [N, height, width, 1] or, in colours, [N, height, width, 3].
+      images: An array [N, height, width], [N, height, width, 1] or, in colours,
+        [N, height, width, 3].
       path: As for `draw_schedules`.
-      titles: What stands above each.
-      most: Only the first so many are drawn.
-      symmetric: Whether zero is white, negative blue and positive red, of images of one channel;
-        by default where there are negative and positive values.
+      titles: The title above each image.
+      most: The number of images to draw, from the first.
+      symmetric: Whether images of one channel are drawn with zero in white, negative values in blue
+        and positive ones in red; by default if there are negative and positive values.
 
     Returns:
       The Matplotlib figure.
@@ -162,7 +164,7 @@ def draw_images(
     if symmetric is None:
         symmetric = images.ndim == 3 and low < 0 < high
     if symmetric:
-        # Of one far pixel the others would be pale.
+        # A single outlier would make all other pixels pale.
         high = float(np.quantile(np.abs(images), 0.995)) or 1.0
         low = -high
     columns = min(10, len(images))
@@ -235,7 +237,7 @@ def _figure(plots: int) -> tuple[Any, list]:
 
 
 def _new(size: tuple[float, float]) -> Any:
-    # No state of pyplot: a figure is drawn wherever there is a file to write, without a screen.
+    # pyplot would keep state and may want a screen; this figure needs neither.
     from matplotlib.figure import Figure
 
     return Figure(figsize=size, layout="constrained")

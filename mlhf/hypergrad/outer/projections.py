@@ -1,4 +1,4 @@
-"""Projections onto the sets that hyperparameters live in: the nearest point, in closed form."""
+"""Projections of hyperparameters onto sets: the nearest point, in closed form."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def box(low: float = 0.0, high: float = float("inf")) -> Projection:
     if not low <= high:
         raise ValueError(f"Expected low <= high, got {low} and {high}.")
 
-    def project(x):
+    def project(x: tf.Tensor) -> tf.Tensor:
         return tf.clip_by_value(x, tf.constant(low, x.dtype), tf.constant(high, x.dtype))
 
     return project
@@ -40,19 +40,19 @@ def simplex(total: float = 1.0) -> Projection:
       total: The sum, positive.
 
     Raises:
-      ValueError: If it is not positive.
+      ValueError: If the sum is not positive.
     """
     check_number("total", total, above=0)
 
-    def project(x):
-        # The nearest point moves with x along (1, ... 1): without its largest entry x keeps digits
-        # for the total.
+    def project(x: tf.Tensor) -> tf.Tensor:
+        # The nearest point moves with x along (1, ... 1); subtracting the largest entry leaves
+        # digits for the total.
         x = x - tf.reduce_max(x, axis=-1, keepdims=True)
         ordered = tf.sort(x, axis=-1, direction="DESCENDING")
         count = tf.cast(tf.range(1, tf.shape(x)[-1] + 1), x.dtype)
         theta = (tf.cumsum(ordered, axis=-1) - tf.constant(total, x.dtype)) / count
         last = tf.reduce_sum(tf.cast(ordered > theta, tf.int32), -1, keepdims=True) - 1
-        # None is only where x is not finite, which is for others to tell.
+        # There is no such K only if x is not finite, which others report.
         last = tf.maximum(last, 0)
         return tf.maximum(x - tf.gather(theta, last, axis=-1, batch_dims=x.shape.rank - 1), 0)
 
@@ -62,27 +62,27 @@ def simplex(total: float = 1.0) -> Projection:
 def capped_simplex(total: float) -> Projection:
     """Returns the projection onto 0 <= x <= 1, Σ x <= total, for each row of the last axis.
 
-    This is the set of Franceschi et al. (2017) for the weights of examples. Where clipping alone
-    keeps the sum, it is the projection; otherwise x is shifted down first, by the θ at which
-    Σ clip(x - θ, 0, 1) = total. That sum is linear between the points where an entry meets a
-    bound, so that θ follows from the two of them around it.
+    This is the set of Franceschi et al. (2017) for the weights of examples. If the clipped x has a
+    small enough sum, it is the projection; otherwise x is first shifted down by the θ at which
+    Σ clip(x - θ, 0, 1) = total. That sum is linear between the points at which an entry meets a
+    bound, so that θ follows from the two points around it.
 
     Args:
       total: The largest sum, positive.
 
     Raises:
-      ValueError: If it is not positive.
+      ValueError: If the sum is not positive.
     """
     check_number("total", total, above=0)
 
-    def project(x):
+    def project(x: tf.Tensor) -> tf.Tensor:
         most = tf.constant(total, x.dtype)
         inside = tf.clip_by_value(x, 0, 1)
         bends = tf.sort(tf.concat([x, x - 1], -1), axis=-1)
         # Σ clip(x - θ) at every bend, by sorting once: Σ_i min(max(x_i - θ, 0), 1) is the sum of
         # (x_i - θ)₊ less that of (x_i - 1 - θ)₊.
         sums = _above(x, bends) - _above(x - 1, bends)
-        # The sums fall from n to 0 along the bends; θ lies after the last that exceeds the total.
+        # The sums fall from n to 0 along the bends; θ lies after the last one above the total.
         over = tf.reduce_sum(tf.cast(sums > most, tf.int32), -1, keepdims=True)
         last = tf.shape(bends)[-1] - 1
         rows = x.shape.rank - 1
@@ -100,8 +100,8 @@ def capped_simplex(total: float) -> Projection:
     return project
 
 
-def _above(x, points):
-    """Σ_i (x_i - θ)₊ at every θ in points, [..., m], for x [..., n]."""
+def _above(x: tf.Tensor, points: tf.Tensor) -> tf.Tensor:
+    """Returns Σ_i (x_i - θ)₊ at every θ in points, [..., m], for x [..., n]."""
     ordered = tf.sort(x, axis=-1)
     count = tf.shape(x)[-1]
     below = tf.searchsorted(

@@ -18,13 +18,13 @@ def read_records(folder: str | Path) -> list[dict[str, Any]]:
     """Reads the records of a run.
 
     Args:
-      folder: The run's.
+      folder: The folder of the run.
 
     Returns:
       A dictionary of arrays for each outer step, in order.
 
     Raises:
-      DamagedFileError: If one is damaged or something else.
+      DamagedFileError: If a file is damaged or is not a record.
     """
     return [read_structure(path) for path in record_files(Path(folder)).values()]
 
@@ -36,7 +36,7 @@ def record_files(folder: Path) -> dict[int, Path]:
 
 
 def readable_records(paths: list[Path]) -> list[dict[str, Any]]:
-    """Reads records; nothing that is to come depends on them, so that a damaged one is left out."""
+    """Reads records and leaves damaged ones out, since no later step depends on them."""
     records = []
     for path in paths:
         try:
@@ -53,8 +53,8 @@ def write_record(folder: Path, step: int, record: Mapping[str, Any]) -> None:
     """Writes the record of an outer step.
 
     Args:
-      folder: The run's.
-      step: The number of outer steps done, this one included.
-      record: Arrays by name.
+      folder: The folder of the run.
+      step: The number of outer steps done, including this one.
+      record: The arrays of the record, by name.
     """
     write_structure(folder / f"record-{step:06d}.npz", record)

@@ -1,4 +1,4 @@
-"""One gradient for many hyperparameters: averages over all weights, layers or units."""
+"""One gradient for many hyperparameters: its average over all weights, layers or units."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ SHARINGS = ("all", "layers", "units")
 
 
 def share(gradient: Any, sharing: str, *, sign: bool = False) -> Any:
-    """Returns a gradient with one value for every entry that shares it (Fu et al. 2016).
+    """Returns a gradient with the same value for all entries of a group (Fu et al. 2016).
 
-    Hyperparameters that start alike within a group and move along it stay one value.
+    Hyperparameters that start with one value per group and follow it keep one value per group.
 
     Args:
       gradient: A structure like the weights.
-      sharing: `"all"`: the mean over everything; `"layers"`: over each leaf; `"units"`: over the
-        outgoing weights of each input unit, all axes but the last but one (for a dense kernel
-        [in, out] the rows, for a convolution's [h, w, in, out] the input channels), and zero for
-        leaves of less than two axes, such as biases.
-      sign: Whether only the sign is kept, -1, 0 or 1: for updates of one size.
+      sharing: The groups that the mean is taken over. `"all"`: all entries; `"layers"`: each leaf;
+        `"units"`: the outgoing weights of each input unit, that is all axes except the second to
+        last (for a dense kernel [in, out] the rows, for a convolution's [h, w, in, out] the input
+        channels), with zero for leaves of fewer than two axes, such as biases.
+      sign: Whether only the sign of the mean is returned, -1, 0 or 1, for updates of one size.
 
     Returns:
       The same structure and shapes.
 
     Raises:
-      ValueError: For another sharing.
+      ValueError: If `sharing` is another word.
     """
     check_choice("sharing", sharing, SHARINGS)
     leaves = [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(gradient)]
