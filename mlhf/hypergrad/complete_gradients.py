@@ -1,8 +1,8 @@
 """Refuses functions whose derivative TensorFlow would compute in part only.
 
 A tape drops a path through an operation without a gradient as long as another path exists. And for
-given random numbers, the derivative of a random decision is zero, such as that of dropout's mask
-with respect to its rate, even where the mean over the random numbers changes.
+given random numbers, the derivative of a random decision (such as dropout's mask, with respect to
+its rate) is zero, even where the mean over the random numbers changes.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ With the H numbers of all hyperparameters as columns, Z_t = ∂s_t/∂λ goes al
 
     Z_0 = Φ₀',  Z_t = A_t Z_{t-1} + B_t  at s_{t-1},        dλ = E_λ + Z_Tᵀ E_s
 
-Each step is linearized once and pushes all columns; what is kept does not grow with T.
+Each step is linearized once and pushes all columns; the memory does not grow with T.
 """
 
 from __future__ import annotations
