@@ -1,4 +1,4 @@
-"""Data sets of images, and the batches that training sees."""
+"""Data sets of images, and the batches for training and testing."""
 
 from train_val.data.batches import Batches, test_batches
 from train_val.data.image_data import DataError, ImageData

@@ -7,18 +7,18 @@ _OFFSETS = 2 * PADDING + 1  # 0 ... 8 in each direction
 
 
 def draw_shifts_and_flips(batch_size: int, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """What happens to each image of a batch; the same whenever the seed is.
+    """Draws how each image of a batch is shifted and mirrored, as a pure function of the seed.
 
     Args:
-      batch_size: B.
-      seed: Int64 [2].
+      batch_size: The number of images, B.
+      seed: The seed, int64 [2].
 
     Returns:
-      shifts: int32 [B, 2], the upper left corner (row, column) of the crop in the padded
-        image, each uniform on 0 ... 8; (4, 4) moves nothing.
-      flips: bool [B], whether the crop is mirrored left to right, with probability 1/2.
+      The shifts, int32 [B, 2]: the upper left corner (row, column) of the crop in the padded
+      image, each uniform on 0 ... 8, where (4, 4) moves nothing. And the flips, bool [B]: whether
+      the crop is mirrored left to right, with probability 1/2.
     """
-    # One draw for all three: its halves are the flips, the rest of it the corners.
+    # One draw for all three: its lowest bit is the flip, the rest the corner.
     choice = tf.random.stateless_uniform([batch_size], seed, 0, _OFFSETS**2 * 2, tf.int32)
     corner = choice // 2
     shifts = tf.stack([corner // _OFFSETS, corner % _OFFSETS], axis=1)
@@ -26,19 +26,19 @@ def draw_shifts_and_flips(batch_size: int, seed: tf.Tensor) -> tuple[tf.Tensor, 
 
 
 def crop_and_flip(images: tf.Tensor, shifts: tf.Tensor, flips: tf.Tensor) -> tf.Tensor:
-    """Pads with 4 zeros on every side, crops to the size before, and mirrors.
+    """Pads with 4 zeros on every side, crops to the original size, and mirrors.
 
     Args:
-      images: [B, height, width, channels], with static height, width and channels.
-      shifts: Int32 [B, 2], where each crop begins in the padded image, 0 ... 8.
-      flips: Bool [B], which crops are mirrored left to right.
+      images: The images [B, height, width, channels], with static height, width and channels.
+      shifts: The beginnings of the crops in the padded images, 0 ... 8, int32 [B, 2].
+      flips: Whether each crop is mirrored left to right, bool [B].
 
     Returns:
-      Shape and dtype of `images`.
+      Images with the shape and dtype of `images`.
     """
     height, width, channels = images.shape[1:]
-    # Which row and column of the image before each pixel comes from. Nothing is padded: what
-    # lies outside is read from some pixel inside and then set to 0.
+    # The row and the column of the original that each pixel comes from. Nothing is really padded:
+    # pixels outside are read from somewhere inside and then set to 0.
     rows = tf.range(height) + shifts[:, :1] - PADDING  # [B, height]
     columns = tf.range(width)
     columns = tf.where(flips[:, tf.newaxis], width - 1 - columns, columns)

@@ -13,30 +13,30 @@ _AHEAD = 2
 
 
 class Batches:
-    """Training batches, of which number k is a pure function of the seed and k.
+    """Training batches; batch k is a pure function of the seed and k.
 
-    The images pass in an endless row of epochs, each a permutation of its own, and batch k
-    is places k * B ... k * B + B - 1 of that row: every image comes once an epoch, also where
+    The images form an endless sequence of epochs, each with its own permutation, and batch k
+    is places k * B ... k * B + B - 1 of that sequence: every epoch has each image once, even if
     the batch size does not divide their number (a batch then crosses into the next epoch).
     Shifts and flips are drawn from the seed and k. So a run that was killed continues with
     the very same batches: `dataset(start=k)`.
 
     Args:
-      data: What the batches are made of; a copy is kept, as uint8.
-      batch_size: B, from 1 to the number of images.
-      seed: Any integer of 64 bits; another one is another order and other augmentation.
-      training: Whether images may be augmented (default True).
-      augment: Pads each image by 4, crops it at random to its size, mirrors half of them.
-        None (the default): as the data set has it, when training.
-      dtype: Of the inputs (default float32). They are computed in float32, so that a run
-        in float64 sees the same images.
-      rollout: None (the default), or T: elements are T successive batches, with T as a
-        first axis, and element k holds batches k * T ... k * T + T - 1.
-      channels_first: Inputs as [B, channels, height, width] (default False).
+      data: The images; a copy is kept, as uint8.
+      batch_size: The batch size B, from 1 to the number of images.
+      seed: Any integer of 64 bits; it determines the order and the augmentation.
+      training: Whether images may be augmented.
+      augment: Whether to pad each image by 4, crop it at random to its size and mirror half of
+        the images. None augments in training if the data set asks for it.
+      dtype: The dtype of the inputs. They are computed in float32, so that a run in float64 sees
+        the same images.
+      rollout: None, or T: elements are then T successive batches, with T as a first axis, and
+        element k holds batches k * T ... k * T + T - 1.
+      channels_first: Whether inputs are [B, channels, height, width].
 
     Raises:
-      ValueError: A size out of range, a seed of more than 64 bits, or a dtype that is not
-        a floating one.
+      ValueError: If a size is out of range, the seed has more than 64 bits, or the dtype is not
+        floating.
     """
 
     def __init__(
@@ -64,22 +64,22 @@ class Batches:
 
     @property
     def batches_per_epoch(self) -> float:
-        """How many batches show every image once; not always a whole number."""
+        """The number of batches that show every image once; not always a whole number."""
         return len(self.data) / self.batch_size
 
     def indices(self, k: tf.Tensor | int) -> tf.Tensor:
-        """The numbers of the images in batch k, int64 [B]."""
+        """Returns the numbers of the images in batch k, int64 [B]."""
         return shuffled_indices(len(self.data), self.batch_size, self.seed, k)
 
     def batch(self, k: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor]:
-        """Batch k by itself, without the pipeline (and without the rollout's axis).
+        """Returns batch k alone, without the pipeline (and without the rollout's axis).
 
         Args:
           k: The batch's number, from 0.
 
         Returns:
-          inputs: [B, height, width, channels] of the dtype, or channels first.
-          labels: int32 [B].
+          The inputs [B, height, width, channels] in the dtype, or channels first, and the labels,
+          int32 [B].
         """
         if not self.augment:
             return self._images.gather(self.indices(k))
@@ -88,19 +88,19 @@ class Batches:
         return self._images.gather(self.indices(k), shifts, flips)
 
     def dataset(self, start: int = 0, steps: int | None = None) -> tf.data.Dataset:
-        """The batches from number `start` on, computed ahead of who asks for them.
+        """Returns the batches from number `start` on, computed ahead of their use.
 
         Args:
-          start: The first element's number (default 0): of a batch, or of a rollout where
-            there is one. `dataset(start=k)` continues where `dataset()` is after k.
-          steps: How many elements (default None: without end).
+          start: The number of the first element, a batch or, with `rollout`, a rollout.
+            `dataset(start=k)` continues where `dataset()` is after k elements.
+          steps: The number of elements; None for an endless data set.
 
         Returns:
-          (inputs, labels) as `batch` gives them, in static shapes; with a rollout of T
-          [T, B, ...] and [T, B].
+          A data set of (inputs, labels) as `batch` returns them, in static shapes; with a rollout
+          of T, [T, B, ...] and [T, B].
 
         Raises:
-          ValueError: Start or steps is negative.
+          ValueError: If start or steps is negative.
         """
         if start < 0 or (steps is not None and steps < 0):
             raise ValueError(
@@ -121,19 +121,19 @@ def test_batches(
     dtype: tf.DType = tf.float32,
     channels_first: bool = False,
 ) -> tf.data.Dataset:
-    """Every image once, in its order and never augmented: to measure a network on.
+    """Returns every image once, in order and never augmented, for measuring a network.
 
     Args:
       data: The images.
-      batch_size: B; the last batch holds what is left and may be smaller.
-      dtype: Of the inputs (default float32).
-      channels_first: Inputs as [B, channels, height, width] (default False).
+      batch_size: The batch size B; the last batch may be smaller.
+      dtype: The dtype of the inputs.
+      channels_first: Whether inputs are [B, channels, height, width].
 
     Returns:
       A finite data set of (inputs [B, height, width, channels], labels int32 [B]).
 
     Raises:
-      ValueError: The batch size is not from 1 to the number of images.
+      ValueError: If the batch size is not from 1 to the number of images.
     """
     _check_batch_size(batch_size, data)
     images = _Images(data, dtype, channels_first)
@@ -150,7 +150,7 @@ test_batches.__test__ = False  # type: ignore[attr-defined]  # pytest: not a tes
 
 
 class _Images:
-    """The images as tensors, and how a batch of them is taken and standardised."""
+    """Holds the images as tensors; gathers and standardises batches of them."""
 
     def __init__(self, data: ImageData, dtype: tf.DType, channels_first: bool) -> None:
         self.dtype = tf.as_dtype(dtype)
@@ -158,7 +158,7 @@ class _Images:
             raise ValueError(f"Expected a floating dtype for the inputs, got {self.dtype.name}.")
         self.mean, self.std = data.pixel_mean, data.pixel_std
         self.channels_first = channels_first
-        # Eager tensors, which a tf.data function captures: nothing of them is in its graph.
+        # Eager tensors are captured by the functions of tf.data and not copied into their graphs.
         with tf.device("CPU"):
             self.pixels = tf.constant(data.images)
             self.labels = tf.constant(data.labels)
@@ -169,7 +169,7 @@ class _Images:
         shifts: tf.Tensor | None = None,
         flips: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The images of these numbers (int64 [B]), cropped and mirrored if that is given."""
+        """Returns the images with these numbers (int64 [B]), cropped and mirrored if given."""
         inputs = tf.gather(self.pixels, indices)
         if shifts is not None:
             inputs = crop_and_flip(inputs, shifts, flips)

@@ -26,18 +26,21 @@ _BATCHES = {
 
 
 def load_cifar10(data_dir: str | os.PathLike[str] | None, part: str, split: str) -> ImageData:
-    """CIFAR-10, 32 x 32 in colour, from the binary files or from tensorflow-datasets.
+    """Loads CIFAR-10, 32 x 32 in colour, from the binary files or from tensorflow-datasets.
 
-    Both give the same images in the same order. Networks see each image standardised by
+    Both have the same images in the same order. Networks see each image standardised by
     itself; training pads it by 4, crops it to 32 x 32 and mirrors it at random.
 
     Args:
-      data_dir: Holds `cifar-10-batches-bin/`, or is that folder; None downloads.
+      data_dir: The folder that holds `cifar-10-batches-bin/`, or that folder; None downloads.
       part: "meta_train", "train" or "test".
       split: "original" or "standard", see `train_val.data.load`.
 
+    Returns:
+      The images and labels of the part.
+
     Raises:
-      DataError: A file is missing, is not 10,000 records long or holds a label above 9.
+      DataError: If a file is missing, is not 10,000 records long or holds a label above 9.
     """
     numbers = _BATCHES.get((split, part))
     if data_dir is None:
@@ -52,17 +55,22 @@ def load_cifar10(data_dir: str | os.PathLike[str] | None, part: str, split: str)
 
 
 def read_batch(path: Path, records: int = RECORDS_A_FILE) -> tuple[np.ndarray, np.ndarray]:
-    """The images (uint8 [records, 32, 32, 3]) and labels (int32 [records]) of one binary file.
+    """Reads one binary file, whose records are a byte for the label and 3,072 for the image.
 
-    A record is a byte for the label and 3,072 for the image, channel first.
+    Args:
+      path: The file.
+      records: The number of records that it must have.
+
+    Returns:
+      The images, uint8 [records, 32, 32, 3], and the labels, int32 [records].
 
     Raises:
-      DataError: The file is missing, has another size or a label above 9.
+      DataError: If the file is missing, has another size or a label above 9.
     """
     expected = records * _RECORD_BYTES
     try:
         size = path.stat().st_size
-        # Not all of what may be of any size.
+        # Not all of the file, which may be of any size.
         data = np.fromfile(path, np.uint8, expected)
     except OSError as error:
         raise DataError(

@@ -6,25 +6,25 @@ import numpy as np
 
 
 class DataError(ValueError):
-    """Data that is missing, damaged or not what it should be; the text says what to do."""
+    """Raised when data is missing, damaged or not what it should be; the text says what to do."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """Labelled images in memory, and how a network wants to see them.
+    """Labelled images in memory, with their standardisation and augmentation.
 
     Attributes:
-      images: Uint8 [N, height, width, channels].
-      labels: Int32 [N], each in 0 ... num_classes - 1.
-      num_classes: How many classes there are, whether or not all occur here.
-      name: What messages call the data.
-      pixel_mean: Subtracted from every pixel before it is divided by `pixel_std`. None
-        (the default): each image is standardised by its own mean and deviation.
-      pixel_std: See `pixel_mean`; the two are given together.
-      augment: Whether training shows each image shifted and mirrored at random.
+      images: The images, uint8 [N, height, width, channels].
+      labels: The labels, int32 [N], each in 0 ... num_classes - 1.
+      num_classes: The number of classes, whether or not all occur here.
+      name: The name of the data in messages.
+      pixel_mean: The number subtracted from every pixel before it is divided by `pixel_std`. None
+        standardises each image by its own mean and deviation.
+      pixel_std: The number that pixels are divided by; given together with `pixel_mean`.
+      augment: Whether images are shifted and mirrored at random in training.
 
     Raises:
-      DataError: An array has another shape or dtype, there is no image, or a label is out
+      DataError: If an array has another shape or dtype, there is no image, or a label is out
         of range.
     """
 
@@ -45,7 +45,7 @@ class ImageData:
             )
         if labels.dtype != np.int32 or labels.shape != images.shape[:1]:
             raise DataError(
-                f"{self.name}: expected labels as int32 [{len(images)}], one an image, got"
+                f"{self.name}: expected labels as int32 [{len(images)}], one for each image, got"
                 f" {labels.dtype} {list(labels.shape)}: convert them first."
             )
         if labels.min() < 0 or labels.max() >= self.num_classes:

@@ -18,27 +18,28 @@ class FolderImages:
     """Images in a folder for each class: `<class>/*.JPEG`.
 
     A label is the class's place among the sorted names of all class folders, whatever they are
-    called; names that begin with a dot are no classes and no images. What has an image's name and
-    is no file (a folder, a link to nothing or to itself) is left out, and so are links that lead a
-    class back to a folder that holds it; a line says how many.
+    called; names that begin with a dot are neither classes nor images. Entries with an image's name
+    that are not files (a folder, a link to nothing or to itself) are left out, as are links from a
+    class back to a folder that contains it; a line reports how many.
 
     Attributes:
       classes: The names of the classes, sorted.
-      paths: Of the images, sorted within each class.
-      labels: Int64 [N].
-      left_out: Paths of what has an image's name and is no file.
-      others: Paths of files that do not have an image's name.
+      paths: The paths of the images, sorted within each class.
+      labels: The labels, int64 [N].
+      left_out: The paths of entries with an image's name that are not files.
+      others: The paths of files without an image's name.
     """
 
     def __init__(self, folder: Path, classes: list[str] | None = None) -> None:
         """Lists the images.
 
         Args:
-          folder: Holds the class folders.
-          classes: Their names, where another folder decides them; None: those that are there.
+          folder: The folder that holds the class folders.
+          classes: The names of the classes, if another folder decides them; None for the names of
+            the folders that are there.
 
         Raises:
-          DataError: There is no image, a class folder is empty or of no known class.
+          DataError: If there is no image, or a class folder is empty or not of a known class.
         """
         there = _class_folders(folder)
         self.classes = there if classes is None else sorted(classes)
@@ -75,7 +76,7 @@ class FolderImages:
                 )
         self.labels = np.array(labels, np.int64)
         with tf.device("CPU"):
-            # As bytes: a name may be none of UTF-8.
+            # As bytes: a name may not be valid UTF-8.
             self._path_table = tf.constant([os.fsencode(path) for path in self.paths])
             self._label_table = tf.constant(self.labels)
 
@@ -83,7 +84,7 @@ class FolderImages:
         return len(self.paths)
 
     def fetch(self, indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """Paths and labels; see `Source`."""
+        """Returns paths and labels; see `Source`."""
         return tf.gather(self._path_table, indices), tf.gather(self._label_table, indices)
 
     def parse(self, path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -91,17 +92,17 @@ class FolderImages:
         return tf.io.read_file(path), label, tf.zeros([1, 0, 4])
 
     def fingerprint(self) -> str:
-        """Of the classes' and the files' names; see `Source`."""
+        """Returns a digest of the names of classes and files; see `Source`."""
         names = ["/".join(path.split(os.sep)[-2:]) for path in self.paths]
         text = os.fsencode("\n".join([*self.classes, "", *names]))
         return hashlib.sha256(text).hexdigest()[:16]
 
     def describe(self, index: int) -> str:
-        """The image's path."""
+        """Returns the image's path."""
         return self.paths[index]
 
     def _images_in(self, folder: Path) -> list[str]:
-        """Returns the paths of a class's images, sorted, and notes what is left out."""
+        """Returns the paths of a class's images, sorted, and notes the entries left out."""
         images: list[str] = []
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -115,7 +116,7 @@ class FolderImages:
 
 
 def shown(path: str | os.PathLike[str]) -> str:
-    """A path that can be printed, whatever bytes are in it."""
+    """Returns a path as text that can be printed, whatever bytes are in it."""
     return os.fsencode(path).decode(errors="replace")
 
 
@@ -137,7 +138,7 @@ def _class_folders(folder: Path) -> list[str]:
 
 
 def _is(kind: Callable[[], bool]) -> bool:
-    """Whether an entry of a folder is of a kind; a link to itself is of none."""
+    """Whether an entry of a folder is of a kind; a link to itself is of no kind."""
     try:
         return kind()
     except OSError:

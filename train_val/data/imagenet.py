@@ -11,9 +11,9 @@ from train_val.data.tfrecords import TFRecordImages
 
 IMAGE_SIZE = 224
 CLASSES = 1000
-# Beside TFRecords that are not of all 1,000 classes: the names of the classes, a line each.
+# A file with the name of a class on each line, beside TFRecords that do not have 1,000 classes.
 LABELS_FILE = "labels.txt"
-# What `folders_to_tfrecords` leaves beside its files: all of its classes are then classes.
+# A file that `folders_to_tfrecords` writes beside its files: all names in LABELS_FILE are classes.
 CONVERSION_FILE = "conversion.json"
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
 _LAYOUTS = (
@@ -29,26 +29,27 @@ def load_imagenet(
     num_classes: int | None = None,
     image_size: int | None = None,
 ) -> StoredImages:
-    """ImageNet, or another data set laid out like it, from the disk.
+    """Opens ImageNet, or another data set with its layout, on the disk.
 
-    A class has the same label, its place from 0 among the sorted names of all classes, whichever
-    way the images come: as folders, as the TFRecords of TensorFlow's models (which count from 1,
-    and keep 0 for a background that no image has), or from tensorflow-datasets.
+    A class has the same label, its place from 0 among the sorted names of all classes, whether
+    the images are folders, TFRecords of TensorFlow's models (which count from 1, and reserve 0 for
+    a background that no image has), or from tensorflow-datasets.
 
     Args:
-      data_dir: A folder with one of the three layouts; None: tensorflow-datasets' own folder.
-      part: "meta_train" and "train" are both the training images; "test" the validation images,
+      data_dir: A folder with one of the three layouts; None for tensorflow-datasets' own folder.
+      part: "meta_train" and "train" are both the training images; "test" is the validation images,
         because the labels of ImageNet's test images are not public.
-      num_classes: How many outputs a network has: as many as there are classes (None, the
-        default), or one more, as the original's 1,001.
-      image_size: The side that a network sees (default 224).
+      num_classes: The number of a network's outputs: the number of classes (None) or one more, as
+        the original's 1,001.
+      image_size: The side of the images that a network sees; None for 224.
 
     Returns:
       The images; none is read yet.
 
     Raises:
-      DataError: Nothing of the three is there, it is damaged, or has another number of classes.
-      ValueError: A number that makes no sense.
+      DataError: If there is none of the layouts, it is damaged, or it has another number of
+        classes.
+      ValueError: If a number makes no sense.
     """
     size = IMAGE_SIZE if image_size is None else image_size
     if size < 1:
@@ -78,7 +79,7 @@ def load_imagenet(
 def _folders(folder: Path, training: bool) -> tuple[Source, int] | None:
     if not (folder / "train").is_dir():
         return None
-    # The training images' folders say which classes there are.
+    # The folders of the training images determine the classes.
     images = FolderImages(folder / "train")
     if not training:
         if not (folder / "val").is_dir():
@@ -92,7 +93,7 @@ def _folders(folder: Path, training: bool) -> tuple[Source, int] | None:
 
 def _tfrecords(folder: Path, training: bool) -> tuple[Source, int] | None:
     prefix = "train" if training else "validation"
-    # The original's script puts them into a folder each.
+    # The original's script makes a folder for each part.
     for place in (folder, folder / prefix):
         files = sorted(place.glob(f"{prefix}-*-of-*")) if place.is_dir() else []
         files = [file for file in files if _SHARD.fullmatch(file.name) and not file.is_dir()]
@@ -142,23 +143,26 @@ def _check_shards(files: list[Path]) -> None:
 
 
 def _classes_beside(place: Path, folder: Path, background: bool = True) -> int:
-    """The classes of the names beside files in `place`, or in `folder` that it is a part of.
+    """Returns the number of classes, from a file of names in `place` or in `folder`.
 
     Args:
-      place: Where the files are.
-      folder: The data set's.
-      background: Whether a class of that name is none, as where labels count from 1.
+      place: The folder of the TFRecords.
+      folder: The folder of the data set, which contains `place`.
+      background: Whether a class of that name does not count, as when labels begin at 1.
+
+    Returns:
+      The number of names; 1,000 if there is no such file.
     """
-    # tensorflow-datasets calls the file so, too, with the feature's name before it.
+    # The file of tensorflow-datasets has this name too, after the name of the feature.
     for name in (LABELS_FILE, f"label.{LABELS_FILE}"):
         for file in (place / name, folder / name):
             if file.is_file():
-                # Names may hold other marks of a line's end, and be of other encodings.
+                # Names may contain other line separators and be in other encodings.
                 lines = file.read_bytes().decode("utf-8", "surrogateescape").split("\n")
                 if (file.parent / CONVERSION_FILE).exists() and _is_sorted(lines):
                     return len(lines) - 1
-                # A name a line, which may have blanks, or a number and a name; some have a class
-                # of the background, which no image is of.
+                # Each line has a name, perhaps with blanks, or a number and a name; some files have
+                # a class for the background, which no image has.
                 names = [re.sub(r"^\d+:", "", line).strip() for line in lines]
                 none = ("", "background") if background else ("",)
                 return sum(name not in none for name in names)
@@ -166,13 +170,13 @@ def _classes_beside(place: Path, folder: Path, background: bool = True) -> int:
 
 
 def _is_sorted(lines: list[str]) -> bool:
-    """Whether the lines are as `folders_to_tfrecords` writes them: names in order, each ended."""
+    """Whether the lines are those of `folders_to_tfrecords`: sorted names, each with a line end."""
     *names, last = lines
     return last == "" and names == sorted(set(names))
 
 
 def _tfds_folder() -> Path:
-    # Imported here: who reads files need not wait for it, nor have it work.
+    # Imported here: those who read files need not wait for it, nor need it to work.
     import tensorflow_datasets as tfds
 
     try:

@@ -52,33 +52,31 @@ def load(
     num_classes: int | None = None,
     image_size: int | None = None,
 ) -> ImageData | StoredImages:
-    """One part of a data set.
+    """Loads one part of a data set.
 
     Args:
       name: "cifar10", "digits", "imagenet" or "mnist".
       data_dir: The folder that holds the files: for CIFAR-10 `cifar-10-batches-bin/` or
-        that folder itself, for MNIST the four idx files (as they are or in `mnist/`), for
-        ImageNet as `load_imagenet` says.
-        None (the default): they come from tensorflow-datasets, which downloads CIFAR-10
-        and MNIST once. Digits comes with scikit-learn and needs no folder.
-      part: "meta_train" (what an optimizer is learned on), "train" (what a network is then
-        trained on with it) or "test".
-      split: "original" (the default) keeps the three parts disjoint: the paper's for
-        CIFAR-10 (batches 1 to 3, batches 4 and 5, the test batch). "standard",
-        CIFAR-10 only: "meta_train" and "train" are both the usual 50,000 images, so
-        that accuracies compare with others', and meta-training has seen the images.
-        Of ImageNet both are all training images in any case, and "test" the validation
-        images.
-      num_classes: Of ImageNet, see `load_imagenet`; the others have a fixed number.
-      image_size: Of ImageNet, see `load_imagenet`; the others have a fixed size.
+        that folder itself, for MNIST the four idx files (directly or in `mnist/`), for
+        ImageNet as `load_imagenet` says. None takes them from tensorflow-datasets, which
+        downloads CIFAR-10 and MNIST once. Digits comes with scikit-learn and needs no folder.
+      part: "meta_train" (for learning an optimizer), "train" (for training a network with it)
+        or "test".
+      split: "original" has three disjoint parts: for CIFAR-10 those of the paper (batches 1 to
+        3, batches 4 and 5, the test batch). "standard" is for CIFAR-10 only: "meta_train" and
+        "train" are both the usual 50,000 images, so that accuracies can be compared with
+        published ones, but meta-training has seen the images. For ImageNet both are always all
+        training images, and "test" is the validation images.
+      num_classes: The number of classes of ImageNet, see `load_imagenet`; fixed for the others.
+      image_size: The side of ImageNet's images, see `load_imagenet`; fixed for the others.
 
     Returns:
       The images and labels; the same ones in the same order at every call. ImageNet's stay
       on the disk.
 
     Raises:
-      ValueError: An unknown name, part or split.
-      DataError: A file is missing or damaged, or a download is impossible.
+      ValueError: If a name, part or split is not known.
+      DataError: If a file is missing or damaged, or a download is impossible.
     """
     for what, value, known in (
         ("data set", name, NAMES),

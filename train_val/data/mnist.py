@@ -13,10 +13,10 @@ from train_val.data.tfds_examples import tfds_examples
 
 _IMAGES_MAGIC, _LABELS_MAGIC = 0x803, 0x801  # unsigned bytes of 3 and of 1 dimension
 _SIDE, _CLASSES = 28, 10
-# An idx file that says it holds more is none of MNIST's.
+# An idx file that claims to hold more is not one of MNIST's.
 _LARGEST = 2**30
 _META_TRAIN = 30_000  # of the 60,000 training images; the others are for evaluation
-# Of all pixels of the training images, which go from 0 to 255.
+# Mean and deviation of all pixels of the training images, which range from 0 to 255.
 _PIXEL_MEAN, _PIXEL_STD = 33.32, 78.57
 _WHAT_TO_DO = (
     "get the four files of MNIST anew, or leave data_dir out to download with tensorflow-datasets"
@@ -24,23 +24,25 @@ _WHAT_TO_DO = (
 
 
 def load_mnist(data_dir: str | os.PathLike[str] | None, part: str, split: str) -> ImageData:
-    """MNIST, grey images of 28 x 28, from the four idx files or from tensorflow-datasets.
+    """Loads MNIST, grey images of 28 x 28, from the four idx files or from tensorflow-datasets.
 
     The parts are disjoint: the first 30,000 training images are "meta_train", the other
-    30,000 "train"; the 10,000 of t10k are "test". tensorflow-datasets keeps an order of its
-    own, always the same, so that its halves are not those of the files. Networks see
-    (pixel - 33.32) / 78.57, the mean and deviation of all pixels.
+    30,000 "train"; the 10,000 of t10k are "test". tensorflow-datasets has its own order,
+    always the same, so that its halves are not those of the files. Networks see
+    (pixel - 33.32) / 78.57, with the mean and deviation of all pixels.
 
     Args:
-      data_dir: Holds the idx files, gzipped or not, as they are or in `mnist/`; None
+      data_dir: The folder of the idx files, gzipped or not, directly or in `mnist/`; None
         downloads.
       part: "meta_train", "train" or "test".
-      split: Not used, there is one.
+      split: Not used, since there is only one.
+
+    Returns:
+      The images and labels of the part.
 
     Raises:
-      DataError: A file is missing, truncated, or not the idx file that it should be: images of
-        another size, labels above 9, another number of labels than of images, or no image that
-        is left for the part.
+      DataError: If a file is missing, truncated or another idx file: with images of another size,
+        labels above 9, different numbers of labels and images, or no image for the part.
     """
     prefix = "t10k" if part == "test" else "train"
     if data_dir is None:
@@ -81,21 +83,21 @@ def _check(
 
 
 def read_idx(path: Path, magic: int, item: tuple[int, ...] | None = None) -> np.ndarray:
-    """The array in one idx file of unsigned bytes, gzipped if its name ends in .gz.
+    """Reads the array in one idx file of unsigned bytes, gzipped if its name ends in .gz.
 
-    No more is unpacked than the header says, nor than 1 GiB.
+    Not more is unpacked than the header says, and at most 1 GiB.
 
     Args:
       path: The file.
       magic: The number that it must begin with, 0x800 plus the number of dimensions.
-      item: The shape that must follow the first axis; None takes any.
+      item: The shape that must follow the first axis; None for any shape.
 
     Returns:
-      uint8, in the shape that the file gives.
+      The array, uint8, in the shape that the header says.
 
     Raises:
-      DataError: The file cannot be read, begins otherwise, holds items of another shape, or has
-        another length than its own header says.
+      DataError: If the file can't be read, begins differently, holds items of another shape, or
+        does not have the length that its header says.
     """
     dimensions = magic & 0xFF
     header = 4 * (1 + dimensions)
@@ -138,7 +140,7 @@ def _extent(shape: tuple[int, ...]) -> str:
 
 
 def _find(data_dir: Path, prefix: str) -> tuple[Path, Path]:
-    """The files of images and labels, both of one folder: two folders may hold two data sets."""
+    """Returns the files of images and labels, both of one folder, so that they belong together."""
     names = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
     missing, place = names[0], data_dir
     for folder in (data_dir, data_dir / "mnist"):

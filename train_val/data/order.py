@@ -2,30 +2,30 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-# TensorFlow's index_shuffle runs 4 rounds of its cipher by default, too few: neighbouring
-# positions and successive epochs then come out correlated (-0.15 and 0.4 for 30,000 images).
-# From 8 rounds on nothing of it can be measured.
+# TensorFlow's index_shuffle runs 4 rounds of its cipher by default, which are too few: neighbouring
+# positions and successive epochs are then correlated (-0.15 and 0.4 for 30,000 images). With 8
+# rounds or more no correlation can be measured.
 _SHUFFLE_ROUNDS = 12
-# The third word of the shuffle's seed; any number would do, another one is other batches.
+# The third word of the shuffle's seed; any number would do, but another one gives other batches.
 _SHUFFLE_SALT = 7
 
 
 def shuffled_indices(
     count: int, batch_size: int, seed: tf.Tensor | int, k: tf.Tensor | int
 ) -> tf.Tensor:
-    """The numbers of the images in batch k, a pure function of the arguments.
+    """Returns the numbers of the images in batch k, a pure function of the arguments.
 
-    The images pass in an endless row of epochs, each a permutation of its own, and batch k is
-    places k * B ... k * B + B - 1 of that row.
+    The images form an endless sequence of epochs, each with its own permutation, and batch k is
+    places k * B ... k * B + B - 1 of that sequence.
 
     Args:
-      count: How many images there are.
-      batch_size: B.
-      seed: Of 64 bits; a tensor is int64.
+      count: The number of images.
+      batch_size: The batch size B.
+      seed: An integer of 64 bits, or an int64 tensor.
       k: The batch's number, from 0.
 
     Returns:
-      int64 [B].
+      The numbers, int64 [B].
     """
     places = tf.cast(k, tf.int64) * batch_size + tf.range(batch_size, dtype=tf.int64)
     epochs = places // count

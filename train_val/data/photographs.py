@@ -1,4 +1,4 @@
-"""Stored photographs as the squares that a network sees."""
+"""Turns stored photographs into the squares that a network sees."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-# Of ImageNet's pixels, red, green and blue, from 0 to 255.
+# Mean and deviation of ImageNet's pixels, red, green and blue, from 0 to 255.
 MEAN = (123.68, 116.779, 103.939)
 STD = (58.393, 57.12, 57.375)
-# What a test shows of the image's shorter side: 224 of 256 pixels.
+# The share of the image's shorter side that a test shows: 224 of 256 pixels.
 CENTRAL = 0.875
-# Random crops, as the networks for ImageNet have been trained since Inception: of the area, and
-# width by height; where objects' boxes are known, so much of one is within.
+# Random crops, as in training for ImageNet since Inception: ranges of the share of the area and of
+# width by height; if boxes of objects are known, the crop covers at least this share of one.
 _AREAS = (0.05, 1.0)
 _ASPECTS = (3 / 4, 4 / 3)
 _COVERED = 0.1
-# JPEG decoders scale down by these for less than the whole price.
+# The factors by which JPEG decoders scale down at a lower cost than decoding everything.
 _SCALES = (1, 2, 4, 8)
 
 
@@ -31,19 +31,19 @@ def random_square(
     jpeg_only: bool = False,
     scaled: bool = True,
 ) -> tf.Tensor:
-    """A random part of an image: 5% to 100% of its area, 3:4 to 4:3, resized to a square.
+    """Returns a random part of an image, 5% to 100% of its area, 3:4 to 4:3, as a square.
 
     Args:
-      encoded: String: a JPEG or PNG file's content. Greyscale and CMYK become RGB.
-      boxes: Float32 [1, n, 4]: of the objects; a crop contains a tenth of one, if there are any.
-      seed: Int64 [2]; the same crop whenever it is the same.
+      encoded: The content of a JPEG or PNG file, a string. Greyscale and CMYK become RGB.
+      boxes: The boxes of objects, float32 [1, n, 4]; a crop contains a tenth of one, if any.
+      seed: The seed, int64 [2], which determines the crop.
       size: The square's side.
-      jpeg_only: Whether a file that is no JPEG is an error, which saves time (default False).
-      scaled: Whether the decoder scales large images down, which saves time where most are
-        twice as large as the square, and costs some where they are not (default True).
+      jpeg_only: Whether a file that is not a JPEG is an error, which saves time.
+      scaled: Whether the decoder scales large images down, which saves time if most are at least
+        twice as large as the square, and costs time if they are not.
 
     Returns:
-      float32 [size, size, 3], from 0 to 255.
+      The square, float32 [size, size, 3], from 0 to 255.
     """
 
     def choose(shape: tf.Tensor) -> tf.Tensor:
@@ -63,7 +63,7 @@ def random_square(
 
 
 def begins_well(encoded: tf.Tensor) -> bool:
-    """Whether the first pixel of a JPEG file can be decoded: no crop of another one can be."""
+    """Whether the first pixel of a JPEG file can be decoded, without which no crop can be."""
     if not bool(tf.io.is_jpeg(encoded)):
         return False
     try:
@@ -74,14 +74,14 @@ def begins_well(encoded: tf.Tensor) -> bool:
 
 
 def central_square(encoded: tf.Tensor, size: int) -> tf.Tensor:
-    """The middle of an image, 87.5% of the shorter side in both directions.
+    """Returns the middle of an image, 87.5% of the shorter side in both directions.
 
     Args:
-      encoded: As for `random_square`.
+      encoded: The content of a file, as for `random_square`.
       size: The square's side.
 
     Returns:
-      float32 [size, size, 3], from 0 to 255.
+      The square, float32 [size, size, 3], from 0 to 255.
     """
 
     def choose(shape: tf.Tensor) -> tf.Tensor:
@@ -96,12 +96,12 @@ def standardize(images: tf.Tensor) -> tf.Tensor:
     """Subtracts the mean and divides by the deviation of ImageNet's pixels, colour by colour.
 
     Args:
-      images: Float32 [B, size, size, 3], from 0 to 255.
+      images: The images, float32 [B, size, size, 3], from 0 to 255.
 
     Returns:
-      The same shape.
+      The standardised images, of the same shape.
     """
-    # As rows of all pixels: broadcasting along an axis of 3 is several times slower.
+    # Rows of all pixels: broadcasting along an axis of 3 is several times slower.
     pixels = images.shape[1] * images.shape[2]
     rows = tf.reshape(images, [-1, 3 * pixels])
     factor = tf.constant(np.tile(1 / np.array(STD, np.float32), pixels))
@@ -112,17 +112,15 @@ def standardize(images: tf.Tensor) -> tf.Tensor:
 def _resized_part(
     encoded: tf.Tensor, choose: Callable, size: int, jpeg_only: bool, scaled: bool, exact: bool
 ) -> tf.Tensor:
-    """Decodes the window that `choose` returns for a shape, and resizes it.
+    """Decodes the window that `choose` returns for a shape, and resizes it."""
 
-    Unless it is exact, the window's edges move to whole pixels of the scale that is decoded, by
-    half of one of the square's pixels at most, and resizing averages 2 x 2 pixels.
-    """
-
+    # Unless it is exact, the window's edges move to whole pixels of the scale that is decoded, by
+    # half of one of the square's pixels at most, and resizing averages 2 x 2 pixels.
     def from_jpeg() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         shape = tf.io.extract_jpeg_shape(encoded)
         window = choose(shape)
-        # Only the window is decoded, and at the smallest scale that is not below the square's:
-        # what the decoder averages costs less than decoding it.
+        # Only the window is decoded, at the smallest scale that is not below the square's: pixels
+        # that the decoder averages cost less than decoding them.
         smaller = tf.minimum(window[2], window[3])
         number = tf.reduce_sum([tf.cast(smaller >= s * size, tf.int32) for s in _SCALES[1:]])
 
@@ -140,7 +138,7 @@ def _resized_part(
                     fancy_upscaling=False,
                     dct_method="INTEGER_FAST",
                 )
-                # Where the window lies in what is decoded, which has whole pixels only.
+                # The place of the window in the decoded part, which has whole pixels only.
                 window_begin = tf.cast(window[:2], tf.float32) / scale - tf.cast(begin, tf.float32)
                 return part, window_begin, tf.cast(window[2:], tf.float32) / scale
 
@@ -151,7 +149,7 @@ def _resized_part(
         return tf.switch_case(number, [decode(scale) for scale in _SCALES])
 
     def from_another() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        # ImageNet has a PNG file under the name of a JPEG.
+        # ImageNet contains a PNG file with the name of a JPEG.
         image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
         image.set_shape([None, None, 3])
         window = choose(tf.shape(image))
@@ -163,7 +161,7 @@ def _resized_part(
     else:
         part, begin, extent = tf.cond(tf.io.is_jpeg(encoded), from_jpeg, from_another)
     if exact:
-        # The op of tf.image.resize(antialias=True), with a window whose edges lie between pixels.
+        # The op of tf.image.resize(antialias=True), for a window whose edges lie between pixels.
         squares = tf.raw_ops.ScaleAndTranslate(
             images=part[tf.newaxis],
             size=[size, size],
@@ -180,7 +178,7 @@ def _resized_part(
 
 
 def shorter_sides(encoded: list[bytes]) -> list[int]:
-    """The shorter sides of JPEG files in pixels; what is no JPEG file is left out."""
+    """Returns the shorter sides of JPEG files in pixels; other files are left out."""
     sides = []
     for content in encoded:
         with contextlib.suppress(tf.errors.OpError):

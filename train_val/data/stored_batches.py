@@ -13,12 +13,12 @@ from train_val.data.order import shuffled_indices
 from train_val.data.stored_images import StoredImages
 
 _AHEAD = 2
-# So many images tell whether a data set's are large.
+# The number of images that show whether those of a data set are large.
 _MEASURED = 16
-# More damaged images than this share are not a few bad files but a bad data set.
+# A larger share of damaged images means not a few bad files but a bad data set.
 _LARGEST_DAMAGE = 0.05
 _ALWAYS_BORNE = 10
-# What TensorFlow raises about an image, and not about a mistake in the pipeline itself.
+# Errors that TensorFlow raises about an image, not about a mistake in the pipeline itself.
 _ABOUT_DATA = (
     tf.errors.InvalidArgumentError,
     tf.errors.DataLossError,
@@ -29,17 +29,17 @@ _ABOUT_DATA = (
 
 
 def too_many_damaged(damaged: int, images: int) -> bool:
-    """Whether a data set of so many images, some damaged, is damaged as a whole."""
+    """Whether so many of a data set's images are damaged that all of it counts as damaged."""
     return damaged > max(_ALWAYS_BORNE, _LARGEST_DAMAGE * images) or damaged == images
 
 
 class LeftOut:
-    """The images of a data set that can't be decoded: found on the way, named once, counted.
+    """The images of a data set that can't be decoded: found in use, reported once, counted.
 
     Attributes:
-      numbers: Of the images, in the order found.
-      cut_short: Those among them of which a crop near the top can be decoded.
-      others: Numbers of images that are no JPEG files, for which a pipeline takes more time.
+      numbers: The numbers of the images, in the order found.
+      cut_short: The numbers among them of truncated files, whose top can still be decoded.
+      others: The numbers of images that are not JPEG files, for which a pipeline takes more time.
     """
 
     def __init__(self, data: StoredImages) -> None:
@@ -52,16 +52,16 @@ class LeftOut:
         return len(self.numbers)
 
     def find(self, indices: np.ndarray) -> int:
-        """Looks for images that can't be decoded, writes their names and notes them.
+        """Looks for images that can't be decoded, reports their names and notes them.
 
         Args:
-          indices: The numbers of images.
+          indices: The numbers of the images to look at.
 
         Returns:
-          How many images to leave out, or that are no JPEG files, were not known yet.
+          The number of images newly found to be left out, or not to be JPEG files.
 
         Raises:
-          DataError: A label is out of range, a file is gone, or too many images are damaged.
+          DataError: If a label is out of range, a file is gone, or too many images are damaged.
         """
         before = len(self) + len(self.others)
         for index in sorted(set(indices.tolist()).difference(self.numbers, self.others)):
@@ -90,7 +90,7 @@ class LeftOut:
                 " anew, or start again without it."
             ) from error
         except tf.errors.OpError:
-            return False  # a record that is no example
+            return False  # a record that is not an example
         if not 0 <= int(label) < self._data.num_classes:
             raise DataError(
                 f"Expected labels of {self._data.num_classes} classes in {self._data.name}, found"
@@ -98,7 +98,7 @@ class LeftOut:
                 " the data set that has so many."
             )
         try:
-            # All of it: random crops come to every row.
+            # The whole image: random crops reach every row.
             tf.io.decode_image(encoded, channels=3, expand_animations=False)
             photographs.central_square(encoded, self._data.image_size)
         except (*_ABOUT_DATA, ValueError):
@@ -111,18 +111,18 @@ class LeftOut:
 
 
 class StoredBatches:
-    """Training batches of stored images, of which number k is a pure function of seed and k.
+    """Training batches of stored images; batch k is a pure function of the seed and k.
 
-    Order and resuming are those of `Batches`: an endless row of epochs, each a permutation of its
-    own; `dataset(start=k)` gives the very batches that `dataset()` gives after k. Each image is
-    cropped at random and mirrored by chance, by the seed and its place in the row. In the place of
-    an image that can't be decoded stands the next one that can, wherever training begins; of a file
-    that is cut short, in those batches whose crop reaches the cut.
+    Order and resuming are those of `Batches`: an endless sequence of epochs, each with its own
+    permutation; `dataset(start=k)` has the very batches that `dataset()` has after k. Each image is
+    cropped and mirrored at random, by the seed and its place in the sequence. An image that can't
+    be decoded is replaced by the next one that can, wherever training begins; a truncated file is
+    replaced only in batches whose crop reaches the missing part.
 
     Attributes:
-      data: What the batches are made of.
-      batch_size: B.
-      seed: Of the order and of what is drawn.
+      data: The images.
+      batch_size: The batch size B.
+      seed: The seed of the order, the crops and the flips.
       left_out: The images found so far that can't be decoded.
     """
 
@@ -134,54 +134,54 @@ class StoredBatches:
         dtype: tf.DType = tf.float32,
         channels_first: bool = False,
     ) -> None:
-        """Sets the batches up; a few images are read, for their size.
+        """Sets the batches up; a few images are read to find their size.
 
         Args:
           data: The images.
-          batch_size: B, from 1 to the number of images.
+          batch_size: The batch size B, from 1 to the number of images.
           seed: Any integer of 64 bits.
-          dtype: Of the inputs (default float32).
-          channels_first: Inputs as [B, channels, height, width] (default False).
+          dtype: The dtype of the inputs.
+          channels_first: Whether inputs are [B, channels, height, width].
 
         Raises:
-          ValueError: A size out of range, a seed of more than 64 bits, a dtype that is not
-            floating.
+          ValueError: If a size is out of range, the seed has more than 64 bits, or the dtype is
+            not floating.
         """
         _check_batch_size(batch_size, data)
         if not -(2**63) <= seed < 2**63:
             raise ValueError(f"Expected a seed that fits in 64 bits, got {seed}.")
         self.data, self.batch_size, self.seed = data, batch_size, seed
         self.left_out = LeftOut(data)
-        # The batches that a file cut short has stopped: what of it is whole serves in the others.
+        # The batches that a truncated file has stopped; in others its intact part is used.
         self._stopped: set[int] = set()
         self._finish = _finisher(dtype, channels_first)
         self._large = _are_large(data)
 
     @property
     def batches_per_epoch(self) -> float:
-        """How many batches show every image once; not always a whole number."""
+        """The number of batches that show every image once; not always a whole number."""
         return len(self.data) / self.batch_size
 
     def indices(self, k: tf.Tensor | int) -> tf.Tensor:
-        """The numbers of the images in batch k before any is left out, int64 [B]."""
+        """Returns the numbers of the images in batch k before any is left out, int64 [B]."""
         return shuffled_indices(len(self.data), self.batch_size, self.seed, k)
 
     def dataset(
         self, start: int = 0, steps: int | None = None
     ) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-        """The batches from number `start` on, read and decoded ahead of who asks for them.
+        """Returns the batches from number `start` on, read and decoded ahead of their use.
 
         Args:
-          start: The first batch's number (default 0).
-          steps: How many batches (default None: without end).
+          start: The number of the first batch.
+          steps: The number of batches; None for endless ones.
 
         Returns:
           An iterator over (inputs, labels): inputs [B, size, size, 3] of the dtype, or channels
           first, and labels int32 [B].
 
         Raises:
-          ValueError: Start or steps is negative.
-          DataError: Labels or files are not what they should be; `LeftOut.find` says when.
+          ValueError: If start or steps is negative.
+          DataError: In use, if labels or files are wrong; `LeftOut.find` says when.
         """
         if start < 0 or (steps is not None and steps < 0):
             raise ValueError(
@@ -207,11 +207,8 @@ class StoredBatches:
         return True
 
     def _stand_ins(self, stopped: bool) -> np.ndarray:
-        """Which image stands for each: itself, or the next one that can be decoded.
-
-        Args:
-          stopped: Whether that is for a batch that a file cut short has stopped.
-        """
+        """Returns the image used for each: itself, or the next one that can be decoded."""
+        # `stopped` says whether it is for a batch that a truncated file has stopped.
         whole = np.arange(len(self.data))
         left_out = set(self.left_out.numbers)
         for number in left_out if stopped else left_out - self.left_out.cut_short:
@@ -252,17 +249,17 @@ class StoredBatches:
             jpeg_only=not self.left_out.others,
             scaled=self._large,
         )
-        # Along the axis 1 or none: a tf.cond would cost more.
+        # Along axis 1 or no axis: a tf.cond would cost more.
         return tf.reverse(square, tf.range(1, 1 + flip))
 
 
 class StoredTestBatches:
-    """Every image once, its middle and nothing drawn: to measure a network on.
+    """The middle of every image once, for measuring a network.
 
     Images that can't be decoded are left out.
 
     Attributes:
-      left_out: Those found so far.
+      left_out: The images left out so far.
     """
 
     def __init__(
@@ -278,15 +275,15 @@ class StoredTestBatches:
 
         Args:
           data: The images.
-          batch_size: B; the last batch holds what is left and may be smaller.
-          dtype: Of the inputs (default float32).
-          channels_first: Inputs as [B, channels, height, width] (default False).
-          limit: At most so many images, evenly spread over the data set; None for all.
-          mixed: In an order that is drawn once, the same always, and not in the data set's,
-            which may be class by class (default False).
+          batch_size: The batch size B; the last batch may be smaller.
+          dtype: The dtype of the inputs.
+          channels_first: Whether inputs are [B, channels, height, width].
+          limit: The most images to use, evenly spread over the data set; None for all.
+          mixed: Whether to use a fixed random order instead of the data set's, which may be sorted
+            by class.
 
         Raises:
-          ValueError: The batch size is out of range or the dtype is not floating.
+          ValueError: If the batch size is out of range or the dtype is not floating.
         """
         _check_batch_size(batch_size, data)
         self.data, self.batch_size = data, batch_size
@@ -298,7 +295,7 @@ class StoredTestBatches:
             self._chosen = np.random.default_rng(0).permutation(self._chosen)
 
     def __iter__(self) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-        """Yields (inputs, labels), as `StoredBatches.dataset`."""
+        """Iterates over (inputs, labels), as `StoredBatches.dataset` does."""
 
         def remaining(k: int) -> np.ndarray:
             good = ~np.isin(self._chosen, self.left_out.numbers)
@@ -362,7 +359,7 @@ def _stream(
     finish: Callable,
     repair: Callable[[int], bool],
 ) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-    """Runs a pipeline; where an image stops batch k, `repair(k)` leaves it out and it goes on."""
+    """Runs a pipeline; if an image stops batch k, `repair(k)` leaves it out and it continues."""
     k = start
     while True:
         try:
@@ -392,7 +389,7 @@ def _are_large(data: StoredImages) -> bool:
     numbers = np.arange(count) * len(data) // count
     contents = []
     for tensors in zip(*data.source.fetch(tf.constant(numbers)), strict=True):
-        # What is damaged or gone is told when its batch comes.
+        # Images that are damaged or gone are reported when their batch comes.
         with contextlib.suppress(tf.errors.OpError):
             contents.append(data.source.parse(*tensors)[0].numpy())
     sides = photographs.shorter_sides(contents)

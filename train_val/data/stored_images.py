@@ -7,33 +7,35 @@ import tensorflow as tf
 
 
 class Source(Protocol):
-    """Where images are stored, and how number i is read."""
+    """A store of images, which are read by their numbers."""
 
     def __len__(self) -> int:
-        """How many images there are."""
+        """Returns the number of images."""
 
     def fetch(self, indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """What `parse` needs of some images (int64 [B]); tensors whose first axis counts them.
+        """Returns the tensors that `parse` needs for images (int64 [B]), along their first axes.
 
-        What is faster for many images at a time belongs here, the rest into `parse`, which runs
-        for several images in parallel.
+        Work that is faster for many images at a time belongs here, the rest belongs in `parse`,
+        which runs for several images in parallel.
         """
 
     def parse(self, *fetched: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """One image, not decoded yet.
+        """Returns one image, not decoded yet.
+
+        Args:
+          *fetched: The tensors that `fetch` returned for the image.
 
         Returns:
-          encoded: string, scalar.
-          label: int64, scalar, counted from 0.
-          boxes: float32 [1, n, 4], ymin, xmin, ymax, xmax of the image's objects from 0 to 1;
-            n is 0 where they are not known.
+          The encoded image, a scalar string; the label, a scalar int64 counted from 0; and the
+          boxes of the image's objects, float32 [1, n, 4], with ymin, xmin, ymax, xmax from 0 to 1,
+          where n is 0 if they are not known.
         """
 
     def describe(self, index: int) -> str:
-        """What a message calls the image."""
+        """Returns the name of an image for messages."""
 
     def fingerprint(self) -> str:
-        """16 digits that another set of images has not, wherever the folder stands."""
+        """Returns 16 digits that identify the set of images, wherever its folder is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,10 +43,10 @@ class StoredImages:
     """Labelled images on disk, too many for memory, that networks see as squares.
 
     Attributes:
-      source: Where they are.
-      num_classes: How many classes there are.
-      image_size: The side that a network sees, in pixels.
-      name: What messages call the data.
+      source: The store of the images.
+      num_classes: The number of classes.
+      image_size: The side of the squares that a network sees, in pixels.
+      name: The name of the data in messages.
     """
 
     source: Source

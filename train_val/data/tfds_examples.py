@@ -13,19 +13,19 @@ _SECONDS_TO_ANSWER = 10
 
 
 def tfds_examples(name: str, split: str) -> dict[str, np.ndarray]:
-    """All examples of a split of a data set of tensorflow-datasets, downloaded if need be.
+    """Returns all examples of a split of a data set of tensorflow-datasets; may download them.
 
     Args:
-      name: What tensorflow-datasets calls the data set.
+      name: The name of the data set in tensorflow-datasets.
       split: "train" or "test".
 
     Returns:
-      The features ("image", "label", ...), each an array with one row an example.
+      The features ("image", "label", ...), each an array with a row for each example.
 
     Raises:
-      DataError: The data set is not there yet and cannot be downloaded.
+      DataError: If the data set is not there yet and can't be downloaded.
     """
-    # Imported here: who reads files need not wait for it, nor have it work.
+    # Imported here: those who read files need not wait for it, nor need it to work.
     import tensorflow_datasets as tfds
 
     try:
@@ -36,13 +36,13 @@ def tfds_examples(name: str, split: str) -> dict[str, np.ndarray]:
         return tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
     except DataError:
         raise
-    except Exception as error:  # whatever tensorflow-datasets and what it uses may raise
+    except Exception as error:  # tensorflow-datasets and its dependencies may raise anything
         raise DataError(_cannot_download(name, error)) from error
 
 
 def _check_network(builder: Any) -> None:
-    # tensorflow-datasets retries for over three minutes before it says that there is no
-    # network; one question to the same server says it at once.
+    # tensorflow-datasets retries for over three minutes before it reports that there is no
+    # network; a single request to the same server shows it at once.
     for url in list(builder.url_infos)[:1]:
         request = urllib.request.Request(url, method="HEAD")
         try:

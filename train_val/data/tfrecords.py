@@ -20,20 +20,20 @@ from train_val.data.image_data import DataError
 _LENGTH, _HEADER, _FOOTER = 8, 12, 4
 # Indexing waits for the disk, not for the processor.
 _THREADS = 16
-# More files are opened for each record: a process may not keep many open (often 1,024).
+# With more files, each is opened again for every record: a process may often keep 1,024 open.
 _OPEN_FILES = 256
-# Fewer records are indexed faster than an index is found.
+# Fewer records are indexed faster than a stored index is found.
 _WORTH_KEEPING = 100_000
 
 
 class TFRecordImages:
-    """Images in TFRecord files, any of which is read without those before it.
+    """Images in TFRecord files, any of which can be read without those before it.
 
-    Where each record begins is found once, by reading the lengths alone, and kept in the user's
-    cache folder (`$XDG_CACHE_HOME/mlhf`) for large data sets.
+    The beginnings of the records are found once, by reading the lengths alone, and stored in the
+    user's cache folder (`$XDG_CACHE_HOME/mlhf`) for large data sets.
 
     Attributes:
-      files: The files, in their order.
+      files: The files, in order.
     """
 
     def __init__(
@@ -52,12 +52,12 @@ class TFRecordImages:
           encoded: The feature that holds a whole image file.
           label: The feature that holds the class.
           first_label: The number of the first class, which becomes 0.
-          boxes: What the features of the objects' boxes begin with; they end in /ymin, /xmin,
-            /ymax and /xmax. None: there are none.
+          boxes: The beginning of the names of features with objects' boxes, which end in /ymin,
+            /xmin, /ymax and /xmax. None if there are none.
 
         Raises:
-          DataError: A file can't be read, is cut short or damaged, or the first record of the
-            first, the middle or the last one has no such features.
+          DataError: If a file can't be read, is truncated or damaged, or the first record of the
+            first, the middle or the last file does not have these features.
         """
         self.files = [Path(file) for file in files]
         self._first_label, self._boxes = first_label, boxes
@@ -85,20 +85,20 @@ class TFRecordImages:
 
     def __del__(self) -> None:
         for descriptor in getattr(self, "_descriptors", {}).values():
-            # Modules may be gone where the interpreter ends.
+            # Modules may be gone when the interpreter ends.
             try:
                 os.close(descriptor)
             except Exception:
                 return
 
     def fetch(self, indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """The records; see `Source`."""
+        """Returns the records; see `Source`."""
         records = tf.numpy_function(self.read, [indices], tf.string)
         records.set_shape(indices.shape)
         return (records,)
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """The records of these numbers, an array of bytes objects; empty where one is damaged."""
+        """Returns the records with these numbers as bytes objects, empty for a damaged record."""
         records = [self._record(int(index)) for index in indices]
         # Not np.array(records), which cuts off zeros at the ends of strings.
         found = np.empty(len(records), object)
@@ -113,17 +113,17 @@ class TFRecordImages:
         if self._boxes is not None:
             corners = [tf.sparse.to_dense(found[corner]) for corner in self._corners]
             boxes = tf.stack(corners, axis=1)[tf.newaxis]
-            # What is outside of the image, or no number, would stop TensorFlow's random crops.
+            # Boxes outside the image, or NaN, would stop TensorFlow's random crops.
             boxes = tf.clip_by_value(tf.where(tf.math.is_nan(boxes), 0.0, boxes), 0, 1)
         return found[encoded], found[label] - self._first_label, boxes
 
     def fingerprint(self) -> str:
-        """Of the files' names and sizes; see `Source`."""
+        """Returns a digest of the files' names and sizes; see `Source`."""
         files = "\n".join(f"{file.name} {file.stat().st_size}" for file in self.files)
         return hashlib.sha256(files.encode()).hexdigest()[:16]
 
     def describe(self, index: int) -> str:
-        """The file, and the record's number in it."""
+        """Returns the file and the record's number in it."""
         file = int(self._file_of[index])
         first = int(np.searchsorted(self._file_of, file))
         return f"record {index - first} of {self.files[file]}"
@@ -140,11 +140,11 @@ class TFRecordImages:
                     self._descriptors[file] = os.open(self.files[file], os.O_RDONLY)
             found = os.pread(self._descriptors[file], length + _FOOTER, offset)
         record, footer = found[:length], found[length:]
-        # An empty record has no features, so that it is left out as what can't be decoded is.
+        # An empty record has no features, and is left out like an image that can't be decoded.
         return record if footer == _checksum(record) else b""
 
     def _check_features(self) -> None:
-        # Of a few files: reading from all could take as long as an epoch begins.
+        # Only a few files: reading from all could delay the first epoch.
         files = np.unique(self._file_of)
         for file in {int(files[0]), int(files[len(files) // 2]), int(files[-1])}:
             self._check_record(int(np.searchsorted(self._file_of, file)))
@@ -153,7 +153,7 @@ class TFRecordImages:
         file = self.files[int(self._file_of[index])]
         record = self.read(np.array([index]))[0]
         if not record:
-            return  # empty or damaged: left out and named when its batch comes
+            return  # empty or damaged: left out and reported when its batch comes
         example = tf.train.Example()
         try:
             example.ParseFromString(record)
@@ -180,33 +180,32 @@ class TFRecordImages:
 
 
 def index_of(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where the records of TFRecord files are.
+    """Finds the records of TFRecord files; their contents are not looked at.
 
     Args:
-      files: Their paths.
+      files: The paths of the files.
 
     Returns:
       The file's number, the place of the first byte and the length of each record's data, as
       int32, int64 and int64 [N].
 
     Raises:
-      DataError: A file can't be read, ends within a record, or is no TFRecord file. What records
-        hold is not looked at.
+      DataError: If a file can't be read, ends within a record, or is not a TFRecord file.
     """
-    kept = _kept_index(files)
-    if kept is not None and kept.is_file():
+    stored = _stored_index(files)
+    if stored is not None and stored.is_file():
         with contextlib.suppress(Exception):  # a damaged index is made anew
-            return _read_index(kept)
+            return _read_index(stored)
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
-        found = list(threads.map(_records, files))
-    counts = [len(offsets) for offsets, _ in found]
+        columns = list(threads.map(_records, files))
+    counts = [len(offsets) for offsets, _ in columns]
     numbers = np.repeat(np.arange(len(files), dtype=np.int32), counts)
-    offsets, lengths = (np.concatenate(column) for column in zip(*found, strict=True))
-    if kept is not None and len(offsets) >= _WORTH_KEEPING:
+    offsets, lengths = (np.concatenate(column) for column in zip(*columns, strict=True))
+    if stored is not None and len(offsets) >= _WORTH_KEEPING:
         # The index is for speed: without room for it, it is made each time.
         with contextlib.suppress(OSError):
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            with replace_file(kept) as file:
+            stored.parent.mkdir(parents=True, exist_ok=True)
+            with replace_file(stored) as file:
                 np.savez(file, files=numbers, offsets=offsets, lengths=lengths)
     return numbers, offsets, lengths
 
@@ -256,18 +255,18 @@ def _records(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _checksum(data: bytes) -> bytes:
-    """What stands behind data in a TFRecord file: its CRC-32C, turned and shifted."""
+    """Returns the checksum after the data in a TFRecord file: its CRC-32C, turned and shifted."""
     crc = google_crc32c.value(data)
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-def _kept_index(files: Sequence[Path]) -> Path | None:
+def _stored_index(files: Sequence[Path]) -> Path | None:
     digest = hashlib.sha256()
     try:
         for file in files:
             status = file.stat()
             digest.update(f"{file.resolve()} {status.st_size} {status.st_mtime_ns}\n".encode())
     except OSError:
-        return None  # which _records says in a sentence
+        return None  # _records raises an error with a sentence
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "mlhf" / f"tfrecords-{digest.hexdigest()[:32]}.npz"

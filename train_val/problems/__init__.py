@@ -1,1 +1,1 @@
-"""Networks on data sets, as tasks and as problems whose hyperparameters are tuned."""
+"""Networks on data sets, as tasks to train and as problems with hyperparameters to tune."""

@@ -1,4 +1,4 @@
-"""Hyperparameters of a network's training by name, and the problem that they are learned in."""
+"""The hyperparameters of a network's training by name, and the problem that learns them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from train_val.problems import image_problems
 
 DATA = ("cifar10", "digits", "mnist")
 
-# Where each begins, if the user says nothing.
+# The initial values, unless the user sets them.
 PENALTIES = {"l1": 1e-4, "l2": 1e-4, "log_l2": float(np.log(1e-4))}
 OF_DATA = ("example_weights", "images", "labels")
 OF_WEIGHTS = ("initial_scale", "initial_weights")
@@ -36,16 +36,16 @@ PROJECTIONS: dict[str, Callable[..., hypergrad.projections.Projection]] = {
 
 
 def make_dynamics(name: str, lr: float | None, momentum: float) -> hypergrad.Dynamics:
-    """Returns dynamics by the command line's name for them.
+    """Returns the dynamics with a name on the command line.
 
     Args:
       name: `"gd"`, `"backtracking"`, `"momentum"` (M2), `"m1"` to `"m4"`, `"nesterov"` (of M2) or
         `"adam"`.
-      lr: The learning rate; None for 0.1, of `"adam"` 0.001.
-      momentum: Of those that have one; Adam's β₁.
+      lr: The learning rate; None for 0.1, or 0.001 for `"adam"`.
+      momentum: The momentum, if the dynamics has one; for Adam β₁.
 
     Raises:
-      ValueError: For another name, or a number outside its domain.
+      ValueError: If the name is not known, or a number is outside its domain.
     """
     check_choice("dynamics", name, DYNAMICS)
     if name == "adam":
@@ -104,9 +104,9 @@ class Tuning:
     """A network, its data, and the hyperparameters of its training.
 
     Attributes:
-      problem: The `mlhf.hypergrad.Problem`: the mean cross entropy of batches, with penalties and
-        weights of examples; outside it, that of the validation images.
-      start: The hyperparameters' first values.
+      problem: The `mlhf.hypergrad.Problem`: the inner loss is the mean cross entropy of batches,
+        with penalties and weights of examples; the outer loss is that of the validation images.
+      start: The initial values of the hyperparameters.
       network: The network with its test images.
       train: The training images.
       layers: The names of the groups of hyperparameters by layer.
@@ -130,28 +130,28 @@ class Tuning:
         """Loads the data and describes the training.
 
         Args:
-          names: As `Name.parse` reads them.
+          names: The hyperparameters to learn, as texts that `Name.parse` reads.
           network: `"convnet"`, `"mlp"` or `"softmax"`.
           data: `"cifar10"`, `"digits"` or `"mnist"`.
-          data_dir: As for `train_val.data.load`.
-          dynamics: Of the training.
-          steps: T.
-          batch_size: Examples in a batch; all of them where there are no more.
-          train_examples: At most so many images are trained on, the first of the training part.
-          valid_examples: At most so many others, a third of that part at most, are validated on;
-            None for 5,000, of the convnet 1,000.
-          start: First values, of hyperparameters that begin with one number.
-          seed: Of `initial_weights`.
+          data_dir: The folder of the files, as for `train_val.data.load`.
+          dynamics: The dynamics of the training.
+          steps: The number of steps, T.
+          batch_size: Examples per batch; all of them if there are fewer.
+          train_examples: The most images to train on, the first of the training part.
+          valid_examples: The most images to validate on, others of that part and at most a third
+            of it; None for 5,000, or 1,000 with the convnet.
+          start: Initial values of hyperparameters that begin with one number.
+          seed: The seed of `initial_weights`.
 
         Raises:
-          ValueError: For a name or number that makes no sense.
+          ValueError: If a name or number makes no sense.
           DataError: If the data can't be read.
         """
         self.dynamics, self.names = dynamics, [Name.parse(text, dynamics) for text in names]
-        own = [name.name for name in self.names]
-        if not own or len(set(own)) < len(own):
+        learned = [name.name for name in self.names]
+        if not learned or len(set(learned)) < len(learned):
             raise ValueError(f"Expected hyperparameters, each once, got {', '.join(names)!r}.")
-        if {*OF_WEIGHTS} <= set(own):
+        if {*OF_WEIGHTS} <= set(learned):
             raise ValueError("Expected initial_scale or initial_weights, got both.")
         check_choice("problem", network, list(network_table.TUNED))
         check_choice("data", data, DATA)
@@ -165,10 +165,10 @@ class Tuning:
         )
         self.steps, self._seed, self._values = steps, seed, dict(start or {})
         unknown = set(self._values) - {*dynamics.constants, *PENALTIES, "initial_scale"}
-        if unknown or not set(self._values) <= set(own):
+        if unknown or not set(self._values) <= set(learned):
             raise ValueError(
                 "Expected first values of learned hyperparameters of one number, got one of "
-                f"{sorted(unknown or set(self._values) - set(own))}."
+                f"{sorted(unknown or set(self._values) - set(learned))}."
             )
         self.train, valid = self._part(
             self.network.train, train_examples, valid_examples or known.valid_examples or 0
@@ -186,19 +186,22 @@ class Tuning:
             self._valid_loss,
             dynamics=dynamics,
             steps=steps,
-            initial=self._scaled_weights if "initial_scale" in own else None,
+            initial=self._scaled_weights if "initial_scale" in learned else None,
         )
 
     @property
     def weights(self) -> Callable[[int], Any]:
-        """What trainings begin with, from a seed, unless a hyperparameter says it."""
+        """A function from a seed to the initial weights, unless a hyperparameter sets them."""
         return self.network.task.initialize
 
     def gauss_newton(self, damping: float = 1e-2) -> hypergrad.linear_solvers.GaussNewton:
-        """Returns the solver of `implicit` that has no need of a minimum.
+        """Returns the solver for `implicit` that does not need a minimum.
+
+        Args:
+          damping: The number added to the diagonal of the Gauss-Newton matrix.
 
         Raises:
-          ValueError: With weights of examples, which the Gauss-Newton matrix here has not.
+          ValueError: If weights of examples are learned, which the matrix does not contain.
         """
         if "example_weights" in self.start:
             raise ValueError(
@@ -210,7 +213,7 @@ class Tuning:
         )
 
     def projections(self, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Returns projections by name: the given, and natural ones of what the losses read."""
+        """Returns projections by name: the given ones, and natural ones for the others."""
         natural = {
             "l1": hypergrad.projections.box(0.0),
             "l2": hypergrad.projections.box(0.0),
@@ -218,8 +221,8 @@ class Tuning:
             "labels": hypergrad.projections.simplex(),
             "initial_scale": hypergrad.projections.box(1e-6),
         }
-        found = {name: project for name, project in natural.items() if name in self.start}
-        return {**found, **(given or {})}
+        used = {name: project for name, project in natural.items() if name in self.start}
+        return {**used, **(given or {})}
 
     def rate(self, name: str) -> float:
         """Returns an outer learning rate that suits Adam, whose steps have the rate's size."""
@@ -233,7 +236,7 @@ class Tuning:
         return [name.name for name in self.names if name.granularity == "weight"]
 
     def numbers(self) -> int:
-        """Returns how many numbers the hyperparameters are."""
+        """Returns how many numbers the hyperparameters consist of."""
         return sum(int(np.prod(leaf.shape)) for leaf in tf.nest.flatten(self.start))
 
     def _part(self, data: Any, train: int, valid: int) -> tuple[ImageData, ImageData]:
@@ -336,15 +339,15 @@ class Tuning:
 
     @functools.cached_property
     def _moments(self) -> dict[str, tuple[tf.TensorShape, float, float]]:
-        """Of the network's own initial weights, by variable: shape, mean, deviation."""
-        found = self.network.task.initialize(self._seed)
+        """Shape, mean and deviation of the network's own initial weights, by variable."""
+        weights = self.network.task.initialize(self._seed)
         return {
             path: (leaf.shape, float(np.mean(leaf)), float(np.std(leaf)))
-            for path, leaf in found.items()
+            for path, leaf in weights.items()
         }
 
 
 def _tensors(data: ImageData) -> tuple[tf.Tensor, tf.Tensor]:
-    """Images as the network sees them, and labels, all at once."""
+    """Returns all images, as the network sees them, and their labels."""
     batches = list(test_batches(data, min(1000, len(data))))
     return tuple(tf.concat(parts, 0) for parts in zip(*batches, strict=True))

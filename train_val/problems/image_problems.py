@@ -17,7 +17,7 @@ from train_val.networks import network_table
 from train_val.networks.network_output import check_logits
 from train_val.problems.problem import Problem
 
-# Upper and lower case are one name, as the original's scripts use both.
+# Names are the same in upper and lower case, since the original's scripts use both.
 NETWORKS: dict[str, Callable[..., keras.Model]] = {
     name: network_table.load(network_table.find(name).paper) for name in network_table.TRAINED
 }
@@ -39,23 +39,23 @@ def make(
     num_classes: int | None = None,
     image_size: int | None = None,
 ) -> Problem:
-    """Returns a problem.
+    """Returns the problem of a network with a name.
 
     Args:
-      name: Of the network: `"convnet"`, `"mlp"` or `"resnet"` (any case).
+      name: The name of the network: `"convnet"`, `"mlp"` or `"resnet"` (in any case).
       data: `"cifar10"`, `"digits"`, `"imagenet"` or `"mnist"`.
-      data_dir: As for `train_val.data.load`.
+      data_dir: The folder of the files, as for `train_val.data.load`.
       part: The training images: `"meta_train"` or `"train"`.
-      split: As for `train_val.data.load`.
-      batch_size: Of training.
-      seed: Of the batches.
-      weight_decay: c of c/2 · Σ‖w‖², the same for every optimizer. On ImageNet the variables of
-        normalisation do not decay, as in the original.
-      data_format: `"channels_last"`, `"channels_first"` (a GPU only) or `"auto"`.
-      dtype: Of the network.
-      resnet_size: The depth of a ResNet; None for 32 (of ImageNet's 18). Other networks ignore it.
-      num_classes: Of ImageNet; the other data sets ignore it.
-      image_size: Of ImageNet; the other data sets ignore it.
+      split: The split, as for `train_val.data.load`.
+      batch_size: The batch size in training.
+      seed: The seed of the batches.
+      weight_decay: The factor c in c/2 · Σ‖w‖², the same for every optimizer. On ImageNet the
+        variables of normalisation do not decay, as in the original.
+      data_format: `"channels_last"`, `"channels_first"` (on a GPU only) or `"auto"`.
+      dtype: The dtype of the network.
+      resnet_size: The depth of a ResNet; None for 32, or 18 on ImageNet. Other networks ignore it.
+      num_classes: The number of classes on ImageNet; the other data sets ignore it.
+      image_size: The side of an image on ImageNet; the other data sets ignore it.
 
     Returns:
       The problem.
@@ -70,13 +70,13 @@ def make(
     build, photographs = NETWORKS[name], network_table.find(name).photographs
     if data == IMAGENET and photographs is not None:
         build = network_table.load(photographs)
-    known = inspect.signature(build).parameters
+    parameters = inspect.signature(build).parameters
     settings: dict[str, Any] = {"dtype": dtype}
-    if "data_format" in known:
+    if "data_format" in parameters:
         settings["data_format"] = (
             "channels_first" if _channels_first(data_format) else "channels_last"
         )
-    sized = "resnet_size" in known and resnet_size is not None
+    sized = "resnet_size" in parameters and resnet_size is not None
     if sized:
         settings["resnet_size"] = resnet_size
     return of_network(
@@ -114,24 +114,24 @@ def of_network(
     num_classes: int | None = None,
     image_size: int | None = None,
 ) -> Problem:
-    """Returns the problem of a network of one's own.
+    """Returns the problem of any network, given a function that builds it.
 
     Args:
-      build: A function (shape of an image, number of classes, seed=) of a built Keras model with
-        logits as its output; its initial weights depend on the seed alone.
-      name: Of the problem.
-      data: As for `make`.
-      title: What the task's name begins with; None for `name`.
-      data_dir: As for `make`.
-      part: As for `make`.
-      split: As for `make`.
-      batch_size: As for `make`.
-      seed: Of the batches.
-      weight_decay: As for `make`.
-      data_format: As for `make`; of the images that the network gets.
-      dtype: Of the images; the network's has to be the same.
-      num_classes: As for `make`.
-      image_size: As for `make`.
+      build: A function (shape of an image, number of classes, seed=) that returns a built Keras
+        model with logits as its output; its initial weights depend on the seed alone.
+      name: The name of the problem.
+      data: The data set, as for `make`.
+      title: The beginning of the task's name; None for `name`.
+      data_dir: The folder of the files, as for `make`.
+      part: The training images, as for `make`.
+      split: The split, as for `make`.
+      batch_size: The batch size in training.
+      seed: The seed of the batches.
+      weight_decay: The factor of the penalty, as for `make`.
+      data_format: The format of the images that the network gets, as for `make`.
+      dtype: The dtype of the images, which has to be the network's too.
+      num_classes: The number of classes, as for `make`.
+      image_size: The side of an image, as for `make`.
 
     Returns:
       The problem.
@@ -157,10 +157,10 @@ def of_network(
     check_logits(model, name, shape, train.num_classes, dtype)
 
     def initialize(seed: int) -> dict[str, tf.Tensor]:
-        # Layers without a name of their own are called otherwise in each new network.
-        found = mlhf.get_parameters(another := build(shape, train.num_classes, seed=seed))
-        pairs = zip(model.trainable_variables, another.trainable_variables, strict=True)
-        return {own.path: found[other.path] for own, other in pairs}
+        # Layers without an explicit name get another one in each new network.
+        parameters = mlhf.get_parameters(other := build(shape, train.num_classes, seed=seed))
+        pairs = zip(model.trainable_variables, other.trainable_variables, strict=True)
+        return {variable.path: parameters[its.path] for variable, its in pairs}
 
     excluded: frozenset[str] = frozenset()
     if data == IMAGENET:

@@ -1,4 +1,4 @@
-"""A network, the images that it is trained and tested on, and what is measured of it."""
+"""A network with the images that it is trained and tested on, and its measurements."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from mlhf.models import keras_models
 from mlhf.models.moving_statistics import PopulationStatistics
 from train_val.data import ImageData, StoredImages, StoredTestBatches, test_batches
 
-# Images that are tested at a time.
+# The number of images tested at a time.
 TEST_BATCH = 500
 # Photographs are larger.
 STORED_TEST_BATCH = 100
-# A data set of so many images is kept standardised, in batches, once it was tested on.
+# A data set of at most this many images stays in memory, standardised and in batches, once it was
+# tested on.
 KEPT_IMAGES = 5000
-# Of a data set too large for memory the training loss is that of so many images, evenly spread.
+# For a data set too large for memory, the training loss is measured on this many images.
 LARGEST_TRAINING_SAMPLE = 10_000
-# Statistics of normalisation are taken over so many.
+# The number of images for statistics of normalisation.
 POPULATION = 2000
 
 
@@ -34,17 +35,18 @@ class Problem:
     """A network, the images that it is trained on, and those that it is tested on.
 
     Attributes:
-      name: Of the network.
+      name: The name of the network.
       model: A built Keras model; its own weights are those of seed 0.
-      train: The images of the training part asked for.
+      train: The images to train on, those of the training part that was asked for.
       test: The images to test on.
-      task: For `mlhf.meta_train`, and for training by hand.
+      task: The task for `mlhf.meta_train`, and for training by hand.
       channels_first: Whether images come as [channels, height, width].
-      train_sample: The training loss is that of so many images, evenly spread; None for all.
-      test_sample: The same of the accuracy.
-      batch_size: Of training.
-      statistics: What `population_state` gives: `"population"` for statistics taken anew, or
-        `"moving"` for the moving averages as they are, as the paper has them.
+      train_sample: The number of images, evenly spread, that the training loss is measured on;
+        None for all.
+      test_sample: The number of images that the accuracy is measured on; None for all.
+      batch_size: The batch size in training.
+      statistics: The statistics that `population_state` returns: `"population"` for newly computed
+        ones, or `"moving"` for the moving averages, as in the paper.
     """
 
     name: str
@@ -59,7 +61,7 @@ class Problem:
     statistics: str = "population"
 
     def __repr__(self) -> str:
-        """What is trained on what, in a line."""
+        """Describes the problem in a line."""
         return (
             f"Problem({self.task.name!r}, {len(self.train):,} training and {len(self.test):,} test "
             f"images, {self.model.count_params():,} weights)"
@@ -70,19 +72,19 @@ class Problem:
 
         Args:
           parameters: A dictionary from paths to tensors.
-          model_state: As `mlhf.get_model_state` gives it; None for the model's own.
+          model_state: A state as `mlhf.get_model_state` returns it; None for the model's own.
         """
         return self._mean(parameters, model_state, self.test, _hits)
 
     def training_loss(self, parameters: Any, model_state: Any = None) -> float:
         """Returns the mean loss over the training images, not augmented, with the regularizer.
 
-        Over all of them or `train_sample`; of images that stay on the disk over 10,000 at most,
-        evenly spread.
+        The mean is over all images or `train_sample`; for images that stay on the disk, over at
+        most 10,000, evenly spread.
 
         Args:
-          parameters: As for `accuracy`.
-          model_state: As for `accuracy`.
+          parameters: A dictionary from paths to tensors.
+          model_state: A state, as for `accuracy`.
         """
         loss = self._mean(parameters, model_state, self.train, _losses)
         if self.task.regularizer is not None:
@@ -91,25 +93,24 @@ class Problem:
 
     @property
     def normalised(self) -> bool:
-        """Whether the network has moving statistics, which `population_state` takes anew."""
+        """Whether the network has moving statistics, which `population_state` replaces."""
         return bool(self._statistics)
 
     def population_state(self, parameters: Any, model_state: Any = None) -> Any:
-        """Returns a model state whose moving statistics are those of training images, right now.
+        """Returns a model state with the statistics of training images at the current parameters.
 
         Moving statistics lag behind: with the original's 0.997 they are mostly their initial
         values for the first hundred steps, whatever an optimizer does
         (`mlhf.population_statistics`).
 
         Args:
-          parameters: As for `accuracy`.
-          model_state: As for `accuracy`.
+          parameters: A dictionary from paths to tensors.
+          model_state: A state, as for `accuracy`.
 
         Returns:
-          The state, statistics taken over 2,000 training images: the first that `training_loss`
-          measures, or of images that stay on the disk, which may lie there class by class, some
-          from everywhere in a mixed order. For a network without normalisation, or with
-          `statistics` of `"moving"`, what came.
+          The state, with statistics over 2,000 training images: the first that `training_loss`
+          measures, or, for images that stay on the disk and may be sorted by class there, a mixture
+          from everywhere. Without normalisation, or if `statistics` is `"moving"`, `model_state`.
         """
         if not self.normalised or self.statistics == "moving":
             return model_state
@@ -150,32 +151,32 @@ class Problem:
 
     @property
     def measured_images(self) -> int:
-        """How many images `training_loss` is the loss of."""
+        """The number of images that `training_loss` is measured on."""
         whole = len(self.train)
         largest = LARGEST_TRAINING_SAMPLE if isinstance(self.train, StoredImages) else whole
         return min(self.train_sample or largest, whole)
 
     @property
     def tested_images(self) -> int:
-        """How many images `accuracy` is measured on."""
+        """The number of images that `accuracy` is measured on."""
         return min(self.test_sample or len(self.test), len(self.test))
 
     @property
     def population_images(self) -> int:
-        """How many training images `population_state` takes statistics of."""
+        """The number of training images that `population_state` computes statistics of."""
         stored = isinstance(self.train, StoredImages)
         return min(POPULATION, len(self.train) if stored else self.measured_images)
 
     @property
     def image_fingerprint(self) -> str | None:
-        """What tells these images from others of as many; None for those of a data set's name."""
+        """A digest that identifies stored images; None if the data set's name identifies them."""
         if not isinstance(self.train, StoredImages) or not isinstance(self.test, StoredImages):
             return None
         return f"{self.train.source.fingerprint()} {self.test.source.fingerprint()}"
 
     @functools.cached_property
     def _population(self) -> Iterable:
-        """Batches that `population_state` begins with; made once, so that damage is named once."""
+        """The batches for `population_state`; made once, so that damage is reported once."""
         if not isinstance(self.train, StoredImages):
             return self._test_batches(self.train)
         dtype = tf.as_dtype(self.model.compute_dtype)
@@ -211,12 +212,12 @@ class Problem:
 
     @functools.cached_property
     def _kept(self) -> dict[int, tuple[ImageData | StoredImages, Iterable]]:
-        """Batches to test on, made once: as tensors of a small data set, else as a pipeline."""
+        """Batches to test on, made once: tensors for a small data set, else a pipeline."""
         return {}
 
     @functools.cached_property
     def _statistics(self) -> PopulationStatistics:
-        """Of the model's normalisations."""
+        """Computes the statistics of the model's normalisations."""
         return PopulationStatistics(self.model)
 
     @functools.cached_property
@@ -232,7 +233,7 @@ class Problem:
 
 
 def _spread(data: ImageData, sample: int | None) -> ImageData:
-    """Returns so many of the images, evenly spread."""
+    """Returns a sample of the images, evenly spread; all of them for None."""
     if sample is None or sample >= len(data):
         return data
     chosen = np.linspace(0, len(data) - 1, sample).round().astype(int)
