@@ -1,9 +1,9 @@
-"""Measures what recomputation saves: `python benchmarks/checkpoint_memory.py`.
+"""Measures the memory that recomputation saves: `python benchmarks/checkpoint_memory.py`.
 
-A network of blocks, each some dense layers of one width, and its gradient; stored as TensorFlow
-does it, and with each block in `custom_op.checkpoint`. Each runs in a process of its own. Memory
-is the peak of the process over its peak before the first gradient, in MB; seconds are the median
-of the gradients after the first.
+The gradient of a network of blocks, each several dense layers of equal width; with everything
+stored, as TensorFlow does, and with each block in `custom_op.checkpoint`. Each runs in its own
+process. Memory is the peak of the process minus its peak before the first gradient, in MB; seconds
+are the median over the gradients after the first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _peak() -> float:
 
 
 def measure(recompute: bool) -> dict[str, float]:
-    """Returns the peak memory in MB, the seconds of a gradient and the gradient's length."""
+    """Returns the peak memory in MB, the seconds per gradient and the gradient's length."""
     import tensorflow as tf
 
     import custom_op
@@ -35,7 +35,7 @@ def measure(recompute: bool) -> dict[str, float]:
     weights = [generator.normal([WIDTH, WIDTH]) / WIDTH**0.5 for _ in range(BLOCKS * LAYERS)]
     inputs = generator.normal([BATCH, WIDTH])
 
-    def block(h, layers):
+    def block(h: tf.Tensor, layers: list[tf.Tensor]) -> tf.Tensor:
         for w in layers:
             h = tf.tanh(h @ w)
         return h
@@ -43,7 +43,7 @@ def measure(recompute: bool) -> dict[str, float]:
     step = custom_op.checkpoint(block) if recompute else block
 
     @tf.function(autograph=False)
-    def gradient(weights):
+    def gradient(weights: list[tf.Tensor]) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(weights)
             h = inputs

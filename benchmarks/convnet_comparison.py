@@ -1,10 +1,10 @@
-"""A meta-trained MLHF on the convnet and CIFAR-10, beside Adam and momentum at their best.
+"""Compares a meta-trained MLHF with tuned Adam and momentum on the convnet and CIFAR-10.
 
     python benchmarks/convnet_comparison.py --data_dir=... --meta_ckpt=./cuda_convnet_log
 
-Batches 4 and 5 of CIFAR-10, which meta-training did not see; 300 steps at batch 128; 3 seeds, the
-same initial weights and batches for all. Adam's and momentum's learning rates are chosen on the
-first seed. Runs are kept in --output and not repeated.
+It trains on batches 4 and 5 of CIFAR-10, which meta-training did not use, for 300 steps at batch
+size 128 and with 3 seeds; all optimizers get the same initial weights and batches. The learning
+rates of Adam and momentum are tuned on the first seed. Finished runs in --output are not repeated.
 """
 
 from __future__ import annotations
@@ -32,12 +32,15 @@ LARGEST_GRID = 4
 def race(
     problem: image_problems.Problem, meta_ckpt: str | None, cache: str | Path | None
 ) -> list[comparison.Score]:
-    """Compares; MLHF takes part only where there is one.
+    """Compares the optimizers.
 
     Args:
-      problem: What is trained.
-      meta_ckpt: The folder of a meta-training, whose learning rate is not tuned.
-      cache: A file of runs that are done.
+      problem: The training problem.
+      meta_ckpt: The folder of a meta-training, whose learning rate is not tuned; None for no MLHF.
+      cache: A file of finished runs.
+
+    Returns:
+      The scores.
     """
     text = RIVALS
     if meta_ckpt:
@@ -73,7 +76,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("data_dir", None, "Where cifar-10-batches-bin/ is.")
-    flags.DEFINE_string("meta_ckpt", None, "The folder of a meta-training; left out, no MLHF.")
-    flags.DEFINE_string("output", "runs/convnet_comparison", "Where results go.")
+    flags.DEFINE_string("data_dir", None, "The folder with cifar-10-batches-bin/.")
+    flags.DEFINE_string("meta_ckpt", None, "The folder of a meta-training; by default no MLHF.")
+    flags.DEFINE_string("output", "runs/convnet_comparison", "The folder for results.")
     app.run(main)

@@ -1,11 +1,11 @@
-"""What the paper's experiments take: each command for a few steps, reckoned up to all of them.
+"""Estimates the time of the paper's experiments from a few steps of each command.
 
     python -m benchmarks.experiment_times --cifar=DIR --imagenet=DIR --output=FILE.json
 
-A command runs for 1 step and for a few more; the difference leaves out start, tracing and the
-evaluation at the end. Figures are processor time (user and system, of all cores together), which
-other jobs on the machine hardly change: a machine of n idle cores takes somewhat more than an n-th
-of it. Each command is the one of its script in `scripts/`, with `--max_steps`.
+A command runs for 1 step and for a few more; the difference excludes startup, tracing and the
+final evaluation. The figures are processor time (user and system, over all cores), which other jobs
+on the machine hardly affect: a machine with n idle cores takes somewhat more than an n-th of it.
+Each command is that of its script in `scripts/`, with `--max_steps`.
 """
 
 from __future__ import annotations
@@ -39,49 +39,49 @@ _IMAGENET = (
 
 
 def commands() -> dict[str, tuple[Sequence[str], float]]:
-    """Returns from names to commands and how many steps the whole experiment has."""
+    """Returns commands and the number of steps of the whole experiment, by name."""
     rollouts = {"convnet": CIFAR_META * EPOCHS / 640, "ResNet-20": CIFAR_META * EPOCHS / 1280}
     rolls = ("--meta_roll_back=10",)
     at_128, at_512 = CIFAR_TRAIN * EPOCHS / 128, CIFAR_TRAIN * EPOCHS / 512
-    found: dict[str, tuple[Sequence[str], float]] = {}
+    chosen: dict[str, tuple[Sequence[str], float]] = {}
     for y_use in ("rnn", "none"):
         for cg in (2, 4):
             rule = (f"--y_use={y_use}", f"--CG_iter={cg}")
-            found[f"meta-train on the convnet, y {y_use}, CG {cg}"] = (
+            chosen[f"meta-train on the convnet, y {y_use}, CG {cg}"] = (
                 (*_META, *_CONVNET, "--batch_size=64", "--keep_prob=0.3", *rolls, *rule),
                 rollouts["convnet"],
             )
-    found["meta-train on ResNet-20, y rnn, CG 4"] = (
+    chosen["meta-train on ResNet-20, y rnn, CG 4"] = (
         (*_META, *_RESNET, *rolls, "--y_use=rnn", "--CG_iter=4"),
         rollouts["ResNet-20"],
     )
     batch = (*_CONVNET, "--batch_size=128")
-    meta = ("--optimizer=meta", "--meta_ckpt=convnet")
-    found["convnet at 128, MLHF"] = ((*_USE, *batch, *meta, "--curvature_share=1"), at_128)
-    found["convnet at 128, Adam"] = ((*_USE, *batch, "--optimizer=adam", "--lr=1e-3"), at_128)
+    meta: tuple[str, ...] = ("--optimizer=meta", "--meta_ckpt=convnet")
+    chosen["convnet at 128, MLHF"] = ((*_USE, *batch, *meta, "--curvature_share=1"), at_128)
+    chosen["convnet at 128, Adam"] = ((*_USE, *batch, "--optimizer=adam", "--lr=1e-3"), at_128)
     batch = (*_CONVNET, "--batch_size=512")
-    found["convnet at 512, MLHF"] = ((*_USE, *batch, *meta, "--curvature_share=1"), at_512)
-    found["convnet at 512, HF at CG 20"] = (
+    chosen["convnet at 512, MLHF"] = ((*_USE, *batch, *meta, "--curvature_share=1"), at_512)
+    chosen["convnet at 512, HF at CG 20"] = (
         (*_USE, *batch, *_HF, "--lr=1e-2", "--damping=5e-3"),
         at_512,
     )
-    found["convnet at 512, K-FAC"] = (
+    chosen["convnet at 512, K-FAC"] = (
         (*_USE, *batch, "--optimizer=kfac", "--lr=0.1", "--damping=1", "--decay=0.99"),
         at_512,
     )
     meta = ("--optimizer=meta", "--meta_ckpt=resnet", "--curvature_share=1")
-    found["ResNet-20 at 128, MLHF"] = ((*_USE, *_RESNET, *meta), at_128)
+    chosen["ResNet-20 at 128, MLHF"] = ((*_USE, *_RESNET, *meta), at_128)
     steps = IMAGENET_TRAIN * EPOCHS / 64
-    found["ResNet-18 on ImageNet, MLHF"] = ((*_IMAGENET, *meta), steps)
-    found["ResNet-18 on ImageNet, momentum"] = (
+    chosen["ResNet-18 on ImageNet, MLHF"] = ((*_IMAGENET, *meta), steps)
+    chosen["ResNet-18 on ImageNet, momentum"] = (
         (*_IMAGENET, "--optimizer=momentum", "--lr=0.025"),
         steps,
     )
-    return found
+    return chosen
 
 
 def processor_seconds(command: Sequence[str], steps: int) -> float:
-    """Returns the processor seconds of a command for so many steps, in an empty folder."""
+    """Returns the processor seconds of a command for a number of steps, in an empty folder."""
     with tempfile.TemporaryDirectory() as folder:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(
@@ -98,10 +98,12 @@ def main() -> None:
     """Reads the arguments, measures and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cifar", required=True, help="the folder with cifar-10-batches-bin/")
-    parser.add_argument("--imagenet", help="the folder of ImageNet; without it, its rows go")
+    parser.add_argument(
+        "--imagenet", help="the folder of ImageNet; by default its rows are left out"
+    )
     parser.add_argument("--steps", type=int, default=3, help="steps beyond the first (3)")
     parser.add_argument("--only", default="", help="only rows whose name contains this")
-    parser.add_argument("--output", type=Path, help="a JSON file; kept rows are not run again")
+    parser.add_argument("--output", type=Path, help="a JSON file; its rows are not run again")
     settings = parser.parse_args()
     rows = {}
     if settings.output and settings.output.exists():

@@ -1,10 +1,10 @@
-"""Images a second from the disk, beside a plain pipeline and beside what a ResNet-18 consumes.
+"""Compares images per second from disk with a plain pipeline and a ResNet-18's consumption.
 
     python benchmarks/input_pipeline.py --data_dir=DIR --image_size=64
 
 DIR is ImageNet as folders (train/<wnid>/*.JPEG) or as TFRecords; the plain pipeline reads folders.
 Prints a line of JSON: medians over interleaved repetitions, the ratios, and the machine's load.
---output keeps it in a file.
+--output also writes it to a file.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from train_val.networks.resnet import imagenet_resnet  # noqa: E402
 
 
 def plain(folder: Path, size: int, batch_size: int) -> tf.data.Dataset:
-    """The same images by what a tutorial would write: decode, crop, resize, mirror, standardise."""
+    """Returns the images by a tutorial's pipeline: decode, crop, resize, flip, standardize."""
     images = FolderImages(folder / "train")
 
-    def load(path, label):
+    def load(path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
         begin, extent, _ = tf.image.sample_distorted_bounding_box(
             tf.shape(image),
@@ -90,9 +90,13 @@ def main() -> None:
     parser.add_argument("--data_dir", required=True, type=Path)
     parser.add_argument("--image_size", type=int, default=64)
     parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, help="the seconds of each measurement"
+    )
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=5, help="of the ResNet; 0 leaves it out")
+    parser.add_argument(
+        "--steps", type=int, default=5, help="the steps of the ResNet; 0 leaves it out"
+    )
     parser.add_argument("--output", type=Path, help="a JSON file")
     arguments = parser.parse_args()
     size, batch_size = arguments.image_size, arguments.batch_size
@@ -104,7 +108,7 @@ def main() -> None:
     rates: dict[str, list[float]] = {name: [] for name in pipelines}
     for _ in range(arguments.repetitions):
         for name, batches in pipelines.items():
-            rate(batches, 0.5)  # the queues that filled up while it rested
+            rate(batches, 0.5)  # empties queues that filled while it rested
             rates[name].append(rate(batches, arguments.seconds))
     result = {
         "images": len(data),

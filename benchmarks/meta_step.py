@@ -1,13 +1,12 @@
 """Measures a meta-step of MLHF and where its time goes: `python benchmarks/meta_step.py`.
 
-First some meta-steps run through `mlhf.meta_train`, as a user would run them; then the pieces that
-a meta-step is made of are compiled and timed one by one. A piece's share is its median seconds
-times how often a meta-step uses it, over the median seconds of a meta-step. What is left is called
-the rest: Adam, the noise, the limit on the step, what is kept for the backward pass. Pieces that a
-meta-step runs at the same time, and a machine that is not quiet, make the rest smaller; it can be
-negative.
+First `mlhf.meta_train` runs some meta-steps, as a user would; then the pieces of a meta-step are
+compiled and timed one by one. A piece's share is its median seconds times its number of uses per
+meta-step, divided by the median seconds of a meta-step. The remainder is called the rest: Adam, the
+noise, the limit on the step, storing tensors for the backward pass. Pieces that a meta-step runs
+concurrently, and other load on the machine, reduce the rest, which can become negative.
 
-Figures mean something on a quiet machine only.
+The figures are meaningful only on a quiet machine.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,16 +45,19 @@ KEEP_PROB = 0.3
 class Piece(NamedTuple):
     """A part of a meta-step."""
 
-    group: str  # what the table adds it to
-    seconds: float  # once
-    times: int  # in a meta-step
+    group: str  # the row of the table that it counts in
+    seconds: float  # the time of one use
+    times: int  # the number of uses per meta-step
 
 
 def process_start() -> float:
-    """Returns when this process started, in the seconds of `time.time`.
+    """Returns the start time of this process, in the seconds of `time.time`.
 
-    Where the system does not tell (other than Linux), the time of this module's import, which
-    comes a few seconds later, behind TensorFlow's.
+    On systems other than Linux it is the time of this module's import, a few seconds later, after
+    that of TensorFlow.
+
+    Returns:
+      The seconds.
     """
     try:
         # The name of the program, in parentheses, may hold spaces; field 22 counts from the pid.
@@ -77,15 +79,18 @@ def random_task(name: str, batch_size: int) -> mlhf.Task:
     """Returns a network of the experiments with random images of CIFAR-10's shape.
 
     Args:
-      name: Of the network, one of `train_val.problems.image_problems.NETWORKS`.
-      batch_size: Images in a batch.
+      name: The network, one of `train_val.problems.image_problems.NETWORKS`.
+      batch_size: The number of images per batch.
+
+    Returns:
+      The task.
     """
     model = image_problems.NETWORKS[name](IMAGE_SHAPE, CLASSES)
     random = np.random.default_rng(0)
     images = random.standard_normal((8, batch_size, *IMAGE_SHAPE)).astype(np.float32)
     labels = random.integers(CLASSES, size=(8, batch_size)).astype(np.int32)
 
-    def batches(start: int):
+    def batches(start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         while True:
             yield images[start % 8], labels[start % 8]
             start += 1
@@ -102,11 +107,17 @@ def random_task(name: str, batch_size: int) -> mlhf.Task:
 def time_meta_steps(
     task: mlhf.Task, optimizer: mlhf.MetaHessianFree, roll_back: int, repeats: int
 ) -> dict[str, Any]:
-    """Meta-trains for one step more than `repeats`.
+    """Meta-trains for `repeats` + 1 steps.
+
+    Args:
+      task: The network and its batches.
+      optimizer: The optimizer to meta-train.
+      roll_back: The number T of training steps per meta-step.
+      repeats: The number of timed meta-steps.
 
     Returns:
-      `seconds_to_first_meta_step` since the process started, `seconds_of_meta_steps` of the later
-      ones, their median `seconds_a_meta_step`, and `peak_memory_gb`.
+      `seconds_to_first_meta_step` since the process started, `seconds_of_meta_steps` for the later
+      meta-steps, their median `seconds_a_meta_step`, and `peak_memory_gb`.
     """
     ends: list[float] = []
     mlhf.meta_train(
@@ -129,17 +140,17 @@ def time_meta_steps(
 def time_pieces(
     task: mlhf.Task, optimizer: mlhf.MetaHessianFree, roll_back: int, repeats: int
 ) -> dict[str, Piece]:
-    """Times what a meta-step is made of, each piece compiled by itself, medians of all repeats.
+    """Times the pieces of a meta-step, each compiled by itself; medians over all repeats.
 
-    The functions run in turn, so that a disturbance of the machine meets all of them. A product
-    and a forward pass can't be had alone: they follow from functions with one product and with
-    more of them.
+    The functions run in turn, so that other load affects all of them alike. A product and a
+    forward pass can't be timed alone: their times follow from functions with one and with several
+    products.
 
     Args:
       task: The network and its batches.
-      optimizer: With `x_use="x"` and both LSTMs, as by default.
-      roll_back: T.
-      repeats: Runs of every function.
+      optimizer: An optimizer with `x_use="x"` and both LSTMs, the default.
+      roll_back: The number T of training steps per meta-step.
+      repeats: The number of runs of each function.
 
     Returns:
       The pieces by name.
@@ -161,9 +172,11 @@ def time_pieces(
     product = median(product_in)
     forward = median(lambda s: s["forward, product"] - product_in(s))
     gradient = median(lambda s: s["forward, gradient"] - s["forward, product"] + product_in(s))
-    # A step linearizes at w_t and at w_{t+1}; its way back once more at w_t, if a product needs it.
+    # A step linearizes at w_t and at w_{t+1}; its backward pass again at w_t, if a product needs
+    # it.
     forwards = 3 if n > 1 else 2
-    # A x₀ and one product an iteration; back, for two cotangents, one an iteration but the last.
+    # A x₀ and one product per iteration; backward, for two cotangents, one per iteration but the
+    # last.
     products = 1 + n + 2 * (n - 1)
     return {
         "forward pass": Piece("network", forward, forwards * roll_back),
@@ -183,13 +196,13 @@ def time_pieces(
 def _seconds(function: Callable[[], Any]) -> float:
     began = time.perf_counter()
     function()
-    # A GPU may not be done yet when a function returns.
+    # A GPU may still be busy when a function returns.
     tf.test.experimental.sync_devices()
     return time.perf_counter() - began
 
 
-def _functions(task, optimizer) -> dict[str, Callable[[], Any]]:
-    """Returns the functions that are timed."""
+def _functions(task: mlhf.Task, optimizer: mlhf.MetaHessianFree) -> dict[str, Callable[[], Any]]:
+    """Returns the functions to time."""
     n = optimizer.rule.cg_iterations
     parameters = task.initialize(0)
     state = optimizer.init(parameters, task.variable_kinds())
@@ -204,20 +217,20 @@ def _functions(task, optimizer) -> dict[str, Callable[[], Any]]:
         return tf.constant(draw, layout.dtype) * layout.mask()
 
     v = vector(random.standard_normal(layout.size))
-    # A diagonal that conjugate gradients do not solve in a few iterations.
+    # A diagonal that conjugate gradients cannot solve in a few iterations.
     delta = vector(random.uniform(0.5, 1.5, layout.size))
     ones = tf.ones([layout.size], layout.dtype)
     blocks = layout.to_blocks(v)
 
-    def compiled(function, *arguments):
+    def compiled(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
         function = tf.function(function, autograph=False)
         return lambda: function(*arguments)
 
-    def gradient(w):
+    def gradient(w: tf.Tensor) -> tf.Tensor:
         return layout.flatten(objective.linearize(layout.unflatten(w)).gradient())
 
-    def products(count):
-        def function(w, v):
+    def products(count: int) -> Callable[..., tf.Tensor]:
+        def function(w: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
             linearized = objective.linearize(layout.unflatten(w), optimizer.rule.product_dtype)
             curvature = curvature_shares.curvature_of(linearized, layout)
             u = v
@@ -227,22 +240,22 @@ def _functions(task, optimizer) -> dict[str, Callable[[], Any]]:
 
         return function
 
-    def solve(delta, v):
+    def solve(delta: tf.Tensor, v: tf.Tensor) -> Any:
         return recorded_cg.solve_recorded(lambda u: delta * u, v, tf.zeros_like(v), ones, n)
 
     _, trajectory = tf.function(solve, autograph=False)(delta, v)
 
-    def solve_back(delta, v, trajectory):
+    def solve_back(delta: tf.Tensor, v: tf.Tensor, trajectory: Any) -> Any:
         return recorded_cg.solution_vjp(lambda u: delta * u, ones, trajectory, v)
 
-    def lstm(role):
-        def function(weights, blocks, lanes):
+    def lstm(role: str) -> Callable[[], Any]:
+        def function(weights: Any, blocks: tf.Tensor, lanes: Any) -> Any:
             return coordinate_lstm.apply(weights, layout.kind_of_block, [blocks] * 3, lanes)
 
         return compiled(function, weights[role], blocks, state.lstm[role])
 
-    def lstm_back(role, wants):
-        def function(weights, blocks, lanes):
+    def lstm_back(role: str, wants: list[tuple[bool, tuple[int, ...]]]) -> Callable[[], Any]:
+        def function(weights: Any, blocks: tf.Tensor, lanes: Any) -> Any:
             cotangents = [Cotangent(blocks, lanes, *want) for want in wants]
             return coordinate_lstm.vjp(
                 weights, layout.kind_of_block, [blocks] * 3, lanes, cotangents
@@ -256,7 +269,7 @@ def _functions(task, optimizer) -> dict[str, Callable[[], Any]]:
         "forward, products": compiled(products(1 + n), w, v),
         "lstm y": lstm("y"),
         "lstm d": lstm("d"),
-        # h's cotangent teaches the weights, the meta loss's passes on to r₀.
+        # The cotangent of h reaches the weights; that of the meta loss is passed on to r₀.
         "lstm y back": lstm_back("y", [(True, ()), (False, (1,))]),
         "lstm d back": lstm_back("d", [(True, ())]),
         "cg": compiled(solve, delta, v),
@@ -265,7 +278,7 @@ def _functions(task, optimizer) -> dict[str, Callable[[], Any]]:
 
 
 def shares(pieces: dict[str, Piece], seconds_a_meta_step: float) -> dict[str, float]:
-    """Returns each group's share of a meta-step, and that of the rest."""
+    """Returns the share of each group, and of the rest, in a meta-step."""
     found: dict[str, float] = {}
     for piece in pieces.values():
         share = piece.seconds * piece.times / seconds_a_meta_step
@@ -325,7 +338,7 @@ def measure() -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> None:
-    """Measures, prints, and writes what was measured."""
+    """Measures, prints, and writes the figures."""
     if len(argv) > 1:
         raise app.UsageError(f"Expected flags only, got {' '.join(argv[1:])}.")
     result = measure()
@@ -337,12 +350,14 @@ def main(argv: list[str]) -> None:
 def define_flags() -> None:
     """Defines the flags."""
     flags.DEFINE_enum("problem", "convnet", sorted(image_problems.NETWORKS), "The network.")
-    flags.DEFINE_integer("batch_size", 64, "Images in a batch.", lower_bound=1)
-    flags.DEFINE_integer("roll_back", 10, "T, training steps in a meta-step.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 64, "Images per batch.", lower_bound=1)
+    flags.DEFINE_integer("roll_back", 10, "Training steps per meta-step, T.", lower_bound=1)
     flags.DEFINE_integer("cg_iterations", 4, "Conjugate-gradient iterations.", lower_bound=1)
     flags.DEFINE_integer("repeats", 5, "Meta-steps timed after the first.", lower_bound=1)
     flags.DEFINE_integer("piece_repeats", 9, "Runs of each piece.", lower_bound=1)
-    flags.DEFINE_enum("product_dtype", None, ("bfloat16",), "As for `mlhf.MetaHessianFree`.")
+    flags.DEFINE_enum(
+        "product_dtype", None, ("bfloat16",), "Dtype of curvature products; default float32."
+    )
     flags.DEFINE_string("data_dir", None, "CIFAR-10's folder; random images if left out.")
     flags.DEFINE_string("output", None, "A JSON file to write the figures to.")
 

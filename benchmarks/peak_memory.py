@@ -1,4 +1,4 @@
-"""How far the memory of this process rises in a stretch of code."""
+"""Measures the rise of this process's memory during a piece of code."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 
 
 def begin() -> float:
-    """Starts the peak anew where the system can (Linux); returns the memory in use, in 10⁶ bytes.
+    """Resets the peak, which only Linux can.
 
-    Elsewhere that is the peak so far.
+    Returns:
+      The memory in use, in 10⁶ bytes; on other systems the peak so far.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
@@ -22,7 +23,7 @@ def begin() -> float:
 
 
 def end() -> float:
-    """Returns the most memory that was in use since `begin`, in 10⁶ bytes."""
+    """Returns the largest memory in use since `begin`, in 10⁶ bytes."""
     try:
         return _status("VmHWM")
     except OSError:

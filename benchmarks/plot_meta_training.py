@@ -16,7 +16,7 @@ import numpy as np
 
 from mlhf.runs import run_log
 
-# What is drawn, and the range that is shown of it: the first rollouts go far outside.
+# The curves, by their keys; percentiles limit the axes, as the first rollouts lie far outside.
 CURVES = {
     "hession_loss": "mean of h",
     "meta_loss": "meta loss",

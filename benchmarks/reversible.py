@@ -1,10 +1,11 @@
-"""Reversible momentum: time a step against the length of training, bits, memory.
+"""Measures reversible momentum: time per step against the length of training, bits, memory.
 
     python benchmarks/reversible.py --output=reversible.json
 
-Two tables. The arithmetic alone, on random gradients: milliseconds a step forward and back at each
-length, and what the buffer holds beside stored float32 states. And whole hypergradients of a
-784-50-50-50-10 network on random data: what training takes, and training and the way back together.
+It prints two tables. The first is for the arithmetic alone, on random gradients: milliseconds per
+step forward and back for each length, and the size of the buffer relative to stored float32 states.
+The second is for whole hypergradients of a 784-50-50-50-10 network on random data: the time of
+training, and of training and the way back together.
 """
 
 from __future__ import annotations
@@ -35,28 +36,33 @@ RATE = 0.05
 class OneFactor:
     """The same learning rate and momentum for all weights in all steps."""
 
-    def __init__(self, momentum: float):
+    def __init__(self, momentum: float) -> None:
         self.blocks = [slice(0, WEIGHTS)]
         self._values = {"learning_rate": RATE, "momentum": momentum}
 
-    def at(self, name, step):
+    def at(self, name: str, step: int) -> list[float]:
         """Returns the factor of a step."""
         del step
         return [self._values[name]]
 
-    def all_of(self, name):
+    def all_of(self, name: str) -> np.ndarray:
         """Returns all values."""
         return np.array([self._values[name]])
 
-    def times(self, factors, vector):
+    def times(self, factors: list[float], vector: np.ndarray) -> np.ndarray:
         """Returns factor · vector."""
         return factors[0] * vector
 
 
 def arithmetic(momentum: float, steps: int) -> dict:
-    """Runs the integers alone forward and back.
+    """Runs the integer arithmetic forward and back on random gradients, the same both ways.
 
-    The gradient pulls to the origin, with noise that is drawn again from the step on the way back.
+    Args:
+      momentum: The momentum.
+      steps: The number of steps.
+
+    Returns:
+      A row of the first table.
     """
     random = np.random.default_rng(0)
     noise = random.normal(size=(8, WEIGHTS)).astype(np.float32)
@@ -89,7 +95,7 @@ def arithmetic(momentum: float, steps: int) -> dict:
     }
 
 
-def network(weights, inputs):
+def network(weights: list[tf.Tensor], inputs: tf.Tensor) -> tf.Tensor:
     """Returns logits of tanh layers."""
     for i in range(0, len(weights) - 2, 2):
         inputs = tf.tanh(inputs @ weights[i] + weights[i + 1])
@@ -106,11 +112,16 @@ def whole(steps: int, repeats: int) -> dict:
         weights.append(tf.constant(0.05 * random.normal(size=(size, out)).astype(np.float32)))
         weights.append(tf.zeros([out]))
 
-    def cross_entropy(weights, inputs, labels):
+    def cross_entropy(weights: list[tf.Tensor], inputs: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         logits = network(weights, inputs)
         return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
 
-    def train_loss(weights, hyper, step, batch):
+    def train_loss(
+        weights: list[tf.Tensor],
+        hyper: dict[str, tf.Tensor],
+        step: tf.Tensor,
+        batch: tuple[tf.Tensor, tf.Tensor],
+    ) -> tf.Tensor:
         del step
         squares = tf.add_n([tf.reduce_sum(leaf**2) for leaf in weights])
         return cross_entropy(weights, *batch) + tf.exp(hyper["log_l2"]) * squares
@@ -123,17 +134,17 @@ def whole(steps: int, repeats: int) -> dict:
         batches=hypergrad.Minibatches((inputs, labels), 50, steps),
     )
     hyper = {"learning_rate": RATE, "momentum": 0.9, "log_l2": -8.0}
-    found: dict[str, list[float]] = {"training": [], "both": [], "reverse": []}
+    times: dict[str, list[float]] = {"training": [], "both": [], "reverse": []}
     for _ in range(repeats + 1):
         result = hypergrad.reversible(problem, weights, hyper, per_step=False)
         training, back = result.info["training_seconds"], result.info["backward_seconds"]
-        found["training"].append(training)
-        found["both"].append(training + back)
+        times["training"].append(training)
+        times["both"].append(training + back)
         began = time.perf_counter()
         hypergrad.reverse(problem, weights, hyper, per_step=False)
-        found["reverse"].append(time.perf_counter() - began)
-    # The first of each compiles.
-    ms = {name: 1e3 * min(seconds[1:]) / steps for name, seconds in found.items()}
+        times["reverse"].append(time.perf_counter() - began)
+    # The first run compiles.
+    ms = {name: 1e3 * min(seconds[1:]) / steps for name, seconds in times.items()}
     return {
         "steps": steps,
         "training_ms": ms["training"],
@@ -150,7 +161,9 @@ def main(argv: list[str]) -> None:
     del argv
     rows = [arithmetic(0.9, int(steps)) for steps in FLAGS.steps]
     rows += [arithmetic(momentum, 2000) for momentum in (0.5, 0.98)]
-    print("momentum  steps  forward ms (last tenth)  back ms  bits a step (lost)  of stored states")
+    print(
+        "momentum  steps  forward ms (last tenth)  back ms  bits per step (lost)  of stored states"
+    )
     for row in rows:
         print(
             f"{row['momentum']:8} {row['steps']:6} {row['forward_ms']:11.2f} "

@@ -1,17 +1,18 @@
-"""Whether a change of the code left every number as it was.
+"""Checks that a change of the code has left every number unchanged.
 
     python -m benchmarks.same_numbers write before.npz     # before the change
     python -m benchmarks.same_numbers compare before.npz   # after it
 
 Trains the digits' perceptron and the convnet for 20 steps with every optimizer, meta-trains for a
 few steps by both ways, and takes hypergradients by every method; then compares all results bit by
-bit with those in the file. On one machine TensorFlow gives the same bits each time, so whatever
-differs comes from the change.
+bit with those in the file. On one machine TensorFlow reproduces all bits, so any difference comes
+from the change.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -47,11 +48,11 @@ def optimizers() -> dict[str, Callable[[], Any]]:
         "kfac_fixed": lambda: mlhf.KFAC(damping=0.3, learning_rate=0.1, momentum=0.9),
     }
     made |= {
-        f"meta_{name}": lambda name=name: mlhf.MetaHessianFree.from_pretrained(name)
+        f"meta_{name}": functools.partial(mlhf.MetaHessianFree.from_pretrained, name)
         for name in mlhf.pretrained_names()
     }
     return made | {
-        name: lambda build=build: mlhf.FirstOrder(build) for name, build in FIRST_ORDER.items()
+        name: functools.partial(mlhf.FirstOrder, build) for name, build in FIRST_ORDER.items()
     }
 
 
@@ -59,12 +60,12 @@ def trainings(task: mlhf.Task, name: str, steps: int) -> Iterator[tuple[str, np.
     """Trains with every optimizer.
 
     Args:
-      task: What is trained.
-      name: What the results are called by.
-      steps: Steps of each training.
+      task: The task to train on.
+      name: The prefix of the results' names.
+      steps: The number of steps of each training.
 
     Yields:
-      A name, and the parameters at the end with the losses on the way, in one vector.
+      A name, and a vector of the losses and the final parameters.
     """
     for kind, make in optimizers().items():
         optimizer = make()
@@ -109,11 +110,13 @@ def hypergradients() -> Iterator[tuple[str, np.ndarray]]:
     random = np.random.default_rng(0)
     x, y = random.normal(size=[2, 12, 4]), random.normal(size=[2, 12])
 
-    def train_loss(weights, hyper, step):
+    def train_loss(
+        weights: dict[str, tf.Tensor], hyper: dict[str, tf.Tensor], step: tf.Tensor
+    ) -> tf.Tensor:
         error = tf.linalg.matvec(x[0], weights["w"]) - y[0]
         return tf.reduce_mean(error**2) + tf.exp(hyper["l2"]) * tf.reduce_sum(weights["w"] ** 2)
 
-    def valid_loss(weights, hyper):
+    def valid_loss(weights: dict[str, tf.Tensor], hyper: dict[str, tf.Tensor]) -> tf.Tensor:
         return tf.reduce_mean((tf.linalg.matvec(x[1], tf.tanh(weights["w"])) - y[1]) ** 2)
 
     weights = {"w": tf.constant(random.normal(size=4))}
@@ -130,7 +133,7 @@ def hypergradients() -> Iterator[tuple[str, np.ndarray]]:
             try:
                 result = METHODS[method](problem, weights, hyper, **options)
             except (TypeError, ValueError, hypergrad.DivergedError) as error:
-                # What a method refuses it has to refuse with the same words after the change.
+                # A method must refuse with the same words after the change.
                 yield f"hypergradients/{form}/{method}", np.frombuffer(str(error).encode(), "u1")
                 continue
             found = [np.asarray(result.hypergradient[name]).reshape(-1) for name in sorted(hyper)]
@@ -149,7 +152,7 @@ def _convnet() -> mlhf.Task:
     """Returns the paper's convnet on images of noise, whose labels are their brightest corner."""
     model = convnets.convnet((32, 32, 3), 10)
 
-    def batches(first):
+    def batches(first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         while True:
             random = np.random.default_rng(first)
             images = random.normal(size=[16, 32, 32, 3]).astype("float32")
@@ -165,14 +168,14 @@ def _convnet() -> mlhf.Task:
 
 
 def compare(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> list[str]:
-    """Says what differs.
+    """Describes the differences.
 
     Args:
-      before: Results by name.
-      after: Those of the changed code.
+      before: The results before the change, by name.
+      after: The results after the change.
 
     Returns:
-      A line for each result that is not the same to the bit.
+      A line for each result that is not bit-identical.
     """
     lines = []
     for name in sorted(before.keys() | after.keys()):
@@ -204,7 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("action", choices=["write", "compare"])
-    parser.add_argument("file", help="the numbers of before the change, an .npz file")
+    parser.add_argument("file", help="the numbers from before the change, an .npz file")
     flags = parser.parse_args(arguments)
     after: dict[str, np.ndarray] = {}
     for name, values in everything():

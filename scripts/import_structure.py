@@ -1,10 +1,10 @@
-"""Prints how the packages hang together: modules and arrows of each folder, and circles.
+"""Prints the structure of the imports: modules and arrows of each folder, and circles.
 
     python scripts/import_structure.py [--list FOLDER]
 
-An arrow is a pair of neighbours, rooms or loose modules of one folder, of which one imports the
-other; what an `__init__` imports does not count. A circle is a set of modules that import each
-other, directly or in a round.
+An arrow is a pair of neighbors (folders or modules of one folder) of which one imports the other;
+imports by an `__init__` do not count. A circle is a set of modules that import each other, directly
+or indirectly.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def modules(root: Path = ROOT) -> dict[str, Path]:
 
 
 def imports(name: str, path: Path, known: dict[str, Path]) -> Iterator[str]:
-    """Yields the modules of the project that a module imports, wherever in it."""
+    """Yields the modules of the project that a module imports, anywhere in its text."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             targets = [alias.name for alias in node.names]
@@ -44,7 +44,7 @@ def imports(name: str, path: Path, known: dict[str, Path]) -> Iterator[str]:
 
 
 def edges(root: Path = ROOT) -> set[tuple[str, str]]:
-    """Returns (importing, imported) for all modules but packages' own `__init__`."""
+    """Returns pairs (importing, imported) for all modules except `__init__`."""
     known = modules(root)
     return {
         (name, target)
@@ -55,7 +55,7 @@ def edges(root: Path = ROOT) -> set[tuple[str, str]]:
 
 
 def arrows(folder: str, found: set[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Returns the pairs of neighbours in a folder of which the first imports the second."""
+    """Returns the pairs of neighbors in a folder of which the first imports the second."""
     depth = folder.count(".") + 1
 
     def neighbour(module: str) -> str | None:
@@ -96,7 +96,7 @@ def circles(found: set[tuple[str, str]]) -> list[list[str]]:
 
 
 def folders(known: dict[str, Path]) -> dict[str, int]:
-    """Returns the number of modules that lie loose in each folder."""
+    """Returns the number of modules directly in each folder."""
     loose: dict[str, int] = {}
     for name, path in known.items():
         folder = name if path.name == "__init__.py" else name.rpartition(".")[0]

@@ -4,15 +4,15 @@
     pip install uv
     python scripts/lock_requirements.py
 
-`constraints.txt` says which versions; this resolves what each of them needs on Python 3.10 to 3.13
-and on every platform, and takes the hashes of all files that the index lists for a version:
+`constraints.txt` pins the versions; this resolves their dependencies on Python 3.10 to 3.13 and on
+every platform, with the hashes of all files that the index lists for a version:
 
-    build.txt      what builds and installs the package
-    run.txt        what running needs
+    build.txt      for building and installing the package
+    run.txt        for running it
     test.txt       run.txt and the test tools
-    benchmark.txt  run.txt and the peers of the benchmarks
+    benchmark.txt  run.txt and the libraries that benchmarks compare with
 
-With `--check` nothing is written: it ends with status 1 where a file is not what would be written.
+With `--check` nothing is written, and the exit status is 1 if a file would change.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([^\s;]+)")
 
 
 def pins(text: str) -> dict[str, set[str]]:
-    """Returns the versions by name that a file of requirements pins."""
+    """Returns the versions that a file of requirements pins, by name."""
     found: dict[str, set[str]] = {}
     for line in text.splitlines():
         if match := PIN.match(line):
@@ -48,17 +48,17 @@ def entries(text: str) -> list[str]:
 
 
 def resolve(source: Path, extra: str | None = None) -> list[str]:
-    """Asks uv for what a source needs.
+    """Asks uv for the requirements of a source.
 
     Args:
       source: `pyproject.toml`, or a file of requirements.
       extra: An extra of the former.
 
     Returns:
-      A requirement each, with its hashes.
+      The requirements, each with its hashes.
 
     Raises:
-      SystemExit: If uv is missing or finds no solution, with its words.
+      SystemExit: If uv is missing or finds no solution, with its message.
     """
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "locked.txt"

@@ -1,8 +1,8 @@
-"""The speed of curvature products, beside TensorFlow's own ways, curvlinops and JAX.
+"""Compares the speed of curvature products with TensorFlow's own methods, curvlinops and JAX.
 
     python -m benchmarks.curvature --output=docs/results/curvature
 
-See benchmarks/README.md. Each framework runs in a process of its own, one at a time and in turns.
+See benchmarks/README.md. Each framework runs in its own process, one at a time in turn.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from benchmarks.curvature.workloads import BATCHES, NETWORKS
 ROOT = Path(__file__).resolve().parents[2]
 FRAMEWORKS = ("tensorflow", "torch", "jax")
 PRODUCTS = (GAUSS_NEWTON, HESSIAN)
-# Of which the peak memory is taken: a gradient, and a linearization with its first product.
+# The measures with peak memory: a gradient, and a linearization with its first product.
 MEMORY = ("own gradient 1", "custom_op Gv 1", "curvlinops Gv 1", "linearize Gv 1")
 
 
@@ -34,13 +34,13 @@ class Worker:
     """A process that measures with one framework.
 
     Attributes:
-      framework: Its name.
-      version: What the process says that it runs, or None where it is not installed.
-      missing: Why it cannot run, or None.
-      measures: `[name, method, product, count]` of each measure.
+      framework: The framework's name.
+      version: The framework's version, or None if it is not installed.
+      missing: The reason why it cannot run, or None.
+      measures: The measures, each `[name, method, product, count]`.
     """
 
-    def __init__(self, framework: str, network: str, batch: int, threads: int):
+    def __init__(self, framework: str, network: str, batch: int, threads: int) -> None:
         arguments = [framework, network, str(batch), str(threads)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "JAX_PLATFORMS": "cpu"}
         environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -95,15 +95,15 @@ def compare(
     Args:
       network: One of `workloads.NETWORKS`.
       batch: The batch size.
-      frameworks: Which take part, where they are installed.
-      products: What is measured beside the gradient.
-      methods: By which of a framework's methods; None for all.
-      repeats: How often each measure runs.
-      threads: How many processors, and threads, each has.
-      memory: Whether peak memory is taken, each in a fresh process.
+      frameworks: The frameworks to compare, if they are installed.
+      products: The products to measure besides the gradient.
+      methods: The methods to measure; None for all.
+      repeats: The number of runs of each measure.
+      threads: The number of processors, and threads, per process.
+      memory: Whether to measure peak memory, each in a fresh process.
 
     Returns:
-      A record for each measure; one with `missing` for what is not installed.
+      A record for each measure; with `missing` for frameworks that are not installed.
     """
     records: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
@@ -124,7 +124,7 @@ def compare(
                 record = {**common, "version": worker.version, "name": name, "method": method}
                 record |= {"product": product, "count": count, **first}
                 entrants.append((worker, {**record, "seconds": [], "cpu_seconds": []}))
-        # Turn and turn about: a disturbance meets all of them alike.
+        # In turn, so that other load affects all of them alike.
         for _ in range(repeats):
             for worker, record in _round_robin(entrants):
                 run = worker.ask(do="run", name=record["name"])
@@ -141,7 +141,7 @@ def compare(
 
 
 def _round_robin(entrants: list[tuple[Worker, dict]]) -> list[tuple[Worker, dict]]:
-    """One measure of each framework in turn, until all have had their turn."""
+    """Returns the entrants in turn, one measure of each framework after the other."""
     queues: dict[str, list] = {}
     for entrant in entrants:
         queues.setdefault(entrant[0].framework, []).append(entrant)
@@ -150,7 +150,7 @@ def _round_robin(entrants: list[tuple[Worker, dict]]) -> list[tuple[Worker, dict
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """Returns what the figures depend on."""
+    """Returns the properties of the machine that the figures depend on."""
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():

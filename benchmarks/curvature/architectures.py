@@ -1,4 +1,4 @@
-"""The networks, written once for the frameworks that are not Keras, over their primitives."""
+"""The networks for the frameworks other than Keras, in terms of their primitives."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ def outputs(network: str, ops: Any, p: Any, x: Any) -> Any:
     """Returns a network's logits, [N, classes].
 
     Args:
-      network: Its name.
-      ops: A framework's primitives: `conv`, `relu`, `pool`, `flatten`, `batch_norm`, `mean`,
+      network: The network's name.
+      ops: The framework's primitives: `conv`, `relu`, `pool`, `flatten`, `batch_norm`, `mean`,
         `embed`, `layer_norm`, `attention`, `gelu`.
-      p: Parameters by name.
-      x: Images or words.
+      p: The parameters by name.
+      x: The images or words.
+
+    Returns:
+      The logits.
     """
     return {"convnet": _convnet, "resnet20": _resnet20, "transformer": _transformer}[network](
         ops, p, x
     )
 
 
-def _dense(p, name, x):
+def _dense(p: dict[str, Any], name: str, x: Any) -> Any:
     return x @ p[f"{name}/kernel"] + p[f"{name}/bias"]
 
 
-def _convnet(ops, p, x):
+def _convnet(ops: Any, p: dict[str, Any], x: Any) -> Any:
     for name in ("conv1", "conv2"):
         x = ops.conv(x, p[f"{name}/kernel"], 1, 2, p[f"{name}/bias"])
         x = ops.pool(ops.relu(x))
@@ -36,8 +39,8 @@ def _convnet(ops, p, x):
     return _dense(p, "dense3", x)
 
 
-def _resnet20(ops, p, x):
-    def normalized(name, x):
+def _resnet20(ops: Any, p: dict[str, Any], x: Any) -> Any:
+    def normalized(name: str, x: Any) -> Any:
         return ops.relu(ops.batch_norm(x, p[f"{name}/gamma"], p[f"{name}/beta"]))
 
     x = ops.conv(x, p["initial_conv/kernel"], 1, 1)
@@ -54,8 +57,8 @@ def _resnet20(ops, p, x):
     return _dense(p, "final_dense", ops.mean(normalized("final_norm", x)))
 
 
-def _transformer(ops, p, x):
-    def normalized(name, x):
+def _transformer(ops: Any, p: dict[str, Any], x: Any) -> Any:
+    def normalized(name: str, x: Any) -> Any:
         return ops.layer_norm(x, p[f"{name}/gamma"], p[f"{name}/beta"])
 
     x = ops.embed(p["words/embeddings"], x) + p["places/values"]

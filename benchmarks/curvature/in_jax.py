@@ -1,7 +1,8 @@
-"""Products in JAX: `jax.linearize` once, its transpose, and any number of products, compiled."""
+"""Products in JAX: `jax.linearize` and its transpose, with any number of products, compiled."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,12 +13,13 @@ from benchmarks.curvature import architectures
 from benchmarks.curvature.measures import GAUSS_NEWTON, GRADIENT, HESSIAN, OWN, Measure
 from benchmarks.curvature.workloads import Workload
 
+Arrays = dict[str, jax.Array]
 LINEARIZE, FORWARD_OVER_REVERSE = "linearize", "jvp of grad"
 VERSION = f"JAX {jax.__version__}"
 
 
 def set_threads(threads: int) -> None:
-    """Does nothing: JAX has as many threads as the process may use processors."""
+    """Does nothing: JAX uses one thread per processor of the process."""
     del threads
 
 
@@ -28,56 +30,58 @@ class _Ops:
     einsum = staticmethod(jnp.einsum)
 
     @staticmethod
-    def conv(x, kernel, stride, pad, bias=None):
+    def conv(
+        x: jax.Array, kernel: jax.Array, stride: int, pad: int, bias: jax.Array | None = None
+    ) -> jax.Array:
         y = lax.conv_general_dilated(
             x, kernel, (stride,) * 2, [(pad, pad)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
         return y if bias is None else y + bias
 
     @staticmethod
-    def pool(x):
+    def pool(x: jax.Array) -> jax.Array:
         sizes = (1, 2, 2, 1)
         return lax.reduce_window(x, -jnp.inf, lax.max, sizes, sizes, "VALID")
 
     @staticmethod
-    def flatten(x):
+    def flatten(x: jax.Array) -> jax.Array:
         return x.reshape(x.shape[0], -1)
 
     @staticmethod
-    def mean(x):
+    def mean(x: jax.Array) -> jax.Array:
         return x.mean((1, 2))
 
     @staticmethod
-    def batch_norm(x, gamma, beta):
+    def batch_norm(x: jax.Array, gamma: jax.Array, beta: jax.Array) -> jax.Array:
         return _normalized(x, (0, 1, 2)) * gamma + beta
 
     @staticmethod
-    def layer_norm(x, gamma, beta):
+    def layer_norm(x: jax.Array, gamma: jax.Array, beta: jax.Array) -> jax.Array:
         return _normalized(x, -1) * gamma + beta
 
     @staticmethod
-    def embed(table, words):
+    def embed(table: jax.Array, words: jax.Array) -> jax.Array:
         return table[words]
 
     @staticmethod
-    def gelu(x):
+    def gelu(x: jax.Array) -> jax.Array:
         return jax.nn.gelu(x, approximate=False)
 
     @staticmethod
-    def attention(query, key, value):
+    def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         scores = jnp.einsum("bhtd,bhsd->bhts", query, key) / query.shape[-1] ** 0.5
         allowed = jnp.tril(jnp.ones(scores.shape[-2:], bool))
         weights = jax.nn.softmax(jnp.where(allowed, scores, -jnp.inf))
         return jnp.einsum("bhts,bhsd->bhtd", weights, value)
 
 
-def _normalized(x, axes):
+def _normalized(x: jax.Array, axes: int | tuple[int, ...]) -> jax.Array:
     centred = x - x.mean(axes, keepdims=True)
     return centred * lax.rsqrt((centred**2).mean(axes, keepdims=True) + 1e-5)
 
 
 def measures(workload: Workload) -> list[Measure]:
-    """Returns what can be measured on a workload."""
+    """Returns the measures of a workload."""
     parameters, vector = (
         {name: jnp.asarray(value) for name, value in values.items()}
         for values in (workload.parameters(), workload.vector())
@@ -85,19 +89,19 @@ def measures(workload: Workload) -> list[Measure]:
     inputs, targets = (jnp.asarray(array) for array in workload.data())
     targets = targets.reshape(-1)
 
-    def network(parameters, inputs):
+    def network(parameters: Arrays, inputs: jax.Array) -> jax.Array:
         return architectures.outputs(workload.network, _Ops, parameters, inputs)
 
-    def loss(parameters, inputs):
+    def loss(parameters: Arrays, inputs: jax.Array) -> jax.Array:
         z = jax.nn.log_softmax(network(parameters, inputs))
         return -jnp.take_along_axis(z, targets[:, None], 1).mean()
 
-    def gradient(parameters, v, inputs):
+    def gradient(parameters: Arrays, v: Arrays | None, inputs: jax.Array) -> Arrays:
         del v
         return jax.grad(loss)(parameters, inputs)
 
-    def with_linearize(count):
-        def product(parameters, v, inputs):
+    def with_linearize(count: int) -> Callable[..., Arrays]:
+        def product(parameters: Arrays, v: Arrays, inputs: jax.Array) -> Arrays:
             z, push = jax.linearize(lambda p: network(p, inputs), parameters)
             pull = jax.linear_transpose(push, parameters)
             s = jax.nn.softmax(z)
@@ -108,18 +112,18 @@ def measures(workload: Workload) -> list[Measure]:
 
         return product
 
-    def hessian_product(parameters, v, inputs):
+    def hessian_product(parameters: Arrays, v: Arrays, inputs: jax.Array) -> Arrays:
         return jax.jvp(lambda p: gradient(p, None, inputs), (parameters,), (v,))[1]
 
     def length(result: Any) -> float:
         return float(jnp.sqrt(sum(jnp.vdot(x, x) for x in jax.tree.leaves(result))))
 
-    def measure(method, product, count, function):
-        def trace():
+    def measure(method: str, product: str, count: int, function: Callable[..., Arrays]) -> Measure:
+        def trace() -> Callable[[], Any]:
             lowered = jax.jit(function).lower(parameters, vector, inputs)
             compiled: list[Any] = []
 
-            def call():
+            def call() -> Any:
                 if not compiled:
                     compiled.append(lowered.compile())
                 return jax.block_until_ready(compiled[0](parameters, vector, inputs))

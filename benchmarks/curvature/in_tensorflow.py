@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -25,6 +26,8 @@ from train_val.networks import convnets, resnet
 
 HERE, ACCUMULATOR, TRANSPOSES = "custom_op", "ForwardAccumulator", "double VJP"
 HERE_BFLOAT16 = "custom_op, bfloat16"
+Tensors = list[tf.Tensor]
+Product = Callable[[Tensors, Tensors], Tensors]
 VERSION = f"TensorFlow {tf.__version__}, Keras {keras.__version__}"
 
 
@@ -35,17 +38,17 @@ def set_threads(threads: int) -> None:
 
 
 class _Places(keras.layers.Layer):
-    """Adds a vector for each place."""
+    """Adds a vector for each position."""
 
-    def build(self, shape):
+    def build(self, shape: tuple[int, ...]) -> None:
         self.values = self.add_weight(shape=shape[1:], name="values")
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return inputs + self.values
 
 
 def start_compiler() -> None:
-    """Starts XLA's compiler, which takes its memory once in a process."""
+    """Starts XLA's compiler, which allocates its memory once per process."""
     x = tf.ones([8, 8])
     tf.function(lambda x: tf.reduce_mean(tf.tanh(x) * x, 0), jit_compile=True)(x)
 
@@ -76,123 +79,145 @@ def _model(network: str) -> keras.Model:
 
 
 def measures(workload: Workload) -> list[Measure]:
-    """Returns what can be measured on a workload."""
-    model = _model(workload.network)
-    names = [v.path.removeprefix(f"{model.name}/") for v in model.trainable_variables]
-    values, direction = workload.parameters(), workload.vector()
-    if set(names) != set(values):
-        raise RuntimeError(f"Expected the parameters {sorted(values)}, got {sorted(names)}.")
-    parameters = [tf.constant(values[name]) for name in names]
-    vector = [tf.constant(direction[name]) for name in names]
-    state = [v.value for v in model.non_trainable_variables]
-    inputs, targets = (tf.constant(array) for array in workload.data())
-    terms = float(np.prod(targets.shape))
-
-    def network(parameters):
-        return model.stateless_call(parameters, state, inputs, training=True)[0]
-
-    def loss(parameters):
-        return tf.reduce_mean(
-            tf.nn.sparse_softmax_cross_entropy_with_logits(targets, network(parameters))
-        )
-
-    def loss_hessian(s, u):
-        return (s * u - s * tf.reduce_sum(s * u, -1, keepdims=True)) / terms
-
-    def dense(slopes):
-        # Those of an embedding come as slices.
-        return [tf.convert_to_tensor(slope) for slope in slopes]
-
-    def gradient(parameters, v):
-        del v
-        with tf.GradientTape() as tape:
-            tape.watch(parameters)
-            value = loss(parameters)
-        return dense(tape.gradient(value, parameters))
-
-    def with_custom_op(count, operator=custom_op.gauss_newton, **settings):
-        def product(parameters, v):
-            matrix = operator(network, parameters, "softmax_cross_entropy", targets, **settings)
-            for _ in range(count):
-                v = matrix @ v
-            return v
-
-        return product
-
-    def with_accumulator(count):
-        def product(parameters, v):
-            for _ in range(count):
-                with tf.GradientTape() as tape:
-                    tape.watch(parameters)
-                    with tf.autodiff.ForwardAccumulator(parameters, v) as forward:
-                        z = network(parameters)
-                u = loss_hessian(tf.nn.softmax(z), forward.jvp(z))
-                v = dense(tape.gradient(z, parameters, u))
-            return v
-
-        return product
-
-    def with_transposes(count):
-        def product(parameters, v):
-            with tf.GradientTape(persistent=True) as outer:
-                with tf.GradientTape(persistent=True) as tape:
-                    tape.watch(parameters)
-                    z = network(parameters)
-                weights = tf.zeros_like(z)
-                outer.watch(weights)
-                # Linear in the weights: the gradient with respect to them is the other product.
-                pulled = dense(tape.gradient(z, parameters, weights))
-            s = tf.nn.softmax(z)
-            for _ in range(count):
-                pushed = outer.gradient(pulled, weights, v)
-                v = dense(tape.gradient(z, parameters, loss_hessian(s, pushed)))
-            return v
-
-        return product
-
-    def hessian_with_accumulator(parameters, v):
-        with tf.autodiff.ForwardAccumulator(parameters, v) as forward:
-            slopes = gradient(parameters, None)
-        return forward.jvp(slopes)
-
-    def hessian_with_transposes(parameters, v):
-        with tf.GradientTape() as tape:
-            tape.watch(parameters)
-            slopes = gradient(parameters, None)
-        return dense(tape.gradient(slopes, parameters, v))
-
-    def length(result: Any) -> float:
-        return float(tf.linalg.global_norm(result))
-
-    def distance(result: Any, other: Any) -> float:
-        return length([a - b for a, b in zip(result, other, strict=True)])
-
-    def measure(method, product, count, function):
-        def trace():
-            # From tensors: shapes are static.
-            traced = tf.function(function, autograph=False)
-            concrete = traced.get_concrete_function(parameters, vector)
-            return lambda: concrete(*parameters, *vector)
-
-        return Measure(method, product, count, trace, length)
-
-    found = [measure(OWN, GRADIENT, 1, gradient)]
+    """Returns the measures of a workload."""
+    problem = _Problem(workload)
+    measure, with_custom_op = problem.measure, problem.with_custom_op
+    chosen = [measure(OWN, GRADIENT, 1, problem.gradient)]
     for count in (1, 5):
-        found.append(measure(HERE, GAUSS_NEWTON, count, with_custom_op(count)))
+        chosen.append(measure(HERE, GAUSS_NEWTON, count, with_custom_op(count)))
     for count in (1, 3):
-        found += [
-            measure(ACCUMULATOR, GAUSS_NEWTON, count, with_accumulator(count)),
-            measure(TRANSPOSES, GAUSS_NEWTON, count, with_transposes(count)),
+        chosen += [
+            measure(ACCUMULATOR, GAUSS_NEWTON, count, problem.with_accumulator(count)),
+            measure(TRANSPOSES, GAUSS_NEWTON, count, problem.with_transposes(count)),
             measure(HERE, HESSIAN, count, with_custom_op(count, custom_op.hessian)),
         ]
-    found += [
-        measure(ACCUMULATOR, HESSIAN, 1, hessian_with_accumulator),
-        measure(TRANSPOSES, HESSIAN, 1, hessian_with_transposes),
+    chosen += [
+        measure(ACCUMULATOR, HESSIAN, 1, problem.hessian_with_accumulator),
+        measure(TRANSPOSES, HESSIAN, 1, problem.hessian_with_transposes),
     ]
     if "product_dtype" in inspect.signature(custom_op.gauss_newton).parameters:
         for count in (1, 5):
             product = with_custom_op(count, product_dtype=tf.bfloat16)
             rounded = measure(HERE_BFLOAT16, GAUSS_NEWTON, count, product)
             exact = dataclasses.replace(rounded, method=HERE).name
-            found.append(dataclasses.replace(rounded, reference=exact, distance=distance))
-    return found
+            chosen.append(dataclasses.replace(rounded, reference=exact, distance=_distance))
+    return chosen
+
+
+class _Problem:
+    """A workload's network, data and direction, and its products by several methods."""
+
+    def __init__(self, workload: Workload) -> None:
+        model = _model(workload.network)
+        names = [v.path.removeprefix(f"{model.name}/") for v in model.trainable_variables]
+        values, direction = workload.parameters(), workload.vector()
+        if set(names) != set(values):
+            raise RuntimeError(f"Expected the parameters {sorted(values)}, got {sorted(names)}.")
+        self._model = model
+        self._parameters = [tf.constant(values[name]) for name in names]
+        self._vector = [tf.constant(direction[name]) for name in names]
+        self._state = [v.value for v in model.non_trainable_variables]
+        self._inputs, self._targets = (tf.constant(array) for array in workload.data())
+        self._terms = float(np.prod(self._targets.shape))
+
+    def measure(self, method: str, product: str, count: int, function: Product) -> Measure:
+        """Returns the measure of a function of parameters and a vector."""
+
+        def trace() -> Callable[[], Any]:
+            # From tensors: shapes are static.
+            traced = tf.function(function, autograph=False)
+            concrete = traced.get_concrete_function(self._parameters, self._vector)
+            return lambda: concrete(*self._parameters, *self._vector)
+
+        return Measure(method, product, count, trace, _length)
+
+    def gradient(self, parameters: Tensors, v: Tensors | None) -> Tensors:
+        """Returns the gradient of the loss; v is not used."""
+        del v
+        with tf.GradientTape() as tape:
+            tape.watch(parameters)
+            logits = self._network(parameters)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(self._targets, logits)
+            value = tf.reduce_mean(losses)
+        return _dense(tape.gradient(value, parameters))
+
+    def with_custom_op(
+        self, count: int, operator: Callable[..., Any] = custom_op.gauss_newton, **settings: Any
+    ) -> Product:
+        """Returns repeated products by an operator of custom_op."""
+
+        def product(parameters: Tensors, v: Tensors) -> Tensors:
+            loss = "softmax_cross_entropy"
+            matrix = operator(self._network, parameters, loss, self._targets, **settings)
+            for _ in range(count):
+                v = matrix @ v
+            return v
+
+        return product
+
+    def with_accumulator(self, count: int) -> Product:
+        """Returns repeated Gauss-Newton products by TensorFlow's forward accumulator."""
+
+        def product(parameters: Tensors, v: Tensors) -> Tensors:
+            for _ in range(count):
+                with tf.GradientTape() as tape:
+                    tape.watch(parameters)
+                    with tf.autodiff.ForwardAccumulator(parameters, v) as forward:
+                        z = self._network(parameters)
+                u = self._loss_hessian(tf.nn.softmax(z), forward.jvp(z))
+                v = _dense(tape.gradient(z, parameters, u))
+            return v
+
+        return product
+
+    def with_transposes(self, count: int) -> Product:
+        """Returns repeated Gauss-Newton products by transposing the backward pass."""
+
+        def product(parameters: Tensors, v: Tensors) -> Tensors:
+            with tf.GradientTape(persistent=True) as outer:
+                with tf.GradientTape(persistent=True) as tape:
+                    tape.watch(parameters)
+                    z = self._network(parameters)
+                weights = tf.zeros_like(z)
+                outer.watch(weights)
+                # Linear in the weights: the gradient with respect to them is the other product.
+                pulled = _dense(tape.gradient(z, parameters, weights))
+            s = tf.nn.softmax(z)
+            for _ in range(count):
+                pushed = outer.gradient(pulled, weights, v)
+                v = _dense(tape.gradient(z, parameters, self._loss_hessian(s, pushed)))
+            return v
+
+        return product
+
+    def hessian_with_accumulator(self, parameters: Tensors, v: Tensors) -> Tensors:
+        """Returns a Hessian product by TensorFlow's forward accumulator."""
+        with tf.autodiff.ForwardAccumulator(parameters, v) as forward:
+            slopes = self.gradient(parameters, None)
+        return forward.jvp(slopes)
+
+    def hessian_with_transposes(self, parameters: Tensors, v: Tensors) -> Tensors:
+        """Returns a Hessian product by a tape over a tape."""
+        with tf.GradientTape() as tape:
+            tape.watch(parameters)
+            slopes = self.gradient(parameters, None)
+        return _dense(tape.gradient(slopes, parameters, v))
+
+    def _network(self, parameters: Tensors) -> tf.Tensor:
+        return self._model.stateless_call(parameters, self._state, self._inputs, training=True)[0]
+
+    def _loss_hessian(self, s: tf.Tensor, u: tf.Tensor) -> tf.Tensor:
+        return (s * u - s * tf.reduce_sum(s * u, -1, keepdims=True)) / self._terms
+
+
+def _dense(slopes: Sequence[Any]) -> Tensors:
+    # The slopes of an embedding are IndexedSlices.
+    return [tf.convert_to_tensor(slope) for slope in slopes]
+
+
+def _length(result: Any) -> float:
+    return float(tf.linalg.global_norm(result))
+
+
+def _distance(result: Any, other: Any) -> float:
+    return _length([a - b for a, b in zip(result, other, strict=True)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import curvlinops
@@ -30,49 +31,55 @@ class _Ops:
     einsum = staticmethod(torch.einsum)
 
     @staticmethod
-    def conv(x, kernel, stride, pad, bias=None):
+    def conv(
+        x: torch.Tensor,
+        kernel: torch.Tensor,
+        stride: int,
+        pad: int,
+        bias: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         return functional.conv2d(x, kernel, bias, stride, pad)
 
     @staticmethod
-    def pool(x):
+    def pool(x: torch.Tensor) -> torch.Tensor:
         return functional.max_pool2d(x, 2)
 
     @staticmethod
-    def flatten(x):
+    def flatten(x: torch.Tensor) -> torch.Tensor:
         return x.permute(0, 2, 3, 1).flatten(1)
 
     @staticmethod
-    def mean(x):
+    def mean(x: torch.Tensor) -> torch.Tensor:
         return x.mean((2, 3))
 
     @staticmethod
-    def batch_norm(x, gamma, beta):
+    def batch_norm(x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
         return functional.batch_norm(x, None, None, gamma, beta, training=True, eps=1e-5)
 
     @staticmethod
-    def layer_norm(x, gamma, beta):
+    def layer_norm(x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
         return functional.layer_norm(x, gamma.shape, gamma, beta, 1e-5)
 
     @staticmethod
-    def embed(table, words):
+    def embed(table: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
         return functional.embedding(words, table)
 
     @staticmethod
-    def attention(query, key, value):
-        # The fused one has no forward-mode derivative.
+    def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        # The fused attention has no forward-mode derivative.
         scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
         allowed = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
         return scores.masked_fill(~allowed, -torch.inf).softmax(-1) @ value
 
 
 class _Network(torch.nn.Module):
-    def __init__(self, network: str, parameters: dict[str, torch.Tensor]):
+    def __init__(self, network: str, parameters: dict[str, torch.Tensor]) -> None:
         super().__init__()
         self._network, self._names = network, list(parameters)
         for name, value in parameters.items():
             self.register_parameter(name.replace("/", "_"), torch.nn.Parameter(value))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         p = {name: getattr(self, name.replace("/", "_")) for name in self._names}
         return architectures.outputs(self._network, _Ops, p, x)
 
@@ -84,7 +91,7 @@ def _tensor(value: np.ndarray) -> torch.Tensor:
 
 
 def measures(workload: Workload) -> list[Measure]:
-    """Returns what can be measured on a workload."""
+    """Returns the measures of a workload."""
     parameters = {name: _tensor(value) for name, value in workload.parameters().items()}
     vector = [_tensor(value) for value in workload.vector().values()]
     inputs, targets = workload.data()
@@ -95,11 +102,11 @@ def measures(workload: Workload) -> list[Measure]:
     loss = torch.nn.CrossEntropyLoss()
     trained = list(model.parameters())
 
-    def gradient():
+    def gradient() -> Callable[[], Any]:
         return lambda: torch.autograd.grad(loss(model(x), y), trained)
 
-    def product_of(operator):
-        def build():
+    def product_of(operator: Callable[..., Any]) -> Callable[[], Callable[[], Any]]:
+        def build() -> Callable[[], Any]:
             matrix = operator(
                 model,
                 loss,

@@ -18,6 +18,7 @@ import json
 import os
 import sys
 import time
+from typing import Any
 
 from benchmarks import peak_memory
 from benchmarks.curvature.workloads import Workload
@@ -32,7 +33,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    def answer(**values):
+    def answer(**values: Any) -> None:
         print(json.dumps(values), file=answers, flush=True)
 
     try:

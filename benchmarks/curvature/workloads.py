@@ -1,6 +1,6 @@
-"""What is measured: networks with their parameters and data, as NumPy arrays.
+"""The workloads: networks with their parameters and data, as NumPy arrays.
 
-Every framework computes with the same numbers, so that their results can be compared.
+All frameworks use the same numbers, so that their results can be compared.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import numpy as np
 CLASSES = 10
 LENGTH, WORDS, WIDTH, HEADS, BLOCKS = 64, 64, 128, 4, 2
 NETWORKS = ("convnet", "resnet20", "transformer")
-# Batches by default: a transformer's 64 sequences are 4,096 predictions.
+# The default batch sizes: 64 sequences of the transformer are 4,096 predictions.
 BATCHES = {"convnet": (64, 256), "resnet20": (64, 256), "transformer": (64,)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """A network at random parameters and a random batch, the loss a mean cross entropy.
+    """A network at random parameters and a random batch, with a mean cross entropy as its loss.
 
     Attributes:
       network: One of `NETWORKS`.
-      batch: How many images or sequences.
+      batch: The number of images or sequences.
     """
 
     network: str

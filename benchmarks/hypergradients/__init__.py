@@ -1,1 +1,1 @@
-"""What hypergradients cost, method by method and beside PyTorch's libraries."""
+"""The cost of hypergradients, by method and compared with PyTorch's libraries."""

@@ -1,9 +1,9 @@
-"""What hypergradients cost, beside higher, betty, torchopt and hypertorch on PyTorch.
+"""Measures the cost of hypergradients, compared with PyTorch's higher, betty, torchopt, hypertorch.
 
     python -m benchmarks.hypergradients --output=docs/results/hypergradients
 
-See benchmarks/README.md. Each measure runs in a process of its own and is a line of a file; a
-command that is given again goes on where it was killed.
+See benchmarks/README.md. Each measure runs in its own process and gives a line of a file; the same
+command continues where it was killed.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ OURS = (
 PEERS = ("autograd", "higher", "torchopt", "betty", "hypertorch")
 WORK = ("framework", "method", "steps", "hidden", "columns", "dtype")
 KEY = (*WORK, "threads", "rounds")
-# Lines of before these were told apart have none.
+# Older lines lack these keys.
 DEFAULTS = {"threads": 1, "rounds": 3}
 NOT_INSTALLED = "No module named"
 COLUMNS_STEPS = 100  # T in the figure of forward against reverse
 
 
 def requests(steps: list[int], columns: list[int], hidden: list[int]) -> Iterator[dict[str, Any]]:
-    """Yields what to measure, the quick ones first."""
+    """Yields the requests, quick ones first."""
     for count in sorted(steps):
         base = {"steps": count, "hidden": 50, "columns": 2, "dtype": "float32"}
         exact = "reverse, stored" if count <= 1000 else "reverse, checkpoints"
@@ -64,15 +64,15 @@ def requests(steps: list[int], columns: list[int], hidden: list[int]) -> Iterato
 
 
 def measure(request: dict[str, Any], gigabytes: float, seconds: float) -> dict[str, Any]:
-    """Runs a measure in a process of its own.
+    """Runs a measure in its own process.
 
     Args:
-      request: What to measure.
-      gigabytes: The process is ended when it holds more than that.
-      seconds: The process is ended after so long.
+      request: The request.
+      gigabytes: The memory limit of the process.
+      seconds: The time limit of the process.
 
     Returns:
-      What `worker.measure` returns, or `{"failed": why}`.
+      The result of `worker.measure`, or `{"failed": why}`.
     """
     threads = str(request["threads"])
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -113,7 +113,7 @@ def _resident(process: int) -> int:
 
 
 def main() -> None:
-    """Measures what is not in the file yet, and writes the page."""
+    """Measures what is missing in the file, and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, nargs="+", default=[100, 300, 1000, 3000, 10000])
     parser.add_argument("--columns", type=int, nargs="*", default=[1, 2, 4, 8, 16])
@@ -121,8 +121,10 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=[*OURS, *PEERS])
     parser.add_argument("--rounds", type=int, default=DEFAULTS["rounds"])
     parser.add_argument("--threads", type=int, default=DEFAULTS["threads"])
-    parser.add_argument("--gigabytes", type=float, default=6.0, help="a process may hold")
-    parser.add_argument("--seconds", type=float, default=600.0, help="a process may take")
+    parser.add_argument(
+        "--gigabytes", type=float, default=6.0, help="the memory limit of a process"
+    )
+    parser.add_argument("--seconds", type=float, default=600.0, help="the time limit of a process")
     parser.add_argument("--output", type=Path, default=Path("runs/hypergradients_benchmark"))
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
@@ -146,7 +148,7 @@ def main() -> None:
             and row["steps"] <= request["steps"]
             and all(row[name] == request[name] for name in KEY if name != "steps")
         ]
-        # What was too large stays too large.
+        # Longer trainings fail too.
         found = (
             {"failed": shorter[0]["failed"]}
             if shorter
@@ -160,32 +162,32 @@ def main() -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Returns the measures that a file holds, and ends a last line that a kill cut short."""
+    """Returns the measures in a file, and ends a last line that a kill cut short."""
     if not path.exists():
         return []
     if not path.read_bytes().endswith(b"\n"):
         with path.open("a", encoding="utf-8") as file:
             file.write("\n")
     rows = [{**DEFAULTS, **row} for row in run_log.read(path)]
-    # What something else wrote is measured again.
+    # Other lines are measured again.
     return [row for row in rows if set(KEY) <= set(row) and is_kept(row)]
 
 
 def is_kept(row: dict[str, Any]) -> bool:
-    """Returns whether a measure stays as it is; what is not installed may be tomorrow."""
+    """Returns whether a measure is final; a missing library may be installed later."""
     return NOT_INSTALLED not in str(row.get("failed", ""))
 
 
 def shown(rows: list[dict[str, Any]], threads: int, rounds: int) -> list[dict[str, Any]]:
-    """Returns what a page shows: one measure of each work.
+    """Selects the measures for a page: one per workload and method.
 
     Args:
-      rows: Measures.
-      threads: Others than of so many are left out.
-      rounds: Those of so many come before others.
+      rows: All measures.
+      threads: The number of threads; others are left out.
+      rounds: The preferred number of rounds.
 
     Returns:
-      Some of the rows.
+      The selected rows.
     """
     ordered = sorted(rows, key=lambda row: row["rounds"] == rounds)
     of_work = {

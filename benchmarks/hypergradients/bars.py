@@ -1,15 +1,16 @@
-"""Hypergradients beside plain training, in one process: `python -m benchmarks.hypergradients.bars`.
+"""Times hypergradients and training in a process: `python -m benchmarks.hypergradients.bars`.
 
 The network of Maclaurin et al. (2015), 784-50-50-50-10 with tanh, on random data: training by
 momentum, and the exact methods of `mlhf.hypergrad` on the same training. The rounds of all methods
-alternate, so that a machine's other load meets them alike, and the least time of each counts.
-Processor seconds are printed beside the clock's: where other programs run they say more.
+alternate, so that other load affects them alike, and the shortest time of each counts. Processor
+seconds are printed too: they are more reliable while other programs run.
 
-Figures mean something on a quiet machine only.
+The figures are meaningful only on a quiet machine.
 """
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,10 +26,10 @@ from mlhf import hypergrad
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("steps", 1000, "Steps of training, T.")
-flags.DEFINE_integer("batch_size", 200, "Examples in a batch.")
-flags.DEFINE_integer("rounds", 5, "How often everything is measured.")
+flags.DEFINE_integer("batch_size", 200, "Examples per batch.")
+flags.DEFINE_integer("rounds", 5, "Number of rounds.")
 flags.DEFINE_enum("form", "M1", ["M1", "M2", "M3", "M4"], "The form of momentum.")
-flags.DEFINE_bool("schedules", True, "Whether rate and momentum have one value a step.")
+flags.DEFINE_bool("schedules", True, "Whether rate and momentum have one value per step.")
 
 SIZES = (784, 50, 50, 50, 10)
 EXAMPLES = 10_000
@@ -47,16 +48,18 @@ def make_problem() -> tuple[hypergrad.Problem, Any]:
         for i, shape in enumerate(zip(SIZES[:-1], SIZES[1:], strict=True))
     }
 
-    def network(weights, x):
+    def network(weights: dict[str, dict[str, tf.Tensor]], x: tf.Tensor) -> tf.Tensor:
         for i in range(len(SIZES) - 1):
             x = x @ weights[f"layer{i}"]["kernel"] + weights[f"layer{i}"]["bias"]
             x = tf.tanh(x) if i < len(SIZES) - 2 else x
         return x
 
-    def cross_entropy(y, z):
+    def cross_entropy(y: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
         return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, z))
 
-    def train_loss(w, h, step, batch):
+    def train_loss(
+        w: Any, h: Any, step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]
+    ) -> tf.Tensor:
         return cross_entropy(batch[1], network(w, batch[0]))
 
     problem = hypergrad.Problem(
@@ -70,7 +73,7 @@ def make_problem() -> tuple[hypergrad.Problem, Any]:
 
 
 def make_runs() -> dict[str, tuple[str, Callable[[], Any]]]:
-    """Returns from a name to the plain training that it is compared with, and the run."""
+    """Returns, by name, the plain training to compare with, and the run."""
     problem, weights = make_problem()
     shape = [FLAGS.steps] if FLAGS.schedules else []
     hyper = {"learning_rate": np.full(shape, 0.05), "momentum": np.full(shape, 0.9)}
@@ -80,7 +83,7 @@ def make_runs() -> dict[str, tuple[str, Callable[[], Any]]]:
     for storage in ("memory", "checkpoints", "disk"):
         runs[f"reverse, {storage}"] = (
             "train",
-            lambda storage=storage: hypergrad.reverse(problem, weights, hyper, storage=storage),
+            functools.partial(hypergrad.reverse, problem, weights, hyper, storage=storage),
         )
     layers = 2 * (len(SIZES) - 1)
     scalars = {"learning_rate": 0.05, "momentum": 0.9}
@@ -93,10 +96,10 @@ def make_runs() -> dict[str, tuple[str, Callable[[], Any]]]:
     }
     for name, some in columns.items():
         plain = f"train, {name}"
-        runs[plain] = (plain, lambda some=some: hypergrad.train(problem, weights, some))
+        runs[plain] = (plain, functools.partial(hypergrad.train, problem, weights, some))
         runs[f"forward, {name}"] = (
             plain,
-            lambda some=some: hypergrad.forward(problem, weights, some),
+            functools.partial(hypergrad.forward, problem, weights, some),
         )
     runs["truncated, T/10"] = (
         "train, H=2",
@@ -121,7 +124,7 @@ def measure_times() -> None:
         f"T = {FLAGS.steps}, batches of {FLAGS.batch_size}, {FLAGS.form}, least of "
         f"{FLAGS.rounds} rounds"
     )
-    print(f"{'':24}{'ms a step':>12}{'x training':>12}{'x, processor':>14}")
+    print(f"{'':24}{'ms per step':>12}{'x training':>12}{'x, processor':>14}")
     for name, (plain, _) in runs.items():
         clock, processor = least[name] / least[plain]
         a_step = 1e3 * least[name][0] / FLAGS.steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -30,11 +31,11 @@ class Methods:
       hyper: The hyperparameters.
     """
 
-    def __init__(self, workload: shared.Workload):
+    def __init__(self, workload: shared.Workload) -> None:
         """Makes the problem.
 
         Args:
-          workload: What to train.
+          workload: The training.
         """
         inputs, labels = (tf.constant(array) for array in workload.data())
         self.weights = [tf.constant(leaf) for leaf in workload.weights()]
@@ -58,7 +59,13 @@ class Methods:
         if workload.columns > 1:
             self.hyper["log_l2"] = workload.log_l2()
 
-    def _train_loss(self, weights, hyper, step, batch):
+    def _train_loss(
+        self,
+        weights: list[tf.Tensor],
+        hyper: dict[str, Any],
+        step: tf.Tensor,
+        batch: tuple[tf.Tensor, tf.Tensor],
+    ) -> tf.Tensor:
         del step
         loss = _cross_entropy(weights, *batch)
         return loss + _penalty(weights, hyper, self._owner) if "log_l2" in hyper else loss
@@ -67,13 +74,13 @@ class Methods:
         """Trains without differentiating."""
         hypergrad.train(self.problem, self.weights, self.hyper).weights[0].numpy()
 
-    def estimate(self, method: str):
-        """Returns what is told beforehand of a method's costs."""
+    def estimate(self, method: str) -> Any:
+        """Returns the estimated costs of a method."""
         options = {"window": WINDOW, "solver_iterations": 20}
         costs = hypergrad.estimate(self.problem, self.weights, self._hyper_of(method), **options)
         return costs.get({"reverse, stored": "reverse"}.get(method, method))
 
-    def _hyper_of(self, method):
+    def _hyper_of(self, method: str) -> dict[str, Any]:
         if method == "implicit":
             return {name: value for name, value in self.hyper.items() if name == "log_l2"}
         return self.hyper
@@ -97,7 +104,7 @@ class Methods:
             "implicit": (hypergrad.implicit, {"solver": solver}),
         }
 
-        def run(name):
+        def run(name: str) -> list[float]:
             method, more = options[name]
             if name in ("reverse, stored", "reverse, checkpoints", "reverse, disk", "reversible"):
                 more = {**more, "per_step": False}
@@ -110,21 +117,21 @@ class Methods:
                 for number in np.ravel(found[name])
             ]
 
-        return {name: lambda name=name: run(name) for name in options}
+        return {name: functools.partial(run, name) for name in options}
 
 
-def _network(weights, x):
+def _network(weights: list[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
     for kernel, bias in zip(weights[:-2:2], weights[1:-2:2], strict=True):
         x = tf.tanh(x @ kernel + bias)
     return x @ weights[-2] + weights[-1]
 
 
-def _cross_entropy(weights, x, labels):
+def _cross_entropy(weights: list[tf.Tensor], x: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     logits = _network(weights, x)
     return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
 
 
-def _penalty(weights, hyper, owner):
+def _penalty(weights: list[tf.Tensor], hyper: dict[str, Any], owner: tf.Tensor) -> tf.Tensor:
     if hyper["log_l2"].shape == [1]:
         return tf.exp(hyper["log_l2"][0]) * tf.reduce_sum(weights[0] ** 2)
     each = tf.gather(tf.exp(hyper["log_l2"]), owner)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch.nn import functional
@@ -34,11 +34,11 @@ def versions() -> dict[str, str]:
 class Methods:
     """The libraries on one workload, each a function of no arguments to a hypergradient."""
 
-    def __init__(self, workload: shared.Workload):
+    def __init__(self, workload: shared.Workload) -> None:
         """Makes the tensors.
 
         Args:
-          workload: What to train; two columns.
+          workload: The training, with two columns.
         """
         inputs, labels = (torch.tensor(array) for array in workload.data())
         self._train = inputs[: shared.EXAMPLES], labels[: shared.EXAMPLES].long()
@@ -47,22 +47,24 @@ class Methods:
         self._batches = torch.tensor(workload.batches()).long()
         self._sizes, self._dtype = workload.sizes, inputs.dtype
 
-    def _weights(self):
+    def _weights(self) -> list[torch.Tensor]:
         return [leaf.clone().requires_grad_() for leaf in self._first]
 
-    def _hyper(self):
+    def _hyper(self) -> list[torch.Tensor]:
         return [
             torch.tensor(value, dtype=self._dtype, requires_grad=True)
             for value in (shared.LEARNING_RATE, shared.LOG_L2)
         ]
 
-    def _train_loss(self, weights, log_l2, chosen):
+    def _train_loss(
+        self, weights: Sequence[torch.Tensor], log_l2: torch.Tensor, chosen: torch.Tensor
+    ) -> torch.Tensor:
         loss = functional.cross_entropy(
             _network(weights, self._train[0][chosen]), self._train[1][chosen]
         )
         return loss + torch.exp(log_l2) * (weights[0] ** 2).sum()
 
-    def _valid_loss(self, weights):
+    def _valid_loss(self, weights: Sequence[torch.Tensor]) -> torch.Tensor:
         return functional.cross_entropy(_network(weights, self._valid[0]), self._valid[1])
 
     def train(self) -> None:
@@ -85,7 +87,7 @@ class Methods:
         }
 
     def autograd(self) -> list[float]:
-        """The training written out by hand, and one backward pass."""
+        """Writes the training out by hand, with one backward pass."""
         weights, (rate, log_l2) = self._weights(), self._hyper()
         velocity = [torch.zeros_like(leaf) for leaf in weights]
         for chosen in self._batches:
@@ -122,7 +124,7 @@ class Methods:
         return _floats(torch.autograd.grad(self._valid_loss(weights), [rate, log_l2]))
 
     def hypertorch(self) -> list[float]:
-        """`reverse` over the stored history, a map a step."""
+        """`reverse` over the stored history, with one map per step."""
         import hypergrad
 
         if not hasattr(hypergrad, "reverse"):
@@ -152,9 +154,9 @@ class Methods:
         return _floats(found)
 
     def betty(self) -> list[float]:
-        """An `IterativeProblem` that is unrolled for T steps, and a problem above it."""
-        # Its logger loads TensorFlow where that is installed; the two copies of LLVM that are then
-        # in the process end it.
+        """An `IterativeProblem` that is unrolled for T steps, and an outer problem."""
+        # Its logger loads TensorFlow if that is installed; the process would crash with two copies
+        # of LLVM.
         sys.modules.setdefault("tensorflow", None)  # type: ignore[arg-type]
         from betty.configs import Config, EngineConfig
         from betty.engine import Engine
@@ -164,26 +166,26 @@ class Methods:
         rate, log_l2 = self._hyper()
 
         class Hyper(torch.nn.Module):
-            def __init__(self):
+            def __init__(self) -> None:
                 super().__init__()
                 self.rate = torch.nn.Parameter(rate.detach().clone())
                 self.log_l2 = torch.nn.Parameter(log_l2.detach().clone())
 
-            def forward(self):
+            def forward(self) -> tuple[torch.Tensor, torch.Tensor]:
                 return self.rate, self.log_l2
 
         class Outer(ImplicitProblem):
-            def training_step(self, batch):
+            def training_step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
                 return functional.cross_entropy(self.inner(batch[0]), batch[1])
 
-            def custom_optimizer_step(self):
+            def custom_optimizer_step(self) -> None:
                 found.extend([self.module.rate.grad, self.module.log_l2.grad])
 
         class Inner(IterativeProblem):
-            def forward(self, x):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
                 return self.fmodule(self.params, self.buffers, x)
 
-            def training_step(self, batch):
+            def training_step(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
                 rate, log_l2 = self.outer()
                 self.optimizer.param_groups[0]["lr"] = rate
                 loss = functional.cross_entropy(self(batch[0]), batch[1])
@@ -224,7 +226,7 @@ class Methods:
 class _Module(torch.nn.Module):
     """The network as a module."""
 
-    def __init__(self, weights):
+    def __init__(self, weights: Sequence[torch.Tensor]) -> None:
         super().__init__()
         self.layers = torch.nn.ModuleList()
         for kernel, bias in zip(weights[::2], weights[1::2], strict=True):
@@ -233,7 +235,7 @@ class _Module(torch.nn.Module):
             layer.bias = torch.nn.Parameter(bias.detach())
             self.layers.append(layer)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         *hidden, last = self.layers
         for layer in hidden:
             x = torch.tanh(layer(x))
@@ -243,19 +245,19 @@ class _Module(torch.nn.Module):
 class _Batches:
     """The batches in their order, as a loader."""
 
-    def __init__(self, data, batches):
+    def __init__(self, data: tuple[torch.Tensor, torch.Tensor], batches: torch.Tensor) -> None:
         self._data, self._batches = data, batches
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for chosen in self._batches:
             yield self._data[0][chosen], self._data[1][chosen]
 
 
-def _network(weights, x):
+def _network(weights: Sequence[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     for kernel, bias in zip(weights[:-2:2], weights[1:-2:2], strict=True):
         x = torch.tanh(x @ kernel + bias)
     return x @ weights[-2] + weights[-1]
 
 
-def _floats(found) -> list[float]:
+def _floats(found: Sequence[torch.Tensor]) -> list[float]:
     return [float(value) for value in found]

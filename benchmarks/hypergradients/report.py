@@ -1,4 +1,4 @@
-"""Tables and pictures of what was measured."""
+"""Writes tables and pictures of the measures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ APPROXIMATE = ("truncated", "implicit")
 STYLES = {"tensorflow": "-", "torch": "--"}
 
 
-def _sorted(rows):
+def _sorted(rows: list[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: (list(NAMES).index(row["method"]), row["steps"]))
 
 
@@ -36,8 +36,8 @@ def write(rows: list[Row], folder: Path) -> None:
     """Writes `benchmarks.md` and its pictures.
 
     Args:
-      rows: What `__main__.measure` returned, requests included.
-      folder: Where to.
+      rows: The results of `__main__.measure` with their requests.
+      folder: The folder for the files.
     """
     rows = _sorted(rows)
     draw_lengths(rows, folder / "benchmarks_steps.png")
@@ -91,24 +91,24 @@ def page(rows: list[Row]) -> str:
     return "\n".join(text)
 
 
-def _side_by_side(rows):
+def _side_by_side(rows: list[Row]) -> list[Row]:
     return [r for r in rows if r["columns"] == 2 and r["hidden"] == 50]
 
 
-def _find(rows, **fields):
+def _find(rows: list[Row], **fields: Any) -> Row | None:
     for row in rows:
         if all(row.get(name) == value for name, value in fields.items()):
             return row
     return None
 
 
-def _exact(rows, steps):
+def _exact(rows: list[Row], steps: int) -> list[float] | None:
     row = _find(_side_by_side(rows), framework="tensorflow", dtype="float64", steps=steps)
     return None if row is None else row.get("hypergradient")
 
 
 def difference(found: list[float], of: list[float] | None) -> float:
-    """Returns the largest relative difference of those entries that are there."""
+    """Returns the largest relative difference of the entries that are not NaN."""
     if of is None:
         return float("nan")
     pairs = [(a, b) for a, b in zip(found, of, strict=True) if not np.isnan(a)]
@@ -116,7 +116,7 @@ def difference(found: list[float], of: list[float] | None) -> float:
 
 
 def ratio(row: Row, kind: str = "") -> float:
-    """Returns the method's time over plain training's; the least of each."""
+    """Returns the method's shortest time divided by that of plain training."""
     return min(row[f"{kind}seconds"]) / min(row[f"{kind}train_seconds"])
 
 
@@ -125,7 +125,7 @@ def megabytes(row: Row) -> float:
     return max(0.0, row["megabytes"] - row["megabytes_of_few_steps"])
 
 
-def _agreement(rows):
+def _agreement(rows: list[Row]) -> list[str]:
     lines = []
     for row in rows:
         if row["framework"] == "torch" and row["dtype"] == "float64" and "hypergradient" in row:
@@ -191,7 +191,7 @@ def sizes(rows: list[Row]) -> list[str]:
     return lines
 
 
-def _sized(rows):
+def _sized(rows: list[Row]) -> list[Row]:
     methods = ("forward", "reverse, stored")
     return [
         r
@@ -203,7 +203,7 @@ def _sized(rows):
     ]
 
 
-def _axes(columns):
+def _axes(columns: int) -> Any:
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,10 +1,10 @@
 """A process that measures one method: `python -m benchmarks.hypergradients.worker '{...}'`.
 
-It calls the method on a training of a few steps so that everything is loaded, then on the whole
-training for its peak memory, then in turns with plain training in the same framework for the times.
-What it found is a line of JSON on the standard output.
+It calls the method on a training of a few steps to load everything, then on the whole training for
+its peak memory, then alternating with plain training in the same framework for the times. The
+result is a line of JSON on the standard output.
 
-The peak is that of the first call: TensorFlow keeps what it has freed for later calls.
+The peak is that of the first call: TensorFlow reuses freed memory in later calls.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from typing import Any
 from benchmarks import peak_memory
 from benchmarks.hypergradients.workload import Workload
 
-FEWEST_STEPS = 4  # of a training that only loads what a library needs
+FEWEST_STEPS = 4  # steps of the training that only loads everything
 ENOUGH_SECONDS = 20.0  # no further round begins after that
 
 
 def main() -> None:
     """Measures."""
     request = json.loads(sys.argv[1])
-    # What libraries print must not get into the answer.
+    # Output of libraries must not get into the answer.
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     print(json.dumps(measure(request)), file=answer, flush=True)
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
-    """Returns what a request's method costs.
+    """Measures the cost of a method.
 
     Args:
       request: The fields of a `Workload`, and `framework`, `method`, `threads`, `rounds`.
 
     Returns:
-      `hypergradient`; `megabytes` beyond what was in use before, and the same of
-      a training of a few steps; `seconds`, `train_seconds` and the
-      same in processor time, lists, in float32; `estimate` of ours.
+      `hypergradient`; `megabytes` beyond the memory in use before, and `megabytes_of_few_steps`
+      for a training of a few steps; in float32 also the lists `seconds`, `train_seconds` and
+      the same in processor time; for our methods `estimate`.
     """
     module = importlib.import_module(f"benchmarks.hypergradients.in_{request['framework']}")
     module.set_threads(request["threads"])
@@ -52,7 +52,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     workload = Workload(**{name: request[name] for name in fields})
     name = request["method"]
     found: dict[str, Any] = {"version": module.VERSION, "parameters": workload.parameters}
-    # Twice a few steps: what loading and tracing take does not count for T steps.
+    # Twice a few steps, so that loading and tracing do not count for T steps.
     few = dataclasses.replace(workload, steps=FEWEST_STEPS)
     for _ in range(2):
         _, found["megabytes_of_few_steps"] = _peak_of(module.Methods(few).methods()[name])
@@ -61,7 +61,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     if request["framework"] == "tensorflow":
         cost = methods.estimate(name)
         found["estimate"] = [cost.memory / 1e6, cost.time / workload.steps]
-    if request["dtype"] == "float64":  # for the digits alone
+    if request["dtype"] == "float64":  # only for its digits
         return found
     run = methods.methods()[name]
     gc.collect()

@@ -17,13 +17,13 @@ MOMENTUM = 58982 / 65536
 class Workload:
     """A tanh network on noisy classes, trained by momentum (v' = μ v + g, w' = w - η v').
 
-    The hyperparameters are η, and `columns` - 1 logarithms of penalties, each of a slice of the
-    first layer's inputs; with two columns one penalty of that whole layer.
+    The hyperparameters are η and `columns` - 1 logarithms of penalties, each for a slice of the
+    first layer's inputs; with two columns, one penalty for that whole layer.
 
     Attributes:
-      steps: T.
+      steps: The number of steps, T.
       hidden: The width of the three hidden layers.
-      columns: H, how many numbers the hyperparameters are.
+      columns: The number of hyperparameters, H.
       dtype: "float32" or "float64".
     """
 
@@ -39,11 +39,11 @@ class Workload:
 
     @property
     def parameters(self) -> int:
-        """P."""
+        """The number of weights, P."""
         return sum(a * b + b for a, b in zip(self.sizes[:-1], self.sizes[1:], strict=True))
 
     def weights(self) -> list[np.ndarray]:
-        """Returns kernels and biases in turns."""
+        """Returns kernels and biases alternately."""
         random = np.random.default_rng(0)
         found = []
         for size, out in zip(self.sizes[:-1], self.sizes[1:], strict=True):

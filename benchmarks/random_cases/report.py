@@ -101,7 +101,7 @@ def _short(record: Record) -> str:
 
 
 def _table(head: list[str], rows: list[list[Any]]) -> list[str]:
-    def line(cells):
+    def line(cells: Sequence[Any]) -> str:
         return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
 
     return [line(head), line(["---"] * len(head)), *map(line, rows), ""]

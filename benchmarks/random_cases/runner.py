@@ -77,7 +77,7 @@ def run(
     progress = _Progress(len(open_seeds))
     lock = threading.Lock()
 
-    def work():
+    def work() -> None:
         while True:
             with lock:
                 if not chunks:
@@ -177,7 +177,7 @@ def _environment() -> dict[str, str]:
 class _Progress:
     """One line on standard error that says how many cases are done, failed and left."""
 
-    def __init__(self, total: int):
+    def __init__(self, total: int) -> None:
         self._total, self._done, self._failed = total, 0, 0
         self._start = self._last = time.monotonic()
 

@@ -17,6 +17,7 @@ import os
 import sys
 import time
 import traceback
+from typing import Any
 
 from benchmarks.random_cases.outcome import FAILED, Outcome
 
@@ -30,7 +31,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    def answer(**values):
+    def answer(**values: Any) -> None:
         print(json.dumps(values), file=answers, flush=True)
 
     module = importlib.import_module(f"benchmarks.random_cases.{kind}")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from benchmarks.random_cases.hypergradients import generator, in_library, reference
@@ -34,7 +38,7 @@ def run_case(seed: int, thorough: bool = False) -> Outcome:
     right, apart = reference.differences(case, reference.train)
     problem = in_library.problem(case)
     for name, method in methods.items():
-        _compare(outcome, name, lambda method=method: method(problem), right, apart)
+        _compare(outcome, name, functools.partial(method, problem), right, apart)
     return outcome
 
 
@@ -49,7 +53,7 @@ def _at_an_optimum(seed: int, thorough: bool) -> Outcome:
     problem, w = in_library.problem(case), reference.optimum(case, case.hyper)
     for name, solver in solvers.items():
 
-        def method(solver=solver):
+        def method(solver: Callable[[], Any] = solver) -> hypergrad.Result:
             return hypergrad.implicit(
                 problem,
                 in_library.structure(case, w),
@@ -71,7 +75,13 @@ def _outcome(case: generator.Case) -> Outcome:
     return Outcome(case.seed, features=features, checked=["hypergradient"], program=repr(case))
 
 
-def _compare(outcome: Outcome, name: str, method, right, apart: float) -> None:
+def _compare(
+    outcome: Outcome,
+    name: str,
+    method: Callable[[], hypergrad.Result],
+    right: dict[str, np.ndarray],
+    apart: float,
+) -> None:
     try:
         result = method()
     except (hypergrad.DivergedError, hypergrad.linear_solvers.LinearSolveError) as error:
@@ -84,9 +94,9 @@ def _compare(outcome: Outcome, name: str, method, right, apart: float) -> None:
     if worst <= TOLERANCE * max(largest, 1e-3):
         outcome.modes[name] = OK
         return
-    # The last digits of the differences are known to about what the extrapolation changed.
-    known = apart * largest < 1e-3 * worst or apart < 1e-4
-    outcome.modes[name] = FAILED if known else NO_REFERENCE
+    # The differences are accurate to about the change by the extrapolation.
+    accurate = apart * largest < 1e-3 * worst or apart < 1e-4
+    outcome.modes[name] = FAILED if accurate else NO_REFERENCE
     outcome.notes.append(
         f"{name}: off by {worst:.3g} of {largest:.3g}; found {found}, right {right}"
     )

@@ -15,8 +15,10 @@ import numpy as np
 # Convex ones, of which every problem has some, and others.
 CONVEX = ("half_square", "log_cosh", "softplus")
 SMOOTH = (*CONVEX, "sine", "tanh", "bell")
-DYNAMICS = ("gd", "M1", "M2", "M3", "M4", "M1 nesterov", "M2 nesterov", "M3 nesterov")
-DYNAMICS = (*DYNAMICS, "M4 nesterov", "adam", "adam", "M2", "gd")
+DYNAMICS = (
+    *("gd", "M1", "M2", "M3", "M4", "M1 nesterov", "M2 nesterov", "M3 nesterov"),
+    *("M4 nesterov", "adam", "adam", "M2", "gd"),
+)
 REVERSIBLE = ("M1", "M2", "M4")
 OWN = ("learning_rate", "momentum", "beta1", "beta2")
 LEAVES = ((2,), (3, 2), (2, 1, 2))
@@ -27,16 +29,16 @@ class Case:
     """A problem.
 
     Attributes:
-      seed: What it is made from.
+      seed: The integer that the problem is made from.
       dynamics: One of `DYNAMICS`.
-      steps: T.
-      sizes: Of the leaves of the weights; each is a group.
-      functions: The names of f_k, and of those of the validation loss.
-      rows: a_tk, [T, K, P], and of the validation loss, [V, P].
-      targets: Of the validation loss, [V].
-      hyper: What is differentiated, by name: arrays.
-      fixed: What is not, by name.
-      schedules: Which hyperparameters of the loss have one row a step.
+      steps: The number of steps, T.
+      sizes: The sizes of the weights' leaves; each leaf is a group.
+      functions: The names of the f_k, and of the validation loss's functions.
+      rows: The a_tk, [T, K, P], and the rows of the validation loss, [V, P].
+      targets: The targets of the validation loss, [V].
+      hyper: The hyperparameters to differentiate: arrays by name.
+      fixed: The other hyperparameters, by name.
+      schedules: The hyperparameters of the loss that have one row per step.
       start: "given" weights, "initial_weights" as a hyperparameter, or a "scale" of noise.
     """
 
@@ -143,7 +145,7 @@ def make_convex(seed: int) -> Case:
     )
 
 
-def _own(rng, steps, groups, low, high):
-    """One value, one a step, one a group, or both, in shapes that mean one thing each."""
+def _own(rng: np.random.Generator, steps: int, groups: int, low: float, high: float) -> np.ndarray:
+    """Draws one value, one per step, one per group, or both, in unambiguous shapes."""
     shape = [[], [steps, 1], [1, groups], [steps, groups]][rng.integers(4)]
     return rng.uniform(low, high, size=shape)

@@ -30,7 +30,7 @@ SOLVERS = {
 
 
 def structure(case: Case, vector: Any) -> dict[str, tf.Tensor]:
-    """Returns a vector [P] as the weights, one leaf a group."""
+    """Returns a vector [P] as the weights, with one leaf per group."""
     pieces = tf.split(tf.convert_to_tensor(vector, D), case.sizes)
     return {f"leaf{i}": piece for i, piece in enumerate(pieces)}
 
@@ -39,13 +39,13 @@ def problem(case: Case) -> hypergrad.Problem:
     """Returns the case as a problem."""
     rows, valid = tf.constant(case.rows[0]), tf.constant(case.rows[1])
 
-    def fixed(h, name):
+    def fixed(h: dict[str, tf.Tensor], name: str) -> tf.Tensor:
         return h[name] if name in h else tf.constant(case.fixed[name])
 
-    def terms(functions, z):
+    def terms(functions: list[str], z: tf.Tensor) -> list[tf.Tensor]:
         return [FUNCTIONS[f](x) for f, x in zip(functions, tf.unstack(z), strict=True)]
 
-    def train_loss(w, h, step):
+    def train_loss(w: dict[str, tf.Tensor], h: dict[str, tf.Tensor], step: tf.Tensor) -> tf.Tensor:
         vector = tf.concat(list(w.values()), 0)
         z = tf.linalg.matvec(tf.gather(rows, step), vector) - fixed(h, "targets")
         loss = tf.reduce_sum(fixed(h, "data") * tf.stack(terms(case.functions[0], z)))
@@ -56,7 +56,7 @@ def problem(case: Case) -> hypergrad.Problem:
             [l2[i] * tf.reduce_sum(leaf**2) for i, leaf in enumerate(w.values())]
         )
 
-    def valid_loss(w, h):
+    def valid_loss(w: dict[str, tf.Tensor], h: dict[str, tf.Tensor]) -> tf.Tensor:
         vector = tf.concat(list(w.values()), 0)
         z = tf.linalg.matvec(valid, vector) - tf.constant(case.targets)
         return tf.add_n(terms(case.functions[1], z)) + fixed(h, "kappa") * vector[0]
@@ -74,8 +74,8 @@ def problem(case: Case) -> hypergrad.Problem:
 
 
 def dynamics(case: Case) -> hypergrad.Dynamics:
-    """Returns the case's dynamics, with what is not differentiated as its constants."""
-    constants = {
+    """Returns the case's dynamics, with the fixed hyperparameters as constants."""
+    constants: dict[str, Any] = {
         name: float(case.fixed[name].ravel()[0])
         for name in OWN
         if name in case.fixed and name in _OWN_OF.get(case.kind, ("learning_rate", "momentum"))
@@ -91,7 +91,7 @@ _OWN_OF = {"gd": ("learning_rate",), "adam": ("learning_rate", "beta1", "beta2")
 
 
 def hyperparameters(case: Case) -> dict[str, Any]:
-    """Returns what is differentiated, as the library takes it."""
+    """Returns the hyperparameters to differentiate, in the library's form."""
     return {
         name: structure(case, value) if name.startswith("initial_") else tf.constant(value)
         for name, value in case.hyper.items()
@@ -99,12 +99,12 @@ def hyperparameters(case: Case) -> dict[str, Any]:
 
 
 def weights(case: Case) -> Any:
-    """Returns what training begins with; None where a hyperparameter says it."""
+    """Returns the initial weights; None if a hyperparameter determines them."""
     return structure(case, case.fixed["initial_weights"]) if case.start == "given" else None
 
 
 def as_arrays(gradient: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Returns a hypergradient of the library as the reference has it."""
+    """Returns a hypergradient of the library in the reference's form."""
     return {
         name: np.concatenate([np.ravel(leaf) for leaf in value.values()])
         if isinstance(value, dict)
@@ -116,7 +116,9 @@ def as_arrays(gradient: dict[str, Any]) -> dict[str, np.ndarray]:
 def exact_methods(case: Case) -> dict[str, Callable[..., hypergrad.Result]]:
     """Returns the methods that are exact for a case, by name, as functions of the problem."""
 
-    def method(function, **options):
+    def method(
+        function: Callable[..., hypergrad.Result], **options: Any
+    ) -> Callable[..., hypergrad.Result]:
         return lambda problem: function(problem, weights(case), hyperparameters(case), **options)
 
     stay = {"update": lambda hyper, gradient: hyper, "every": case.steps}

@@ -1,4 +1,4 @@
-"""The same trainings in NumPy, with gradients written by hand, and differences of them."""
+"""The same trainings in NumPy, with handwritten gradients, and finite differences of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EPSILON_ROOT = 1e-4
 
 
 def spread(case: Case, value: np.ndarray) -> np.ndarray:
-    """Returns a number, or one a leaf in the last axis, as one a weight."""
+    """Spreads one number, or one per leaf in the last axis, to one per weight."""
     value = np.asarray(value)
     if value.ndim == 0 or value.shape[-1] == 1:
         return np.broadcast_to(value, [*value.shape[:-1], sum(case.sizes)])
@@ -45,7 +45,7 @@ def outer(case: Case, values: dict[str, np.ndarray], w: np.ndarray) -> float:
 
 
 def own(case: Case, values: dict[str, np.ndarray], name: str, step: int) -> np.ndarray:
-    """Returns a hyperparameter of the dynamics in a step, one number a weight."""
+    """Returns a hyperparameter of the dynamics in a step, one number per weight."""
     value = case.value(values, name)
     if value.ndim == 2:
         value = value[step if value.shape[0] == case.steps else 0]
@@ -53,7 +53,7 @@ def own(case: Case, values: dict[str, np.ndarray], name: str, step: int) -> np.n
 
 
 def first_weights(case: Case, values: dict[str, np.ndarray]) -> np.ndarray:
-    """Returns what training begins with, [P]."""
+    """Returns the initial weights, [P]."""
     noise = case.value(values, "initial_weights")
     return case.value(values, "scale") * noise if case.start == "scale" else noise
 
@@ -84,7 +84,7 @@ def train(case: Case, values: dict[str, np.ndarray]) -> np.ndarray:
     return w
 
 
-def _adam(case, values, w):
+def _adam(case: Case, values: dict[str, np.ndarray], w: np.ndarray) -> np.ndarray:
     m, s = np.zeros_like(w), np.zeros_like(w)
     decay1, decay2 = np.ones_like(w), np.ones_like(w)
     for step in range(case.steps):
@@ -119,18 +119,18 @@ def optimum(case: Case, values: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def differences(case: Case, end: Any) -> tuple[dict[str, np.ndarray], float]:
-    """Returns the hypergradient by differences of whole trainings, and how far it is known.
+    """Returns the hypergradient by differences of whole trainings, and its accuracy.
 
     Args:
       case: The problem.
-      end: From the case and hyperparameters to the last weights.
+      end: A function from the case and hyperparameters to the final weights.
 
     Returns:
-      By name, from two widths extrapolated (Richardson), and the largest difference that the
-      extrapolation made, relative to the largest entry.
+      The hypergradient by name, extrapolated from two widths (Richardson), and the largest change
+      by the extrapolation, relative to the largest entry.
     """
 
-    def at(values):
+    def at(values: dict[str, np.ndarray]) -> float:
         return outer(case, values, end(case, values))
 
     found, apart, largest = {}, 0.0, 1e-12
@@ -146,6 +146,6 @@ def differences(case: Case, end: Any) -> tuple[dict[str, np.ndarray], float]:
                     ends.append(at({**case.hyper, name: moved}))
                 slopes.append((ends[0] - ends[1]) / (2 * width))
             found[name][index] = (4 * slopes[1] - slopes[0]) / 3
-            apart = max(apart, abs(found[name][index] - slopes[1]))
+            apart = max(apart, float(abs(found[name][index] - slopes[1])))
         largest = max(largest, float(np.abs(found[name]).max()))
     return found, apart / largest

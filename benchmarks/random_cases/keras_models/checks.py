@@ -59,7 +59,9 @@ def _products(case: Case, mode: str) -> None:
     random = np.random.default_rng(0)
     v = {path: tf.constant(random.normal(size=w.shape)) for path, w in parameters.items()}
 
-    def compute(parameters, v):
+    def compute(
+        parameters: dict[str, tf.Tensor], v: dict[str, tf.Tensor]
+    ) -> tuple[tf.Tensor, Any, Any]:
         linearized = objective.linearize(parameters)
         tangents = custom_op.jvp(lambda p: objective.outputs(p)[0], parameters, v)
         tangents = tangents[1] if isinstance(tangents, tuple) else tangents

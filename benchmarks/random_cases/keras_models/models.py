@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 L = keras.layers
 BATCH, CLASSES = 5, 3
@@ -162,12 +163,12 @@ def _of_sequences(random: np.random.Generator, seed: int) -> dict[str, Callable]
 class Block(L.Layer):
     """Layers inside a layer, which hands nothing on."""
 
-    def __init__(self, momentum: float, seed: int):
+    def __init__(self, momentum: float, seed: int) -> None:
         super().__init__()
         self.normalize = L.BatchNormalization(momentum=momentum, epsilon=0.1)
         self.drop = L.Dropout(0.3, seed=seed + 1)
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         """Returns x and what is made of it."""
         return x + self.drop(self.normalize(x))
 
@@ -176,11 +177,11 @@ class Block(L.Layer):
 class SelfAttention(L.Layer):
     """Attention of a sequence to itself, with dropout."""
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int) -> None:
         super().__init__()
         self.attention = L.MultiHeadAttention(2, 2, dropout=0.2, seed=seed)
 
-    def call(self, x, training=None):
+    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Returns x and what it attends to."""
         return x + self.attention(x, x)
 
@@ -189,18 +190,18 @@ class SelfAttention(L.Layer):
 class Pooled(L.Layer):
     """The mean over a sequence without what a mask hides; the end of the mask."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.supports_masking = True
 
-    def call(self, x, mask=None):
+    def call(self, x: tf.Tensor, mask: tf.Tensor | None = None) -> tf.Tensor:
         """Returns [B, channels]."""
         if mask is None:
             return keras.ops.mean(x, 1)
         present = keras.ops.cast(keras.ops.expand_dims(mask, -1), x.dtype)
         return keras.ops.sum(x * present, 1) / (keras.ops.sum(present, 1) + 1)
 
-    def compute_mask(self, inputs, mask=None):
+    def compute_mask(self, inputs: tf.Tensor, mask: tf.Tensor | None = None) -> None:
         """Returns None: there is no sequence any more."""
         return None
 
@@ -241,7 +242,7 @@ def _run(layers: list[Any], x: Any, **named: Any) -> Any:
 class Joined(L.Layer):
     """Puts two named inputs together."""
 
-    def call(self, x):
+    def call(self, x: dict[str, tf.Tensor]) -> tf.Tensor:
         """Returns them along the last axis."""
         return keras.ops.concatenate([x["first"], x["second"]], -1)
 
@@ -249,7 +250,7 @@ class Joined(L.Layer):
 class Subclassed(keras.Model):
     """Layers in a row."""
 
-    def __init__(self, layers: list[Any]):
+    def __init__(self, layers: list[Any]) -> None:
         super().__init__()
         self.row = layers
 
@@ -257,7 +258,7 @@ class Subclassed(keras.Model):
 class Silent(Subclassed):
     """Takes `training` and does not hand it on."""
 
-    def call(self, x, training=None):
+    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Returns the outputs."""
         return _run(self.row, x)
 
@@ -265,7 +266,7 @@ class Silent(Subclassed):
 class Untold(Subclassed):
     """Takes no `training`."""
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         """Returns the outputs."""
         return _run(self.row, x)
 
@@ -273,7 +274,7 @@ class Untold(Subclassed):
 class Told(Subclassed):
     """Hands `training` on by hand, where a layer takes it."""
 
-    def call(self, x, training=False):
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns the outputs."""
         for layer in self.row:
             told = isinstance(layer, (L.Dropout, L.BatchNormalization))
@@ -284,7 +285,7 @@ class Told(Subclassed):
 class Keyword(Subclassed):
     """Takes `training` by name alone."""
 
-    def call(self, x, *, training=None):
+    def call(self, x: tf.Tensor, *, training: bool | None = None) -> tf.Tensor:
         """Returns the outputs."""
         return _run(self.row, x)
 
@@ -292,7 +293,7 @@ class Keyword(Subclassed):
 class Default(Subclassed):
     """Trains by default."""
 
-    def call(self, x, training=True):
+    def call(self, x: tf.Tensor, training: bool = True) -> tf.Tensor:
         """Returns the outputs."""
         return _run(self.row, x)
 

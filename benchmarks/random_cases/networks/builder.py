@@ -69,7 +69,7 @@ class Builder:
       compiled: Whether only what XLA can compile may stand in it.
     """
 
-    def __init__(self, random: np.random.Generator, compiled: bool = False):
+    def __init__(self, random: np.random.Generator, compiled: bool = False) -> None:
         self.random, self.compiled = random, compiled
         self.parameters: dict[str, np.ndarray] = {}
         self.visible: list[Ref] = []
@@ -82,7 +82,7 @@ class Builder:
 
     def draw(self, options: Sequence[Any]) -> Any:
         """Returns one of several things."""
-        return options[self.random.integers(len(options))]
+        return options[int(self.random.integers(len(options)))]
 
     def chance(self, share: float) -> bool:
         """Returns True so often."""

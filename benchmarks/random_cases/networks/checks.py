@@ -42,11 +42,11 @@ def products(
     """
     network = program.network()
 
-    def compute(flat):
+    def compute(flat: tf.Tensor) -> dict[str, Any]:
         parameters = program.structure(flat)
         v = program.structure(reference.v)
         u = tf.reshape(tf.constant(reference.u), reference.outputs.shape)
-        batch = {"targets": program.targets, "weights": program.weights}
+        batch: dict[str, Any] = {"targets": program.targets, "weights": program.weights}
         gauss_newton = custom_op.gauss_newton(network, parameters, program.loss, **batch)
         hessian = custom_op.hessian(network, parameters, program.loss, **batch)
         linear = gauss_newton._linearization  # as `custom_op.linearize` returns it

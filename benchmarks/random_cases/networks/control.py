@@ -105,20 +105,20 @@ def around(b: Builder, x: Ref, depth: int = 1, name: str | None = None) -> Ref:
 
 
 @control
-def call(b, x, depth):
+def call(b: Builder, x: Ref, depth: int) -> Ref:
     """A called `tf.function`."""
     name, _ = body(b, x.value, depth)
     return b.let(f"call({name})({{0}})", x)
 
 
 @control
-def checkpoint(b, x, depth):
+def checkpoint(b: Builder, x: Ref, depth: int) -> Ref:
     """A piece that is computed again in place of being stored."""
     name, _ = body(b, x.value, depth, twice=True)
     return b.let(f"recompute({name})({{0}})", x)
 
 
-def _two(b, x, depth):
+def _two(b: Builder, x: Ref, depth: int) -> list[str]:
     shape = b.draw([x.shape, (2,), (2, 3)])
     names = [body(b, x.value, depth, shape=shape)[0] for _ in range(2)]
     if b.chance(0.2):
@@ -126,7 +126,7 @@ def _two(b, x, depth):
     return names
 
 
-def _predicate(b, x):
+def _predicate(b: Builder, x: Ref) -> str:
     total = float(np.sum(x.value))
     if b.chance(0.3):
         return b.draw(["tf.constant(True)", "tf.constant(False)"])
@@ -134,7 +134,7 @@ def _predicate(b, x):
 
 
 @control
-def cond(b, x, depth):
+def cond(b: Builder, x: Ref, depth: int) -> Ref:
     """A branch, its predicate of the data or constant."""
     first, second = _two(b, x, depth)
     call = f"tf.cond({_predicate(b, x)}, lambda: {first}({{0}}), lambda: {second}({{0}}))"
@@ -142,7 +142,7 @@ def cond(b, x, depth):
 
 
 @control
-def switch_case(b, x, depth):
+def switch_case(b: Builder, x: Ref, depth: int) -> Ref:
     """A choice by a number."""
     first, second = _two(b, x, depth)
     return b.let(
@@ -153,7 +153,7 @@ def switch_case(b, x, depth):
 
 
 @control
-def while_loop(b, x, depth):
+def while_loop(b: Builder, x: Ref, depth: int) -> Ref:
     """A loop, its bound known or not."""
     name, _ = body(b, x.value, depth, smooth=True, shape=x.shape)
     count = b.draw([1, 2, 3])
@@ -167,12 +167,12 @@ def while_loop(b, x, depth):
     return b.let(f"tf.while_loop({test}, lambda i, h: (i + 1, {name}(h)), (0, {{0}}){bound})[1]", x)
 
 
-def _rows(b, x):
+def _rows(b: Builder, x: Ref) -> Ref:
     return x if x.shape and x.shape[0] <= 3 else b.fit(x, (2, 2))
 
 
 @control
-def map_fn(b, x, depth):
+def map_fn(b: Builder, x: Ref, depth: int) -> Ref:
     """A function of each row."""
     x = _rows(b, x)
     name, _ = body(b, x.value[0], depth, smooth=True)
@@ -180,7 +180,7 @@ def map_fn(b, x, depth):
 
 
 @control
-def scan(b, x, depth):
+def scan(b: Builder, x: Ref, depth: int) -> Ref:
     """A recurrence along the rows."""
     x = _rows(b, x)
     name, _ = body(b, x.value[0], depth, smooth=True, shape=x.shape[1:])
@@ -188,7 +188,7 @@ def scan(b, x, depth):
 
 
 @control
-def gradient(b, x, depth):
+def gradient(b: Builder, x: Ref, depth: int) -> Ref:
     """TensorFlow's own gradient of a piece."""
     name, result = body(b, x.value, 0)
     sizes = "".join(f", {size}" for size in result.shape)
@@ -196,7 +196,7 @@ def gradient(b, x, depth):
 
 
 @control
-def tangent(b, x, depth):
+def tangent(b: Builder, x: Ref, depth: int) -> Ref:
     """A Jacobian-vector product of a piece."""
     name, _ = body(b, x.value, 0, twice=True)
     sizes = "".join(f", {size}" for size in x.shape)
@@ -206,7 +206,7 @@ def tangent(b, x, depth):
 
 
 @control
-def custom_gradient(b, x, depth):
+def custom_gradient(b: Builder, x: Ref, depth: int) -> Ref:
     """A piece whose derivative a `tf.custom_gradient` states, in its argument alone."""
     name, _ = body(b, x.value, 0, twice=True, closed=True)
     return b.let(f"own_gradient({name})({{0}})", x)

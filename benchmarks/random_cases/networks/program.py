@@ -51,7 +51,7 @@ class Program:
         names = tools.scope(self.stops)
         exec(self.text, names)
 
-        def network(leaves):
+        def network(leaves: Any) -> tf.Tensor:
             return names["network"](
                 dict(zip(self.parameters, tf.nest.flatten(leaves), strict=True))
             )

@@ -61,7 +61,7 @@ def compute(program: Program, seed: int) -> Reference:
     network = program.network()
 
     @tf.function(autograph=False)
-    def traced(flat):
+    def traced(flat: tf.Tensor) -> tf.Tensor:
         return network(program.structure(flat))
 
     program.stops.frozen = True
@@ -141,7 +141,7 @@ class _Line:
         point: np.ndarray,
         direction: np.ndarray,
         step: float,
-    ):
+    ) -> None:
         self._steps = [step, step / 2, step / 4]
         sides = [(outputs(point + h * direction), outputs(point - h * direction))
                  for h in self._steps]  # fmt: skip

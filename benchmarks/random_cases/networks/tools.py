@@ -69,7 +69,7 @@ def own_gradient(function: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Ten
     """
 
     @tf.custom_gradient
-    def stated(x):
+    def stated(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
         return function(x), lambda u: custom_op.linearize(function, x).vjp(u)
 
     return stated
@@ -93,7 +93,7 @@ class Stops:
       frozen: Whether those take the place of the input.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.kept: dict[str, np.ndarray] = {}
         self.frozen = False
 
@@ -106,11 +106,13 @@ class Stops:
         return tf.stop_gradient(x)
 
 
-def _same(function):
+def _same(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _push_by_tapes(function, x, t):
+def _push_by_tapes(
+    function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor, t: tf.Tensor
+) -> tf.Tensor:
     """`push` by TensorFlow's gradients, which need no trace."""
     with tf.GradientTape() as outer:
         seed = tf.zeros_like(function(x))
