@@ -1,1 +1,1 @@
-"""Random cases, each made from one integer, compared with a reference built in another way."""
+"""Random cases, each made from one integer, compared with an independent reference."""

@@ -1,8 +1,8 @@
-"""Random cases against independent references: how many of them pass, and which fail.
+"""Checks random cases against independent references, and counts which pass or fail.
 
     python -m benchmarks.random_cases networks --count=2000 --report=docs/results/random_networks
 
-See benchmarks/README.md. A run that was stopped continues where it was: the same command again.
+See benchmarks/README.md. To continue a stopped run, give the same command again.
 """
 
 from __future__ import annotations
@@ -32,16 +32,18 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("kind", choices=KINDS, help="what the cases are")
-    parser.add_argument("--count", type=int, default=100, help="how many cases")
+    parser.add_argument("kind", choices=KINDS, help="the kind of cases")
+    parser.add_argument("--count", type=int, default=100, help="number of cases")
     parser.add_argument("--start", type=int, default=0, help="the first case's seed")
     parser.add_argument("--output", type=Path, help="folder of records.jsonl; runs/random_KIND")
     parser.add_argument("--report", type=Path, help="folder of the summary; default: --output")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
-    parser.add_argument("--chunk", type=int, default=40, help="cases a process checks")
-    parser.add_argument("--timeout", type=float, default=300, help="seconds a case may take")
+    parser.add_argument("--chunk", type=int, default=40, help="number of cases per process")
+    parser.add_argument(
+        "--timeout", type=float, default=300, help="largest number of seconds per case"
+    )
     parser.add_argument("--thorough", action="store_true", help="all modes for every case")
-    parser.add_argument("--again", action="store_true", help="check anew what failed before")
+    parser.add_argument("--again", action="store_true", help="check failed cases again")
     flags = parser.parse_args(arguments)
     if min(flags.count, flags.jobs, flags.chunk) < 1 or flags.start < 0 or not flags.timeout > 0:
         parser.error("expected --count, --jobs, --chunk and --timeout above 0, --start at least 0")

@@ -1,4 +1,4 @@
-"""What became of one random case."""
+"""The outcome of a random case."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import dataclasses
 from typing import Any
 
 OK = "ok"
-FAILED = "failed"  # differs from the reference, or raises what it should not
-REFUSED = "refused"  # an error of this project's names what cannot be differentiated
+FAILED = "failed"  # differs from the reference, or raises an unexpected error
+REFUSED = "refused"  # an error of this project says what cannot be differentiated
 NO_KERNEL = "no kernel"  # TensorFlow cannot run the case in this mode
-NO_REFERENCE = "no reference"  # the reference does not know its own digits
+NO_REFERENCE = "no reference"  # the reference is not accurate enough
 
 
 @dataclasses.dataclass
@@ -17,12 +17,12 @@ class Outcome:
     """One random case, checked.
 
     Attributes:
-      seed: The integer that it is made from.
-      modes: What became of it, by mode (`"graph"`): one of the constants above.
-      features: What the case is made of, such as types of operations; the report counts them.
+      seed: The integer that the case is made from.
+      modes: The results by mode (`"graph"`): one of the constants above.
+      features: The components of the case, such as types of operations; the report counts them.
       notes: A sentence for each mode that is not `OK`, with the numbers.
-      program: The case as text that can be run; kept where a mode failed or refused.
-      checked: Which quantities were compared, such as `"J v"`.
+      program: The case as executable text; stored if a mode failed or refused.
+      checked: The compared quantities, such as `"J v"`.
     """
 
     seed: int
@@ -37,8 +37,8 @@ class Outcome:
         return FAILED in self.modes.values()
 
     def record(self) -> dict[str, Any]:
-        """Returns the outcome as JSON keeps it."""
-        kept = dataclasses.asdict(self)
+        """Returns the outcome for JSON."""
+        fields = dataclasses.asdict(self)
         if not {FAILED, REFUSED} & set(self.modes.values()):
-            del kept["program"]
-        return kept
+            del fields["program"]
+        return fields

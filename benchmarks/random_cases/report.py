@@ -1,4 +1,4 @@
-"""What random cases showed, as a page and a list of failures."""
+"""Reports the results of random cases as a page and a list of failures."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def write(folder: Path, command: str, records: Sequence[Record]) -> None:
     """Writes `README.md` and `failures.jsonl`.
 
     Args:
-      folder: Where; it is made.
-      command: What made the records.
-      records: As `runner.run` returns them.
+      folder: The folder, which is created.
+      command: The command that made the records.
+      records: The result of `runner.run`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     records = sorted(records, key=lambda record: record["seed"])
@@ -36,8 +36,8 @@ def page(command: str, records: Sequence[Record]) -> str:
     """Returns the summary in Markdown: states by mode, failures, features by mode.
 
     Args:
-      command: What made the records.
-      records: In the order in which failures are listed.
+      command: The command that made the records.
+      records: The records, in the order in which failures are listed.
 
     Returns:
       The page.
@@ -84,7 +84,7 @@ def page(command: str, records: Sequence[Record]) -> str:
 
 
 def _reasons(records: Sequence[Record]) -> list[str]:
-    """Why cases were not compared in a mode, counted by the sentence's first words."""
+    """Returns a table of reasons why cases were not compared, counted by their first words."""
     reasons: Counter[str] = Counter()
     for record in records:
         if FAILED not in record["modes"].values():

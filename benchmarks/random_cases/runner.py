@@ -1,6 +1,6 @@
-"""Runs many random cases in processes of their own, and continues where a run was stopped.
+"""Runs many random cases in separate processes, and continues where a run was stopped.
 
-Records are appended to `records.jsonl`, one a case; of several for one seed the last one counts.
+One record per case is appended to `records.jsonl`; the last record of a seed counts.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Record = dict[str, Any]
 
 
 def read(folder: Path) -> dict[int, Record]:
-    """Returns the records of a folder by their seeds; a line cut off by a kill is left out."""
-    found: dict[int, Record] = {}
+    """Returns the records of a folder by their seeds, without a line that a kill cut off."""
+    records: dict[int, Record] = {}
     path = folder / RECORDS
     for record in read_json_lines(path).lines if path.exists() else []:
         if isinstance(record.get("seed"), int):
-            found[record["seed"]] = record
-    return found
+            records[record["seed"]] = record
+    return records
 
 
 def failed(record: Record) -> bool:
@@ -51,17 +51,17 @@ def run(
     thorough: bool = False,
     timeout: float = 300.0,
 ) -> dict[int, Record]:
-    """Checks the cases that the folder has no record of.
+    """Checks the cases without a record in the folder.
 
     Args:
       kind: A package of `benchmarks.random_cases`.
-      seeds: Which cases.
-      folder: Where `records.jsonl` is, and is continued.
-      again: Whether a case with this record is checked anew.
-      chunk: How many cases a process checks before it ends.
-      jobs: How many processes run at a time.
-      thorough: What `run_case` is given.
-      timeout: Seconds after which a case has failed and its process is ended.
+      seeds: The seeds of the cases.
+      folder: The folder of `records.jsonl`, which is continued.
+      again: A condition on records whose cases are checked again.
+      chunk: The number of cases per process.
+      jobs: The number of parallel processes.
+      thorough: The argument of `run_case`.
+      timeout: The seconds after which a case has failed and its process is killed.
 
     Returns:
       The records of these seeds.
@@ -99,7 +99,7 @@ def run(
 
 
 def _checked(kind: str, how: str, seeds: Sequence[int], timeout: float) -> Iterator[Record]:
-    """Yields a record for each seed; after a process that died, a new one takes the rest."""
+    """Yields a record for each seed; if a process dies, a new one takes over the rest."""
     left = list(seeds)
     while left:
         with tempfile.TemporaryFile() as messages:
@@ -110,7 +110,7 @@ def _checked(kind: str, how: str, seeds: Sequence[int], timeout: float) -> Itera
                 env=_environment(),
                 stdout=subprocess.PIPE,
                 stderr=messages,
-                bufsize=0,  # what is read ahead would hide from the selector
+                bufsize=0,  # the selector does not see data that was read ahead
             )
             begun, why = None, "the process ended"
             try:
@@ -147,7 +147,7 @@ def _checked(kind: str, how: str, seeds: Sequence[int], timeout: float) -> Itera
 
 
 def _lines(process: subprocess.Popen, timeout: float) -> Iterator[bytes | None]:
-    """Yields what a process writes, line by line, and None where it is silent for too long."""
+    """Yields the lines that a process writes, and None if it is silent for too long."""
     assert process.stdout is not None
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
@@ -175,7 +175,7 @@ def _environment() -> dict[str, str]:
 
 
 class _Progress:
-    """One line on standard error that says how many cases are done, failed and left."""
+    """A line on standard error with the number of cases done, failed and left."""
 
     def __init__(self, total: int) -> None:
         self._total, self._done, self._failed = total, 0, 0

@@ -3,9 +3,9 @@
     python -m benchmarks.random_cases.worker KIND usual|thorough SEED SEED ...
 
 KIND is a package of `benchmarks.random_cases` with a function `run_case(seed, thorough)` that
-returns an `Outcome`; thorough cases may be like others. A line `{"begin": SEED}` comes before each
-answer, so that who listens knows where a process died. TensorFlow keeps what it traced, so a
-process checks some tens of cases and ends.
+returns an `Outcome`; `thorough` may make no difference. A line `{"begin": SEED}` precedes each
+answer, so that the reader knows where a process died. TensorFlow keeps everything it traced, so a
+process ends after some tens of cases.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from benchmarks.random_cases.outcome import FAILED, Outcome
 def main() -> None:
     """Checks the seeds of the command line in turn."""
     kind, how, *seeds = sys.argv[1:]
-    # Tracing makes many small objects that stay: look for garbage less often.
+    # Tracing makes many small objects that persist: collect garbage less often.
     gc.set_threshold(50_000, 20, 20)
-    # What libraries print must not get between the answers.
+    # Output of libraries must not get between the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
@@ -41,7 +41,7 @@ def main() -> None:
         try:
             outcome = module.run_case(seed, how == "thorough")
         except Exception:
-            # The generator or the reference broke: a fault too, with all there is to find it.
+            # A failing generator or reference is a fault too; the traceback helps to find it.
             outcome = Outcome(seed, {"case": FAILED}, notes=[traceback.format_exc()[-2000:]])
         answer(kind=kind, **outcome.record(), seconds=round(time.perf_counter() - start, 3))
 

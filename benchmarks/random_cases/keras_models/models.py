@@ -21,13 +21,13 @@ class Case:
     """A model to train for a step.
 
     Attributes:
-      model: Built.
-      inputs: A batch, as `fit` takes it.
-      targets: Its targets.
-      keras_loss: The loss as `compile` takes it.
-      loss: As `mlhf.Objective` takes it.
-      activation: What the outputs have passed: `"softmax"`, `"sigmoid"` or None.
-      features: What the model is made of.
+      model: The built model.
+      inputs: A batch of inputs for `fit`.
+      targets: The targets of the batch.
+      keras_loss: The loss for `compile`.
+      loss: The loss for `mlhf.Objective`.
+      activation: The activation of the outputs: `"softmax"`, `"sigmoid"` or None.
+      features: The components of the model.
       text: The model in words.
     """
 
@@ -45,8 +45,11 @@ def generate(random: np.random.Generator, seed: int) -> Case:
     """Draws a case.
 
     Args:
-      random: What is drawn from.
-      seed: Of initial weights and of dropout.
+      random: The generator to draw from.
+      seed: The seed of initial weights and of dropout.
+
+    Returns:
+      The case.
     """
     keras.utils.set_random_seed(seed)
     kind = str(random.choice(INPUTS))
@@ -161,7 +164,7 @@ def _of_sequences(random: np.random.Generator, seed: int) -> dict[str, Callable]
 
 @keras.saving.register_keras_serializable("benchmarks")
 class Block(L.Layer):
-    """Layers inside a layer, which hands nothing on."""
+    """Layers inside a layer, which passes no `training` on."""
 
     def __init__(self, momentum: float, seed: int) -> None:
         super().__init__()
@@ -169,7 +172,7 @@ class Block(L.Layer):
         self.drop = L.Dropout(0.3, seed=seed + 1)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns x and what is made of it."""
+        """Returns x plus a function of it."""
         return x + self.drop(self.normalize(x))
 
 
@@ -182,13 +185,13 @@ class SelfAttention(L.Layer):
         self.attention = L.MultiHeadAttention(2, 2, dropout=0.2, seed=seed)
 
     def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Returns x and what it attends to."""
+        """Returns x plus its attention to itself."""
         return x + self.attention(x, x)
 
 
 @keras.saving.register_keras_serializable("benchmarks")
 class Pooled(L.Layer):
-    """The mean over a sequence without what a mask hides; the end of the mask."""
+    """The mean over the unmasked part of a sequence; it ends the mask."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -202,12 +205,12 @@ class Pooled(L.Layer):
         return keras.ops.sum(x * present, 1) / (keras.ops.sum(present, 1) + 1)
 
     def compute_mask(self, inputs: tf.Tensor, mask: tf.Tensor | None = None) -> None:
-        """Returns None: there is no sequence any more."""
+        """Returns None: the sequence is gone."""
         return None
 
 
 def _head(random: np.random.Generator) -> tuple[list[Any], str | None, np.ndarray, Any, Any]:
-    """The last layers, their activation, targets, and the loss for Keras and for this package."""
+    """Draws the last layers, their activation, targets, and the loss for Keras and for mlhf."""
     losses = keras.losses
     classes = random.integers(0, CLASSES, BATCH).astype("int32")
     one_hot = np.eye(CLASSES)[classes]
@@ -240,7 +243,7 @@ def _run(layers: list[Any], x: Any, **named: Any) -> Any:
 
 
 class Joined(L.Layer):
-    """Puts two named inputs together."""
+    """Concatenates two named inputs."""
 
     def call(self, x: dict[str, tf.Tensor]) -> tf.Tensor:
         """Returns them along the last axis."""
@@ -256,7 +259,7 @@ class Subclassed(keras.Model):
 
 
 class Silent(Subclassed):
-    """Takes `training` and does not hand it on."""
+    """Takes `training` without passing it on."""
 
     def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Returns the outputs."""
@@ -272,7 +275,7 @@ class Untold(Subclassed):
 
 
 class Told(Subclassed):
-    """Hands `training` on by hand, where a layer takes it."""
+    """Passes `training` on explicitly to layers that take it."""
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns the outputs."""
@@ -283,7 +286,7 @@ class Told(Subclassed):
 
 
 class Keyword(Subclassed):
-    """Takes `training` by name alone."""
+    """Takes `training` by name only."""
 
     def call(self, x: tf.Tensor, *, training: bool | None = None) -> tf.Tensor:
         """Returns the outputs."""
@@ -291,7 +294,7 @@ class Keyword(Subclassed):
 
 
 class Default(Subclassed):
-    """Trains by default."""
+    """Has `training=True` by default."""
 
     def call(self, x: tf.Tensor, training: bool = True) -> tf.Tensor:
         """Returns the outputs."""

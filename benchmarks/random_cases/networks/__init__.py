@@ -1,8 +1,8 @@
 """Random small networks: products of derivatives and one step against dense float64 matrices.
 
-One integer is one network, three to six operations deep, of all operations with a rule: with
+Each integer gives a network, three to six operations deep, from all operations with a rule, with
 shared values, branches, loops, called functions, gradients and recomputed pieces. It is a program
-of a few lines that is printed where it fails.
+of a few lines, which is printed if it fails.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 from benchmarks.random_cases.networks import checks, program, reference
 from benchmarks.random_cases.outcome import NO_REFERENCE, Outcome
 
-ATTEMPTS = 5  # at a network whose derivatives finite differences know
+ATTEMPTS = 5  # to find a network with accurate finite differences
 
 
 def modes_of(seed: int) -> tuple[str, ...]:
-    """Returns in which modes a network is checked: all in graphs, one in sixteen in each other."""
+    """Returns the modes of a network: all run in graphs, one in sixteen in each other mode."""
     return {0: ("graph", "eager"), program.XLA: ("graph", "xla")}.get(seed % 16, ("graph",))
 
 
@@ -22,12 +22,12 @@ def run_case(seed: int, thorough: bool = False) -> Outcome:
     """Makes a network and compares its derivatives.
 
     Args:
-      seed: Which network.
-      thorough: Whether all is compared in all modes: Jᵀu besides the gradient, and a step, are
-        for one network in four, and modes as `modes_of` says.
+      seed: The seed of the network.
+      thorough: Whether to compare everything in all modes; otherwise Jᵀu and a step are compared
+        for one network in four, in the modes of `modes_of`.
 
     Returns:
-      What became of it.
+      The outcome.
     """
     modes = checks.MODES if thorough else modes_of(seed)
     every = thorough or seed % 4 == 0

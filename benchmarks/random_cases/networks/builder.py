@@ -1,6 +1,6 @@
 """Writes a program line by line, and runs each line as it is written.
 
-So every argument's value is known when the next operation is drawn, and kinks can be kept away.
+So the values of arguments are known when the next operation is drawn, and kinks can be avoided.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from benchmarks.random_cases.networks.templates.base import (
     Value,
 )
 
-PARAMETERS = 12  # at most so many numbers, all parameters together
-SIZE = 16  # entries that a value keeps where its shape is free
+PARAMETERS = 12  # the largest number of entries of all parameters together
+SIZE = 16  # the largest number of entries of a value with a free shape
 SHAPES: tuple[tuple[int, ...], ...] = ((), (3,), (2, 3), (3, 2), (2, 1, 2))
-# Whose shapes only values tell.
+# Operations whose shapes depend on values.
 DYNAMIC = ("DynamicPartition", "Range", "OptionalGetValue", "SegmentSum", "SegmentMean")
 PUT_INTO = {
     POSITIVE: ("tf.nn.softplus({0}) + 0.2", "tf.exp(0.4 * {0})", "tf.square({0}) + 0.3"),
@@ -42,8 +42,8 @@ class Ref:
     """A tensor of the program.
 
     Attributes:
-      name: How the program calls it.
-      value: What it is at the point.
+      name: The name in the program.
+      value: The value at the point.
       read: Whether anything reads it.
     """
 
@@ -61,12 +61,12 @@ class Builder:
     """A program under construction.
 
     Attributes:
-      random: Where all draws come from.
+      random: The generator of all draws.
       parameters: The point, arrays by name.
-      visible: The tensors that a next line may read, the newest last.
+      visible: The tensors that the next line may read, newest last.
       stops: The values of `stop`.
       templates: The templates used.
-      compiled: Whether only what XLA can compile may stand in it.
+      compiled: Whether it may contain only operations that XLA can compile.
     """
 
     def __init__(self, random: np.random.Generator, compiled: bool = False) -> None:
@@ -81,11 +81,11 @@ class Builder:
         self._closed = False  # whether no new parameter may be read
 
     def draw(self, options: Sequence[Any]) -> Any:
-        """Returns one of several things."""
+        """Returns a random option."""
         return options[int(self.random.integers(len(options)))]
 
     def chance(self, share: float) -> bool:
-        """Returns True so often."""
+        """Returns True with a probability."""
         return bool(self.random.uniform() < share)
 
     def seed(self) -> int:
@@ -96,7 +96,7 @@ class Builder:
         """Writes a line and runs it.
 
         Args:
-          expression: Python, with `{0}`, `{1}` for what it reads.
+          expression: Python, with `{0}`, `{1}` for the tensors that it reads.
           *reads: The tensors that it reads.
 
         Returns:
@@ -129,7 +129,7 @@ class Builder:
         return Ref(f'p["{name}"]', values)
 
     def room(self) -> int:
-        """Returns how many numbers a new parameter may have."""
+        """Returns the largest number of entries of a new parameter."""
         if self._closed:
             return -1
         return PARAMETERS - sum(values.size for values in self.parameters.values())
@@ -147,7 +147,7 @@ class Builder:
         return self.let(f"mix({{0}}, {self.seed()}{', ' if shape else ''}{sizes})", ref)
 
     def into(self, ref: Ref, domain: str) -> Ref:
-        """Puts a tensor's entries into a domain, if they are not there."""
+        """Maps a tensor's entries into a domain, unless they are there."""
         if domain == GRID and not _apart(ref.value):
             factor = 0.15 / max(0.15, float(np.max(np.abs(ref.value), initial=0)))
             sizes = "".join(f", {size}" for size in ref.shape)
@@ -159,7 +159,7 @@ class Builder:
         return ref
 
     def scaled(self, ref: Ref) -> Ref:
-        """Keeps a tensor's entries near one, so that the next operations feel them."""
+        """Scales a tensor's entries to about one, so that they affect the next operations."""
         largest = float(np.max(np.abs(ref.value), initial=0))
         if not np.isfinite(largest):
             raise ValueError(f"{ref.name} is not finite in\n{self.text()}")
@@ -237,20 +237,20 @@ class Builder:
             return self.into(self.fit(self.draw(self.visible), shape), place.domain)
         sizes = "".join(f", {size}" for size in shape)
         made = self.let(f"tf.constant(const({self.seed()}{sizes}))")
-        self.visible.remove(made)  # nobody else needs it
+        self.visible.remove(made)  # nothing else needs it
         made.read = True
         return self.into(made, place.domain)
 
     @contextlib.contextmanager
     def function(self, x: np.ndarray, closed: bool = False) -> Iterator[Function]:
-        """Begins a function of one tensor; what is written now is its body.
+        """Begins a function of one tensor; the lines written inside are its body.
 
         Args:
           x: The argument's value.
           closed: Whether it reads nothing but its argument.
 
         Yields:
-          The function: its `name`, its `argument`, and `result`, which the body has to set.
+          The function: its `name`, its `argument`, and `result`, which the body must set.
         """
         self._count += 1
         made = Function(f"part{self._count}", Ref(f"h{self._count}", x))

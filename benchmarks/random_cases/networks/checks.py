@@ -16,13 +16,13 @@ from benchmarks.random_cases.networks.reference import Estimate, Reference
 from benchmarks.random_cases.outcome import FAILED, NO_KERNEL, OK, REFUSED
 
 MODES = ("eager", "graph", "xla")
-RELATIVE, RELATIVE_SINGLE = 1e-6, 2e-4  # of a block's largest entry
-REPEATS = 3  # of the compiled products, which have to give the same each time
+RELATIVE, RELATIVE_SINGLE = 1e-6, 2e-4  # relative to a block's largest entry
+REPEATS = 3  # of the compiled products, which must be the same each time
 _MISSING = re.compile(
     r"unsupported operations|No registered '\w+' OpKernel|not compilable|XLA_CPU"
     r"|XLA does not support"
 )
-# A network whose last operation is a sigmoid or softmax, under a loss that takes its own.
+# For networks that end in a sigmoid or softmax, under a loss that applies its own.
 _PROBABILITIES = re.compile(r"returns outputs from before their (softmax|sigmoid)")
 
 
@@ -34,8 +34,8 @@ def products(
     Args:
       program: The network.
       reference: Its directions.
-      every: Whether Jᵀu is among them, besides the gradient; and whether the Hessian's product is
-        one of several, which a loop computes.
+      every: Whether to include Jᵀu, and to compute the Hessian's product as one of several, in a
+        loop.
 
     Returns:
       The function; its results are flat, by the names of the reference's products.
@@ -98,12 +98,12 @@ def check(
 
     Args:
       program: The network.
-      reference: What they should be.
+      reference: The expected products.
       mode: One of `MODES`.
-      every: As for `products`; a step is compared too.
+      every: See `products`; if true, a step is compared too.
 
     Returns:
-      What became of it, and a sentence if that is not `OK`.
+      The result, and a sentence if it is not `OK`.
     """
     compute = products(program, reference, every)
     if mode != "eager":

@@ -10,7 +10,7 @@ from benchmarks.random_cases.networks.builder import Builder, Ref
 from benchmarks.random_cases.networks.templates import TEMPLATES
 from benchmarks.random_cases.networks.templates.base import ANY, Template, Value
 
-# Operations that XLA on CPU has no kernel of.
+# Operations without a kernel in XLA on CPU.
 NOT_IN_XLA = frozenset(
     """CropAndResize EuclideanNorm ExtractVolumePatches InvGrad MaxPoolGradWithArgmax
     MaxPoolWithArgmax OptionalFromValue Range ResizeBicubic ResizeBicubicGrad
@@ -26,7 +26,7 @@ CONTROLS: dict[str, Callable[[Builder, Ref, int], Ref]] = {}
 
 
 def control(function: Callable[[Builder, Ref, int], Ref]) -> Callable[[Builder, Ref, int], Ref]:
-    """Registers what surrounds a piece of a network, under the function's name."""
+    """Registers a control around a piece of a network, under the function's name."""
     CONTROLS[function.__name__] = function
     return function
 
@@ -41,14 +41,14 @@ def body(
     Args:
       b: The program.
       x: The argument's value.
-      depth: How many functions may stand in it, one in another.
-      smooth: Whether only operations without kinks may stand in it.
-      twice: Whether TensorFlow has to differentiate it twice.
-      shape: What it returns.
-      closed: Whether it reads nothing but its argument.
+      depth: The largest depth of nested functions in it.
+      smooth: Whether it may contain only operations without kinks.
+      twice: Whether TensorFlow must differentiate it twice.
+      shape: The shape of its result.
+      closed: Whether it reads only its argument.
 
     Returns:
-      Its name, and its result.
+      The function's name and its result.
     """
     with b.function(x, closed) as made:
         value = made.argument
@@ -79,7 +79,7 @@ def template(
 
 
 def _free(each: Template) -> bool:
-    """Whether it takes what a loop brings: values anywhere, of any shape or of a small matrix."""
+    """Whether it can stand in a loop: for any values, of any shape or of a small matrix."""
     values = [place for place in each.places.values() if isinstance(place, Value)]
     place = each.places["x"]
     small = isinstance(place.shape, str) or len(place.shape) <= 2
@@ -91,9 +91,9 @@ def around(b: Builder, x: Ref, depth: int = 1, name: str | None = None) -> Ref:
 
     Args:
       b: The program.
-      x: What it is applied to.
-      depth: How many functions may stand in one another.
-      name: Which control; by default a random one.
+      x: The tensor that it is applied to.
+      depth: The largest depth of nested functions.
+      name: The name of the control; by default a random one.
 
     Returns:
       The result.
@@ -113,7 +113,7 @@ def call(b: Builder, x: Ref, depth: int) -> Ref:
 
 @control
 def checkpoint(b: Builder, x: Ref, depth: int) -> Ref:
-    """A piece that is computed again in place of being stored."""
+    """A piece that is recomputed instead of stored."""
     name, _ = body(b, x.value, depth, twice=True)
     return b.let(f"recompute({name})({{0}})", x)
 
@@ -135,7 +135,7 @@ def _predicate(b: Builder, x: Ref) -> str:
 
 @control
 def cond(b: Builder, x: Ref, depth: int) -> Ref:
-    """A branch, its predicate of the data or constant."""
+    """A branch whose predicate depends on the data or is constant."""
     first, second = _two(b, x, depth)
     call = f"tf.cond({_predicate(b, x)}, lambda: {first}({{0}}), lambda: {second}({{0}}))"
     return b.let(call, x)
@@ -154,7 +154,7 @@ def switch_case(b: Builder, x: Ref, depth: int) -> Ref:
 
 @control
 def while_loop(b: Builder, x: Ref, depth: int) -> Ref:
-    """A loop, its bound known or not."""
+    """A loop with or without a known bound."""
     name, _ = body(b, x.value, depth, smooth=True, shape=x.shape)
     count = b.draw([1, 2, 3])
     test = b.draw(
@@ -201,12 +201,12 @@ def tangent(b: Builder, x: Ref, depth: int) -> Ref:
     name, _ = body(b, x.value, 0, twice=True)
     sizes = "".join(f", {size}" for size in x.shape)
     made = b.let(f"push({name}, {{0}}, const({b.seed()}{sizes}))", x)
-    # The tangent of what is linear does not depend on x.
+    # The tangent of a linear piece does not depend on x.
     return b.let("{0} + {1}", b.fit(x, made.shape), made)
 
 
 @control
 def custom_gradient(b: Builder, x: Ref, depth: int) -> Ref:
-    """A piece whose derivative a `tf.custom_gradient` states, in its argument alone."""
+    """A piece whose derivative in its argument a `tf.custom_gradient` defines."""
     name, _ = body(b, x.value, 0, twice=True, closed=True)
     return b.let(f"own_gradient({name})({{0}})", x)

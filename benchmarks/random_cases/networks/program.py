@@ -1,4 +1,4 @@
-"""One integer, one network."""
+"""Draws a network from an integer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tensorflow as tf
 from benchmarks.random_cases.networks import control, tools
 from benchmarks.random_cases.networks.builder import Builder, Ref
 
-XLA = 4  # networks of which numbers, modulo 16, are made for XLA
+XLA = 4  # networks whose seeds are 4 modulo 16 are made for XLA
 LOSSES = ("softmax_cross_entropy", "squared_error", "mean_squared_error", "sigmoid_cross_entropy")
 # Programs whose structure of parameters is what users have: a dictionary, in one or in a list.
 FORMS = ("dict", "list", "nested")
@@ -25,14 +25,14 @@ class Program:
     Attributes:
       text: Python: a function `network` of a dictionary of parameters.
       parameters: The point, float64 arrays by name.
-      form: In which structure the parameters are handed over; one of `FORMS`.
+      form: The structure of the parameters; one of `FORMS`.
       stops: The values of `stop_gradient` at the point.
       loss: A loss's name.
-      targets: What the loss compares with.
-      weights: How much each example counts, or None.
+      targets: The targets of the loss.
+      weights: The weights of the examples, or None.
       single: Whether it has parts in float32.
-      features: Types of operation that it is made of, and controls.
-      origin: How it is drawn again.
+      features: The types of operation and controls that it contains.
+      origin: The way to draw it again.
     """
 
     text: str

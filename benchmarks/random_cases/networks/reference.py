@@ -1,8 +1,8 @@
-"""Dense derivatives of a random network, by differences of its forward pass alone.
+"""Dense derivatives of a random network by differences of its forward pass alone.
 
-Central differences at three steps, each half the one before, extrapolated twice (Richardson 1911):
-the error falls with the sixth power of the step. How far two extrapolations differ says how many
-digits are known; where a kink or a rounding error is in the way, that is few, and it shows.
+Central differences at three steps, each half the previous one, are extrapolated twice (Richardson
+1911): the error falls with the sixth power of the step. The difference of two extrapolations tells
+the accuracy, and so reveals kinks and rounding errors.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import tensorflow as tf
 from benchmarks.random_cases.networks.program import Program
 
 STEP = 0.004  # the largest one
-STEP_SINGLE = 0.2  # of a network with parts in float32, whose values are known to 1e-7
+STEP_SINGLE = 0.2  # for a network with parts in float32, accurate to 1e-7
 
 
 @dataclasses.dataclass
 class Estimate:
-    """Numbers, and how far each may be off."""
+    """Numbers with their error bounds."""
 
     value: np.ndarray
     error: np.ndarray
@@ -29,15 +29,15 @@ class Estimate:
 
 @dataclasses.dataclass
 class Reference:
-    """What the products of a network are compared with.
+    """The reference for the products of a network.
 
     Attributes:
-      outputs: z, [M].
+      outputs: The outputs z, [M].
       v: A direction in the parameters, [P].
       u: A direction in the outputs, [M].
-      products: `"J v"`, `"JT u"`, `"gradient"`, `"G v"` and `"H v"`.
-      gauss_newton: G, [P, P].
-      known: Whether all of them are known to enough digits.
+      products: The products `"J v"`, `"JT u"`, `"gradient"`, `"G v"` and `"H v"`.
+      gauss_newton: The matrix G, [P, P].
+      known: Whether all of them are accurate enough.
     """
 
     outputs: np.ndarray
@@ -53,7 +53,7 @@ def compute(program: Program, seed: int) -> Reference:
 
     Args:
       program: The network.
-      seed: Of the directions.
+      seed: The seed of the directions.
 
     Returns:
       The reference.
@@ -149,7 +149,7 @@ class _Line:
         self._losses = [(loss_value(program, a), loss_value(program, b)) for a, b in sides]
 
     def slope(self) -> Estimate:
-        """The outputs' derivative along the direction."""
+        """Returns the outputs' derivative along the direction."""
         return _extrapolated(
             [
                 (a - b).reshape(-1) / (2 * h)
@@ -158,7 +158,7 @@ class _Line:
         )
 
     def bends(self, value: float) -> list[float]:
-        """The loss's second differences along the direction, one a step."""
+        """Returns the loss's second differences along the direction, one per step."""
         return [
             (a - 2 * value + b) / h**2 for (a, b), h in zip(self._losses, self._steps, strict=True)
         ]
@@ -205,7 +205,7 @@ def loss_derivatives(program: Program, z: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _weights(program: Program, z: np.ndarray) -> np.ndarray:
-    """How much each output's term counts, of the shape of z."""
+    """Returns the weight of each output's term, of the shape of z."""
     if program.weights is None:
         return np.ones_like(z)
     return np.broadcast_to(program.weights.reshape([-1] + [1] * (z.ndim - 1)), z.shape)

@@ -1,4 +1,4 @@
-"""What the programs of random networks are written with, besides TensorFlow."""
+"""Functions that the programs of random networks use, besides TensorFlow."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def mix(x: tf.Tensor, seed: int, *shape: int) -> tf.Tensor:
 
 
 def cycle(x: tf.Tensor, *shape: int) -> tf.Tensor:
-    """Returns the entries of a tensor, as many as a shape has, from the first again at the end."""
+    """Fills a shape with the entries of a tensor, repeating them cyclically."""
     places = np.arange(int(np.prod(shape))) % x.shape.num_elements()
     return tf.gather(tf.reshape(x, [-1]), places.reshape(shape))
 
 
 def f32(x: tf.Tensor) -> tf.Tensor:
-    """Casts to float32, which some kernels want."""
+    """Casts to float32, which some kernels require."""
     return tf.cast(x, tf.float32)
 
 
@@ -62,10 +62,10 @@ def push(function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor, t: Any) -> tf
 
 
 def own_gradient(function: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns the function with its derivative as a `tf.custom_gradient` states it.
+    """Returns the function with its derivative defined by a `tf.custom_gradient`.
 
-    It is stated by a linearization: TensorFlow's own gradient may lack a path, such as that of
-    `tf.range`, and then what is stated would be another derivative.
+    A linearization defines it: TensorFlow's own gradient may lack a path, such as that of
+    `tf.range`, and then the derivative would differ.
     """
 
     @tf.custom_gradient
@@ -86,11 +86,11 @@ def recompute(function: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor
 
 
 class Stops:
-    """`tf.stop_gradient`, whose values finite differences have to keep.
+    """`tf.stop_gradient`, whose values finite differences must keep constant.
 
     Attributes:
       kept: The values at the point, by key.
-      frozen: Whether those take the place of the input.
+      frozen: Whether these values replace the input.
     """
 
     def __init__(self) -> None:
@@ -127,7 +127,7 @@ def scope(stops: Stops, once: bool = False) -> dict[str, Any]:
 
     Args:
       stops: The values of `stop`.
-      once: Whether the program runs eagerly and for its values only, where a trace is a waste.
+      once: Whether the program runs eagerly and only for its values, so that tracing is a waste.
 
     Returns:
       Objects by name.

@@ -1,4 +1,4 @@
-"""How an operation is drawn into a program: an expression with places for its arguments."""
+"""Templates of operations for programs: expressions with places for their arguments."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Value:
     """A place for a tensor.
 
     Attributes:
-      shape: What it has to be; or "any", "like" (that of x), "row" (its last axis), "scalar",
+      shape: The required shape; or "any", "like" (that of x), "row" (its last axis), "scalar",
         "broadcast" (one of these three).
       rank: The least and the largest rank, for the shape "any".
-      domain: Where its entries have to lie.
-      constant: Whether it may not depend on parameters.
+      domain: The domain of its entries.
+      constant: Whether it must not depend on parameters.
     """
 
     shape: Any = "any"
@@ -30,7 +30,7 @@ class Value:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """A place for a text, drawn from some."""
+    """A place for a text, drawn from several."""
 
     texts: tuple[str, ...]
 
@@ -41,19 +41,19 @@ class Axis:
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-    """An operation, or some together, as a part of a network.
+    """One or several operations as a part of a network.
 
     Attributes:
-      ops: The types of operation that it is there for; its graph has them.
+      ops: The types of operation that it tests; its graph contains them.
       expression: Python, with `{x}` and other places.
-      places: What stands in them, by name.
-      smooth: Whether the value has all derivatives wherever its arguments lie, so that it may
-        stand in a loop.
+      places: The contents of the places, by name.
+      smooth: Whether the value has all derivatives for all arguments, so that it may stand in a
+        loop.
       single: Whether it computes in float32.
       first_order: Whether TensorFlow's own derivative of its gradient is wrong or missing, so
-        that it may not stand in a gradient that is a part of a network.
+        that it must not stand in a gradient that is a part of a network.
       kernels: Whether TensorFlow has all kernels of its gradient on CPU.
-      weight: How often it is drawn, relative to others.
+      weight: The frequency relative to others.
     """
 
     ops: tuple[str, ...]
@@ -66,8 +66,8 @@ class Template:
     weight: float
 
 
-# What TensorFlow's own gradients are wrong or incomplete in: they leave out the value that fills,
-# labels in a slope, and what was chosen or written twice.
+# Expressions for which TensorFlow's own gradients are wrong or incomplete: they leave out the fill
+# value, labels in a slope, and entries that were gathered or written twice.
 INCOMPLETE = (
     "padding_value", "constant_values", "SoftmaxCrossEntropyWithLogits(", "dynamic_stitch([[0, 2",
     ".gather([2, 0, 2])", "scatter_nd_update",
@@ -90,15 +90,15 @@ def op(
     """Registers a template.
 
     Args:
-      ops: Types of operation, separated by spaces.
+      ops: The types of operation, separated by spaces.
       expression: Python, with places.
-      smooth: By default, where no place is a `GRID`.
-      single: By default, where the expression casts by `f32`.
-      first_order: As `Template` says.
-      kernels: As `Template` says.
-      weight: As `Template` says.
-      **places: What stands in the places: a `Value`, a list (a `Value` of that shape), a tuple of
-        texts (a `Choice`), or an `Axis`. A place `x` that is not named is `Value()`.
+      smooth: See `Template`; by default true if no place is a `GRID`.
+      single: See `Template`; by default true if the expression casts by `f32`.
+      first_order: See `Template`.
+      kernels: See `Template`.
+      weight: See `Template`.
+      **places: The contents of the places: a `Value`, a list (a `Value` of that shape), a tuple of
+        texts (a `Choice`), or an `Axis`. The default of a place `x` is `Value()`.
     """
     made: dict[str, Any] = {}
     if "{x}" in expression and "x" not in places:
@@ -126,8 +126,8 @@ def each(table: Sequence[tuple[str, str]], **settings: Any) -> None:
     """Registers templates that differ in operation and expression only.
 
     Args:
-      table: Pairs of these.
-      **settings: As for `op`.
+      table: Pairs of types of operation and expression.
+      **settings: Further arguments of `op`.
     """
     for ops, expression in table:
         op(ops, expression, **settings)
