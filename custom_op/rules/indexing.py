@@ -53,7 +53,7 @@ def segments_of_rows(op: tf.Operation) -> LinearMap:
 
 @register_r_forward("SparseSegmentMeanGrad", "SparseSegmentSqrtNGrad", "SparseSegmentSumGrad")
 def gradient_of_segments_of_rows(op: tf.Operation) -> LinearMap:
-    """The transpose of `segments_of_rows`, linear in the upstream gradient."""
+    """The transpose of sums of chosen rows, linear in the upstream gradient."""
     upstream, places, segments, count = op.inputs
     output = op.outputs[0]
     factors = _segment_factors(op, upstream, segments, tf.shape(upstream)[0])
