@@ -1,1 +1,1 @@
-"""Experiments of papers on hypergradients; each file is one, with its command."""
+"""Experiments from papers on hypergradients; each file is an experiment with its command."""

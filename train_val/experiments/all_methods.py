@@ -2,12 +2,13 @@
 
 The example of RFHO (Franceschi et al. 2017) on MNIST: softmax regression, a network of four hidden
 layers of 50, and a small convolutional network; 100 steps of momentum (50 of the last) on batches
-of 50, and an L1 and an L2 penalty a layer. All hyperparameters follow the validation loss by Adam.
+of 50, with an L1 and an L2 penalty for each layer. Adam moves all hyperparameters along the
+gradient of the validation loss.
 
-  reverse, forward  trainings from the start, one after the other, each with the hypergradient's
-                    move of the one before; exact, so that both go the same way
-  rtho              one training as long as all of those, with a move as often
-  warm restart      the same, and the derivative begins again at zero after each move
+  reverse, forward  successive trainings from the start, each with hyperparameters moved by the
+                    previous one's hypergradient; both are exact, so that both take the same path
+  rtho              one training as long as all of those, with as many moves
+  warm restart      the same, but the derivative is reset to zero after each move
 
     python train_val/experiments/all_methods.py --data_dir=$DATA --seeds=0,1,2
 """
@@ -44,7 +45,7 @@ FLAGS = flags.FLAGS
 
 
 class Setting(NamedTuple):
-    """A network, and how long it is trained and tuned."""
+    """A network, and the lengths of its training and tuning."""
 
     shapes: list[list[int]]  # kernel, bias, kernel, ...
     moves: int  # of the hyperparameters
@@ -62,7 +63,7 @@ RATES = {"learning_rate": 0.01, "momentum": 0.02, "log_l1": 0.2, "log_l2": 0.2}
 
 
 def first_weights(shapes: list[list[int]], seed: int) -> list[tf.Tensor]:
-    """Returns kernels of a variance of one over their inputs, and biases of zero."""
+    """Returns kernels of variance 1 / inputs, and biases of zero."""
     random = np.random.default_rng(seed)
     return [
         tf.constant(random.normal(size=shape) / math.sqrt(math.prod(shape[:-1])), tf.float32)
@@ -75,7 +76,7 @@ def first_weights(shapes: list[list[int]], seed: int) -> list[tf.Tensor]:
 def logits_of(weights: Any, images: tf.Tensor) -> tf.Tensor:
     """Returns the logits [N, 10] of [kernel, bias, ...]; a kernel's rank says what it is.
 
-    Convolutions go by strides of two, with ReLU behind them; behind a hidden layer is tanh.
+    Convolutions have strides of two and are followed by ReLU; hidden layers are followed by tanh.
     """
     if weights[0].shape.rank == 4:
         images = tf.reshape(images, [-1, 28, 28, 1])
@@ -105,8 +106,8 @@ def error_rate(weights: Any, examples: Any) -> tf.Tensor:
 def penalized_loss(weights: Any, hyper: Any, step: tf.Tensor, batch: Any) -> tf.Tensor:
     """Returns the cross entropy on a batch and the penalties of the layers' kernels.
 
-    `log_l1` and `log_l2`, where they are among the hyperparameters, have a number a layer, or one
-    for all.
+    `log_l1` and `log_l2`, if they are among the hyperparameters, have a number for each layer or
+    one for all.
     """
     del step
     loss = cross_entropy(weights, mnist_slices.Examples(*batch))
@@ -150,18 +151,18 @@ def tune(
     """Moves hyperparameters by Adam, along one method's hypergradients.
 
     Args:
-      method: Of `METHODS`.
-      train_for: From T to the problem.
-      weights: The first ones.
-      hyper: Where the hyperparameters begin.
-      iterations: Moves of them.
-      steps: Of training from one move to the next.
-      rates: Adam's, by name.
+      method: A name in `METHODS`.
+      train_for: A function from T to the problem.
+      weights: The initial weights.
+      hyper: The initial hyperparameters.
+      iterations: The number of moves of the hyperparameters.
+      steps: The number of training steps from one move to the next.
+      rates: Adam's learning rates, by name.
 
     Returns:
-      `valid_loss`, before each move and, where trainings begin again, after the last; `seconds`,
-      the processor's up to each, without what the first step compiles; `hyperparameters`, the last
-      ones; `first`, the first hypergradient; and the last `weights`, as tensors.
+      `valid_loss`, before each move and, if trainings start anew, after the last; `seconds`, the
+      processor's time up to each, without compilation in the first step; `hyperparameters`, the
+      last ones; `first`, the first hypergradient; and the last `weights`, as tensors.
     """
     online = method in ("rtho", "warm restart")
     clock: list[float] = []
@@ -213,7 +214,7 @@ def as_lists(values: dict[str, tf.Tensor]) -> dict[str, Any]:
 
 
 def start(shapes: list[list[int]]) -> dict[str, Any]:
-    """Returns where the hyperparameters begin: two numbers, and two a layer."""
+    """Returns the initial hyperparameters: two numbers, and two for each layer."""
     penalty = tf.fill([len(shapes) // 2], -9.0)
     return {"learning_rate": 0.02, "momentum": 0.5, "log_l1": penalty, "log_l2": penalty}
 
@@ -231,15 +232,15 @@ def run(
 
     Args:
       train: Training examples.
-      valid: Those that hyperparameters are learned from.
-      test: Those that are only looked at.
+      valid: Examples that hyperparameters are learned from.
+      test: Examples that are only measured on.
       setting: The network.
-      seed: Of first weights and batches, the same in every iteration.
-      batch_size: Examples in a batch.
-      methods: Of `METHODS`.
+      seed: The seed of initial weights and batches, the same in every iteration.
+      batch_size: Examples per batch.
+      methods: Names in `METHODS`.
 
     Returns:
-      By method what `tune` returns, `test_error` in the place of weights.
+      For each method the results of `tune`, with `test_error` instead of the weights.
     """
     weights, found = first_weights(setting.shapes, seed), {}
     for method in methods:
@@ -268,7 +269,7 @@ def apart(one: dict[str, Any], other: dict[str, Any]) -> float:
 
 
 def as_markdown(runs: dict) -> str:
-    """Returns a table a network: means over all seeds."""
+    """Returns a table for each network: means over all seeds."""
     lines = []
     for network in next(iter(runs.values())):
         found = [run[network] for run in runs.values()]
@@ -299,7 +300,7 @@ def as_markdown(runs: dict) -> str:
 
 
 def draw(runs: dict, path: Path) -> None:
-    """Draws the first seed's outer losses against the processor's seconds, a panel a network."""
+    """Draws the first seed's outer losses against seconds, with a panel for each network."""
     import matplotlib.pyplot as plt
 
     first = next(iter(runs.values()))

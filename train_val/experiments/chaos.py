@@ -1,13 +1,13 @@
-"""Where a hypergradient is exact and tells nothing: training at the edge of chaos.
+"""Shows where an exact hypergradient is meaningless: training at the edge of chaos.
 
 Maclaurin et al. 2015, section 4: the training loss after 50 steps of momentum, as a function of
-one learning rate, is smooth as long as the rate is small and fractal where it is large. The
-derivative is exact everywhere. Does its sign say where the loss goes? The trend is that of the
-losses at the neighbours, `TREND` points away. And what would a bound on the growth of the adjoint
-(`largest_growth` of `reverse`) have refused?
+one learning rate, is smooth for small rates and fractal for large ones. The derivative is exact
+everywhere. Does its sign predict where the loss goes? The trend is that of the losses at the
+neighbours, `TREND` away. And what would a bound on the growth of the adjoint (`largest_growth` of
+`reverse`) have refused?
 
-784-200-50-10 on the first 1,000 images of MNIST, pixels over 255 without a mean taken off (with it
-there is no chaos in this range), batches of 250 in order.
+The network is 784-200-50-10 on the first 1,000 images of MNIST, pixels divided by 255 without
+subtracting the mean (with it there is no chaos in this range), in batches of 250 in order.
 
     python train_val/experiments/chaos.py --data_dir=$DATA --seeds=0,1,2 --points=400
 """
@@ -55,7 +55,7 @@ def describe(
     batch_size: int = 250,
     momentum: float = 0.9,
 ) -> tuple[hypergrad.Problem, list[tf.Tensor]]:
-    """Returns the problem and the first weights."""
+    """Returns the problem and the initial weights."""
 
     def train_loss(weights: Any, hyper: Any, step: tf.Tensor, batch: Any) -> tf.Tensor:
         del hyper, step
@@ -80,21 +80,21 @@ def run(
     batch_size: int = 250,
     momentum: float = 0.9,
 ) -> dict:
-    """Trains with one learning rate after the other.
+    """Trains with one learning rate after another.
 
     Args:
       train: The examples.
-      seed: Of the first weights, the same for all rates.
-      points: How many rates.
-      sizes: The network's.
-      steps: T.
-      batch_size: Examples in a batch, in the order of the data.
-      momentum: Of M1.
+      seed: The seed of the initial weights, the same for all rates.
+      points: The number of rates.
+      sizes: The sizes of the network's layers.
+      steps: The number of training steps, T.
+      batch_size: Examples per batch, in the order of the data.
+      momentum: The momentum of M1.
 
     Returns:
       Lists by the names of `CURVES`: the logarithm of the rate, the loss on all examples after
       training, its derivative in the logarithm, and the largest ‖∂E/∂w_t‖ as a multiple of the
-      last. Where training or derivative are not finite they are NaN.
+      last. They are NaN if training or the derivative is not finite.
     """
     problem, weights = describe(train, seed, sizes, steps, batch_size, momentum)
     found: dict[str, list[float]] = {name: [] for name in CURVES}
@@ -121,8 +121,7 @@ def agreement(found: dict) -> np.ndarray:
     """Returns whether the signs of derivative and trend agree, [points].
 
     The trend is the difference of the losses `TREND` to the right and to the left (at least one
-    point). NaN where it has no neighbours, where a loss is not finite, or where one of both is
-    zero.
+    point). NaN if there are no such neighbours, a loss is not finite, or either of the two is zero.
     """
     x, loss, slope = (np.array(found[name]) for name in CURVES[:3])
     away = max(1, round(TREND / (x[1] - x[0])))
@@ -138,25 +137,25 @@ def by_rate(runs: dict) -> list[tuple]:
     rows = []
     for low, high in zip(EDGES[:-1], EDGES[1:], strict=True):
         inside = (x >= low) & ((x < high) | (high == EDGES[-1]))
-        told = inside & np.isfinite(agree)
+        known = inside & np.isfinite(agree)
         rows.append(
             (
                 low,
                 high,
-                _mean(agree[told]),
+                _mean(agree[known]),
                 float(np.nanmedian(np.abs(slope[inside]))),
                 float(np.nanmedian(growth[inside])),
-                int(told.sum()),
+                int(known.sum()),
             )
         )
     return rows
 
 
 def by_bound(runs: dict) -> list[tuple]:
-    """Returns bound, share refused, agreement of what is accepted and of what is refused."""
+    """Returns bound, share refused, and agreement among accepted and among refused points."""
     _, _, growth, agree = _joined(runs)
-    told = np.isfinite(agree)
-    growth, agree = growth[told], agree[told]
+    known = np.isfinite(agree)
+    growth, agree = growth[known], agree[known]
     rows = []
     for bound in BOUNDS:
         accepted = growth <= bound
@@ -176,7 +175,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def best(found: dict) -> tuple[float, float, float]:
-    """Returns where the loss is least: log learning rate, loss, growth there."""
+    """Returns log learning rate, loss and growth at the least loss."""
     i = int(np.nanargmin(found["loss"]))
     return found["log_rate"][i], found["loss"][i], found["growth"][i]
 
@@ -240,7 +239,7 @@ def draw(found: dict, path: Path) -> None:
 
 
 def load(data_dir: str | None, count: int = 1000) -> mnist_slices.Examples:
-    """Returns the first images of MNIST, pixels over 255."""
+    """Returns the first images of MNIST, pixels divided by 255."""
     (train,) = mnist_slices.load_slices(data_dir, [count], centred=False)
     return train
 

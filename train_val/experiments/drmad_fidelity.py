@@ -1,4 +1,4 @@
-"""How much of the exact hypergradient DrMAD has, beside what costs no more.
+"""Measures how close DrMAD comes to the exact hypergradient, beside methods of the same cost.
 
 The setting of Fu et al. 2016 on MNIST: three hidden layers of 50, 15,000 training and 5,000
 validation images, batches of 50, 2,000 steps of momentum. Hyperparameters of every weight,
@@ -7,10 +7,10 @@ validation images, batches of 50, 2,000 steps of momentum. Hyperparameters of ev
   log_l2     penalty Σ exp(l) w², l = -8: everything comes through training
 
 by the exact gradient, by the outer loss's direct term alone, by DrMAD with its options, by a
-truncated reverse pass as long as DrMAD's, and by one sign for all. Cosines and norms with the exact
-one, by weight and by unit (the mean over an input unit's outgoing weights), the units whose sign
-agrees, and the cosine of what comes through training alone, without the direct term; then the
-cosine against the number of DrMAD's points and of the truncated steps.
+truncated reverse pass as long as DrMAD's, and by one sign for all. The measures are cosines and
+norms compared with the exact gradient, by weight and by unit (the mean over an input unit's
+outgoing weights), the share of units whose sign agrees, and the cosine without the direct term;
+then the cosine against the number of DrMAD's points and of truncated steps.
 
     python train_val/experiments/drmad_fidelity.py --data_dir=$DATA --seeds=0,1,2
 """
@@ -63,7 +63,7 @@ def describe(
     batch_size: int,
     momentum: float,
 ) -> tuple[hypergrad.Problem, list[tf.Tensor], dict[str, Any]]:
-    """Returns the problem, the first weights and the hyperparameters."""
+    """Returns the problem, the initial weights and the hyperparameters."""
     if parameterisation == "transform":
 
         def parts(weights: Any, hyper: Any) -> tuple[list[tf.Tensor], tf.Tensor]:
@@ -97,7 +97,7 @@ def describe(
 
 
 def flat(leaves: Any) -> np.ndarray:
-    """Returns arrays as one vector."""
+    """Returns arrays as a single vector."""
     return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in leaves])
 
 
@@ -107,19 +107,19 @@ def units(leaves: Any) -> np.ndarray:
 
 
 def compare(got: Any, exact: Any, direct: Any) -> dict[str, float]:
-    """Compares two gradients of the weights' structure, of which one part is the direct term."""
+    """Compares an estimate with the exact gradient, with and without the direct term."""
 
     def cosine(a: np.ndarray, b: np.ndarray) -> float:
         size = np.linalg.norm(a) * np.linalg.norm(b)
         return float(a @ b / size) if size else 0.0
 
     a, b, c = units(got), units(exact), units(direct)
-    told = b != 0
+    nonzero = b != 0
     return {
         "cosine_units": cosine(a, b),
         "cosine_weights": cosine(flat(got), flat(exact)),
         "cosine_through": cosine(a - c, b - c),
-        "sign_units": float(np.mean(np.sign(a[told]) == np.sign(b[told]))),
+        "sign_units": float(np.mean(np.sign(a[nonzero]) == np.sign(b[nonzero]))),
         "norm": float(np.linalg.norm(a) / np.linalg.norm(b)),
     }
 
@@ -138,19 +138,19 @@ def run(
     """Compares all estimators with the exact hypergradient.
 
     Args:
-      parameterisation: Of `PARAMETERISATIONS`.
+      parameterisation: A name in `PARAMETERISATIONS`.
       train: Training examples.
       valid: Validation examples.
-      seed: Of first weights and batches.
-      sizes: The network's.
-      steps: T.
-      batch_size: Examples in a batch.
-      momentum: Of M1.
-      lengths: How many points or steps the curves are drawn for; by default T/100 to T.
+      seed: The seed of initial weights and batches.
+      sizes: The sizes of the network's layers.
+      steps: The number of training steps, T.
+      batch_size: Examples per batch.
+      momentum: The momentum of M1.
+      lengths: The numbers of points or steps to draw curves for; None for T/100 to T.
 
     Returns:
-      `estimators`, by name the `MEASURES`; and `lengths`, with `drmad` and `truncated`: their
-      `cosine_units` for each.
+      `estimators`, the `MEASURES` by name; and `lengths`, with the `cosine_units` of `drmad` and
+      `truncated` for each.
     """
     problem, weights, hyper = describe(
         parameterisation, train, valid, seed, sizes, steps, batch_size, momentum
@@ -163,7 +163,7 @@ def run(
 
     def drmad(**options: Any) -> Any:
         with warnings.catch_warnings():
-            # That it diverges with many points is what the table shows.
+            # The table shows that it diverges with many points.
             warnings.simplefilter("ignore", hypergrad.DrmadDivergedWarning)
             result = hypergrad.drmad(problem, weights, hyper, **options)
         return result.hypergradient[parameterisation]
@@ -206,7 +206,7 @@ def run(
 
 
 def _direct_term(problem: hypergrad.Problem, weights: Any, hyper: Any) -> Any:
-    """Returns the gradient of the validation loss with the weights held."""
+    """Returns the gradient of the validation loss with the weights held fixed."""
     with tf.GradientTape() as tape:
         tape.watch(hyper)
         loss = problem.outer_losses["valid_loss"](weights, hyper)
@@ -232,7 +232,7 @@ def as_markdown(runs: dict) -> str:
 
 
 def draw(runs: dict, path: Path) -> None:
-    """Draws unit cosines against the number of points or steps, a thin line a seed."""
+    """Draws unit cosines against the number of points or steps, a thin line for each seed."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)

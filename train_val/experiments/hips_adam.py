@@ -1,7 +1,7 @@
-"""The outer optimizer of Maclaurin et al. 2015, as their published code has it.
+"""The outer optimizer of Maclaurin et al. 2015, as in their published code.
 
-It goes by the name of Adam, after the first draft of Kingma and Ba 2015, and is not what is called
-so today. The weight of the newest gradient in the first moment is 1 - 0.9 · 10⁻⁴ⁱ, so that from
+It is called Adam there, after the first draft of Kingma and Ba 2015, but is not what is called Adam
+today. The weight of the newest gradient in the first moment is 1 - 0.9 · 10⁻⁴ⁱ, so that from
 the second update on the moment is the newest gradient alone; the correction that follows divides by
 1 - 0.9ⁱ⁺¹ all the same, as if ten gradients were averaged. What remains is RMSprop, with a second
 moment over 100 gradients, whose early steps are too long by factors of 5.3, 3.7, 2.9, ..., 1.02

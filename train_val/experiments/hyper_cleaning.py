@@ -1,10 +1,11 @@
-"""Which labels are wrong: weights of training examples, learned from a clean validation set.
+"""Finds wrong labels: weights of training examples, learned from a clean validation set.
 
-Data hyper-cleaning of Franceschi et al. 2017, section 4.1, in small: softmax regression on 1,000
-images of MNIST, half of whose labels are wrong, trained by 500 full steps of gradient descent on
-the mean of λ_i times an example's cross entropy. The 1,000 weights λ, in [0, 1] and of a sum of at
-most R = 300, follow the loss on 1,000 validation images by Adam, projected after each of 200 steps.
-Then a network is trained on both sets with the learned weights, beside one
+Data hyper-cleaning of Franceschi et al. 2017, section 4.1, on a small scale: softmax regression on
+1,000 images of MNIST, half of whose labels are wrong, trained by 500 full steps of gradient descent
+on the mean of λ_i · (the cross entropy of example i). Adam moves the 1,000 weights λ, in [0, 1] and
+with a sum of at most R = 300, along the gradient of the loss on 1,000 validation images, with a
+projection after each of 200 steps. Then a network is trained on both sets with the learned weights,
+beside networks trained
 
   all examples     on both sets as they are, wrong labels included
   validation only  on the validation set alone
@@ -47,15 +48,15 @@ RATE = 0.1
 
 
 def corrupt(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gives some labels another class.
+    """Replaces some labels by those of other classes.
 
     Args:
-      labels: int [N], of ten classes.
-      share: How many of them become wrong.
-      seed: Of which and what.
+      labels: The labels of ten classes, int [N].
+      share: The share of labels that become wrong.
+      seed: The seed of the choice.
 
     Returns:
-      The labels, and bool [N], which of them are wrong.
+      The labels, and whether each is wrong, bool [N].
     """
     random = np.random.default_rng(seed)
     wrong = np.zeros(len(labels), bool)
@@ -112,15 +113,15 @@ def compare(
     """Trains on training and validation examples together, with the weights of every row.
 
     Args:
-      train: Examples, some of whose labels are wrong.
-      valid: Clean ones.
-      test: What the accuracy is of.
-      wrong: bool [N], which.
-      learned: [N], the learned weights.
-      steps: Of training.
+      train: Examples, some of which have wrong labels.
+      valid: Clean examples.
+      test: Examples to measure the accuracy on.
+      wrong: Whether each label of `train` is wrong, bool [N].
+      learned: The learned weights, [N].
+      steps: The number of training steps.
 
     Returns:
-      Test accuracies by the names of `ROWS`.
+      Test accuracies by the names in `ROWS`.
     """
     both = mnist_slices.Examples(*(tf.concat(pair, 0) for pair in zip(train, valid, strict=True)))
     ones, clean = np.ones(len(valid.labels)), np.concatenate([~wrong, np.ones(len(valid.labels))])
@@ -162,27 +163,27 @@ def run(
 
     Args:
       pool: Examples that training and validation sets are drawn from.
-      test: Those that are only looked at.
-      seed: Of the drawing and of what is corrupted.
+      test: Examples that are only measured on.
+      seed: The seed of drawing and corrupting examples.
       iterations: Steps of Adam on the weights of examples.
-      examples: N, as many to train and to validate.
-      share: How many of the labels become wrong.
-      total: R, the largest sum of the weights.
-      steps: T, of training while weights are learned.
-      last_steps: Of each training afterwards.
-      rate: Of Adam.
-      folder: Where the outer loop keeps its checkpoints; nowhere by default.
+      examples: The number N of training examples, and of validation examples.
+      share: The share of labels that become wrong.
+      total: The largest sum of the weights, R.
+      steps: The number of training steps while weights are learned, T.
+      last_steps: The number of steps of each training afterwards.
+      rate: Adam's learning rate.
+      folder: The folder for checkpoints of the outer loop; None writes none.
 
     Returns:
       The curves `valid_loss` and `f1`, before every step and after the last; `accuracy` by the
-      names of `ROWS`; and the last `weights` and which are `wrong`.
+      names in `ROWS`; and the last `weights` and which are `wrong`.
     """
     order = np.random.default_rng(seed).permutation(len(pool.labels))
     parts = np.split(order[: 2 * examples], 2)
     clean, valid = (
         mnist_slices.Examples(*(tf.gather(array, part) for array in pool)) for part in parts
     )
-    # A pixel that is black in all of them keeps its weights of zero, and costs time.
+    # A pixel that is black in all images keeps weights of zero and only costs time.
     used = tf.reduce_max(tf.concat([clean.images, valid.images], 0), 0) > 0
     clean, valid, test = (
         part._replace(images=tf.boolean_mask(part.images, used, axis=1))
@@ -190,7 +191,7 @@ def run(
     )
     labels, wrong = corrupt(clean.labels.numpy(), share, seed)
     train = mnist_slices.Examples(clean.images, tf.constant(labels))
-    # The rate times the mean of the weights is then what it is without weights.
+    # So the rate times the mean of the weights is the same as without weights.
     problem = training(train, valid, steps, RATE * examples / total)
     start = first_weights(train.images.shape[1])
     outer = hypergrad.HyperOptimizer(

@@ -1,4 +1,4 @@
-"""Learning-rate and momentum schedules of every layer, learned through 100 steps of training.
+"""Learns the learning-rate and momentum schedules of every layer through 100 training steps.
 
 Maclaurin et al. 2015, section 3.1: a network of three hidden layers on 10,000 MNIST images; 800
 logarithms of learning rates, 800 logits of momenta and 8 logarithms of the first weights' scales
@@ -57,10 +57,10 @@ class Schedules:
         """Describes the training.
 
         Args:
-          train: Examples, whose whole loss after training is the outer one too.
-          sizes: The network's.
-          steps: T.
-          batch_size: Examples in a batch, drawn at random.
+          train: Examples, whose loss after training is the outer loss too.
+          sizes: The sizes of the network's layers.
+          steps: The number of training steps, T.
+          batch_size: Examples per batch, drawn at random.
         """
         shapes = mnist_slices.shapes_of(sizes)
         self.layers, self.steps = len(shapes), steps
@@ -130,13 +130,13 @@ def run(
 
     Args:
       train: The examples trained on, which the schedules are learned from too.
-      valid: Examples that are only looked at.
-      test: Others that are only looked at.
+      valid: Examples that are only measured on.
+      test: Other examples that are only measured on.
       seed: Iteration i draws with the seed 10,000 · seed + i.
       iterations: Steps of the outer optimizer.
-      rate: Its learning rate.
-      outer_adam: Which it is, of `OUTER_ADAMS`.
-      **problem: For `Schedules`.
+      rate: The learning rate of the outer optimizer.
+      outer_adam: The name of the outer optimizer, in `OUTER_ADAMS`.
+      **problem: Arguments of `Schedules`.
 
     Returns:
       The curves `train_loss`, `valid_loss`, `test_loss`, `test_error`, `gradient_norm`; the learned
@@ -168,8 +168,8 @@ def average(train: mnist_slices.Examples, seeds: int, **problem: Any) -> dict[st
 
     Args:
       train: The examples trained on.
-      seeds: How many to average over.
-      **problem: For `Schedules`.
+      seeds: The number of seeds to average over.
+      **problem: Arguments of `Schedules`.
 
     Returns:
       `mean` and `deviation` over seeds, [T, G], the `first` seed's, and `roughness` of each

@@ -1,4 +1,4 @@
-"""Ten training images, learned so that a classifier trained on them alone does well on MNIST.
+"""Learns ten training images such that a classifier trained on them alone does well on MNIST.
 
 Maclaurin et al. 2015, section 3.3: softmax regression, 20 full steps of momentum on ten images,
 one of each label; their pixels follow the validation loss downhill.
@@ -47,10 +47,10 @@ def run(
 
     Args:
       valid: The examples that the images are learned from.
-      test: Those that are only looked at.
-      seed: Of the first images and of the weights, the same in every iteration.
+      test: Examples that are only measured on.
+      seed: The seed of the initial images and of the weights, the same in every iteration.
       iterations: Steps of gradient descent on the pixels.
-      rate: Its learning rate.
+      rate: The learning rate of that descent.
 
     Returns:
       The curves `valid_loss`, `test_loss`, `test_error`, and the `images`.

@@ -99,12 +99,12 @@ def learn(
     Args:
       train: Training examples.
       valid: The examples that the penalties are learned from.
-      test: Those that are only looked at.
-      terms: K.
-      seed: Of the first weights.
-      sizes: The network's.
+      test: Examples that are only measured on.
+      terms: The number of terms of the series, K.
+      seed: The seed of the initial weights.
+      sizes: The sizes of the network's layers.
       iterations: Steps on the penalties.
-      steps: Of training before each; twenty times as many before the first.
+      steps: Training steps before each of them; twenty times as many before the first.
       keep: Iterations whose weights and hyperparameters are returned.
 
     Returns:
@@ -139,7 +139,7 @@ def learn(
 
 
 def read(variables: Sequence[tf.Variable]) -> dict[str, Any]:
-    """Returns the hyperparameters as they stand."""
+    """Returns the current hyperparameters."""
     return {"log_l2": [tf.identity(variable) for variable in variables]}
 
 
@@ -151,13 +151,13 @@ def compare(
     Args:
       train: Training examples.
       valid: Validation examples.
-      weights: Where.
-      hyper: With which penalties.
+      weights: The weights.
+      hyper: The penalties.
 
     Returns:
-      `damping` (δ), `residual` and `iterations` of the exact solution; `cosines`, from "K = 0" and
-      so on, and "Gauss-Newton", to the cosine with the Hessian's and with the Gauss-Newton
-      matrix's; None where the series diverges, and is refused.
+      `damping` (δ), `residual` and `iterations` of the exact solution; `cosines`, for "K = 0" and
+      so on and for "Gauss-Newton", the cosines with the solutions of the Hessian and of the
+      Gauss-Newton matrix; None if the series diverges and is refused.
     """
     problem = make_problem(train, valid, 1)
 
@@ -220,20 +220,20 @@ def run(
     iterations: int = 300,
     **options: Any,
 ) -> dict[str, Any]:
-    """Learns with every K, and compares on the way of the longest series.
+    """Learns with every K, and compares at weights on the path of the longest series.
 
     Args:
       train: Training examples.
       valid: Validation examples.
       test: Test examples.
-      seed: Of the first weights.
-      sizes: The network's.
+      seed: The seed of the initial weights.
+      sizes: The sizes of the network's layers.
       iterations: Steps on the penalties.
-      **options: Of `learn`.
+      **options: Arguments of `learn`.
 
     Returns:
-      `curves` by K, with `first_perfect`, the first step of a validation error of 0 or None; and
-      `compared`, by step what `compare` returns.
+      `curves` by K, with `first_perfect`, the first step with a validation error of 0 or None; and
+      `compared`, the results of `compare` by step.
     """
     keep = [round(iterations * part) for part in (0, 1 / 3, 2 / 3, 1)]
     curves: dict[str, Any] = {}
@@ -250,7 +250,7 @@ def run(
 
 
 def as_markdown(runs: dict) -> str:
-    """Returns a table of what every K reaches, and one of the cosines."""
+    """Returns a table of the results for every K, and a table of the cosines."""
     seeds = list(runs)
     lines = [
         f"Means of seeds {', '.join(map(str, seeds))}\n",

@@ -1,4 +1,4 @@
-"""Hyperparameters moved during one training, against trainings from the start.
+"""Compares moving hyperparameters during a single training with trainings from the start.
 
 After FAR-HO's demonstration on MNIST: learning rate, momentum and L2 of a network of three hidden
 layers, moved by Adam, by the hypergradients of
@@ -59,20 +59,19 @@ def run(
 
     Args:
       train: Training examples.
-      valid: Those that hyperparameters are learned from.
-      test: Those that are only looked at.
-      seed: Of first weights and batches.
-      iterations: Trainings from the start.
-      sizes: The network's.
-      steps: Of each of them.
-      every: From one move to the next, of the training that is not begun again; divides
-        steps · iterations.
-      batch_size: Examples in a batch.
-      methods: Of `METHODS`.
+      valid: Examples that hyperparameters are learned from.
+      test: Examples that are only measured on.
+      seed: The seed of initial weights and batches.
+      iterations: The number of trainings from the start.
+      sizes: The sizes of the network's layers.
+      steps: The number of steps of each of them.
+      every: Steps from one move to the next in a single training; divides steps · iterations.
+      batch_size: Examples per batch.
+      methods: Names in `METHODS`.
 
     Returns:
-      By method what `all_methods.tune` returns, `test_error` in the place of weights; and for
-      `NO_MOVES` its last `valid_loss`, in a list, and `test_error`.
+      For each method the results of `all_methods.tune`, with `test_error` instead of the weights;
+      and for `NO_MOVES` the last `valid_loss`, in a list, and `test_error`.
     """
     weights, found = first_weights(mnist_slices.shapes_of(sizes), seed), {}
 

@@ -1,4 +1,4 @@
-"""How finely a penalty is learned: one strength for all weights, one a layer, one a unit.
+"""Learns a penalty ever more finely: one strength for all weights, per layer, and per unit.
 
 An experiment of the code of Maclaurin et al. 2015 that is not in their paper: 784-1000-1000-10 on
 1,000 images of MNIST, 100 steps of momentum. A weight is w = z exp(t); z begins small and is
@@ -59,9 +59,9 @@ class Granularity:
 
         Args:
           examples: Training and validation images together.
-          sizes: The network's.
-          steps: T.
-          batch_size: Examples in a batch, drawn at random.
+          sizes: The sizes of the network's layers.
+          steps: The number of training steps, T.
+          batch_size: Examples per batch, drawn at random.
         """
         shapes = mnist_slices.shapes_of(sizes)
         count = int(examples.labels.shape[0])
@@ -138,19 +138,19 @@ def run(
     rate: float = 0.1,
     **problem: Any,
 ) -> dict:
-    """Learns t, ever more finely.
+    """Learns t in stages that become ever finer.
 
     Args:
       examples: Training and validation images together.
-      test: Those that are only looked at.
+      test: Examples that are only measured on.
       seed: Step i of stage k draws with the seed 10,000 · seed + 100 · k + i.
       stages: Sharings and their steps.
       rate: The size of a step.
-      **problem: For `Granularity`.
+      **problem: Arguments of `Granularity`.
 
     Returns:
-      `test_loss`, before the first step and after each stage; `valid_loss`, a list a stage, before
-      each step; and `by_unit`, by stage and layer the t of each unit at its end.
+      `test_loss`, before the first step and after each stage; `valid_loss`, before each step, a
+      list for each stage; and `by_unit`, the t of each unit at the end, by stage and layer.
     """
     granularity = Granularity(examples, **problem)
     t = granularity.start()
@@ -202,7 +202,7 @@ def draw(runs: dict, path: Path, stages: Sequence[tuple[str, int]] = STAGES) -> 
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), width_ratios=(2, 1))
     ends = np.cumsum([0, *(steps for _, steps in stages)])
-    labels = {"all": "one value", "layers": "one a layer", "units": "one a unit"}
+    labels = {"all": "one value", "layers": "one per layer", "units": "one per unit"}
     for number, run in enumerate(runs.values()):
         axes[0].plot(ends, run["test_loss"], "ko", ms=4, label=None if number else "test")
         for k, losses in enumerate(run["valid_loss"]):

@@ -15,12 +15,12 @@ from replay import DamagedFileError, read_json, replace_file
 from train_val.cli.flags.experiment_flags import seeds_of
 
 FLAGS = flags.FLAGS
-# Beside the runs in their file: what they were made with.
+# The entry, beside the runs in their file, of the flags that they were made with.
 _SETTINGS = "flags"
 
 
 def folder(path: str) -> Path:
-    """Returns a folder, made if it is not there."""
+    """Returns a folder, which is made if it does not exist."""
     made = Path(path)
     made.mkdir(parents=True, exist_ok=True)
     return made
@@ -31,8 +31,8 @@ def save(path: Path, runs: Mapping[Any, Any], settings: Mapping[str, Any] | None
 
     Args:
       path: The file.
-      runs: By seed.
-      settings: What they were made with; it becomes the file's entry "flags".
+      runs: The runs, by seed.
+      settings: The flags that they were made with, which become the file's entry "flags".
     """
     content = {str(seed): run for seed, run in runs.items()}
     if settings is not None:
@@ -42,11 +42,11 @@ def save(path: Path, runs: Mapping[Any, Any], settings: Mapping[str, Any] | None
 
 
 def load(path: Path, settings: Mapping[str, Any]) -> dict[int, Any]:
-    """Returns the runs that a file holds, by seed; none if they were made with other settings.
+    """Returns the runs in a file, by seed; none if they were made with other settings.
 
     Args:
-      path: The file. One that is damaged or something else is put aside, as NAME.json.damaged.
-      settings: What the runs were made with.
+      path: The file. If it is damaged or something else, it is renamed to NAME.json.damaged.
+      settings: The flags that the runs have to be made with.
     """
     try:
         content = read_json(path, "the runs of an experiment")
@@ -63,15 +63,15 @@ def load(path: Path, settings: Mapping[str, Any]) -> dict[int, Any]:
 
 
 def run_seeds(name: str, names: Sequence[str], run: Callable[[int], Any]) -> dict[int, Any]:
-    """Runs the seeds of `--seeds` and keeps each in NAME.json as soon as it is done.
+    """Runs the seeds of `--seeds` and saves each run in NAME.json as soon as it is done.
 
-    What the file holds is not run again, whether an earlier command ended or was killed: to repeat
+    Runs in the file are not repeated, whether an earlier command ended or was killed: to repeat
     a run, remove the file.
 
     Args:
-      name: The experiment's.
-      names: The flags that a run depends on, beside its seed; runs of other values are dropped.
-      run: From a seed to what JSON can hold.
+      name: The name of the experiment.
+      names: The flags that a run depends on besides its seed; runs with other values are dropped.
+      run: A function from a seed to a structure that JSON can hold.
 
     Returns:
       The runs, by seed.
@@ -93,11 +93,11 @@ def table(runs: Mapping[Any, Mapping[str, Sequence[float]]], names: Sequence[str
     """Returns a table of curves: the first and the last value of each seed, and their means.
 
     Args:
-      runs: By seed, curves by name.
-      names: Which curves.
+      runs: Curves by name, by seed.
+      names: The names of the curves in the table.
 
     Returns:
-      Markdown.
+      The table, in Markdown.
     """
     lines = [
         "| seed | " + " | ".join(f"{name}, first | last" for name in names) + " |",

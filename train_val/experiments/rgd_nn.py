@@ -1,14 +1,14 @@
-"""The two tuning examples of RGD-NN, with the right gradients beside those that it takes.
+"""The two tuning examples of RGD-NN, with the right gradients beside those that it uses.
 
-RGD-NN runs momentum (M1) backwards for the gradients of one learning rate and one momentum a
+RGD-NN runs momentum (M1) backwards to compute gradients of a learning rate and a momentum for each
 variable, and learns the rates of two linear networks from them:
 
   one neuron  y = x/2 + noise, 1-1, rates 0.9, momenta 0.5, and 10⁹ times its gradient
   two layers  y = x² + noise, 1-4-1, rates 0.2, momenta 0.8, and twice its gradient
 
 1,024 examples with noise of 0.05 in 32 batches, two epochs, and the mean square over all examples
-at the end. Its backward pass departs from the gradient of that in four places, each of which is
-put back alone here:
+at the end. Its backward pass differs from the gradient in four places, each of which is restored
+alone here:
 
   outer    H u is made by an outer product: (Σ u) H 1
   blocks   with the Hessian of one variable at a time
@@ -69,12 +69,12 @@ class Setting:
     """An example with its data and first weights."""
 
     def __init__(self, example: Example, seed: int, count: int = 1024) -> None:
-        """Draws them.
+        """Draws data and weights.
 
         Args:
-          example: Of `EXAMPLES`.
-          seed: Of all that is drawn.
-          count: Examples to train on; as many more are only looked at.
+          example: An entry of `EXAMPLES`.
+          seed: The seed of everything that is drawn.
+          count: The number of training examples; as many others are only measured on.
         """
         random = np.random.default_rng(seed)
         x = random.uniform(-1, 1, (2 * count, 1))
@@ -115,11 +115,12 @@ class Setting:
         """Returns the gradients of a backward pass with some of RGD-NN's defects.
 
         Args:
-          hyper: A rate and a momentum a variable.
-          defects: Of `DEFECTS`; without any the gradient is right.
+          hyper: A rate and a momentum for each variable.
+          defects: Names in `DEFECTS`; without any the gradient is right.
 
         Returns:
-          `learning_rate` and `momentum`, one a variable, and the first `weights`, flat.
+          The gradients in `learning_rate` and `momentum`, a number for each variable, and in the
+          initial `weights`, flat.
         """
         sizes = [leaf.shape.num_elements() for leaf in self.weights]
         rate, momentum = (np.repeat(hyper[name], sizes) for name in ("learning_rate", "momentum"))
@@ -140,8 +141,8 @@ class Setting:
         }
 
         def add(name: str, part: np.ndarray) -> None:
-            kept = 0.0 if "last" in defects else found[name]
-            found[name] = kept + np.bincount(block, part)
+            before = 0.0 if "last" in defects else found[name]
+            found[name] = before + np.bincount(block, part)
 
         for step in reversed(range(self.steps)):
             gradient, hessian = derivatives[step]
@@ -209,7 +210,7 @@ def tune_as_rgd_nn(setting: Setting, iterations: int) -> dict[str, list]:
     for _ in range(iterations):
         wrong = setting.by_hand(hyper, DEFECTS)["learning_rate"]
         moved = hyper["learning_rate"] - setting.example.outer_rate * wrong
-        # It has no guard; a rate under 0 climbs.
+        # RGD-NN has no guard; a rate below 0 would climb.
         if not np.all(moved > 0):
             break
         hyper = {**hyper, "learning_rate": moved}
@@ -250,7 +251,7 @@ def tune(setting: Setting, names: Collection[str], iterations: int, rate: float)
 def as_curves(
     setting: Setting, losses: Sequence[tuple[float, float]], hyper: dict[str, Any]
 ) -> dict[str, list]:
-    """Returns what the losses have above the best line, and the last hyperparameters."""
+    """Returns the losses minus that of the best line, and the last hyperparameters."""
     train, test = zip(*losses, strict=True)
     return {
         "train_excess": [loss - setting.floor(setting.train) for loss in train],
@@ -265,15 +266,15 @@ def run(
     """Compares first gradients and tunes an example.
 
     Args:
-      name: Of `EXAMPLES`.
-      seed: Of data and first weights.
+      name: A name in `EXAMPLES`.
+      seed: The seed of data and initial weights.
       iterations: Steps on the hyperparameters.
-      rate: Of Adam, along the right gradients.
-      **options: Of `Setting`.
+      rate: Adam's learning rate, along the right gradients.
+      **options: Arguments of `Setting`.
 
     Returns:
-      `floor`, the loss of the best line; `gradients` as `compare`; and by the names of `COURSES`
-      what tuning did.
+      `floor`, the loss of the best line; `gradients`, the results of `compare`; and the results of
+      tuning by the names in `COURSES`.
     """
     setting = Setting(EXAMPLES[name], seed, **options)
     return {
@@ -286,7 +287,7 @@ def run(
 
 
 def against_right(run: dict, name: str) -> tuple[float, float]:
-    """Returns the size of a gradient in the rates, by the right one's, and their cosine."""
+    """Returns the size of a gradient in the rates divided by the right one's, and their cosine."""
     right, found = (np.array(run["gradients"][key]["learning_rate"]) for key in ("right", name))
     sizes = np.linalg.norm(found), np.linalg.norm(right)
     return float(sizes[0] / sizes[1]), float(found @ right / (sizes[0] * sizes[1]))

@@ -40,7 +40,7 @@ from train_val.experiments import reporting
 FLAGS = flags.FLAGS
 START = (1.4, 3.9)
 DTYPES = ("float16", "float32", "float64")
-# Of the first two pictures, and of the third.
+# The settings of the first two pictures, and of the third.
 BACKWARD: dict[str, Any] = {"steps": 46, "rate": math.exp(-5.5), "momentum": 0.8}
 LEARNED = {"steps": 50, "log_rate": -4.5, "logit_momentum": math.log(0.99 / 0.01)}
 
@@ -71,10 +71,10 @@ def there_and_back(
     """Trains in floats and takes every step back by arithmetic.
 
     Args:
-      dtype: What weights and velocities are rounded to after each step.
-      steps: T.
-      rate: Of M1.
-      momentum: Of M1.
+      dtype: The dtype that weights and velocities are rounded to after each step.
+      steps: The number of steps, T.
+      rate: The learning rate of M1.
+      momentum: The momentum of M1.
 
     Returns:
       The weights before every step and at the end, on the way forward and on the way back, both
@@ -101,13 +101,13 @@ def there_and_back_exactly(
     """Trains in fixed point, and takes every step back through the information buffer.
 
     Args:
-      steps: T.
-      rate: Of M1.
-      momentum: Of M1.
+      steps: The number of steps, T.
+      rate: The learning rate of M1.
+      momentum: The momentum of M1.
 
     Returns:
-      As `there_and_back`; then whether it is back at its first bits with nothing in the buffer,
-      and the bits a weight that the buffer held at the end of training.
+      The two paths of `there_and_back`; then whether it is back at its first bits with nothing in
+      the buffer, and the number of bits per weight in the buffer at the end of training.
     """
     problem = hypergrad.Problem(
         lambda w, hyper, step: loss(w),
@@ -134,9 +134,9 @@ def learn(iterations: int = 3, rate: float = 0.01, mass: float = 0.9, **learned:
 
     Args:
       iterations: Steps on the schedules.
-      rate: Of the descent.
-      mass: Its momentum.
-      **learned: To replace `LEARNED`.
+      rate: The learning rate of the descent.
+      mass: The momentum of the descent.
+      **learned: Settings that replace those in `LEARNED`.
 
     Returns:
       `loss`, before and after every step; `paths`, the weights of each training, [T + 1][2]; and
@@ -178,7 +178,7 @@ def _path(rates: np.ndarray, momenta: np.ndarray) -> list[list[float]]:
 
 
 def run() -> dict:
-    """Returns the ways of all arithmetics, their distances from the start, and what is learned."""
+    """Returns the paths in all arithmetics, their distances from the start, and the schedules."""
     ways = {name: there_and_back(name, **BACKWARD) for name in DTYPES}
     forward, back, is_back, bits = there_and_back_exactly(**BACKWARD)
     ways["fixed point"] = forward, back

@@ -1,4 +1,4 @@
-"""A regulariser for every weight of softmax regression on MNIST.
+"""Learns a regulariser for every weight of softmax regression on MNIST.
 
 Maclaurin et al. 2015, section 3.2: 50 steps of momentum; the logarithms of 7,850 penalties follow
 the validation loss, and a penalty on them, downhill.
@@ -50,12 +50,12 @@ def run(
     Args:
       train: Training examples, visited in order.
       valid: The examples that penalties are learned from.
-      test: Those that are only looked at.
-      seed: Of the weights, the same in every iteration.
+      test: Examples that are only measured on.
+      seed: The seed of the weights, the same in every iteration.
       iterations: Steps of gradient descent on the logarithms.
-      rate: Its learning rate.
-      steps: Of training.
-      batch_size: Examples in a batch.
+      rate: The learning rate of that descent.
+      steps: The number of training steps.
+      batch_size: Examples per batch.
 
     Returns:
       The curves `outer_loss` (with its penalty), `test_loss`, `test_error`, and `log_l2` of the

@@ -1,4 +1,4 @@
-"""Weights of examples, the learning rate and all first weights, learned at once.
+"""Learns weights of examples, the learning rate and all initial weights at once.
 
 The example of FAR-HO (Franceschi et al. 2018) on MNIST: a network with a hidden layer of 300, 7,000
 training and 7,000 validation images, 200 steps of gradient descent on batches of 100, each
@@ -88,17 +88,17 @@ def run(
 
     Args:
       train: Training examples.
-      valid: Those that hyperparameters are learned from.
-      test: Those that are only looked at.
-      seed: Of first weights and batches.
+      valid: Examples that hyperparameters are learned from.
+      test: Examples that are only measured on.
+      seed: The seed of initial weights and batches.
       iterations: Steps of Adam.
-      sizes: The network's.
-      steps: T.
-      batch_size: Examples in a batch.
-      learning_rate: Where it begins.
+      sizes: The sizes of the network's layers.
+      steps: The number of training steps, T.
+      batch_size: Examples per batch.
+      learning_rate: The initial learning rate.
 
     Returns:
-      By the names of `ROWS`: `valid_loss` and `test_loss`, `test_error` and `learning_rate` after
+      By the names in `ROWS`: `valid_loss` and `test_loss`, `test_error` and `learning_rate` after
       all steps; for `COURSES` also the curve `valid_losses`, before each step and after the last.
     """
     weights = first_weights(mnist_slices.shapes_of(sizes), seed)
@@ -129,7 +129,7 @@ def run(
             hyper,
             outer_optimizer={name: keras.optimizers.Adam(RATES[name]) for name in names},
             options={"per_step": False},
-            # What is measured after trains in this order of the minibatches too.
+            # The measurement afterwards trains in this order of the minibatches too.
             new_seeds=False,
         )
         hyper = outer.run(iterations, progress=True)
