@@ -21,7 +21,6 @@ OPTIMIZER = '''"""Steps along the sign of the gradient."""
 
 import tensorflow as tf
 
-from mlhf.objective import Objective
 from mlhf.optimizers.settings import Number
 from mlhf.optimizers.step import CompiledSteps
 
@@ -44,8 +43,8 @@ class SignDescent(CompiledSteps):
     def step(self, objective, parameters, state):
         return self._take(objective, parameters, state)
 
-    def _step(self, static, tensors, parameters, state, numbers):
-        linearized = Objective.of(static, tensors).linearize(parameters)
+    def _step(self, objective, parameters, state, numbers):
+        linearized = objective.linearize(parameters)
         moved = tf.nest.map_structure(
             lambda w, g: w - numbers["learning_rate"] * tf.sign(g),
             parameters,
