@@ -82,7 +82,7 @@ class Layout(FlatForm):
         self.blocks = len(kind_of_block)
 
     @property
-    def signature(self) -> tuple:
+    def signature(self) -> tuple[Any, ...]:
         """What a function compiled for it depends on: the leaves' places, shapes and kinds."""
         shapes = tuple(tuple(shape) for shape in self.shapes)
         return tuple(self.kinds), self.block, tuple(self._pieces), shapes

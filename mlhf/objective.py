@@ -148,7 +148,7 @@ class Objective:
             )
         else:
             self.loss = custom_op.losses.get(loss)
-        self.network: Callable = network
+        self.network: Callable[..., Any] = network
         networks.check_regularizer(regularizer)
         self.regularizer = regularizer
         self.inputs = networks.as_tensors("inputs", inputs)
@@ -160,21 +160,21 @@ class Objective:
         )
 
     @property
-    def static(self) -> tuple:
+    def static(self) -> tuple[Any, ...]:
         """What a compiled step depends on besides shapes."""
         return self.network, self.loss, self.regularizer
 
     @property
-    def tensors(self) -> tuple:
+    def tensors(self) -> tuple[Any, ...]:
         """What changes from batch to batch: inputs, targets, model state."""
         return self.inputs, self.targets, self.model_state
 
-    def __tf_flatten__(self) -> tuple[tuple, tuple]:
+    def __tf_flatten__(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Returns the static part, and the tensors."""
         return self.static, self.tensors
 
     @classmethod
-    def __tf_unflatten__(cls, static: tuple, tensors: tuple) -> Objective:
+    def __tf_unflatten__(cls, static: tuple[Any, ...], tensors: tuple[Any, ...]) -> Objective:
         """Returns the objective that `__tf_flatten__` took apart."""
         objective = cls.__new__(cls)
         # The constructor would replace an empty state by a Keras model's own.

@@ -28,7 +28,7 @@ from train_val import comparison, task_families
 from train_val.cli.exit_statuses import DivergedError
 from train_val.cli.flags import comparison_flags
 from train_val.data import IMAGENET, StoredImages
-from train_val.problems import image_problems
+from train_val.problems.problem import Problem
 
 FLAGS = flags.FLAGS
 define_flags, check_flags = comparison_flags.define_flags, comparison_flags.check_flags
@@ -145,9 +145,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def cache_conditions(
-    arguments: Mapping[str, Any], problem: image_problems.Problem
-) -> dict[str, Any]:
+def cache_conditions(arguments: Mapping[str, Any], problem: Problem) -> dict[str, Any]:
     """Returns what runs depend on besides the problem's name and the optimizer.
 
     Args:

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -143,7 +144,7 @@ def convert(
 
 
 def _convert(
-    data_dir: Path, output_dir: Path, parts: list, seed: int, progress: bool
+    data_dir: Path, output_dir: Path, parts: list[Any], seed: int, progress: bool
 ) -> Conversion:
     _check_plan(output_dir, data_dir, parts, seed)
     remove_temporary_files(output_dir)
@@ -188,7 +189,7 @@ def _check_damage(damaged: int, images: int, name: str) -> None:
         )
 
 
-def _check_plan(output_dir: Path, data_dir: Path, parts: list, seed: int) -> None:
+def _check_plan(output_dir: Path, data_dir: Path, parts: list[Any], seed: int) -> None:
     """Writes a note of what is converted, or checks that an earlier run converted the same."""
     digest = hashlib.sha256()
     for _, images, _ in parts:

@@ -23,7 +23,7 @@ from mlhf.runs.run import LARGEST_SKIPS_IN_A_ROW
 from train_val.cli import problem_of_flags
 from train_val.cli.exit_statuses import DivergedError
 from train_val.cli.flags import use_flags
-from train_val.problems import image_problems
+from train_val.problems.problem import Problem
 from train_val.training import loop, optimizers
 from train_val.training.optimizer_table import RULE
 
@@ -95,7 +95,7 @@ def main() -> None:
         raise DivergedError(trouble)
 
 
-def bounded(problem: image_problems.Problem, steps: int) -> image_problems.Problem:
+def bounded(problem: Problem, steps: int) -> Problem:
     """Returns the problem with a number of images to measure on that suits the flags and steps.
 
     So a few steps to try something out are not followed by minutes of measuring.
@@ -138,7 +138,7 @@ def print_own_numbers(step: int, metrics: Mapping[str, Any]) -> None:
     tqdm.tqdm.write(problem_of_flags.own_numbers(step, metrics))
 
 
-def statistics_of(problem: image_problems.Problem) -> str:
+def statistics_of(problem: Problem) -> str:
     """Returns a sentence about the statistics of normalisation in evaluations, if there are any."""
     if not problem.normalised:
         return ""

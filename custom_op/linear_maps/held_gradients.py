@@ -20,7 +20,7 @@ from custom_op import tensorflow_internals as internals
 
 _HELD = "_custom_op_held_gradients"
 
-_weak: dict[str, weakref.ref] = {}
+_weak: dict[str, weakref.ref[Any]] = {}
 
 
 def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -87,7 +87,7 @@ def paired(
     def here(values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         return [tf.identity(value) for value in values]
 
-    def in_constants(tangents: Sequence[Any], fixed: Sequence[Any], cotangent: Any) -> list:
+    def in_constants(tangents: Sequence[Any], fixed: Sequence[Any], cotangent: Any) -> list[Any]:
         # Identities hide any dependence of the arguments on each other.
         fixed = here(fixed)
         zero = tf.UnconnectedGradients.ZERO

@@ -28,7 +28,7 @@ _SAME_VALUES = ("Identity", "EnsureShape", "CheckNumerics", "Cast")
 _SAME_ROWS = ("Reshape", "Squeeze", "ExpandDims", "Transpose", "StridedSlice")
 _FAR = 200  # tensors to look back: earlier ones do not matter, and Python's stack is short
 _ROUNDING = 1e-3  # what may be added to probabilities before a logarithm, or clipped
-_OF_NUMBERS: dict[str, Callable] = {
+_OF_NUMBERS: dict[str, Callable[..., Any]] = {
     "ConcatV2": lambda *parts: np.concatenate(parts[:-1]),
     "Pack": lambda *parts: np.stack(parts),
     "Range": np.arange,
@@ -224,7 +224,7 @@ def _again(op: tf.Operation, tensor: tf.Tensor) -> tf.Tensor:
     return again[op.type](tensor, op.inputs[1])
 
 
-def _mass(tensor: tf.Tensor, known: dict) -> tuple[str, float] | None:
+def _mass(tensor: tf.Tensor, known: dict[Any, Any]) -> tuple[str, float] | None:
     """Returns (activation, c) if a tensor is c times a convex combination of its values."""
     key = tensor.ref()
     if key not in known:
@@ -235,7 +235,7 @@ def _mass(tensor: tf.Tensor, known: dict) -> tuple[str, float] | None:
     return known[key]
 
 
-def _mass_of(op: tf.Operation, index: int, known: dict) -> tuple[str, float] | None:
+def _mass_of(op: tf.Operation, index: int, known: dict[Any, Any]) -> tuple[str, float] | None:
     for name, kind in ACTIVATIONS.items():
         if op.type == kind:
             # Multiples of rates are rates of something else, and irrelevant here.
@@ -284,7 +284,7 @@ def _joins_last(op: tf.Operation) -> bool:
 
 
 def _with_constant(
-    op: tf.Operation, known: dict, combine: Callable[[float, float], float]
+    op: tf.Operation, known: dict[Any, Any], combine: Callable[[float, float], float]
 ) -> tuple[str, float] | None:
     for value, other in (tuple(op.inputs), tuple(op.inputs)[::-1]):
         found, constant = _mass(value, known), tf.get_static_value(other)
@@ -305,7 +305,7 @@ def _is_sum_of_rows(sums: tf.Tensor, values: tf.Tensor) -> bool:
     return values.op.type in _NONNEGATIVE
 
 
-def _reduced(op: tf.Operation, known: dict) -> tuple[str, float] | None:
+def _reduced(op: tf.Operation, known: dict[Any, Any]) -> tuple[str, float] | None:
     found, axes = _mass(op.inputs[0], known), tf.get_static_value(op.inputs[1])
     shape = op.inputs[0].shape
     if found is None or axes is None or not shape.rank:

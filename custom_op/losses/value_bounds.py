@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -57,7 +57,7 @@ def bounds_of(tensor: tf.Tensor) -> Interval:
     return _bounds(tensor, {}, 0)
 
 
-def _bounds(tensor: tf.Tensor, known: dict, depth: int) -> Interval:
+def _bounds(tensor: tf.Tensor, known: dict[Any, Any], depth: int) -> Interval:
     key = tensor.ref()
     if key not in known:
         known[key] = ANYTHING  # a tensor does not depend on itself
@@ -66,7 +66,7 @@ def _bounds(tensor: tf.Tensor, known: dict, depth: int) -> Interval:
     return known[key]
 
 
-def _bounds_of(op: tf.Operation, index: int, known: dict, depth: int) -> Interval:
+def _bounds_of(op: tf.Operation, index: int, known: dict[Any, Any], depth: int) -> Interval:
     kind, inputs = op.type, list(op.inputs)
 
     def of(number: int) -> Interval:

@@ -32,7 +32,7 @@ def on_batch_or_data_set(
     parameters: Structure,
     loss: str | losses.Loss,
     batch: Batch,
-    data: Iterable | None,
+    data: Iterable[Any] | None,
     progress: bool,
     check_deterministic: bool = True,
 ) -> Any:
@@ -97,7 +97,7 @@ class DatasetOperator(CurvatureOperator):
         function: Callable[[Structure, Structure], tf.Tensor],
         parameters: Structure,
         loss: losses.Loss,
-        data: Iterable,
+        data: Iterable[Any],
         progress: bool,
         check_deterministic: bool = True,
     ) -> None:
@@ -150,7 +150,7 @@ class DatasetOperator(CurvatureOperator):
         few = itertools.islice(_batches(self._data), _COMPARED if self._check else 1)
         return [_parts(raw, 0) for raw in few]
 
-    def _check_beginnings(self, first: list, second: list) -> None:
+    def _check_beginnings(self, first: list[Any], second: list[Any]) -> None:
         """Checks that two passes begin alike, and that the function returns the same twice."""
         before, after = Fingerprint(), Fingerprint()
         for seen, beginning in ((before, first), (after, second)):
@@ -240,7 +240,9 @@ class DatasetOperator(CurvatureOperator):
 class _Passes:
     """The traced functions that compute one batch's share of a sum."""
 
-    def __init__(self, build: Callable, function: Callable, loss: losses.Loss) -> None:
+    def __init__(
+        self, build: Callable[..., Any], function: Callable[..., Any], loss: losses.Loss
+    ) -> None:
         def loss_of(
             parameters: Structure, inputs: Structure, batch: Batch, vector: Structure
         ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -267,7 +269,7 @@ class _Passes:
             "products": _Traced(using(lambda operator, rows: operator._products(rows))),
         }
 
-    def of(self, what: str) -> Callable:
+    def of(self, what: str) -> Callable[..., Any]:
         return self._functions[what]
 
     def loss_of(self, parameters: Structure, inputs: Structure, batch: Batch) -> tf.Tensor:
@@ -282,7 +284,7 @@ class _Passes:
 class _Traced:
     """A function traced for a few static shapes, and once for all others."""
 
-    def __init__(self, function: Callable) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         self._shapes: set[str] = set()
         self._static = tf.function(function, autograph=False)
         self._relaxed = tf.function(function, autograph=False, reduce_retracing=True)
@@ -322,7 +324,7 @@ def _is_sequence(data: Any) -> bool:
     return hasattr(data, "__len__") and hasattr(data, "__getitem__")
 
 
-def _batches(data: Any) -> Iterator:
+def _batches(data: Any) -> Iterator[Any]:
     if hasattr(data, "__iter__"):
         return iter(data)
     # A keras.utils.PyDataset has only a length and items.

@@ -124,7 +124,7 @@ def fisher(
     seed: int = 0,
     weights: Any = None,
     mask: Any = None,
-    data: Iterable | None = None,
+    data: Iterable[Any] | None = None,
     progress: bool = False,
     product_dtype: str | None = None,
     unconnected: str = "error",

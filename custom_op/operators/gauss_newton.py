@@ -40,7 +40,7 @@ def gauss_newton(
     *,
     weights: Any = None,
     mask: Any = None,
-    data: Iterable | None = None,
+    data: Iterable[Any] | None = None,
     progress: bool = False,
     product_dtype: str | None = None,
     unconnected: str = "error",

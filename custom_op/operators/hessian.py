@@ -68,7 +68,7 @@ def hessian(
     *,
     weights: Any = None,
     mask: Any = None,
-    data: Iterable | None = None,
+    data: Iterable[Any] | None = None,
     progress: bool = False,
     product_dtype: str | None = None,
     unconnected: str = "error",

@@ -94,7 +94,7 @@ def as_tensor(what: str, leaf: Any) -> tf.Tensor:
         raise TypeError(f"Expected {what} that make a tensor, got {kind(leaf)}.") from error
 
 
-def takes(function: Callable, *arguments: Any) -> bool:
+def takes(function: Callable[..., Any], *arguments: Any) -> bool:
     """Returns whether a function takes some arguments; True if its signature is unknown.
 
     Args:
@@ -112,7 +112,7 @@ def takes(function: Callable, *arguments: Any) -> bool:
     return True
 
 
-def check_takes(network: Callable, stateful: bool) -> None:
+def check_takes(network: Callable[..., Any], stateful: bool) -> None:
     """Checks that a network takes the arguments that it will be called with.
 
     Args:
@@ -131,7 +131,7 @@ def check_takes(network: Callable, stateful: bool) -> None:
         )
 
 
-def split(network: Callable, returned: Any, before: Any) -> tuple[tf.Tensor, Any]:
+def split(network: Callable[..., Any], returned: Any, before: Any) -> tuple[tf.Tensor, Any]:
     """Returns the outputs and the new state of a network that was called.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -77,7 +78,9 @@ def _operations(graph: tf.Graph) -> Iterator[tf.Operation]:
             yield from inner.get_operations()
 
 
-def _cross_entropies(operations: Sequence[tf.Operation], reached: set) -> dict[tf.Operation, None]:
+def _cross_entropies(
+    operations: Sequence[tf.Operation], reached: set[Any]
+) -> dict[tf.Operation, None]:
     """Returns TensorFlow's cross entropies whose targets depend on given tensors.
 
     Args:

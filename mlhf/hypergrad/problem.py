@@ -138,7 +138,7 @@ class Problem:
                     f"Expected follows[{name!r}] among {list(self.outer_losses)}, got "
                     f"{sorted(unknown)}."
                 )
-        self.trainings: dict = {}  # those that `binding.bind` made, by shapes
+        self.trainings: dict[Any, Any] = {}  # those that `binding.bind` made, by shapes
 
     def followed(self, name: str) -> list[str]:
         """Returns the names of the outer losses that a hyperparameter follows."""
@@ -196,7 +196,7 @@ def _parameters(function: Any) -> list[str]:
         return []
 
 
-def call_named(function: Callable, named: Mapping[str, Any], *args: Any) -> Any:
+def call_named(function: Callable[..., Any], named: Mapping[str, Any], *args: Any) -> Any:
     """Calls a function with the named arguments that it has parameters for."""
     wanted = _parameters(function)
     return function(*args, **{name: value for name, value in named.items() if name in wanted})

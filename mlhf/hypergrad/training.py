@@ -82,7 +82,7 @@ class Training:
         self.problem, self.dynamics, self.steps = problem, problem.dynamics, problem.steps
         self.flat = FlatWeights(weights, problem.groups)
         self.resolver = Resolver(hyper, self.dynamics, self.flat, self.steps, problem.schedules)
-        self.functions: dict = {}
+        self.functions: dict[Any, Any] = {}
         self.batches = Batches(problem.batches) if problem.batches is not None else None
         self.reads = VariablesRead(weights, self.flat)
         if INITIAL_VELOCITY in hyper:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -248,7 +248,7 @@ def _layer_vjp(
 
 def _forward_block(
     weights: Sequence[tf.Tensor], features: tf.Tensor, state: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor, tuple]:
+) -> tuple[tf.Tensor, tf.Tensor, tuple[Any, ...]]:
     values = tf.tanh(features)
     h1, c1, layer1 = _layer(weights[0], weights[1], values, state[:4], state[4:8])
     h2, c2, layer2 = _layer(weights[2], weights[3], h1, state[8:12], state[12:])
@@ -259,7 +259,7 @@ def _forward_block(
 def _vjp_block(
     weights: Sequence[tf.Tensor],
     state: tf.Tensor,
-    kept: tuple,
+    kept: tuple[Any, ...],
     d_output: tf.Tensor,
     d_state: tf.Tensor,
     want: tuple[bool, tuple[int, ...]],
@@ -302,7 +302,7 @@ def _apply_lane(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     blocks, _, block = state.shape
 
-    def body(i: tf.Tensor, outputs: tf.TensorArray, states: tf.TensorArray) -> tuple:
+    def body(i: tf.Tensor, outputs: tf.TensorArray, states: tf.TensorArray) -> tuple[Any, ...]:
         features = tf.stack([value[i] for value in inputs])
         output, new, _ = _forward_block(_of_block(weights, kinds[i]), features, state[i])
         return i + 1, outputs.write(i, output), states.write(i, new)
@@ -316,10 +316,12 @@ def _apply_lane(
     return outputs.stack(), states.stack()
 
 
-_VJP_LANES: dict = {}
+_VJP_LANES: dict[Any, Any] = {}
 
 
-def _vjp_lane(wants: tuple[tuple[bool, tuple[int, ...]], ...]) -> Callable[..., list[tuple]]:
+def _vjp_lane(
+    wants: tuple[tuple[bool, tuple[int, ...]], ...],
+) -> Callable[..., list[tuple[Any, ...]]]:
     """Returns the compiled derivative for what is wanted; each combination is compiled once."""
     if wants in _VJP_LANES:
         return _VJP_LANES[wants]
@@ -332,7 +334,7 @@ def _vjp_lane(wants: tuple[tuple[bool, tuple[int, ...]], ...]) -> Callable[..., 
         state: tf.Tensor,
         d_outputs: list[tf.Tensor],
         d_states: list[tf.Tensor],
-    ) -> list[tuple]:
+    ) -> list[tuple[Any, ...]]:
         blocks, _, block = state.shape
 
         def body(
@@ -340,7 +342,7 @@ def _vjp_lane(wants: tuple[tuple[bool, tuple[int, ...]], ...]) -> Callable[..., 
             gradients: list[list[tf.Tensor]],
             d_inputs: list[list[tf.TensorArray]],
             d_befores: list[tf.TensorArray],
-        ) -> tuple:
+        ) -> tuple[Any, ...]:
             block_weights = _of_block(weights, kinds[i])
             features = tf.stack([value[i] for value in inputs])
             _, _, kept = _forward_block(block_weights, features, state[i])

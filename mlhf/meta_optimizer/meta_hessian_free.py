@@ -306,7 +306,7 @@ class MetaHessianFree(LearnedWeights, CompiledSteps):
         state: MetaState,
         numbers: dict[str, tf.Tensor],
         weights: dict[str, LSTMWeights],
-    ) -> tuple:
+    ) -> tuple[Any, ...]:
         layout = self.layout(parameters)
         if self.rule.damping_type == "regular":
             state = state._replace(damping=numbers["damping"])
@@ -376,7 +376,7 @@ class MetaHessianFree(LearnedWeights, CompiledSteps):
         return [*super()._settable(), "weights"]
 
 
-def _structure_key(parameters: Any) -> tuple:
+def _structure_key(parameters: Any) -> tuple[Any, ...]:
     """Returns what tells structures of parameters apart: paths and shapes."""
     shapes = [tuple(leaf.shape) for leaf in tf.nest.flatten(parameters) if hasattr(leaf, "shape")]
     return tuple(structures.leaf_names(parameters)), tuple(shapes)

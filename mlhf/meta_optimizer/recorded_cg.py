@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -53,7 +53,7 @@ def solve_recorded(
 
     def iterate(
         i: tf.Tensor, x: tf.Tensor, r: tf.Tensor, p: tf.Tensor, rho: tf.Tensor
-    ) -> tuple[tuple, tuple]:
+    ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         product = matvec(p)
         x, r, next_p, new_rho, curvature = _iteration(diagonal, product, x, r, p, rho)
         return (i + 1, x, r, next_p, new_rho), (p, product, rho, curvature)
@@ -77,7 +77,9 @@ def solve_recorded(
             for value in nothing
         ]
 
-        def write(state: tuple, arrays: list[tf.TensorArray]) -> tuple[tuple, list[tf.TensorArray]]:
+        def write(
+            state: tuple[Any, ...], arrays: list[tf.TensorArray]
+        ) -> tuple[tuple[Any, ...], list[tf.TensorArray]]:
             new, row = iterate(*state)
             return new, [
                 array.write(state[0], value) for array, value in zip(arrays, row, strict=True)

@@ -72,8 +72,8 @@ class Particles:
         self._optimizer = optimizer
         self._initial_state = optimizer.init(parameters, task.variable_kinds())
         self._model_state = task.initial_model_state()
-        self._run: Callable | None = None
-        self._stream: Iterator | None = None
+        self._run: Callable[..., Any] | None = None
+        self._stream: Iterator[Any] | None = None
 
     def begin(self, seed: int) -> list[Carry]:
         """Returns where both trainings of a pair begin: at the initial weights of a seed."""

@@ -224,7 +224,7 @@ class _Backpropagation(MetaRun[InnerTraining]):
         return {**metrics, "skipped": run.skipped, "snapshots": len(training.replay)}
 
     def _meta_step(
-        self, training: InnerTraining, layout: Layout, static: tuple, *arguments: Any
+        self, training: InnerTraining, layout: Layout, static: tuple[Any, ...], *arguments: Any
     ) -> MetaStep:
         rows = None
         if layout.kinds != self.kinds:

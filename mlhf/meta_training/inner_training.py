@@ -56,10 +56,10 @@ class InnerTraining:
         self.initial_state = optimizer.init(self.parameters, task.variable_kinds())
         self.layout: Layout = optimizer.layout(self.parameters)
         self.replay: PrioritizedReplay
-        self.function: Callable | None = None
-        self.step: Callable | None = None
+        self.function: Callable[..., Any] | None = None
+        self.step: Callable[..., Any] | None = None
         self._generator, self._experience = generator, experience
-        self._batches: Iterator | None = None
+        self._batches: Iterator[Any] | None = None
         self._best_loss, self._best_norm = math.inf, math.inf
         self._begun_from: int | None = None
         self._meta_losses: list[float] = []
@@ -96,7 +96,9 @@ class InnerTraining:
                 "were asked for. Let batches(k) repeat its data."
             ) from None
 
-    def compile(self, meta_step: Callable, batch: Any, jit_compile: bool) -> Callable:
+    def compile(
+        self, meta_step: Callable[..., Any], batch: Any, jit_compile: bool
+    ) -> Callable[..., Any]:
         """Returns the compiled meta-step, made at the first call.
 
         Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -29,12 +29,12 @@ class MetaStep(NamedTuple):
 def meta_step(
     optimizer: MetaHessianFree,
     layout: Layout,
-    static: tuple,
+    static: tuple[Any, ...],
     unrolled: bool,
     weights: dict[str, LSTMWeights],
     moments: adam.AdamState,
     carry: Carry,
-    batches: tuple,
+    batches: tuple[Any, ...],
     seed: tf.Tensor,
     learning_rate: tf.Tensor,
     meta_rate: tf.Tensor,

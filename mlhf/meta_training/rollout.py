@@ -81,8 +81,8 @@ class Rollout:
     rule: Rule
     weights: dict[str, LSTMWeights]
     layout: Layout
-    static: tuple
-    batches: tuple
+    static: tuple[Any, ...]
+    batches: tuple[Any, ...]
     learning_rate: tf.Tensor
     seed: tf.Tensor
     unrolled: bool = False
@@ -127,7 +127,7 @@ class Rollout:
             [tf.nn.softmax(gains) if length > 1 else gains, tf.zeros_like(losses[:1])], 0
         )
 
-        def body(i: Any, carry: tuple) -> tuple[tuple, tuple]:
+        def body(i: Any, carry: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
             gradients, d_states, next_gradient = carry
             row = rows.read(i)
             damped, d_solution = self._d_solution(i, row, shares[i], next_gradient)

@@ -70,7 +70,7 @@ def scan(
     )
     carry = tf.nest.map_structure(tf.convert_to_tensor, carry)
 
-    def step(i: tf.Tensor, carry: Any, arrays: Any) -> tuple:
+    def step(i: tf.Tensor, carry: Any, arrays: Any) -> tuple[Any, ...]:
         t = length - 1 - i if reverse else i
         carry, row = body(t, carry)
         arrays = tf.nest.map_structure(lambda array, value: array.write(t, value), arrays, row)

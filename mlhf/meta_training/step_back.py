@@ -131,7 +131,7 @@ class StepBack:
 
     def _back(
         self, role: str, inputs: Sequence[tf.Tensor], cotangents: Sequence[Cotangent]
-    ) -> list[tuple]:
+    ) -> list[tuple[Any, ...]]:
         layout = self._layout
         blocks, factors = lstm_inputs(self._rule, layout, inputs)
         results = coordinate_lstm.vjp(

@@ -75,7 +75,7 @@ def check(model: Any, ignore_overrides: bool = False) -> None:
         )
 
 
-def constraints_of(model: Any) -> dict[str, Callable]:
+def constraints_of(model: Any) -> dict[str, Callable[..., Any]]:
     """Returns the constraints of a model's trainable variables (NonNeg, MaxNorm, ...), by path."""
     return {
         variable.path: variable.constraint
@@ -84,14 +84,14 @@ def constraints_of(model: Any) -> dict[str, Callable]:
     }
 
 
-def projected(network: Callable, parameters: Any) -> Any:
+def projected(network: Callable[..., Any], parameters: Any) -> Any:
     """Returns a step's parameters, projected as the constraints of a Keras model demand.
 
     Args:
       network: The function of `mlhf.models.keras_models.as_network`, or any other.
       parameters: The parameters after a step.
     """
-    constraints: Mapping[str, Callable] = getattr(network, "constraints", {})
+    constraints: Mapping[str, Callable[..., Any]] = getattr(network, "constraints", {})
     if not constraints:
         return parameters
     return {

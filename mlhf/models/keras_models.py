@@ -18,7 +18,7 @@ from mlhf.models import keras_call, keras_contracts, natural_outputs
 _ADVICE = (
     "Take them out of the layers, and give Objective(regularizer=mlhf.L2(...)) for weight decay."
 )
-_NETWORKS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_NETWORKS: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
 def is_model(thing: Any) -> bool:
@@ -115,7 +115,7 @@ def as_network(
     loss: custom_op.losses.Loss | None = None,
     activated: bool = False,
     ignore_overrides: bool = False,
-) -> Callable:
+) -> Callable[..., Any]:
     """Returns a model as a function, the same one at every call, so that nothing is traced again.
 
     The model is called as `fit` calls it. A softmax, sigmoid or exponential at its end that the
@@ -193,7 +193,7 @@ def outputs_of(
 
 def _network(
     model: Any, paths: list[str], stateful: bool, activation: str | None, activated: bool
-) -> Callable:
+) -> Callable[..., Any]:
     """Makes the function that stands for a model."""
     # The closure must not keep the model alive through the dictionary's value.
     reference = weakref.ref(model)

@@ -13,7 +13,7 @@ from mlhf.models import keras_call, keras_models
 
 Pair = tuple[int, int]
 
-_KNOWN: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_KNOWN: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
 def population_statistics(
@@ -105,7 +105,9 @@ class PopulationStatistics:
         self._pairs: list[Pair] = [
             (places[id(layer.moving_mean)], places[id(layer.moving_variance)]) for layer in layers
         ]
-        self._of_batch: Callable = tf.function(self._trace, autograph=False, reduce_retracing=True)
+        self._of_batch: Callable[..., Any] = tf.function(
+            self._trace, autograph=False, reduce_retracing=True
+        )
 
     def __bool__(self) -> bool:
         """Returns whether the model has any moving statistics."""

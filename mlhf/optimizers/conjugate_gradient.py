@@ -118,7 +118,7 @@ def _iterate(
         r: list[tf.Tensor],
         p: list[tf.Tensor],
         rho: tf.Tensor,
-    ) -> tuple:
+    ) -> tuple[Any, ...]:
         product = system.product(p)
         curvature = _dot(p, product)
         alpha = rule.over(rho, curvature)

@@ -11,7 +11,7 @@ from custom_op.flat_form import FlatForm
 from mlhf.objective import LinearizedObjective, Objective
 
 
-def curvature_of(linearized: LinearizedObjective, form: FlatForm) -> Callable:
+def curvature_of(linearized: LinearizedObjective, form: FlatForm) -> Callable[..., Any]:
     """Returns the product G v as a function of flat vectors."""
     return lambda v: form.flatten(linearized.curvature_product(form.unflatten(v)))
 

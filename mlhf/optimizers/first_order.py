@@ -179,7 +179,7 @@ class FirstOrder(CompiledSteps):
     def _settable(self) -> list[str]:
         return ["learning_rate"]
 
-    def _constants(self) -> tuple:
+    def _constants(self) -> tuple[Any, ...]:
         """Returns the Keras optimizer's numbers that are constants in a compiled step."""
         kinds = (bool, int, float, str)
         attributes = vars(self._optimizer).items()
@@ -190,7 +190,7 @@ class FirstOrder(CompiledSteps):
 
     def _step(
         self, objective: Objective, parameters: Any, state: State, numbers: dict[str, tf.Tensor]
-    ) -> tuple:
+    ) -> tuple[Any, ...]:
         linearized = objective.linearize(parameters)
         gradient = tf.nest.flatten(linearized.gradient())
         for variable, value in zip(self._variables, tf.nest.flatten(parameters), strict=True):

@@ -153,7 +153,7 @@ class HessianFree(CompiledSteps):
         parameters: Any,
         state: HessianFreeState,
         numbers: dict[str, tf.Tensor],
-    ) -> tuple:
+    ) -> tuple[Any, ...]:
         rate = numbers["learning_rate"]
         if self.damping_type == "regular":
             state = state._replace(damping=numbers["damping"])

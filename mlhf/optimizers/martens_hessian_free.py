@@ -125,7 +125,7 @@ class MartensHessianFree(CompiledSteps):
         parameters: Any,
         state: HessianFreeState,
         numbers: dict[str, tf.Tensor],
-    ) -> tuple:
+    ) -> tuple[Any, ...]:
         if self.damping_type == "regular":
             state = state._replace(damping=numbers["damping"])
         form = plain_form(parameters)
@@ -250,7 +250,7 @@ def _solve(
         models: tf.Tensor,
         kept: tf.TensorArray,
         positive: tf.Tensor,
-    ) -> tuple:
+    ) -> tuple[Any, ...]:
         product = matvec(p)
         curved = tf.tensordot(p, product, 1)
         positive = curved > 0
@@ -288,7 +288,7 @@ def _backtrack(
 
     def back(
         slot: tf.Tensor, x: tf.Tensor, iteration: tf.Tensor, loss: tf.Tensor, go: tf.Tensor
-    ) -> tuple:
+    ) -> tuple[Any, ...]:
         earlier = solved.kept.read(slot)
         other = value(earlier)
         go = other <= loss
@@ -326,7 +326,7 @@ def _line_search(
         del trial
         return (slope > 0) & tf.math.is_finite(before) & ~low_enough(rate, loss)
 
-    def shrink(trial: tf.Tensor, rate: tf.Tensor, loss: tf.Tensor) -> tuple:
+    def shrink(trial: tf.Tensor, rate: tf.Tensor, loss: tf.Tensor) -> tuple[Any, ...]:
         del loss
         rate = _SHRINK * rate
         return trial + 1, rate, value(rate * solution)

@@ -56,7 +56,7 @@ class CompiledSteps(PlainState):
 
     jit_compile = settings.Fixed()
 
-    _step: Callable[..., tuple]
+    _step: Callable[..., tuple[Any, ...]]
     # A function from parameters to their state, of which only structure, shapes and dtypes matter.
     _state_like: Callable[[Any], Any]
 
@@ -64,7 +64,7 @@ class CompiledSteps(PlainState):
         self.jit_compile = jit_compile
         self._compiled = StepCache()
         # The signatures of states by the signatures of parameters.
-        self._states: dict[Any, tuple] = {}
+        self._states: dict[Any, tuple[Any, ...]] = {}
         self._traced = False
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -151,7 +151,7 @@ class CompiledSteps(PlainState):
         step_arguments.note_layout(state, parameters)
         return Step(parameters, state, public_model_state(model_state), metrics)
 
-    def _compile(self) -> Callable:
+    def _compile(self) -> Callable[..., Any]:
         noted: list[targets.Targets] = []
         reads: list[captured_variables.Read] = []
 
@@ -161,7 +161,7 @@ class CompiledSteps(PlainState):
             state: Any,
             numbers: dict[str, tf.Tensor],
             *more: Any,
-        ) -> tuple:
+        ) -> tuple[Any, ...]:
             dtype = tf.nest.flatten(parameters)[0].dtype
             numbers = {name: tf.cast(value, dtype) for name, value in numbers.items()}
             with targets.noted() as outputs:
@@ -177,7 +177,7 @@ class CompiledSteps(PlainState):
 
         compiled = tf.function(step, jit_compile=self.jit_compile, autograph=False)
 
-        def run(objective: Objective, parameters: Any, *inside: Any) -> tuple:
+        def run(objective: Objective, parameters: Any, *inside: Any) -> tuple[Any, ...]:
             with loss_targets.spoken_of():
                 results = compiled(objective, parameters, *inside)
             if reads:
@@ -190,7 +190,9 @@ class CompiledSteps(PlainState):
 
         return run
 
-    def _check_state(self, parameters: Any, state: Any, key: Any, of_state: tuple) -> None:
+    def _check_state(
+        self, parameters: Any, state: Any, key: Any, of_state: tuple[Any, ...]
+    ) -> None:
         """Raises an error for a state of another optimizer or of other parameters."""
         step_arguments.check_parameters_of_step(parameters)
         with tf.Graph().as_default():

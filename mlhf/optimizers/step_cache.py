@@ -19,10 +19,10 @@ _TOO_MANY = 3
 
 @dataclasses.dataclass
 class _Entry:
-    function: Callable
-    batch: tuple  # shapes and dtypes of inputs and targets
-    other: tuple  # those of the other arguments
-    static: tuple
+    function: Callable[..., Any]
+    batch: tuple[Any, ...]  # shapes and dtypes of inputs and targets
+    other: tuple[Any, ...]  # those of the other arguments
+    static: tuple[Any, ...]
     uses: int = 0
 
 
@@ -38,8 +38,13 @@ class StepCache:
         return len(self._entries)
 
     def get(
-        self, static: tuple, batch: tuple, other: tuple, key: Any, make: Callable[[], Callable]
-    ) -> Callable:
+        self,
+        static: tuple[Any, ...],
+        batch: tuple[Any, ...],
+        other: tuple[Any, ...],
+        key: Any,
+        make: Callable[[], Callable[..., Any]],
+    ) -> Callable[..., Any]:
         """Returns the function for some arguments, a new one if there is none.
 
         Args:
@@ -94,7 +99,7 @@ class StepCache:
             warnings.warn(sentence, stacklevel=6)
 
 
-def signature(structure: Any) -> tuple:
+def signature(structure: Any) -> tuple[Any, ...]:
     """Returns shapes, dtypes and places of the leaves of a structure of tensors, hashable."""
     leaves: list[Any] = []
     _note(structure, leaves)
@@ -120,7 +125,7 @@ def _note(part: Any, leaves: list[Any]) -> None:
             leaves.append((getattr(leaf, "shape", None), getattr(leaf, "dtype", type(leaf))))
 
 
-def _shapes(batch: tuple) -> str:
+def _shapes(batch: tuple[Any, ...]) -> str:
     return str(next(leaf[0] for leaf in batch if type(leaf) is tuple))
 
 

@@ -50,12 +50,12 @@ class About:
     shown: str | None = None
 
 
-def about(flag: flags.Flag) -> About:
+def about(flag: flags.Flag[Any]) -> About:
     """Returns what `--help` says about a flag; a flag defined elsewhere is in the group "Other"."""
     return getattr(flag, _ABOUT, About())
 
 
-class _Number(flags.ArgumentParser):
+class _Number(flags.ArgumentParser[Any]):
     """Reads a finite number within bounds."""
 
     syntactic_help = "a number"
@@ -75,7 +75,7 @@ class _Number(flags.ArgumentParser):
         return "float"
 
 
-class _Whole(flags.ArgumentParser):
+class _Whole(flags.ArgumentParser[Any]):
     """Reads a whole number within bounds."""
 
     syntactic_help = "a whole number"

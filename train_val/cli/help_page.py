@@ -23,7 +23,7 @@ def page(command: str, summary: str, names: Iterable[str], values: flags.FlagVal
       values: The absl object that defines the flags.
     """
     width = min(100, shutil.get_terminal_size((100, 24)).columns)
-    groups: dict[str, list[flags.Flag]] = {group: [] for group in GROUPS}
+    groups: dict[str, list[flags.Flag[Any]]] = {group: [] for group in GROUPS}
     for name in names:
         groups[about(values[name]).group].append(values[name])
     lines = [*textwrap.wrap(summary, width), "", f"    {command} --FLAG=VALUE ...", ""]
@@ -37,7 +37,7 @@ def page(command: str, summary: str, names: Iterable[str], values: flags.FlagVal
     return "\n".join(lines)
 
 
-def _entry(flag: flags.Flag, width: int) -> list[str]:
+def _entry(flag: flags.Flag[Any], width: int) -> list[str]:
     description = about(flag)
     sentences = [flag.help.strip()]
     if description.only:
@@ -50,7 +50,7 @@ def _entry(flag: flags.Flag, width: int) -> list[str]:
     ]
 
 
-def _form(flag: flags.Flag) -> str:
+def _form(flag: flags.Flag[Any]) -> str:
     if flag.boolean:
         return f"--[no]{flag.name}"
     choices = getattr(flag.parser, "enum_values", None)
@@ -63,7 +63,7 @@ def _form(flag: flags.Flag) -> str:
     return f"--{flag.name}={value}"
 
 
-def _default(flag: flags.Flag) -> str:
+def _default(flag: flags.Flag[Any]) -> str:
     shown = about(flag).shown
     if shown is not None:
         return shown.replace("{}", _value(flag.default))

@@ -12,11 +12,12 @@ from mlhf.runs import debugging
 from train_val.cli.flags.training_flags import OWN_NUMBERS
 from train_val.data import IMAGENET
 from train_val.problems import image_problems
+from train_val.problems.problem import Problem
 
 FLAGS = flags.FLAGS
 
 
-def make_problem(part: str) -> image_problems.Problem:
+def make_problem(part: str) -> Problem:
     """Returns the problem that the flags describe.
 
     Args:
@@ -38,7 +39,7 @@ def make_problem(part: str) -> image_problems.Problem:
     )
 
 
-def problem_settings(*problems: image_problems.Problem) -> dict[str, str]:
+def problem_settings(*problems: Problem) -> dict[str, str]:
     """Returns the settings that a checkpoint must share with the run that continues it.
 
     Args:

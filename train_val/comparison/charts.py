@@ -131,5 +131,5 @@ def _element(figure: Any, kind: str, salt: str, attributes: str) -> str:
     return f'<svg class="{kind}" {view[0] if view else ""} {attributes}>{inner.strip()}'
 
 
-def _rounded(attribute: re.Match) -> str:
+def _rounded(attribute: re.Match[str]) -> str:
     return re.sub(r"(\.\d\d)\d+", r"\1", attribute[0])

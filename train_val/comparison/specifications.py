@@ -43,7 +43,7 @@ class Entrant:
 
     text: str
     title: str
-    axes: dict[str, tuple]
+    axes: dict[str, tuple[Any, ...]]
     fixed: dict[str, Any]
     identity: dict[str, Any]
     make: Callable[[Mapping[str, Any]], Any] = dataclasses.field(compare=False)
@@ -132,9 +132,9 @@ def parse(text: str, meta_ckpt: str | None = None) -> Entrant:
     return Entrant(text, str(title), axes, fixed, identity, _maker(kind, fixed, text))
 
 
-def _read(parts: Sequence[str], text: str) -> dict[str, tuple]:
+def _read(parts: Sequence[str], text: str) -> dict[str, tuple[Any, ...]]:
     """Returns the values of each setting of a line."""
-    given: dict[str, tuple] = {}
+    given: dict[str, tuple[Any, ...]] = {}
     for part in parts:
         key, sign, values = part.partition("=")
         key = ALIASES.get(key, key)
@@ -208,7 +208,7 @@ def _arguments(make: Callable[..., Any]) -> list[str]:
     return [name for name in inspect.signature(make).parameters if name not in left_out]
 
 
-def _check_kinds(make: Callable[..., Any], given: Mapping[str, tuple], text: str) -> None:
+def _check_kinds(make: Callable[..., Any], given: Mapping[str, tuple[Any, ...]], text: str) -> None:
     """Raises ValueError if a default is a number or a truth value and the given value is not."""
     for key, values in given.items():
         default = inspect.signature(make).parameters[key].default
@@ -240,7 +240,7 @@ def _value(key: str, text: str) -> Any:
     return text
 
 
-def _ascending(key: str, values: Sequence[Any]) -> tuple:
+def _ascending(key: str, values: Sequence[Any]) -> tuple[Any, ...]:
     numbers = [isinstance(value, (int, float)) for value in values]
     if key in OPEN and not all(numbers):
         # Tuning goes on beyond the ends of such a grid, which only numbers have.

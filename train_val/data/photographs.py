@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -110,7 +111,12 @@ def standardize(images: tf.Tensor) -> tf.Tensor:
 
 
 def _resized_part(
-    encoded: tf.Tensor, choose: Callable, size: int, jpeg_only: bool, scaled: bool, exact: bool
+    encoded: tf.Tensor,
+    choose: Callable[..., Any],
+    size: int,
+    jpeg_only: bool,
+    scaled: bool,
+    exact: bool,
 ) -> tf.Tensor:
     """Decodes the window that `choose` returns for a shape, and resizes it."""
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -218,7 +219,7 @@ class StoredBatches:
             whole[number] = other
         return whole
 
-    def _plan(self) -> Callable:
+    def _plan(self) -> Callable[..., Any]:
         with tf.device("CPU"):
             usual = tf.constant(self._stand_ins(False)) if len(self.left_out) else None
             stopped = tf.constant(sorted(self._stopped), tf.int64)
@@ -339,7 +340,7 @@ def _pipeline(
     return images.batch(batch_size, drop_remainder=drop_remainder).map(check)
 
 
-def _finisher(dtype: tf.DType, channels_first: bool) -> Callable:
+def _finisher(dtype: tf.DType, channels_first: bool) -> Callable[..., Any]:
     dtype = tf.as_dtype(dtype)
     if not dtype.is_floating:
         raise ValueError(f"Expected a floating dtype for the inputs, got {dtype.name}.")
@@ -356,7 +357,7 @@ def _finisher(dtype: tf.DType, channels_first: bool) -> Callable:
 def _stream(
     build: Callable[[int], tf.data.Dataset],
     start: int,
-    finish: Callable,
+    finish: Callable[..., Any],
     repair: Callable[[int], bool],
 ) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
     """Runs a pipeline; if an image stops batch k, `repair(k)` leaves it out and it continues."""

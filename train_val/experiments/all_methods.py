@@ -112,10 +112,11 @@ def penalized_loss(weights: Any, hyper: Any, step: tf.Tensor, batch: Any) -> tf.
     del step
     loss = cross_entropy(weights, mnist_slices.Examples(*batch))
     kernels = weights[::2]
-    for name, size in [
-        ("log_l1", lambda kernel: tf.reduce_sum(tf.abs(kernel))),
-        ("log_l2", lambda kernel: tf.reduce_sum(kernel**2)),
-    ]:
+    sizes_of: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+        "log_l1": lambda kernel: tf.reduce_sum(tf.abs(kernel)),
+        "log_l2": lambda kernel: tf.reduce_sum(kernel**2),
+    }
+    for name, size in sizes_of.items():
         if name in hyper:
             sizes = tf.stack([size(kernel) for kernel in kernels])
             loss += tf.reduce_sum(tf.exp(hyper[name]) * sizes)
@@ -227,7 +228,7 @@ def run(
     seed: int = 0,
     batch_size: int = 50,
     methods: Sequence[str] = METHODS,
-) -> dict:
+) -> dict[Any, Any]:
     """Tunes one network by several methods.
 
     Args:
@@ -268,7 +269,7 @@ def apart(one: dict[str, Any], other: dict[str, Any]) -> float:
     return max(float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in pairs)
 
 
-def as_markdown(runs: dict) -> str:
+def as_markdown(runs: dict[Any, Any]) -> str:
     """Returns a table for each network: means over all seeds."""
     lines = []
     for network in next(iter(runs.values())):
@@ -299,7 +300,7 @@ def as_markdown(runs: dict) -> str:
     return "\n".join(lines).strip()
 
 
-def draw(runs: dict, path: Path) -> None:
+def draw(runs: dict[Any, Any], path: Path) -> None:
     """Draws the first seed's outer losses against seconds, with a panel for each network."""
     import matplotlib.pyplot as plt
 

@@ -79,7 +79,7 @@ def run(
     steps: int = 50,
     batch_size: int = 250,
     momentum: float = 0.9,
-) -> dict:
+) -> dict[Any, Any]:
     """Trains with one learning rate after another.
 
     Args:
@@ -117,7 +117,7 @@ def run(
     return found
 
 
-def agreement(found: dict) -> np.ndarray:
+def agreement(found: dict[Any, Any]) -> np.ndarray:
     """Returns whether the signs of derivative and trend agree, [points].
 
     The trend is the difference of the losses `TREND` to the right and to the left (at least one
@@ -131,7 +131,7 @@ def agreement(found: dict) -> np.ndarray:
     return np.where(np.isfinite(product) & (product != 0), product > 0, np.nan)
 
 
-def by_rate(runs: dict) -> list[tuple]:
+def by_rate(runs: dict[Any, Any]) -> list[tuple[Any, ...]]:
     """Returns low, high, agreement, median |derivative|, median growth, points; by `EDGES`."""
     x, slope, growth, agree = _joined(runs)
     rows = []
@@ -151,7 +151,7 @@ def by_rate(runs: dict) -> list[tuple]:
     return rows
 
 
-def by_bound(runs: dict) -> list[tuple]:
+def by_bound(runs: dict[Any, Any]) -> list[tuple[Any, ...]]:
     """Returns bound, share refused, and agreement among accepted and among refused points."""
     _, _, growth, agree = _joined(runs)
     known = np.isfinite(agree)
@@ -165,7 +165,7 @@ def by_bound(runs: dict) -> list[tuple]:
     return rows
 
 
-def _joined(runs: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _joined(runs: dict[Any, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     columns = [np.concatenate([run[name] for run in runs.values()]) for name in CURVES]
     return columns[0], columns[2], columns[3], np.concatenate([agreement(r) for r in runs.values()])
 
@@ -174,13 +174,13 @@ def _mean(values: np.ndarray) -> float:
     return float(np.mean(values)) if len(values) else math.nan
 
 
-def best(found: dict) -> tuple[float, float, float]:
+def best(found: dict[Any, Any]) -> tuple[float, float, float]:
     """Returns log learning rate, loss and growth at the least loss."""
     i = int(np.nanargmin(found["loss"]))
     return found["log_rate"][i], found["loss"][i], found["growth"][i]
 
 
-def as_markdown(runs: dict) -> str:
+def as_markdown(runs: dict[Any, Any]) -> str:
     """Returns the tables by learning rate and by bound, and the best losses."""
     lines = [
         "| log learning rate | sign agrees | median abs. derivative | median growth | points |",
@@ -212,7 +212,7 @@ def as_markdown(runs: dict) -> str:
     return "\n".join(lines)
 
 
-def draw(found: dict, path: Path) -> None:
+def draw(found: dict[Any, Any], path: Path) -> None:
     """Draws loss, derivative and growth against the learning rate."""
     import matplotlib.pyplot as plt
 

@@ -32,7 +32,7 @@ import math
 import statistics
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -134,7 +134,7 @@ def run(
     batch_size: int = 50,
     momentum: float = 0.95,
     lengths: Sequence[int] | None = None,
-) -> dict[str, dict]:
+) -> dict[str, dict[Any, Any]]:
     """Compares all estimators with the exact hypergradient.
 
     Args:
@@ -176,7 +176,7 @@ def run(
 
     few = max(1, steps // 10)
     commoner = float(np.sign(np.sum(np.sign(units(right)))))
-    estimators = {
+    estimators: dict[str, Callable[[], Any]] = {
         "one sign for all": lambda: [tf.fill(leaf.shape, commoner) for leaf in right],
         "direct term alone": lambda: direct,
         "DrMAD, T/10 points, first batches": drmad,
@@ -213,7 +213,7 @@ def _direct_term(problem: hypergrad.Problem, weights: Any, hyper: Any) -> Any:
     return tape.gradient(loss, hyper, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
 
-def as_markdown(runs: dict) -> str:
+def as_markdown(runs: dict[Any, Any]) -> str:
     """Returns tables of the means over seeds, and of the range of their unit cosines."""
     lines = []
     for parameterisation in PARAMETERISATIONS:
@@ -231,7 +231,7 @@ def as_markdown(runs: dict) -> str:
     return "\n".join(lines).strip()
 
 
-def draw(runs: dict, path: Path) -> None:
+def draw(runs: dict[Any, Any], path: Path) -> None:
     """Draws unit cosines against the number of points or steps, a thin line for each seed."""
     import matplotlib.pyplot as plt
 

@@ -109,7 +109,7 @@ def compare(
     wrong: np.ndarray,
     learned: np.ndarray,
     steps: int,
-) -> dict:
+) -> dict[Any, Any]:
     """Trains on training and validation examples together, with the weights of every row.
 
     Args:
@@ -158,7 +158,7 @@ def run(
     last_steps: int = 4000,
     rate: float = 0.005,
     folder: Path | None = None,
-) -> dict:
+) -> dict[Any, Any]:
     """Corrupts, learns the weights and trains with them.
 
     Args:
@@ -217,7 +217,7 @@ def run(
     }
 
 
-def as_markdown(runs: dict) -> str:
+def as_markdown(runs: dict[Any, Any]) -> str:
     """Returns the test accuracies of all rows and the F1 score, by seed, with their means."""
     lines = ["| seed | " + " | ".join(ROWS) + " | F1 |", "|---" * (len(ROWS) + 2) + "|"]
     found = [[run["accuracy"][name] for name in ROWS] + [run["f1"][-1]] for run in runs.values()]
@@ -228,7 +228,7 @@ def as_markdown(runs: dict) -> str:
     return "\n".join(lines)
 
 
-def draw(runs: dict, path: Path) -> None:
+def draw(runs: dict[Any, Any], path: Path) -> None:
     """Draws the courses of all seeds, and the first seed's weights of right and wrong examples."""
     import matplotlib.pyplot as plt
 

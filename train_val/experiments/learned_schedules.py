@@ -125,7 +125,7 @@ def run(
     rate: float = 0.04,
     outer_adam: str = "hips",
     **problem: Any,
-) -> dict:
+) -> dict[Any, Any]:
     """Learns the schedules.
 
     Args:
@@ -148,7 +148,7 @@ def run(
     state = outer.init(learned)
     loss = tf.function(mnist_slices.cross_entropy)
     names = ("train_loss", "valid_loss", "test_loss", "test_error", "gradient_norm")
-    curves: dict[str, list] = {name: [] for name in names}
+    curves: dict[str, list[Any]] = {name: [] for name in names}
     for i in ProgressBar(range(iterations + 1)):
         result, gradient = schedules.differentiate(learned, 10_000 * seed + i)
         weights = result.weights
@@ -197,7 +197,7 @@ def roughness(curves: np.ndarray) -> np.ndarray:
     return np.mean(np.diff(curves, axis=0) ** 2, 0) / np.var(curves, 0)
 
 
-def draw(run: dict, path: Path) -> None:
+def draw(run: dict[Any, Any], path: Path) -> None:
     """Draws the schedules of the layers' weights and the curves."""
     import matplotlib.pyplot as plt
 
@@ -216,7 +216,7 @@ def draw(run: dict, path: Path) -> None:
     plt.close(figure)
 
 
-def draw_average(found: dict, path: Path, seeds: int) -> None:
+def draw_average(found: dict[Any, Any], path: Path, seeds: int) -> None:
     """Draws the first hypergradient of the layers' weights: one seed's, and the average."""
     import matplotlib.pyplot as plt
 
@@ -233,7 +233,7 @@ def draw_average(found: dict, path: Path, seeds: int) -> None:
     plt.close(figure)
 
 
-def average_as_markdown(found: dict) -> str:
+def average_as_markdown(found: dict[Any, Any]) -> str:
     """Returns a table of roughness by layer."""
     lines = ["| weights of layer | roughness of one seed, mean | of the average |", "|---|---|---|"]
     one, mean = found["roughness"].mean(0), roughness(found["mean"])

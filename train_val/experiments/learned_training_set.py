@@ -42,7 +42,7 @@ def run(
     seed: int = 0,
     iterations: int = 40,
     rate: float = 1.0,
-) -> dict:
+) -> dict[Any, Any]:
     """Learns ten images.
 
     Args:
@@ -74,7 +74,7 @@ def run(
     weights = mnist_slices.normal_weights([784, 10], math.exp(-4), seed)
     images = tf.constant(0.01 * np.random.default_rng(seed).normal(size=(10, 784)), tf.float32)
     test_loss = tf.function(lambda weights: mnist_slices.cross_entropy(weights, test))
-    curves: dict[str, list] = {"valid_loss": [], "test_loss": [], "test_error": []}
+    curves: dict[str, list[Any]] = {"valid_loss": [], "test_loss": [], "test_error": []}
     for _ in range(iterations + 1):
         result = hypergrad.reversible(problem, weights, {"images": images})
         curves["valid_loss"].append(float(result.valid_loss))

@@ -249,7 +249,7 @@ def run(
     }
 
 
-def as_markdown(runs: dict) -> str:
+def as_markdown(runs: dict[Any, Any]) -> str:
     """Returns a table of the results for every K, and a table of the cosines."""
     seeds = list(runs)
     lines = [
@@ -296,7 +296,7 @@ def as_markdown(runs: dict) -> str:
     return "\n".join(lines)
 
 
-def draw(runs: dict, path: Path) -> None:
+def draw(runs: dict[Any, Any], path: Path) -> None:
     """Draws validation and test errors, means over seeds; and the cosines against K."""
     import matplotlib.pyplot as plt
 

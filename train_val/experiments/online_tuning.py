@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -54,7 +55,7 @@ def run(
     every: int = 100,
     batch_size: int = 100,
     methods: Sequence[str] = METHODS,
-) -> dict:
+) -> dict[Any, Any]:
     """Tunes by several methods, all with as many steps of training in all.
 
     Args:
@@ -97,7 +98,7 @@ def run(
     return found
 
 
-def as_markdown(runs: dict) -> str:
+def as_markdown(runs: dict[Any, Any]) -> str:
     """Returns a table of the methods: means over the seeds."""
     lines = [
         "| method | outer loss, last | best | test error | seconds in all | learning rate "
@@ -119,7 +120,7 @@ def as_markdown(runs: dict) -> str:
     return "\n".join(lines)
 
 
-def draw(runs: dict, path: Path) -> None:
+def draw(runs: dict[Any, Any], path: Path) -> None:
     """Draws the outer losses of all seeds against seconds."""
     import matplotlib.pyplot as plt
 

@@ -137,7 +137,7 @@ def run(
     stages: Sequence[tuple[str, int]] = STAGES,
     rate: float = 0.1,
     **problem: Any,
-) -> dict:
+) -> dict[Any, Any]:
     """Learns t in stages that become ever finer.
 
     Args:
@@ -155,7 +155,7 @@ def run(
     granularity = Granularity(examples, **problem)
     t = granularity.start()
     test_loss = tf.function(mnist_slices.cross_entropy)
-    found: dict[str, list] = {
+    found: dict[str, list[Any]] = {
         "test_loss": [float(test_loss(granularity.train(t, 10_000 * seed), test))],
         "valid_loss": [],
         "by_unit": [],
@@ -180,7 +180,7 @@ def run(
     return found
 
 
-def as_markdown(runs: dict, stages: Sequence[tuple[str, int]] = STAGES) -> str:
+def as_markdown(runs: dict[Any, Any], stages: Sequence[tuple[str, int]] = STAGES) -> str:
     """Returns a table of test losses at the beginning and after each stage."""
     lines = ["| seed | before | " + " | ".join(f"after {n} x {s}" for s, n in stages) + " |"]
     lines.append("|---" * (2 + len(stages)) + "|")
@@ -196,7 +196,7 @@ def as_markdown(runs: dict, stages: Sequence[tuple[str, int]] = STAGES) -> str:
     return "\n".join(lines)
 
 
-def draw(runs: dict, path: Path, stages: Sequence[tuple[str, int]] = STAGES) -> None:
+def draw(runs: dict[Any, Any], path: Path, stages: Sequence[tuple[str, int]] = STAGES) -> None:
     """Draws the test losses against the steps, and the penalties of the pixels at the end."""
     import matplotlib.pyplot as plt
 

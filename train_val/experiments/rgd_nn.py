@@ -204,7 +204,7 @@ def compare(setting: Setting) -> dict[str, dict[str, list[float]]]:
     return found
 
 
-def tune_as_rgd_nn(setting: Setting, iterations: int) -> dict[str, list]:
+def tune_as_rgd_nn(setting: Setting, iterations: int) -> dict[str, list[Any]]:
     """Moves the rates as RGD-NN does: its gradient, times its outer rate; momenta stay."""
     hyper, losses = dict(setting.start), [setting.loss(setting.start)]
     for _ in range(iterations):
@@ -218,7 +218,9 @@ def tune_as_rgd_nn(setting: Setting, iterations: int) -> dict[str, list]:
     return as_curves(setting, losses, hyper)
 
 
-def tune(setting: Setting, names: Collection[str], iterations: int, rate: float) -> dict[str, list]:
+def tune(
+    setting: Setting, names: Collection[str], iterations: int, rate: float
+) -> dict[str, list[Any]]:
     """Moves some hyperparameters by Adam along the right gradient."""
     hyper = {name: setting.start[name] for name in names}
     fixed = setting.example
@@ -250,7 +252,7 @@ def tune(setting: Setting, names: Collection[str], iterations: int, rate: float)
 
 def as_curves(
     setting: Setting, losses: Sequence[tuple[float, float]], hyper: dict[str, Any]
-) -> dict[str, list]:
+) -> dict[str, list[Any]]:
     """Returns the losses minus that of the best line, and the last hyperparameters."""
     train, test = zip(*losses, strict=True)
     return {
@@ -262,7 +264,7 @@ def as_curves(
 
 def run(
     name: str, seed: int = 0, iterations: int = 100, rate: float = 0.02, **options: Any
-) -> dict:
+) -> dict[Any, Any]:
     """Compares first gradients and tunes an example.
 
     Args:
@@ -286,14 +288,14 @@ def run(
     }
 
 
-def against_right(run: dict, name: str) -> tuple[float, float]:
+def against_right(run: dict[Any, Any], name: str) -> tuple[float, float]:
     """Returns the size of a gradient in the rates divided by the right one's, and their cosine."""
     right, found = (np.array(run["gradients"][key]["learning_rate"]) for key in ("right", name))
     sizes = np.linalg.norm(found), np.linalg.norm(right)
     return float(sizes[0] / sizes[1]), float(found @ right / (sizes[0] * sizes[1]))
 
 
-def as_markdown(runs: dict) -> str:
+def as_markdown(runs: dict[Any, Any]) -> str:
     """Returns, for each example, a table of gradients and one of courses, over all seeds."""
     lines = []
     for name in EXAMPLES:
@@ -325,7 +327,7 @@ def as_markdown(runs: dict) -> str:
     return "\n".join(lines).strip()
 
 
-def draw(runs: dict, path: Path) -> None:
+def draw(runs: dict[Any, Any], path: Path) -> None:
     """Draws the courses of all seeds, loss above the best line against steps."""
     import matplotlib.pyplot as plt
 

@@ -129,7 +129,9 @@ def there_and_back_exactly(
     return np.array(forward), np.array(back[::-1]), run.is_back, bits
 
 
-def learn(iterations: int = 3, rate: float = 0.01, mass: float = 0.9, **learned: Any) -> dict:
+def learn(
+    iterations: int = 3, rate: float = 0.01, mass: float = 0.9, **learned: Any
+) -> dict[Any, Any]:
     """Learns schedules of learning rate and momentum by descent with momentum (M1).
 
     Args:
@@ -154,7 +156,7 @@ def learn(iterations: int = 3, rate: float = 0.01, mass: float = 0.9, **learned:
     log_rate = np.full(steps, setting["log_rate"])
     logit = np.full(steps, setting["logit_momentum"])
     velocity = np.zeros([2, steps])
-    curves: dict = {"loss": [], "paths": []}
+    curves: dict[Any, Any] = {"loss": [], "paths": []}
     for _ in range(iterations + 1):
         a, mu = np.exp(log_rate), 1 / (1 + np.exp(-logit))
         result = hypergrad.reversible(problem, start, {"learning_rate": a, "momentum": mu})
@@ -177,7 +179,7 @@ def _path(rates: np.ndarray, momenta: np.ndarray) -> list[list[float]]:
     return np.array(path).tolist()
 
 
-def run() -> dict:
+def run() -> dict[Any, Any]:
     """Returns the paths in all arithmetics, their distances from the start, and the schedules."""
     ways = {name: there_and_back(name, **BACKWARD) for name in DTYPES}
     forward, back, is_back, bits = there_and_back_exactly(**BACKWARD)
@@ -194,7 +196,7 @@ def run() -> dict:
     }
 
 
-def as_markdown(found: dict) -> str:
+def as_markdown(found: dict[Any, Any]) -> str:
     """Returns the table of distances and the losses of the learned schedules."""
     lines = ["| arithmetic | distance from the start after the way back |", "|---|---|"]
     lines += [f"| {name} | {value:.3g} |" for name, value in found["distance"].items()]
@@ -215,7 +217,7 @@ def _surface(axis: Any) -> None:
     axis.set(xlabel="weight 1", ylabel="weight 2", xlim=(-1, 2.4), ylim=(-1, 5))
 
 
-def draw(found: dict, path: Path) -> None:
+def draw(found: dict[Any, Any], path: Path) -> None:
     """Draws the way forward and both ways back, and the trainings of the learned schedules."""
     import matplotlib.pyplot as plt
 

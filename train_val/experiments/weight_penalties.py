@@ -44,7 +44,7 @@ def run(
     rate: float = 1000.0,
     steps: int = 50,
     batch_size: int = 200,
-) -> dict:
+) -> dict[Any, Any]:
     """Learns the penalties.
 
     Args:
@@ -82,7 +82,7 @@ def run(
     weights = mnist_slices.normal_weights([784, 10], math.exp(-4), seed)
     logs = [tf.fill(leaf.shape, math.log(0.01) + 1) for leaf in weights]
     test_loss = tf.function(lambda weights: mnist_slices.cross_entropy(weights, test))
-    curves: dict[str, list] = {"outer_loss": [], "test_loss": [], "test_error": []}
+    curves: dict[str, list[Any]] = {"outer_loss": [], "test_loss": [], "test_error": []}
     for _ in range(iterations + 1):
         result = hypergrad.reversible(problem, weights, {"log_l2": logs}, per_step=False)
         curves["outer_loss"].append(float(result.valid_loss))
@@ -94,7 +94,7 @@ def run(
     return curves | {"log_l2": last[0].numpy().tolist()}
 
 
-def draw(run: dict, path: Path) -> None:
+def draw(run: dict[Any, Any], path: Path) -> None:
     """Draws the curves, and the penalties of the pixels of every class."""
     import matplotlib.pyplot as plt
 

@@ -83,7 +83,7 @@ def run(
     steps: int = 200,
     batch_size: int = 100,
     learning_rate: float = 0.1,
-) -> dict:
+) -> dict[Any, Any]:
     """Learns by both courses.
 
     Args:
@@ -144,7 +144,7 @@ def run(
     return found
 
 
-def as_markdown(runs: dict) -> str:
+def as_markdown(runs: dict[Any, Any]) -> str:
     """Returns a table of all rows, means over the seeds."""
     names = ("valid_loss", "test_loss", "test_error", "learning_rate")
     lines = [
@@ -157,7 +157,7 @@ def as_markdown(runs: dict) -> str:
     return "\n".join(lines)
 
 
-def draw(runs: dict, path: Path) -> None:
+def draw(runs: dict[Any, Any], path: Path) -> None:
     """Draws the validation losses of all seeds."""
     import matplotlib.pyplot as plt
 

@@ -36,7 +36,7 @@ class ExactBatchNormalization(keras.layers.Layer):
         super().__init__(**settings)
         self.axis, self.momentum, self.epsilon = axis, momentum, epsilon
 
-    def build(self, input_shape: tuple) -> None:
+    def build(self, input_shape: tuple[Any, ...]) -> None:
         """Creates γ = 1, β = 0 and the moving statistics 0 and 1, each [channels]."""
         shape = (input_shape[self.axis],)
         self.gamma = self.add_weight(shape=shape, initializer="ones", name="gamma")

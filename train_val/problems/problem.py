@@ -175,7 +175,7 @@ class Problem:
         return f"{self.train.source.fingerprint()} {self.test.source.fingerprint()}"
 
     @functools.cached_property
-    def _population(self) -> Iterable:
+    def _population(self) -> Iterable[Any]:
         """The batches for `population_state`; made once, so that damage is reported once."""
         if not isinstance(self.train, StoredImages):
             return self._test_batches(self.train)
@@ -184,10 +184,10 @@ class Problem:
         first = self.channels_first
         return StoredTestBatches(self.train, size, dtype, first, limit=POPULATION, mixed=True)
 
-    def _test_batches(self, data: ImageData | StoredImages) -> Iterable:
+    def _test_batches(self, data: ImageData | StoredImages) -> Iterable[Any]:
         if id(data) not in self._kept:
             dtype = tf.as_dtype(self.model.compute_dtype)
-            batches: Iterable
+            batches: Iterable[Any]
             sample = self.train_sample if data is self.train else self.test_sample
             if isinstance(data, StoredImages):
                 batches = StoredTestBatches(
@@ -211,7 +211,7 @@ class Problem:
         return self._kept[id(data)][1]
 
     @functools.cached_property
-    def _kept(self) -> dict[int, tuple[ImageData | StoredImages, Iterable]]:
+    def _kept(self) -> dict[int, tuple[ImageData | StoredImages, Iterable[Any]]]:
         """Batches to test on, made once: tensors for a small data set, else a pipeline."""
         return {}
 
@@ -221,7 +221,7 @@ class Problem:
         return PopulationStatistics(self.model)
 
     @functools.cached_property
-    def _infer(self) -> Callable:
+    def _infer(self) -> Callable[..., Any]:
         """A compiled call of the model in inference mode."""
         return tf.function(
             lambda values, state, inputs: keras_models.outputs_of(

@@ -57,7 +57,7 @@ class Known:
     path: str
     flags: Mapping[str, str] | None = None
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    grid: Mapping[str, tuple] = dataclasses.field(default_factory=dict)
+    grid: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     rate: float | None = None
     own_rate: str = ""
     words: str = ""
@@ -80,7 +80,7 @@ def _keras(
     name: str | None = None,
     flags: Mapping[str, str] | None = None,
     fixed: Mapping[str, Any] | None = None,
-    grid: Mapping[str, tuple] = _OF_ADAM,
+    grid: Mapping[str, tuple[Any, ...]] = _OF_ADAM,
     kind: str | None = None,
 ) -> Known:
     """Returns the row of a Keras optimizer, with Keras' own default learning rate."""

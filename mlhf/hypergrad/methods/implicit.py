@@ -270,7 +270,7 @@ class _MeanLoss:
             self.curvature = max(self.curvature, float(tf.norm(product)) / along)
         return product
 
-    def products(self, vector: tf.Tensor, direction: tf.Tensor) -> tuple[tf.Tensor, list]:
+    def products(self, vector: tf.Tensor, direction: tf.Tensor) -> tuple[tf.Tensor, list[Any]]:
         """Returns the gradient [P], and ∂<gradient, direction>/∂λ for each leaf."""
         gradient, *in_leaves = self._mean(self._products_of, vector, direction)
         if not bool(tf.reduce_all(tf.math.is_finite(gradient))):

@@ -40,7 +40,7 @@ def reverse(
     storage: str = "memory",
     per_step: bool | None = None,
     seed: int | tf.Tensor = 0,
-    directory: str | os.PathLike | None = None,
+    directory: str | os.PathLike[str] | None = None,
     largest_growth: float | None = LARGEST_GROWTH,
 ) -> Result:
     """Differentiates through the whole training; exact for every hyperparameter.

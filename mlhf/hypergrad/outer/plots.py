@@ -216,7 +216,7 @@ def _text(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _colors(count: int) -> list:
+def _colors(count: int) -> list[Any]:
     from matplotlib import colormaps
 
     if count <= 10:
@@ -224,7 +224,7 @@ def _colors(count: int) -> list:
     return list(colormaps["viridis"](np.linspace(0, 0.95, count)))
 
 
-def _figure(plots: int) -> tuple[Any, list]:
+def _figure(plots: int) -> tuple[Any, list[Any]]:
     columns = min(3, plots)
     rows = -(-plots // columns)
     figure = _new((_WIDTH * columns, _HEIGHT * rows))

@@ -192,7 +192,7 @@ class KFAC(CompiledSteps):
 
     def _step(
         self, objective: Objective, parameters: Any, state: KFACState, numbers: dict[str, tf.Tensor]
-    ) -> tuple:
+    ) -> tuple[Any, ...]:
         # Without a rate, both come from the quadratic model: another computation.
         rate, momentum = numbers.get("learning_rate"), numbers["momentum"]
         fixed = rate is not None

@@ -187,7 +187,7 @@ class TracedNetwork:
             and not any(value.ref() in aliases for value in op.outputs)
         ]
 
-    def _aliases(self, leaf: int) -> set:
+    def _aliases(self, leaf: int) -> set[Any]:
         aliases = {self.leaves[leaf].ref()}
         for op in self._operations:
             if op.type in _ALIASES and op.inputs and op.inputs[0].ref() in aliases:
@@ -212,7 +212,7 @@ class TracedNetwork:
         return found
 
 
-def _touches(op: Any, reached: set) -> bool:
+def _touches(op: Any, reached: set[Any]) -> bool:
     """Returns whether an operation reads something reached; its outputs are reached then, too."""
     if not any(value.ref() in reached for value in op.inputs):
         return False
@@ -220,7 +220,7 @@ def _touches(op: Any, reached: set) -> bool:
     return True
 
 
-def _ancestors(op: Any, without: Collection[Any] = ()) -> set:
+def _ancestors(op: Any, without: Collection[Any] = ()) -> set[Any]:
     found, waiting = set(), [op]
     while waiting:
         op = waiting.pop()
