@@ -37,7 +37,7 @@ def test_it_compares_and_continues(tmp_path, capsys, monkeypatch):
         assert (tmp_path / name).stat().st_size > 1000, name
     head, *rows = [json.loads(x) for x in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert head["report"] == [2, 4, 6] and head["parameters"] == "610"
-    assert "of 200 of the" in head["training loss"] and "on 100 of the" in head["test accuracy"]
+    assert "on 200 of the" in head["training loss"] and "on 100 of the" in head["test accuracy"]
     hf, adam, sgd = rows
     assert hf["losses"]["6"][0] < 0.7 * hf["curves"][0]["losses"][0]
     assert hf["curves"][0]["losses"][0] == adam["curves"][0]["losses"][0]
