@@ -84,7 +84,7 @@ def ends_in(outputs: tf.Tensor) -> str | None:
     Returns:
       A key of `ACTIVATIONS` or None.
     """
-    if _is_eager(outputs):
+    if internals.is_eager(outputs):
         return None
     found = _mass(outputs, {})
     if found is not None and abs(found[1] - 1) < 1e-6:
@@ -111,7 +111,7 @@ def wrong_for(outputs: tf.Tensor, activation: str) -> str | None:
     Returns:
       Words for a message; None if nothing is wrong.
     """
-    if _is_eager(outputs):
+    if internals.is_eager(outputs):
         return None
     found = ends_in(outputs)
     low, high = value_bounds.bounds_of(outputs)
@@ -160,10 +160,6 @@ def checked(function: Callable[..., tf.Tensor], loss: losses.Loss) -> Callable[.
         return outputs
 
     return run
-
-
-def _is_eager(tensor: tf.Tensor) -> bool:
-    return internals.is_eager(tensor)
 
 
 def _passes(op: tf.Operation, axis: int | None) -> bool:

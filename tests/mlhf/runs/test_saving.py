@@ -7,6 +7,14 @@ import pytest
 from mlhf.runs.saving import Saving
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Ctrl-C interrupts, also where a shell began the tests in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def run(saving, steps, at=None, number=signal.SIGTERM, clock=None):
     """A run of so many steps; a signal comes during one. Returns steps done and those saved at."""
     done, saved = 0, []
