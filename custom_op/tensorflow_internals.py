@@ -1,12 +1,12 @@
 """Everything that this package uses of TensorFlow's private interface, in one place.
 
-All of it was seen on TensorFlow 2.21. If a later version lacks something,
-`tests/custom_op/test_tensorflow_internals.py` fails and says what depends on it.
+All of it was seen on TensorFlow 2.16 and 2.21. If a later version lacks something,
+`tests/custom_op/test_tensorflow_internals.py` fails and says what depends on it and what to do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -16,6 +16,9 @@ from tensorflow.python.ops import control_flow_util, control_flow_util_v2
 
 # The attribute with the name of the gradient that `tf.custom_gradient` registered.
 CUSTOM_GRADIENT = "_gradient_op_type"
+
+# `tf.function(experimental_attributes=...)` of a function that the graph optimizer leaves whole.
+NOT_INLINED = {"_noinline": True}
 
 
 def is_eager(value: Any) -> bool:
@@ -69,6 +72,24 @@ def custom_gradient_of(op: tf.Operation) -> str | None:
     return None if override is None else override.s.decode()
 
 
+def is_zeros(tensor: tf.Tensor) -> bool:
+    """Whether a tensor is marked as zeros that stand for a gradient that nothing has."""
+    return bool(getattr(tensor, "_is_zeros_tensor", False))
+
+
+def name_of_handle(handle: tf.Tensor) -> str | None:
+    """Returns the name of a variable of which an eager tensor is the handle, or None."""
+    return getattr(handle, "_name", None)
+
+
+def graphs_of_functions(graph: Any) -> Iterator[Any]:
+    """Yields the graphs of the functions that a graph knows, whether it calls them or not."""
+    for function in getattr(graph, "_functions", {}).values():
+        inner = getattr(function, "graph", None)
+        if inner is not None:
+            yield inner
+
+
 def function_graph(graph: Any, name: str) -> Any:
     """Returns the graph of a function that a graph knows by name, or None."""
     function = graph._get_function(name) if name else None
@@ -94,6 +115,11 @@ def attached_graph(op: tf.Operation, name: str) -> Any:
     numbered = name.startswith("branch_")
     attribute = f"_branch_graph_{name[7:]}" if numbered else f"_{name}_graph"
     return getattr(op, attribute, None)
+
+
+def counts_iterations(op: tf.Operation) -> bool:
+    """Whether a loop's first two variables are a counter and its bound, as of `tf.while_loop`."""
+    return "_num_original_outputs" in op.node_def.attr
 
 
 def is_recorded() -> bool:

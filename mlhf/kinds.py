@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from custom_op import structures
+from mlhf import keras_internals
 from mlhf.checks.structures import kind as kind_of_thing
 
 KINDS = (
@@ -119,7 +120,7 @@ def kinds_of_model(model: Any) -> dict[str, str]:
     if not isinstance(model, keras.Model):
         raise TypeError(f"Expected a built Keras model, got {kind_of_thing(model)}.")
     kinds = {}
-    for layer in model._flatten_layers():
+    for layer in keras_internals.layers_of(model):
         if isinstance(layer, keras.Model) or not layer.trainable_variables:
             continue
         if "conv" in type(layer).__name__.lower():
@@ -130,7 +131,7 @@ def kinds_of_model(model: Any) -> dict[str, str]:
             family = "norm"
         else:
             continue
-        for variable in layer._trainable_variables:
+        for variable in keras_internals.own_trainable_variables(layer):
             name = variable.name.split("/")[-1]
             if family == "norm":
                 part = "gamma" if name in ("gamma", "scale") else "beta"

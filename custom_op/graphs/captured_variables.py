@@ -180,7 +180,7 @@ def outermost(tensor: tf.Tensor) -> tf.Tensor:
 
 def _name(handle: tf.Tensor, inner: tf.Tensor) -> str:
     """Returns a variable's name, which an eager handle bears."""
-    return (getattr(handle, "_name", None) or inner.op.name).partition(":")[0]
+    return (internals.name_of_handle(handle) or inner.op.name).partition(":")[0]
 
 
 def _handle_of(leaf: Any) -> tf.Tensor | None:

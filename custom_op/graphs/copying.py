@@ -218,9 +218,8 @@ class Loop:
 
     def maximum_iterations(self, values: Sequence[tf.Tensor]) -> int | None:
         """Returns the bound that `tf.while_loop` was given, if it is known statically."""
-        # `tf.while_loop` passes a counter and the bound, -1 for none, before the loop's own
-        # variables. The loop's condition tests the bound too; XLA needs it to size lists.
-        if "_num_original_outputs" not in self.op.node_def.attr or self.moving[1]:
+        # The bound is -1 for none. The loop's condition tests it too; XLA needs it to size lists.
+        if not internals.counts_iterations(self.op) or self.moving[1]:
             return None
         bound = tf.get_static_value(values[1])
         return None if bound is None or bound < 0 else int(bound)

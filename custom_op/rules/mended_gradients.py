@@ -63,9 +63,7 @@ def _of_softmax_cross_entropy(
     excess = tf.reduce_sum(difference, -1, keepdims=True)
     in_logits = upstream * (difference - probabilities * excess)
     in_labels = -upstream * log_probabilities
-    if upstream_of_second is not None and not getattr(
-        upstream_of_second, "_is_zeros_tensor", False
-    ):
+    if upstream_of_second is not None and not internals.is_zeros(upstream_of_second):
         weighted = probabilities * upstream_of_second
         in_logits += weighted - probabilities * tf.reduce_sum(weighted, -1, keepdims=True)
         in_labels -= upstream_of_second

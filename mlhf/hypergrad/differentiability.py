@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from custom_op import tensorflow_internals as internals
 from custom_op.graphs.copying import Branches, Loop
 from custom_op.graphs.inner_graphs import BRANCHES, CALLS, LOOPS, called_graph
 
@@ -71,11 +72,8 @@ def softmax_cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 def _operations(graph: tf.Graph) -> Iterator[tf.Operation]:
     """Yields the operations of a graph and of the functions that it calls."""
     yield from graph.get_operations()
-    for name in getattr(graph, "_functions", {}):
-        inner = graph._functions[name]
-        inner = getattr(inner, "graph", None)
-        if inner is not None:
-            yield from inner.get_operations()
+    for inner in internals.graphs_of_functions(graph):
+        yield from inner.get_operations()
 
 
 def _cross_entropies(

@@ -7,11 +7,12 @@ inputs; masks; the choice of the arguments that `call` takes. Here none of it is
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+
+from mlhf import keras_internals
 
 
 class Called(NamedTuple):
@@ -56,9 +57,9 @@ def call(
 
     trainable, others = model.trainable_variables, model.non_trainable_variables
     pairs = [*zip(trainable, values, strict=True), *zip(others, state, strict=True)]
-    arguments = {"training": training} if _takes_training(model) else {}
+    arguments = {"training": training} if keras_internals.takes_training(model) else {}
     with keras.StatelessScope(state_mapping=pairs, collect_losses=True) as scope:
-        updates = _noted(scope)
+        updates = keras_internals.assignments(scope)
         before = [scope.get_current_value(variable) for variable in trainable]
         outputs = model(inputs, **arguments)
         own_losses = model.losses
@@ -86,33 +87,24 @@ def call(
             "what it needs from its weights without assigning them."
         )
     outputs = _single(model, outputs)
-    mask = getattr(outputs, "_keras_mask", None)
+    mask = keras_internals.mask_of(outputs)
     return Called(outputs, [scope.get_current_value(variable) for variable in others], mask)
-
-
-def _noted(scope: Any) -> list[tuple[Any, Any]]:
-    """Returns a list to which a scope adds every assignment, not just each variable's last."""
-    updates: list[tuple[Any, Any]] = []
-    add_update = scope.add_update
-
-    def noting(update: tuple[Any, Any]) -> None:
-        updates.append(update)
-        add_update(update)
-
-    scope.add_update = noting
-    return updates
 
 
 def _check_kept(model: Any, variables: Sequence[Any]) -> None:
     """Raises ValueError if a call assigned variables that the model's state does not contain."""
     kept = {id(variable) for variable in [*model.variables, *model.metrics_variables]}
     # A layer's own metrics count calls; nothing depends on them.
-    for layer in layers_of(model):
+    for layer in keras_internals.layers_of(model):
         kept.update(id(variable) for variable in layer.metrics_variables)
     lost = {id(v): v.path for v in variables if id(v) not in kept}
     if not lost:
         return
-    stateful = [layer.name for layer in layers_of(model) if getattr(layer, "stateful", False)]
+    stateful = [
+        layer.name
+        for layer in keras_internals.layers_of(model)
+        if getattr(layer, "stateful", False)
+    ]
     if stateful:
         raise ValueError(
             f"Expected a model whose state is in its variables, got {model.name!r} with the layers "
@@ -126,19 +118,6 @@ def _check_kept(model: Any, variables: Sequence[Any]) -> None:
         "have them as attributes (add_weight(trainable=False)); what draws random numbers without "
         "a seed of its own needs seed=keras.random.SeedGenerator(), an attribute too."
     )
-
-
-def layers_of(model: Any) -> list[Any]:
-    """Returns a model and all layers inside it."""
-    return model._flatten_layers()
-
-
-def _takes_training(model: Any) -> bool:
-    """Returns whether `fit` tells the model that it trains."""
-    known = getattr(model, "_call_has_training_arg", None)
-    if known is None:
-        return "training" in inspect.signature(model.call).parameters
-    return bool(known)
 
 
 def _single(model: Any, outputs: Any) -> tf.Tensor:

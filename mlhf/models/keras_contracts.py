@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from mlhf.models import keras_call
+from mlhf import keras_internals
 
 
 def check(model: Any, ignore_overrides: bool = False) -> None:
@@ -43,7 +43,7 @@ def check(model: Any, ignore_overrides: bool = False) -> None:
                     "plain keras.Model, or mlhf.Objective(..., ignore_overrides=True) where the "
                     "loss given is all there is to it, as inside that train_step."
                 )
-    for layer in keras_call.layers_of(model):
+    for layer in keras_internals.layers_of(model):
         if layer.quantization_mode is not None:
             raise ValueError(
                 f"Expected a model that is not quantized, got {name} with the layer "
@@ -57,7 +57,7 @@ def check(model: Any, ignore_overrides: bool = False) -> None:
                 "(fit scales the loss for it, which does not help a curvature); use the policy "
                 '"mixed_bfloat16".'
             )
-        if getattr(layer, "_remat_mode", None) is not None:
+        if keras_internals.is_recomputed(layer):
             raise ValueError(
                 f"Expected a model without keras.RematScope, got {name} with the layer "
                 f"{layer.name!r}, whose derivative Keras hides in a custom gradient; make the "

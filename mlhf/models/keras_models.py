@@ -12,6 +12,7 @@ import tensorflow as tf
 
 import custom_op
 from custom_op.losses import activations
+from mlhf import keras_internals
 from mlhf.checks.structures import check_like, kind
 from mlhf.models import keras_call, keras_contracts, natural_outputs
 
@@ -143,7 +144,7 @@ def as_network(
     # With a layer frozen, the model is another function.
     frozen = [variable.path for variable in model.non_trainable_variables]
     # So it is with a frozen normalisation that has no weights to move between the lists.
-    trainable = [layer.trainable for layer in keras_call.layers_of(model)]
+    trainable = [layer.trainable for layer in keras_internals.layers_of(model)]
     constraints = keras_contracts.constraints_of(model)
     made_for = paths, frozen, trainable, constraints
     activation = None if loss is None else activations.activation_of(loss)

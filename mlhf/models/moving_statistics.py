@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from mlhf import keras_internals
 from mlhf.checks.structures import kind
 from mlhf.models import keras_call, keras_models
 
@@ -97,7 +98,7 @@ class PopulationStatistics:
         places = {id(v): i for i, v in enumerate(model.non_trainable_variables)}
         layers = [
             layer
-            for layer in keras_call.layers_of(model)
+            for layer in keras_internals.layers_of(model)
             if all(hasattr(layer, name) for name in ("momentum", "moving_mean", "moving_variance"))
             and id(layer.moving_mean) in places
         ]
@@ -179,7 +180,7 @@ class PopulationStatistics:
 
 def _statistics_of(model: Any) -> PopulationStatistics:
     """Returns those of a model, made again only when layers are frozen or unfrozen."""
-    trainable = [layer.trainable for layer in keras_call.layers_of(model)]
+    trainable = [layer.trainable for layer in keras_internals.layers_of(model)]
     made_for, statistics = _KNOWN.get(model, (None, None))
     if made_for != trainable:
         statistics = PopulationStatistics(model)

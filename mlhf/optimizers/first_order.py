@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from custom_op import structures
+from mlhf import keras_internals
 from mlhf.checks.arguments import check_keras_optimizer, check_number, check_parameters
 from mlhf.checks.networks import takes
 from mlhf.checks.structures import kind
@@ -78,10 +79,11 @@ class FirstOrder(CompiledSteps):
 
     @learning_rate.setter
     def learning_rate(self, rate: Any) -> None:
-        if not is_variable(self._optimizer._learning_rate):
+        rate_inside = keras_internals.learning_rate_of(self._optimizer)
+        if not is_variable(rate_inside):
             raise TypeError(
                 f"Expected a Keras optimizer with a number as its learning rate, got one with "
-                f"{self._optimizer._learning_rate!r}: that schedule gives it, and it can't be set "
+                f"{rate_inside!r}: that schedule gives it, and it can't be set "
                 f"to {rate!r}. Make an optimizer with a number."
             )
         if rate is not self._rate_given and (is_variable(rate) or self._rate_given is not None):
@@ -186,7 +188,7 @@ class FirstOrder(CompiledSteps):
         return tuple((name, value) for name, value in attributes if type(value) in kinds)
 
     def _is_rate(self, variable: Any) -> bool:
-        return variable is self._optimizer._learning_rate
+        return variable is keras_internals.learning_rate_of(self._optimizer)
 
     def _step(
         self, objective: Objective, parameters: Any, state: State, numbers: dict[str, tf.Tensor]

@@ -1,7 +1,7 @@
 """What a Keras optimizer expects of the variables that it moves, met by stand-ins for a model's.
 
 It may know them by name (weight decay that leaves some out, Muon's and `OptimizerMap`'s patterns),
-scale the loss and average the weights. Uses of Keras' private interface for optimizers are here.
+scale the loss and average the weights.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
+
+from mlhf import keras_internals
 
 
 def prepared(optimizer: Any) -> Any:
@@ -78,7 +80,7 @@ def leave_out_of_decay(
       ValueError: If a model's variables were named, and the model is unknown.
     """
     if model is None:
-        if getattr(optimizer, "_exclude_from_weight_decay", None):
+        if keras_internals.has_undecayed_variables(optimizer):
             raise ValueError(
                 "Expected the model whose variables exclude_from_weight_decay(var_list=...) names, "
                 "got parameters alone: call init(model), or name them by var_names=."
@@ -86,8 +88,7 @@ def leave_out_of_decay(
         return
     originals = {variable.path: variable for variable in model.trainable_variables}
     for variable, path in zip(variables, paths, strict=True):
-        decays = optimizer._use_weight_decay(originals[path].value)
-        optimizer._exclude_from_weight_decay_cache[optimizer._var_key(variable)] = decays
+        keras_internals.decay_like(optimizer, variable, originals[path])
 
 
 def scaled(optimizer: Any, gradient: Sequence[tf.Tensor]) -> list[tf.Tensor]:
@@ -105,12 +106,8 @@ def without_replicas(optimizer: Any) -> Iterator[None]:
     Args:
       optimizer: The optimizer whose `apply` is traced inside the block.
     """
-    name = "_all_reduce_sum_gradients"
-    if tf.distribute.has_strategy() or not hasattr(type(optimizer), name):
+    if tf.distribute.has_strategy():
         yield
         return
-    optimizer.__dict__[name] = list
-    try:
+    with keras_internals.without_sum_over_replicas(optimizer):
         yield
-    finally:
-        del optimizer.__dict__[name]

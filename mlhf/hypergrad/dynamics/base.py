@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from custom_op import tensorflow_internals as internals
+
 State = dict[str, tf.Tensor]
 
 
@@ -171,7 +173,7 @@ class Dynamics(abc.ABC):
         # derivative reads intermediate results: the last bits of the weights would depend on the
         # method that they are trained for. It leaves a function that is not inlined in one piece.
         return tf.function(
-            self.update, autograph=False, experimental_attributes={"_noinline": True}
+            self.update, autograph=False, experimental_attributes=internals.NOT_INLINED
         )
 
     def with_velocity(self, state: State, velocity: tf.Tensor) -> State:
