@@ -165,9 +165,8 @@ def orthogonalize(
     wide = rows < columns
     x = tf.linalg.matrix_transpose(matrix) if wide else matrix
     # In units of the largest entry first, so that squares neither over- nor underflow.
-    for size in (lambda x: tf.reduce_max(tf.abs(x), [-2, -1], True), _frobenius):
-        scale = size(x)
-        x /= tf.where(scale == 0, tf.ones_like(scale), scale)
+    x = _divided(x, tf.reduce_max(tf.abs(x), [-2, -1], True))
+    x = _divided(x, tf.norm(x, axis=[-2, -1], keepdims=True))
     iterate = _by_gram if max(rows, columns) >= _TALL * min(rows, columns) else _directly
     if _rounds_products():
         iterate = _directly
@@ -175,8 +174,8 @@ def orthogonalize(
     return tf.linalg.matrix_transpose(x) if wide else x
 
 
-def _frobenius(x: tf.Tensor) -> tf.Tensor:
-    return tf.norm(x, axis=[-2, -1], keepdims=True)
+def _divided(x: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+    return x / tf.where(scale == 0, tf.ones_like(scale), scale)
 
 
 def _directly(x: tf.Tensor, iterations: int, coefficients: Sequence[float]) -> tf.Tensor:
