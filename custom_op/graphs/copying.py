@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from custom_op import registry
@@ -24,6 +23,7 @@ from custom_op.graphs.inner_graphs import (
     loop_graph,
     source,
 )
+from custom_op.graphs.static_values import whole_numbers
 from custom_op.linear_maps import held_gradients
 from custom_op.rules import moments
 
@@ -105,6 +105,10 @@ class Copies:
             return [self._reads[id(values[0])]]
         if registry.has_custom_gradient(inner):
             return registry.replay(inner, values, gradient=self._gradient_of(inner))
+        if len(inner.outputs) == 1 and (known := whole_numbers(inner.outputs[0])) is not None:
+            # XLA has to know orders and axes. Gradients of branches hand on what the branch
+            # computed, even of constants alone, as values; except constants.
+            return [tf.constant(known, inner.outputs[0].dtype)]
         return registry.replay(inner, values)
 
     def _gradient_of(self, inner: tf.Operation) -> str:
@@ -124,7 +128,8 @@ class Copies:
                 pulled = pulled if isinstance(pulled, (list, tuple)) else [pulled]
                 return [None if u is None else tf.convert_to_tensor(u) for u in pulled]
 
-            seeds = [upstream[i] for i in given]
+            # The gradient of a gather is an IndexedSlices.
+            seeds = [tf.convert_to_tensor(upstream[i]) for i in given]
             with inner.graph.as_default():
                 traced = Traced(pull, seeds)
             copies = Copies([], [])
@@ -295,7 +300,7 @@ class Traced:
         # Resources are captured as they are; only tensors must be passed.
         captured = self._concrete.captured_inputs
         # Sizes and indices stay constants: gradients of lists read them while tracing.
-        self._constants = [_whole_numbers(tensor) for tensor in captured]
+        self._constants = [whole_numbers(tensor) for tensor in captured]
         self.residuals = [
             tensor
             for tensor, constant in zip(captured, self._constants, strict=True)
@@ -337,11 +342,3 @@ class Traced:
                 self._like, specs
             )
         return self._call(list(arguments), list(residuals))
-
-
-def _whole_numbers(tensor: tf.Tensor) -> np.ndarray | None:
-    """Returns the value of a small integer constant; None for anything else."""
-    size = tensor.shape.num_elements()
-    if not tensor.dtype.is_integer or size is None or size > 16:
-        return None
-    return tf.get_static_value(tensor)

@@ -32,7 +32,14 @@ def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
     Returns:
       The differentiable function.
     """
-    differentiable = tf.custom_gradient(function)
+
+    @functools.wraps(function)
+    def dense(*arguments: tf.Tensor) -> Any:
+        results, vjp = function(*arguments)
+        # The gradient of a gather of the result is an IndexedSlices, whatever follows.
+        return results, lambda *upstream: vjp(*map(tf.convert_to_tensor, upstream))
+
+    differentiable = tf.custom_gradient(dense)
 
     @functools.wraps(function)
     def call(*arguments: tf.Tensor) -> Any:
