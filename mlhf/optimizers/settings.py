@@ -10,7 +10,6 @@ is read-only.
 from __future__ import annotations
 
 import concurrent.futures
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -199,10 +198,9 @@ def unpack(optimizer: Any, attributes: dict[str, Any]) -> None:
 
 def is_variable(thing: Any) -> bool:
     """Returns whether an object is a TensorFlow or Keras variable."""
-    keras = sys.modules.get("keras")
-    return isinstance(thing, tf.Variable) or (
-        keras is not None and isinstance(thing, keras.Variable)
-    )
+    # Keras before 3.7 makes variables of a class that keras.Variable is derived from.
+    of_keras = hasattr(thing, "assign") and hasattr(thing, "path")
+    return isinstance(thing, tf.Variable) or of_keras
 
 
 def is_schedule(thing: Any) -> bool:
