@@ -107,9 +107,11 @@ class Linearization:
 
     Attributes:
       outputs: The function's value.
+      connected: For each leaf of the primals, whether an output depends on it.
     """
 
     outputs: Structure
+    connected: list[bool]
 
     def __init__(self, primals: Structure, flat_primals: list[tf.Tensor]) -> None:
         self._primals = primals
@@ -186,7 +188,8 @@ class _GraphLinearization(Linearization):
         detours.check(flat_primals, self._flat_outputs, operations)
         with tf.name_scope("linearize"), precision.products_in(product_dtype):
             self._program = TangentProgram(flat_primals, self._flat_outputs, operations)
-        names, connected = structures.leaf_names(primals), self._program.connected
+        self.connected = self._program.connected
+        names, connected = structures.leaf_names(primals), self.connected
         if unconnected == "error":
             _check_connected(names, connected)
         # A zero that the caller asked for explicitly is not a mistake.
@@ -258,6 +261,7 @@ class _EagerLinearization(Linearization):
                 function, primals, list(leaves), sources, unconnected, product_dtype
             )
             traced["outputs"] = tf.nest.map_structure(lambda _: None, inner.outputs)
+            traced["connected"] = inner.connected
             push = Traced(inner._push, inner._flat_primals)
             pull = Traced(inner._pull, inner._flat_outputs)
             residuals = {tensor.ref(): tensor for tensor in push.residuals + pull.residuals}
@@ -273,6 +277,7 @@ class _EagerLinearization(Linearization):
         self._forward = concrete
         self._flat_outputs, self._residuals = concrete(*flat_primals)
         self.outputs = tf.nest.pack_sequence_as(traced["outputs"], self._flat_outputs)
+        self.connected = traced["connected"]
         self._push_function, self._push_order = traced["push"]
         self._pull_function, self._pull_order = traced["pull"]
 

@@ -15,6 +15,7 @@ from mlhf.models.keras_models import (
 )
 from mlhf.models.moving_statistics import population_statistics
 from mlhf.objective import L2, Objective
+from mlhf.objective_sum import ObjectiveSum
 from mlhf.optimizers.conjugate_gradient import REASONS as CG_REASONS
 from mlhf.optimizers.conjugate_gradient import Solution, conjugate_gradient
 from mlhf.optimizers.first_order import FirstOrder
@@ -40,6 +41,7 @@ __all__ = [
     "MetaState",
     "MetaTraining",
     "Objective",
+    "ObjectiveSum",
     "Solution",
     "Step",
     "Task",

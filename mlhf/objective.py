@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
@@ -91,6 +91,14 @@ class L2:
         return [path not in self.excluded for path in paths]
 
 
+class Term(NamedTuple):
+    """A term of an objective's weighted sum; an objective that is no sum is one term."""
+
+    name: str  # "" if there is only one
+    weight: Any  # a number or a scalar tensor
+    objective: Objective
+
+
 class Objective:
     """The mean loss of a network on one batch, plus a regularizer.
 
@@ -110,6 +118,7 @@ class Objective:
         model_state: Structure = None,
         regularizer: Regularizer | None = None,
         ignore_overrides: bool = False,
+        weights: Any = None,
     ) -> None:
         """Describes an objective.
 
@@ -130,6 +139,8 @@ class Objective:
             curvature contain it.
           ignore_overrides: Whether a Keras model may override `train_step` or `compute_loss`, which
             an objective does not run; for use inside such a `train_step`.
+          weights: The weights of the examples, [B], or of the loss's terms, for a loss of
+            `custom_op.losses.MeanLoss`, which says what the mean is; None for ones.
 
         Raises:
           ValueError: If the loss is unknown, or the Keras model is not built or asks for
@@ -158,16 +169,23 @@ class Objective:
             lambda leaf: networks.as_tensor("a model_state", leaf),
             () if model_state is None else model_state,
         )
+        # Weights that are missing are the empty structure too.
+        self.weights = () if weights is None else networks.as_tensor("weights", weights)
 
     @property
     def static(self) -> tuple[Any, ...]:
-        """What a compiled step depends on besides shapes."""
-        return self.network, self.loss, self.regularizer
+        """What a compiled step depends on besides shapes; the class of the objective is last."""
+        return self.network, self.loss, self.regularizer, type(self)
 
     @property
     def tensors(self) -> tuple[Any, ...]:
-        """What changes from batch to batch: inputs, targets, model state."""
-        return self.inputs, self.targets, self.model_state
+        """What changes from batch to batch: inputs, targets, model state, weights."""
+        return self.inputs, self.targets, self.model_state, self.weights
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The terms of a weighted sum (`mlhf.ObjectiveSum`); otherwise the objective itself."""
+        return (Term("", 1.0, self),)
 
     def __tf_flatten__(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Returns the static part, and the tensors."""
@@ -176,15 +194,25 @@ class Objective:
     @classmethod
     def __tf_unflatten__(cls, static: tuple[Any, ...], tensors: tuple[Any, ...]) -> Objective:
         """Returns the objective that `__tf_flatten__` took apart."""
-        objective = cls.__new__(cls)
         # The constructor would replace an empty state by a Keras model's own.
-        objective.network, objective.loss, objective.regularizer = static
-        objective.inputs, objective.targets, objective.model_state = tensors
+        objective: Objective = static[-1].__new__(static[-1])
+        objective._restore(static, tensors)
         return objective
 
-    def on(self, inputs: Any, targets: Any, model_state: Structure) -> Objective:
+    def _restore(self, static: tuple[Any, ...], tensors: tuple[Any, ...]) -> None:
+        self.network, self.loss, self.regularizer, _ = static
+        self.inputs, self.targets, self.model_state, self.weights = tensors
+
+    @classmethod
+    def of_static(
+        cls, static: tuple[Any, ...], inputs: Any, targets: Any, model_state: Structure
+    ) -> Objective:
+        """Returns the objective with a `static` part on a batch of tensors without weights."""
+        return cls.__tf_unflatten__(static, (inputs, targets, model_state, ()))
+
+    def on(self, inputs: Any, targets: Any, model_state: Structure, weights: Any = ()) -> Objective:
         """Returns the objective on another batch of tensors, in another model state."""
-        return self.__tf_unflatten__(self.static, (inputs, targets, model_state))
+        return self.__tf_unflatten__(self.static, (inputs, targets, model_state, weights))
 
     def outputs(self, parameters: Structure) -> tuple[tf.Tensor, Structure]:
         """Returns the network's outputs and the new model state.
@@ -213,7 +241,15 @@ class Objective:
 
     def data_loss(self, parameters: Structure) -> tf.Tensor:
         """Returns the mean loss without the regularizer, in the parameters' dtype."""
-        return _in_dtype_of(parameters, self.loss.value(self.outputs(parameters)[0], self.targets))
+        outputs = self.outputs(parameters)[0]
+        if tf.is_tensor(self.weights):
+            return _in_dtype_of(parameters, self.evaluation(outputs).value())
+        return _in_dtype_of(parameters, self.loss.value(outputs, self.targets))
+
+    def evaluation(self, outputs: tf.Tensor) -> custom_op.losses.Evaluation:
+        """Returns the loss at the network's outputs: value, gradient and Hessian products there."""
+        weights = self.weights if tf.is_tensor(self.weights) else None
+        return self.loss.evaluate(outputs, self.targets, weights)
 
     def first_examples(self, share: float) -> Objective:
         """Returns the objective on the first examples of the batch.
@@ -233,7 +269,8 @@ class Objective:
         if count == self.batch_size():
             return self
         inputs = tf.nest.map_structure(lambda tensor: tensor[:count], self.inputs)
-        return self.on(inputs, self.targets[:count], self.model_state)
+        weights = self.weights[:count] if tf.is_tensor(self.weights) else ()
+        return self.on(inputs, self.targets[:count], self.model_state, weights)
 
     def batch_size(self) -> int:
         """Returns the number of examples; raises ValueError if it is not static."""
@@ -247,13 +284,18 @@ class Objective:
         return size
 
     def linearize(
-        self, parameters: Structure, product_dtype: str | None = None
+        self,
+        parameters: Structure,
+        product_dtype: str | None = None,
+        unconnected: str = "error",
     ) -> LinearizedObjective:
         """Runs the network forward once and keeps what gradients and products need.
 
         Args:
           parameters: The point, a structure of floating tensors.
           product_dtype: As for `custom_op.gauss_newton`: `"bfloat16"` makes products cheaper.
+          unconnected: As for `custom_op.gauss_newton`: the treatment of a parameter that the
+            outputs do not depend on.
 
         Returns:
           The loss, its gradient and its Gauss-Newton products there.
@@ -261,7 +303,7 @@ class Objective:
         Raises:
           ValueError: If the outputs do not depend on a parameter, or targets do not fit.
         """
-        return LinearizedObjective(self, parameters, product_dtype)
+        return LinearizedObjective(self, parameters, product_dtype, unconnected)
 
 
 class LinearizedObjective:
@@ -276,7 +318,11 @@ class LinearizedObjective:
     """
 
     def __init__(
-        self, objective: Objective, parameters: Structure, product_dtype: str | None = None
+        self,
+        objective: Objective,
+        parameters: Structure,
+        product_dtype: str | None = None,
+        unconnected: str = "error",
     ) -> None:
         self._regularizer = objective.regularizer
         self.parameters = parameters
@@ -287,12 +333,14 @@ class LinearizedObjective:
             aside.append(model_state)
             return outputs
 
-        self._operator = custom_op.gauss_newton(
+        self._operator: Any = custom_op.gauss_newton(
             network,
             parameters,
             objective.loss,
             objective.targets,
+            weights=objective.weights if tf.is_tensor(objective.weights) else None,
             product_dtype=product_dtype,
+            unconnected=unconnected,
             # A step uses one random draw.
             check_deterministic=False,
         )
@@ -300,12 +348,20 @@ class LinearizedObjective:
         if tf.executing_eagerly():
             # The traced function left symbols of its trace.
             self.model_state = objective.outputs(parameters)[1]
-        self.data_loss = _in_dtype_of(parameters, self._operator.loss())
-        is_finite = tf.math.is_finite(self.data_loss)
+        self._note(objective, _in_dtype_of(parameters, self._operator.loss()))
+
+    def _note(self, objective: Objective, data_loss: tf.Tensor) -> None:
+        self.data_loss = data_loss
+        is_finite = tf.math.is_finite(data_loss)
         self.model_state = objective.model_state_after(is_finite, self.model_state)
-        self.value = self.data_loss
+        self.value = data_loss
         if self._regularizer is not None:
-            self.value = self.data_loss + self._regularizer.value(parameters)
+            self.value = data_loss + self._regularizer.value(self.parameters)
+
+    @property
+    def connected(self) -> list[bool]:
+        """Whether the outputs depend on each parameter, in the order of `tf.nest.flatten`."""
+        return self._operator.connected
 
     def gradient(self) -> Structure:
         """Returns the gradient of the value, in the structure of the parameters."""

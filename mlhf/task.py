@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import custom_op
 from mlhf import kinds
 from mlhf.models import keras_contracts, keras_models
 from mlhf.objective import Objective, Regularizer
+from mlhf.objective_sum import ObjectiveSum
 
 _SHAPES = (
     "Expected batches of one static shape, got {} from the task {!r}: batch its data with "
@@ -25,7 +26,9 @@ class Task:
     """A network, a loss, initial parameters and batches.
 
     Attributes:
-      network: The network, as for `mlhf.Objective`; it may be a Keras model.
+      network: The network, as for `mlhf.Objective`; it may be a Keras model. A dictionary of
+        functions makes the objective an `mlhf.ObjectiveSum`: `loss`, inputs and targets are
+        dictionaries then too.
       loss: The loss, as for `mlhf.Objective`.
       initialize: A function from a seed to initial parameters, a structure of floating tensors.
       batches: A function from k to an iterable of (inputs, targets) that begins with batch k: a
@@ -36,16 +39,35 @@ class Task:
       model_state: The initial state that the network has besides parameters.
       regularizer: The regularizer, as for `mlhf.Objective`.
       name: The name of the task in logs.
+      term_weights: The weights of a sum's terms, numbers by name.
+
+    Raises:
+      ValueError: If networks and losses do not have the same names.
     """
 
     network: Any
-    loss: str | custom_op.losses.Loss
+    loss: str | custom_op.losses.Loss | Mapping[str, str | custom_op.losses.Loss]
     initialize: Callable[[int], Any]
     batches: Callable[[int], Iterable[tuple[Any, Any]]]
     kinds: Any = None
     model_state: Any = None
     regularizer: Regularizer | None = None
     name: str = "task"
+    term_weights: Mapping[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        several = isinstance(self.network, Mapping)
+        losses = sorted(self.loss) if isinstance(self.loss, Mapping) else None
+        if losses != (sorted(self.network) if several else None):
+            raise ValueError(
+                "Expected one network and one loss, or dictionaries of both with the same names, "
+                f"got the networks {sorted(self.network) if several else self.network!r} and the "
+                f"losses {losses or self.loss!r}."
+            )
+        if several and self.model_state is not None:
+            raise ValueError("Expected a sum of networks without a model_state, got one.")
+        if self.term_weights is not None and not several:
+            raise ValueError("Expected term_weights= for several networks, got a single network.")
 
     def __repr__(self) -> str:
         """Returns the name, the network and the loss in one line."""
@@ -54,10 +76,18 @@ class Task:
             type(self.network).__name__,
         )
         loss = self.loss if isinstance(self.loss, str) else type(self.loss).__name__
+        if isinstance(self.network, Mapping):
+            return f"Task({self.name!r}, terms={', '.join(sorted(self.network))})"
         return f"Task({self.name!r}, network={name}, loss={loss})"
 
     def objective(self, inputs: Any, targets: Any, model_state: Any = None) -> Objective:
         """Returns the objective of a batch, in the given or the initial model state."""
+        if isinstance(self.loss, Mapping):
+            terms = {
+                name: Objective(network, self.loss[name], inputs[name], targets[name])
+                for name, network in self.network.items()
+            }
+            return ObjectiveSum(terms, self.term_weights, self.regularizer)
         if model_state is None:
             model_state = self.model_state
         return Objective(self.network, self.loss, inputs, targets, model_state, self.regularizer)

@@ -118,6 +118,11 @@ class LinearizedOperator(BatchOperator):
         self.outputs = outputs
         self._function = None if product_dtype is None else function
 
+    @property
+    def connected(self) -> list[bool]:
+        """Whether the outputs depend on each parameter, in the order of `tf.nest.flatten`."""
+        return self._linearization.connected
+
     @abc.abstractmethod
     def _output_product(self, tangents: tf.Tensor) -> tf.Tensor:
         """Returns M u for tangents u of the outputs."""

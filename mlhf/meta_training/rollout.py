@@ -245,7 +245,7 @@ class Rollout:
 
     def _objective(self, model_state: Any, t: Any) -> Objective:
         inputs, targets = tf.nest.map_structure(lambda value: value[t], self.batches)
-        return Objective.__tf_unflatten__(self.static, (inputs, targets, model_state))
+        return Objective.of_static(self.static, inputs, targets, model_state)
 
 
 def _noise(seed: tf.Tensor, t: Any, layout: Layout) -> tf.Tensor:

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from custom_op.graphs import captured_variables
 from custom_op.losses import targets as loss_targets
+from mlhf import term_losses
 from mlhf.checks import targets
 from mlhf.models.keras_contracts import projected
 from mlhf.objective import Objective
@@ -164,16 +165,23 @@ class CompiledSteps(PlainState):
         ) -> tuple[Any, ...]:
             dtype = tf.nest.flatten(parameters)[0].dtype
             numbers = {name: tf.cast(value, dtype) for name, value in numbers.items()}
-            with targets.noted() as outputs:
-                after, after_state, *rest = self._step(objective, parameters, state, numbers, *more)
+            with targets.noted() as outputs, term_losses.noted() as losses:
+                taken = self._step(objective, parameters, state, numbers, *more)
+            after, after_state, *rest, metrics = taken
             if settings.optional_count(state) and not isinstance(state.step, tuple):
                 after_state = after_state._replace(step=state.step + 1)
+            terms = [term.objective for term in objective.terms]
+            # Every network ran first in the pass that linearized the batch, term by term.
+            first = outputs[: len(terms)]
             noted[:] = [
-                targets.targets_of(objective.loss, z, objective.targets) for z in outputs[:1]
+                targets.targets_of(term.loss, z, term.targets)
+                for term, z in zip(terms, first, strict=False)
             ]
-            reads[:] = captured_variables.variables_read(outputs[:1]) if outputs else []
-            # Constraints of a Keras model's variables change where the step ends.
-            return projected(objective.network, after), after_state, *rest
+            reads[:] = captured_variables.variables_read(first) if first else []
+            for term in terms:
+                # Constraints of a Keras model's variables change where the step ends.
+                after = projected(term.network, after)
+            return after, after_state, *rest, {**metrics, **losses}
 
         compiled = tf.function(step, jit_compile=self.jit_compile, autograph=False)
 
@@ -184,8 +192,9 @@ class CompiledSteps(PlainState):
                 # The step gets values only, and can't know which variables they were read from.
                 leaves = tf.nest.flatten(parameters)
                 captured_variables.Sources(parameters, leaves).check(reads)
-            if self.jit_compile and noted:
-                noted[0].check(objective.targets)
+            if self.jit_compile:
+                for term, accepted in zip(objective.terms, noted, strict=False):
+                    accepted.check(term.objective.targets)
             return results
 
         return run

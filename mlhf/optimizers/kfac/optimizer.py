@@ -188,6 +188,7 @@ class KFAC(CompiledSteps):
           ValueError: If a parameter is used in a way that K-FAC does not know, or the loss's
             targets have no known distribution.
         """
+        _check_single(objective)
         return self._take(objective, parameters, state)
 
     def _step(
@@ -326,6 +327,17 @@ def _minimize(
     alone = -p / tf.where(a > 0, a, tf.ones_like(a))
     alpha = tf.where(independent, (b * q - c * p) / safe, alone)
     return alpha, tf.where(independent, (b * p - a * q) / safe, tf.zeros_like(alpha))
+
+
+def _check_single(objective: Any) -> None:
+    """Raises ValueError for objectives that factors of one batch can't describe."""
+    terms = getattr(objective, "terms", ())
+    if len(terms) > 1 or any(tf.is_tensor(term.objective.weights) for term in terms):
+        what = "weights of examples" if len(terms) == 1 else f"a sum of {len(terms)} terms"
+        raise ValueError(
+            f"KFAC expected an objective of one network on one batch, all examples counting alike, "
+            f"got one with {what}: step with mlhf.MartensHessianFree or mlhf.HessianFree instead."
+        )
 
 
 def _value(objective: Objective, parameters: Any) -> tf.Tensor:
