@@ -18,6 +18,7 @@ from mlhf.objective import L2, Objective
 from mlhf.objective_sum import ObjectiveSum
 from mlhf.optimizers.conjugate_gradient import REASONS as CG_REASONS
 from mlhf.optimizers.conjugate_gradient import Solution, conjugate_gradient
+from mlhf.optimizers.curvature_muon import CurvatureMuon, CurvatureMuonState
 from mlhf.optimizers.first_order import FirstOrder
 from mlhf.optimizers.hessian_free import HessianFree, HessianFreeState
 from mlhf.optimizers.kfac import KFAC, KFACState
@@ -29,6 +30,8 @@ __version__ = "0.2.0.dev0"
 
 __all__ = [
     "CG_REASONS",
+    "CurvatureMuon",
+    "CurvatureMuonState",
     "FirstOrder",
     "HessianFree",
     "HessianFreeState",

@@ -377,6 +377,27 @@ class LinearizedObjective:
             return product
         return _add(product, self._regularizer.hessian_product(self.parameters, vector))
 
+    def curvature_along(self, vector: Structure) -> tf.Tensor:
+        """Returns ⟨v, (Jᵀ H J + the regularizer's Hessian) v⟩, without a backward pass.
+
+        Args:
+          vector: A structure like the parameters.
+
+        Returns:
+          A scalar in the parameters' dtype.
+        """
+        curvature = _in_dtype_of(self.parameters, self._operator.quadratic_form(vector))
+        if self._regularizer is None:
+            return curvature
+        product = self._regularizer.hessian_product(self.parameters, vector)
+        return curvature + inner(vector, product)
+
+
+def inner(a: Structure, b: Structure) -> tf.Tensor:
+    """Returns the inner product of two structures of tensors, a scalar."""
+    pairs = zip(tf.nest.flatten(a), tf.nest.flatten(b), strict=True)
+    return tf.add_n([tf.reduce_sum(x * y) for x, y in pairs])
+
 
 def _in_dtype_of(parameters: Structure, value: tf.Tensor) -> tf.Tensor:
     """Casts a loss, since a network may compute in another precision than its parameters'."""

@@ -136,6 +136,23 @@ class LinearizedOperator(BatchOperator):
             linearization = linearize(self._function, point, unconnected=self._unconnected)
         return linearization.vjp(self._evaluation.gradient(self._mean))
 
+    def quadratic_form(self, vector: Structure) -> tf.Tensor:
+        """Returns <v, A v> = <J v, M J v>, by one forward-mode pass and no backward pass.
+
+        Args:
+          vector: A structure like the parameters, or a flat vector of shape [P].
+
+        Returns:
+          A scalar of the outputs' dtype.
+
+        Raises:
+          ValueError: If the structure or a shape differs from the parameters'.
+          TypeError: If a dtype differs.
+        """
+        structure = self.unflatten(vector) if self._form.rank(vector) else vector
+        pushed = self._linearization.jvp(structure)
+        return tf.reduce_sum(pushed * self._output_product(pushed))
+
     def _product(self, vector: Structure) -> Structure:
         pushed = self._linearization.jvp(vector)
         return self._linearization.vjp(self._output_product(pushed))

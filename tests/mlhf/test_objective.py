@@ -32,9 +32,10 @@ def test_regularizer_is_in_value_gradient_and_curvature_alike(graph):
             objective.data_loss(parameters),
             linearized.gradient(),
             linearized.curvature_product(v),
+            linearized.curvature_along(v),
         )
 
-    value, data_loss, same, gradient, product = compiled(everything, graph)(
+    value, data_loss, same, gradient, product, along = compiled(everything, graph)(
         parameters, reference.structure(v)
     )
     batch = setup.batches[0]
@@ -44,6 +45,7 @@ def test_regularizer_is_in_value_gradient_and_curvature_alike(graph):
     np.testing.assert_allclose(same, data_loss, rtol=1e-15)
     np.testing.assert_allclose(reference.flat(gradient), g, rtol=1e-11, atol=1e-13)
     np.testing.assert_allclose(reference.flat(product), G @ v, rtol=1e-11, atol=1e-13)
+    np.testing.assert_allclose(along, v @ G @ v, rtol=1e-11)
 
 
 def test_a_regularizer_of_ones_own():

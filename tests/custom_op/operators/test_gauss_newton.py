@@ -54,15 +54,32 @@ def test_product_equals_the_dense_matrix(name, mode):
 
     def run(parameters, v):
         operator = _operator(case, parameters)
-        return operator @ v, _power(operator, v, False), _power(operator, v, True)
+        powers = _power(operator, v, False), _power(operator, v, True)
+        return operator @ v, *powers, operator.quadratic_form(v)
 
     v = case.random(3)
-    once, unrolled, looped = MODES[mode](run)(case.tensors(), v)
+    once, unrolled, looped, form = MODES[mode](run)(case.tensors(), v)
     dense = cases.gauss_newton(name)
     expected = dense @ cases.flat(v)
     assert _relative(cases.flat(once), expected) < 1e-10
     assert _relative(cases.flat(unrolled), dense @ expected) < 1e-10
     assert _relative(cases.flat(looped), dense @ expected) < 1e-10
+    assert float(form) == pytest.approx(cases.flat(v) @ expected, rel=1e-10)
+
+
+def test_the_quadratic_form_takes_flat_vectors_and_no_backward_pass():
+    case = cases.CASES["convnet"]
+
+    @tf.function(autograph=False)
+    def run(parameters, v):
+        operator = _operator(case, parameters)
+        return operator.quadratic_form(operator.flatten(v))
+
+    v = case.random(3)
+    concrete = run.get_concrete_function(case.tensors(), v)
+    expected = cases.flat(v) @ cases.gauss_newton("convnet") @ cases.flat(v)
+    assert float(run(case.tensors(), v)) == pytest.approx(expected, rel=1e-10)
+    assert not [op for op in concrete.graph.get_operations() if "Backprop" in op.type]
 
 
 @pytest.mark.parametrize("name", ["mlp_sigmoid", "gates", "mlp_relu", "convnet"])

@@ -30,6 +30,7 @@ OPTIMIZERS = {
     "K-FAC": functools.partial(mlhf.KFAC, damping=0.1),
     "K-FAC with a rate": functools.partial(mlhf.KFAC, 0.1, 0.1),
     "K-FAC LM": functools.partial(mlhf.KFAC, damping=0.1, damping_type="LM_heuristics"),
+    "Muon with curvature": functools.partial(mlhf.CurvatureMuon, 25, scale=1.0),
     "meta": functools.partial(mlhf.MetaHessianFree, 0.5),
     "meta from a rule": functools.partial(mlhf.MetaHessianFree, 0.5, x_use="rnn", cg_iterations=4),
     "meta from the gradient": functools.partial(mlhf.MetaHessianFree, 0.5, x_use="d"),
@@ -46,7 +47,7 @@ OPTIMIZERS = {
     "RMSprop": lambda: mlhf.FirstOrder(keras.optimizers.RMSprop(0.05)),
 }
 # One of each class, for what costs a compilation.
-CLASSES = ["hf", "hf of Martens", "K-FAC", "meta", "Adam"]
+CLASSES = ["hf", "hf of Martens", "K-FAC", "Muon with curvature", "meta", "Adam"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ MAKERS = {
     "hf": mlhf.HessianFree,
     "martens": mlhf.MartensHessianFree,
     "kfac": mlhf.KFAC,
+    "curvature muon": lambda: mlhf.CurvatureMuon(10),
     "meta": mlhf.MetaHessianFree,
     "sgd": lambda: mlhf.FirstOrder(keras.optimizers.SGD(0.1)),
 }

@@ -1,0 +1,161 @@
+"""Muon with a length from curvature, against NumPy from the mathematics alone."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import mlhf
+from tests.contract import batch, objective, quadratic, start
+
+DECAY = 0.05
+HORIZON = 14
+
+
+def direction(m):
+    """The polar factor's approximation after five Newton-Schulz iterations."""
+    wide = m.shape[0] < m.shape[1]
+    x = m.T if wide else m
+    x = x / np.linalg.norm(x)
+    for _ in range(5):
+        gram = x.T @ x
+        x = 3.4445 * x - x @ (4.7750 * gram - 2.0315 * gram @ gram)
+    return 0.2 * max(m.shape) ** 0.5 * (x.T if wide else x)
+
+
+def in_numpy(steps, horizon=HORIZON, scale=0.25, ramp=0.3, every=3, share=0.5):
+    """The rule on `tests.contract`'s quadratic; yields kernel, bias and rate after each step."""
+    x, y = (array.numpy() for array in batch(tf.float64))
+    kernel, bias = np.zeros((4, 2)), np.zeros(2)
+    m, n, v = np.zeros((4, 2)), np.zeros(2), np.zeros(2)
+    part = x[: round(share * len(x))]
+    slopes = curvatures = 0.0
+    for t in range(1, steps + 1):
+        residual = (x @ kernel + bias - y) / len(x)
+        g, h = x.T @ residual + DECAY * kernel, residual.sum(0) + DECAY * bias
+        m, n, v = 0.9 * m + 0.1 * g, 0.9 * n + 0.1 * h, 0.999 * v + 0.001 * h * h
+        u = direction(0.9 * m + 0.1 * g)
+        w = (0.9 * n + 0.1 * h) / (1 - 0.9 ** (t + 1)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        if t <= 10 or t % every == 0:
+            slopes += (g * u).sum() + (h * w).sum()
+            curvatures += ((part @ u + w) ** 2).sum() / len(part)
+            curvatures += DECAY * ((u * u).sum() + (w * w).sum())
+        fall = max(0, 1 - (t - 1) / horizon)
+        rate = scale * min(1, t / (ramp * horizon)) * fall * slopes / curvatures
+        kernel, bias = kernel - rate * u, bias - rate * w
+        yield kernel, bias, rate
+
+
+def make(**settings):
+    settings = {"ramp": 0.3, "every": 3, "curvature_share": 0.5, **settings}
+    return mlhf.CurvatureMuon(HORIZON, **settings)
+
+
+def with_decay(seed=0):
+    return mlhf.Objective(
+        quadratic, "squared_error", *batch(tf.float64, seed), regularizer=mlhf.L2(DECAY)
+    )
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+def test_equals_the_formula(mode):
+    optimizer = make(jit_compile=mode == "xla")
+    parameters = start(tf.float64)
+    state = optimizer.init(parameters)
+    # An eager step traces its network at each product.
+    steps = 3 if mode == "eager" else 15
+    for kernel, bias, rate in in_numpy(steps):
+        if mode == "eager":
+            parameters, state, _, metrics = optimizer._step(with_decay(), parameters, state, {})
+        else:
+            parameters, state, _, metrics = optimizer.step(with_decay(), parameters, state)
+        np.testing.assert_allclose(metrics["learning_rate"], rate, rtol=1e-9)
+        np.testing.assert_allclose(parameters["dense"]["kernel"], kernel, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(parameters["dense"]["bias"], bias, rtol=1e-9, atol=1e-12)
+    assert int(state.step) == steps
+
+
+def test_the_first_full_step_minimises_the_loss_along_its_direction():
+    optimizer = mlhf.CurvatureMuon(10**6, scale=1.0, ramp=0.0, curvature_share=1.0)
+    before = start(tf.float64)
+    step = optimizer.step(objective(tf.float64), before, optimizer.init(before))
+    moved = tf.nest.map_structure(tf.subtract, before, step.parameters)
+    gradient = objective(tf.float64).linearize(step.parameters).gradient()
+    pairs = zip(tf.nest.flatten(gradient), tf.nest.flatten(moved), strict=True)
+    slope = sum(float(tf.reduce_sum(a * b)) for a, b in pairs)
+    decrease = float(step.metrics["loss"] - objective(tf.float64).data_loss(step.parameters))
+    assert decrease > 0.1 and abs(slope) < 1e-10 * decrease
+
+
+def test_falls_to_zero_at_the_horizon_and_is_shorter_for_a_small_batch():
+    optimizer = mlhf.CurvatureMuon(2)
+    parameters = start(tf.float64)
+    state = optimizer.init(parameters)
+    moved, rates, quotients = [], [], []
+    for _ in range(4):
+        parameters, state, _, metrics = optimizer.step(objective(tf.float64), parameters, state)
+        moved.append(float(metrics["step_norm"]))
+        rates.append(float(metrics["learning_rate"]))
+        quotients.append(float(state.slope / state.curvature))
+    assert moved[0] > moved[1] > 0 == moved[2] == moved[3]
+    # A batch of 16 examples takes a quarter of the quotient as its length.
+    assert rates[:2] == pytest.approx([quotients[0] / 4, quotients[1] / 8])
+
+
+def test_the_network_runs_once_a_step_and_once_more_where_curvature_is_measured():
+    runs = []
+
+    def note(inputs):
+        runs.append(len(inputs))
+        return inputs
+
+    def network(parameters, inputs):
+        noted = tf.numpy_function(note, [inputs], inputs.dtype)
+        return quadratic(parameters, tf.ensure_shape(noted, inputs.shape))
+
+    optimizer = mlhf.CurvatureMuon(20, every=4, curvature_share=0.25)
+    parameters = start(tf.float64)
+    state = optimizer.init(parameters)
+    counts = []
+    for _ in range(16):
+        runs.clear()
+        parameters, state, _, metrics = optimizer.step(
+            mlhf.Objective(network, "squared_error", *batch(tf.float64)), parameters, state
+        )
+        counts.append(sorted(runs))
+        assert (float(metrics["curvature"]) > 0) == (len(runs) == 2)
+    assert counts == [[4, 16]] * 10 + [[16], [4, 16], [16], [16], [16], [4, 16]]
+
+
+def test_a_batch_that_is_not_finite_moves_nothing():
+    optimizer = mlhf.CurvatureMuon(20)
+    parameters = start(tf.float64)
+    state = optimizer.init(parameters)
+    first = optimizer.step(objective(tf.float64), parameters, state)
+    x, y = batch(tf.float64)
+    bad = mlhf.Objective(quadratic, "squared_error", x * float("nan"), y)
+    second = optimizer.step(bad, first.parameters, first.state)
+    expected = (first.parameters, first.state._replace(step=tf.constant(2)))
+    got = (second.parameters, second.state)
+    for a, b in zip(tf.nest.flatten(expected), tf.nest.flatten(got), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("horizon", 0),
+        ("horizon", 10.5),
+        ("scale", 0),
+        ("ramp", 1.5),
+        ("every", 0),
+        ("curvature_share", 0),
+        ("momentum", 1),
+        ("beta_2", 1),
+        ("epsilon", 0),
+        ("iterations", 0),
+        ("excluded", "logits"),
+    ],
+)
+def test_refuses_bad_arguments_at_construction(name, value):
+    with pytest.raises(ValueError, match=f"^Expected {name} to be .*, got {value!r}"):
+        mlhf.CurvatureMuon(**{"horizon": 10, name: value})
