@@ -256,6 +256,10 @@ class _SumOfOperators:
         """Returns Σ wₖ Gₖ v."""
         return self._sum([term.curvature_product(vector) for term in self._terms])
 
+    def quadratic_form(self, vector: Structure) -> tf.Tensor:
+        """Returns Σ wₖ ⟨v, Gₖ v⟩."""
+        return self._sum([term.curvature_along(vector) for term in self._terms])
+
     def _sum(self, parts: list[Structure]) -> Structure:
         return tf.nest.map_structure(
             lambda *leaves: tf.add_n(_weighted(self._weights, list(leaves))), *parts

@@ -108,6 +108,7 @@ def test_value_gradient_and_products_are_those_of_dense_matrices(mode):
             objective.data_loss(parameters),
             linearized.gradient(),
             linearized.curvature_product(vector),
+            linearized.curvature_along(vector),
         )
 
     run = {
@@ -115,11 +116,12 @@ def test_value_gradient_and_products_are_those_of_dense_matrices(mode):
         "graph": tf.function(everything),
         "xla": tf.function(everything, jit_compile=True),
     }[mode]
-    value, data_loss, gradient, product = run(total(), point())
+    value, data_loss, gradient, product, along = run(total(), point())
     expected, g, G = dense()
     np.testing.assert_allclose([value, data_loss], [expected] * 2, rtol=1e-13)
     np.testing.assert_allclose(flat(gradient), g, rtol=1e-11, atol=1e-13)
     np.testing.assert_allclose(flat(product), G @ v, rtol=1e-11, atol=1e-13)
+    np.testing.assert_allclose(along, v @ G @ v, rtol=1e-11)
 
 
 def test_the_regularizer_is_the_sums_own_and_not_weighted():
