@@ -28,9 +28,16 @@ def cumulative_log_sum_exp(op: tf.Operation) -> LinearMap:
     return _scan(
         op,
         one=op.outputs[0].dtype.min,
-        combine=lambda a, b: tf.maximum(a, b) + tf.math.softplus(-tf.abs(a - b)),
+        combine=_log_add,
         slopes=lambda a, b: (tf.sigmoid(a - b), tf.sigmoid(b - a)),
     )
+
+
+def _log_add(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """Returns log(eᵃ + eᵇ), with derivatives that are right where a = b too."""
+    # Those of max(a, b) + log(1 + e^-|a - b|) are not: second derivatives pass here.
+    largest = tf.stop_gradient(tf.maximum(a, b))
+    return largest + tf.math.log(tf.exp(a - largest) + tf.exp(b - largest))
 
 
 def _scan(

@@ -8,13 +8,14 @@ poolings are kept. The gradient of a cumulative product is zero where a factor i
 second derivative of every product of several factors; that of a cumulative log-sum-exp takes the
 logarithm of its cotangent; that of a softmax cross entropy assumes that targets sum to 1, and
 omits them in its own derivative. The derivative of `xlogy` and its siblings in a first argument
-of zero is zero, that of `bessel_i1` at zero is 1 instead of 1/2, and `dynamic_stitch` passes
+of zero is zero, that of `bessel_i1` at zero is 1 instead of 1/2, the second ones of `bessel_j1`
+and `spence` are wrong or lost in rounding where their first are 0/0, and `dynamic_stitch` passes
 cotangents to values that later ones have overwritten.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -99,13 +100,49 @@ _of_xdivy = _of_two(
 )
 
 
+def _around(
+    x: tf.Tensor,
+    center: float,
+    series: Sequence[float],
+    formula: Callable[[tf.Tensor], tf.Tensor],
+) -> tf.Tensor:
+    """Returns a function of x that is a power series near a point where its formula is 0/0.
+
+    Args:
+      x: The argument.
+      center: The point.
+      series: The coefficients of the powers of x - center, the constant first.
+      formula: The function elsewhere.
+    """
+    u = x - center
+    small = tf.abs(u) < 1e-2
+    total = tf.zeros_like(u)
+    for coefficient in reversed(series):
+        total = total * u + coefficient
+    return tf.where(small, total, formula(tf.where(small, tf.cast(center + 1, x.dtype), x)))
+
+
+_BESSEL = [1 / 2, 0, 3 / 16, 0, 5 / 384, 0, 7 / 18432, 0, 1 / 163840]
+
+
 def _of_bessel_i1(op: Any, upstream: tf.Tensor) -> tf.Tensor:
-    x = op.inputs[0]
-    small = tf.abs(x) < 1e-2
-    safe = tf.where(small, tf.ones([], x.dtype), x)
-    series = 1 / 2 + x**2 * (3 / 16 + x**2 * (5 / 384 + x**2 * (7 / 18432)))
-    quotient = tf.math.special.bessel_i0(safe) - tf.math.special.bessel_i1(safe) / safe
-    return upstream * tf.where(small, series, quotient)
+    special = tf.math.special
+    return upstream * _around(
+        op.inputs[0], 0, _BESSEL, lambda x: special.bessel_i0(x) - special.bessel_i1(x) / x
+    )
+
+
+def _of_bessel_j1(op: Any, upstream: tf.Tensor) -> tf.Tensor:
+    special = tf.math.special
+    series = [(-1) ** (i // 2) * coefficient for i, coefficient in enumerate(_BESSEL)]
+    return upstream * _around(
+        op.inputs[0], 0, series, lambda x: special.bessel_j0(x) - special.bessel_j1(x) / x
+    )
+
+
+def _of_spence(op: Any, upstream: tf.Tensor) -> tf.Tensor:
+    series = [-((-1) ** i) / (i + 1) for i in range(10)]
+    return upstream * _around(op.inputs[0], 1, series, lambda x: tf.math.log(x) / (1 - x))
 
 
 def _of_stitch(op: Any, upstream: tf.Tensor) -> list[tf.Tensor | None]:
@@ -131,6 +168,8 @@ _MENDED: dict[str, Gradient] = {
     "Xlog1py": _of_xlog1py,
     "Xdivy": _of_xdivy,
     "BesselI1": _of_bessel_i1,
+    "BesselJ1": _of_bessel_j1,
+    "Spence": _of_spence,
     "DynamicStitch": _of_stitch,
     "Cumprod": gradient_of_product,
     "CumulativeLogsumexp": gradient_of_log_sum_exp,

@@ -45,11 +45,21 @@ def plain_cross_entropy(labels, logits):
     return -tf.reduce_sum(labels * tf.nn.log_softmax(logits), -1)
 
 
-def plain_bessel_i1(x):
+def _bessel(sign):
+    def bessel(x):
+        series = tf.zeros_like(x)
+        for k in range(20, -1, -1):  # by Horner's rule; powers of zero have no second derivative
+            series = sign * series * (x * x) / 4 + 1 / (math.factorial(k) * math.factorial(k + 1))
+        return x / 2 * series
+
+    return bessel
+
+
+def plain_spence(x):
     series = tf.zeros_like(x)
-    for k in range(20, -1, -1):  # by Horner's rule; powers of zero have no second derivative
-        series = series * (x * x) / 4 + 1 / (math.factorial(k) * math.factorial(k + 1))
-    return x / 2 * series
+    for k in range(60, 0, -1):
+        series = ((-1) ** k / k**2 + series) * (x - 1)
+    return series
 
 
 cross_entropy = tf.nn.softmax_cross_entropy_with_logits
@@ -102,7 +112,17 @@ CASES |= {
     "xdivy": (_pairs(tf.math.xdivy), _pairs(lambda x, y: x / y), ZERO_FIRST),
     "bessel_i1": (
         tf.math.special.bessel_i1,
-        plain_bessel_i1,
+        _bessel(1),
+        ZERO_FIRST,
+    ),
+    "bessel_j1": (
+        tf.math.special.bessel_j1,
+        _bessel(-1),
+        ZERO_FIRST,
+    ),
+    "spence": (
+        lambda x: tf.math.special.spence(1 + 0.2 * x),
+        lambda x: plain_spence(1 + 0.2 * x),
         ZERO_FIRST,
     ),
     "stitch": (

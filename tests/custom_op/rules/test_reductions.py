@@ -91,6 +91,30 @@ def test_sums_of_exponentials_without_their_rule(monkeypatch):
     np.testing.assert_allclose(last(x), expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+@pytest.mark.parametrize("settings", [{}, {"reverse": True}, {"exclusive": True}])
+def test_second_derivative_of_sums_of_equal_exponentials(settings, mode):
+    """Where terms are equal, as in a network of zeros, the sum is as smooth as elsewhere."""
+    x = tf.constant([[0.4, 0.4, 0.4, 0.1], [0.0, -0.3, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]], tf.float64)
+    v = tf.constant(
+        [[1.0, -0.5, 2.0, 0.3], [0.4, 0.7, -1.0, 0.2], [-0.6, 0.8, 0.1, 1.5]], tf.float64
+    )
+
+    def gradient(x):
+        linear = custom_op.linearize(lambda x: tf.math.cumulative_logsumexp(x, 1, **settings), x)
+        return linear.vjp(tf.maximum(linear.outputs, -9.0))
+
+    def product(x):
+        return custom_op.jvp(gradient, x, v)[1]
+
+    compute = product if mode == "eager" else tf.function(product, jit_compile=mode == "xla")
+    # First derivatives use no second ones, and on both sides nothing is equal.
+    step = 1e-5
+    expected = (gradient(x + step * v) - gradient(x - step * v)) / (2 * step)
+    assert float(tf.reduce_max(tf.abs(expected))) > 0.1
+    np.testing.assert_allclose(compute(x), expected, rtol=1e-7, atol=1e-8)
+
+
 def test_ties_as_tensorflow():
     x = tf.constant([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]])
     with tf.GradientTape() as tape:
