@@ -20,6 +20,7 @@ from mlhf.optimizers.conjugate_gradient import REASONS as CG_REASONS
 from mlhf.optimizers.conjugate_gradient import Solution, conjugate_gradient
 from mlhf.optimizers.curvature_muon import CurvatureMuon, CurvatureMuonState
 from mlhf.optimizers.first_order import FirstOrder
+from mlhf.optimizers.gradient_methods import AMUSE, SOAP, Muon, Prodigy, ScheduleFreeAdamW
 from mlhf.optimizers.hessian_free import HessianFree, HessianFreeState
 from mlhf.optimizers.kfac import KFAC, KFACState
 from mlhf.optimizers.martens_hessian_free import MartensHessianFree
@@ -29,6 +30,7 @@ from mlhf.task import Task
 __version__ = "0.2.0.dev0"
 
 __all__ = [
+    "AMUSE",
     "CG_REASONS",
     "CurvatureMuon",
     "CurvatureMuonState",
@@ -43,8 +45,12 @@ __all__ = [
     "MetaHessianFree",
     "MetaState",
     "MetaTraining",
+    "Muon",
     "Objective",
     "ObjectiveSum",
+    "Prodigy",
+    "SOAP",
+    "ScheduleFreeAdamW",
     "Solution",
     "Step",
     "Task",

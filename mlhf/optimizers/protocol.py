@@ -26,6 +26,14 @@ class Optimizer(Protocol):
     def step(self, objective: Objective, parameters: Any, state: Any) -> Any:
         """Takes one step, and returns an `mlhf.Step`."""
 
+    def evaluation_parameters(self, parameters: Any, state: Any) -> Any:
+        """Returns the parameters to evaluate, test and keep: of some optimizers an average.
+
+        Args:
+          parameters: The parameters that the last step returned.
+          state: The state that it returned.
+        """
+
     def finite_part(self, state: Any) -> Any:
         """Returns the part of a state that has to be finite: if it is, so is the rest."""
 
@@ -51,6 +59,11 @@ class PlainState:
         del task
         return self.init(parameters)  # type: ignore[attr-defined]
 
+    def evaluation_parameters(self, parameters: Any, state: Any) -> Any:
+        """Returns the parameters, where the next gradient is taken too."""
+        del state
+        return parameters
+
     def finite_part(self, state: Any) -> Any:
         """Returns the whole state."""
         return state
@@ -71,11 +84,17 @@ class PlainState:
 
 
 class _Completed(PlainState):
-    """An object with only `init` and `step` as an `Optimizer`."""
+    """An object with `init` and `step` as an `Optimizer`."""
 
     def __init__(self, optimizer: Any) -> None:
         self._optimizer = optimizer
         self.init, self.step = optimizer.init, optimizer.step
+
+    def evaluation_parameters(self, parameters: Any, state: Any) -> Any:
+        """Returns what the optimizer says, or the parameters if it says nothing."""
+        if hasattr(self._optimizer, "evaluation_parameters"):
+            return self._optimizer.evaluation_parameters(parameters, state)
+        return parameters
 
     def without_xla(self) -> Any:
         """Returns a copy, with a copy of the optimizer."""
@@ -83,5 +102,5 @@ class _Completed(PlainState):
 
 
 def complete(optimizer: Any) -> Optimizer:
-    """Returns an optimizer as it is; adds the other methods to one with only `init` and `step`."""
+    """Returns an optimizer as it is; adds the methods that one with `init` and `step` lacks."""
     return optimizer if isinstance(optimizer, Optimizer) else _Completed(optimizer)

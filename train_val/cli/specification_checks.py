@@ -31,6 +31,8 @@ RANGES: dict[str, dict[str, float]] = {
     "weight_decay": {"at_least": 0},
     "epsilon": {"at_least": 0},
     "initial_damping": {"above": 0},
+    "initial_distance": {"above": 0},
+    "interpolation": _BELOW_ONE,
     **dict.fromkeys(("momentum", "rho", "ema_momentum"), _BELOW_ONE),
     **dict.fromkeys(("beta_1", "beta_2", "adam_beta_1", "adam_beta_2"), _BELOW_ONE),
     **dict.fromkeys(("clipnorm", "clipvalue", "global_clipnorm"), {"above": 0}),
@@ -41,10 +43,13 @@ COUNTS = {
     "inverse_every": 1,
     "adapt_every": 1,
     "gradient_accumulation_steps": 1,
+    "basis_every": 1,
+    "largest_axis": 1,
+    "iterations": 0,
     "warmup_steps": 0,
 }
 # Settings whose values are text, whatever they look like.
-TEXTS = ("title", "path")
+TEXTS = ("title", "path", "excluded")
 
 
 def check_setting(key: str, value: Any) -> None:

@@ -149,9 +149,10 @@ class _UnderWay:
 
     def measure(self) -> bool:
         """Adds to the curve; returns whether the loss is finite."""
-        parameters, curve = self.point.parameters, self.curve
+        point, curve = self.point, self.curve
+        parameters = complete(self.optimizer).evaluation_parameters(point.parameters, point.state)
         # Moving statistics say more about the steps before than about the current weights.
-        state = self.problem.population_state(parameters, self.point.model_state)
+        state = self.problem.population_state(parameters, point.model_state)
         curve.steps.append(self.done)
         curve.losses.append(self.problem.training_loss(parameters, state))
         curve.seconds.append(self.point.elapsed)

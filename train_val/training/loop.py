@@ -31,7 +31,8 @@ class TrainingResult:
     """The result of `train`.
 
     Attributes:
-      parameters: The parameters at the end, a dictionary from paths to tensors.
+      parameters: The parameters at the end, a dictionary from paths to tensors: those to evaluate,
+        which schedule-free optimizers average.
       model_state: The rest of the network's state; None if there is none.
       optimizer_state: The optimizer's state for the next step.
       history: The metrics, a dictionary for each step.
@@ -225,7 +226,7 @@ class _Training:
             self.experience.save()
         final = self._final()
         return TrainingResult(
-            self.parameters,
+            self._evaluated_parameters(),
             self.model_state,
             self.state,
             run.log.lines,
@@ -272,15 +273,22 @@ class _Training:
         return [leaf for leaf in leaves if leaf.dtype.is_floating]
 
     def _evaluate(self) -> dict[str, float]:
-        state = self.model_state
+        parameters, state = self._evaluated_parameters(), self.model_state
         if self.statistics == "population":
-            state = self.problem.population_state(self.parameters, state)
+            state = self.problem.population_state(parameters, state)
         evaluation = {
-            "test_accuracy": self.problem.accuracy(self.parameters, state),
-            "training_loss": self.problem.training_loss(self.parameters, state),
+            "test_accuracy": self.problem.accuracy(parameters, state),
+            "training_loss": self.problem.training_loss(parameters, state),
         }
         self.evaluated = self.run.done, evaluation
         return evaluation
+
+    def _evaluated_parameters(self) -> dict[str, tf.Tensor]:
+        """Returns the parameters to evaluate and to keep, which some optimizers average."""
+        averaged: dict[str, tf.Tensor] = self.optimizer.evaluation_parameters(
+            self.parameters, self.state
+        )
+        return averaged
 
     def _final(self) -> dict[str, float]:
         # An earlier process may have measured its last line with other statistics.

@@ -88,6 +88,12 @@ def _keras(
     return Known(name or title, title, path, {**_RATE, **(flags or {})}, fixed or {}, grid, rate)
 
 
+def _own(name: str, rate: float, grid: tuple[float, ...], title: str = "") -> Known:
+    """Returns the row of one of this package's optimizers that need no more than a rate."""
+    rates = {"learning_rate": grid}
+    return Known(name, title or name, f"mlhf.{name}", _RATE, grid=rates, rate=rate)
+
+
 TABLE = (
     Known(
         "meta",
@@ -146,8 +152,13 @@ TABLE = (
     _keras("Adam", name="adam", flags={"beta1": "beta_1", "beta2": "beta_2"}),
     _keras("RMSprop", flags={"decay": "rho"}, grid={"learning_rate": (3e-4, 1e-3, 3e-3)}),
     *map(_keras, ("Adadelta", "Adafactor", "Adagrad", "AdamW", "Adamax", "Ftrl", "Lamb", "Lion")),
-    *map(_keras, ("Muon", "Nadam")),
-    _keras("ScheduleFreeAdamW", 0.0025),
+    _keras("Nadam"),
+    _own("Muon", 0.02, (0.01, 0.02, 0.04)),
+    _own("SOAP", 3e-3, (1e-3, 3e-3, 1e-2)),
+    # The following have nothing that needs tuning.
+    _own("Prodigy", 1.0, (1.0,)),
+    _own("ScheduleFreeAdamW", 0.0025, (0.0025,), "Schedule-free AdamW"),
+    _own("AMUSE", 0.02, (0.02,)),
 )
 _BY_NAME = {known.name.lower(): known for known in TABLE}
 # The names for `use_meta_optimizer.py --optimizer`, and the names in specifications.

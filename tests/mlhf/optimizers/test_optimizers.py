@@ -41,6 +41,11 @@ OPTIMIZERS = {
     "meta without rules": functools.partial(
         mlhf.MetaHessianFree, 0.5, y_use="none", d_use="none", damping=0.1
     ),
+    "Muon": functools.partial(mlhf.Muon, 0.3),
+    "SOAP": functools.partial(mlhf.SOAP, 0.1),
+    "Prodigy": functools.partial(mlhf.Prodigy, initial_distance=1e-2),
+    "schedule-free": functools.partial(mlhf.ScheduleFreeAdamW, 0.2),
+    "AMUSE": functools.partial(mlhf.AMUSE, 0.5),
     "SGD": lambda: mlhf.FirstOrder(keras.optimizers.SGD(0.1)),
     "momentum": lambda: mlhf.FirstOrder(keras.optimizers.SGD(0.05, momentum=0.9)),
     "Adam": lambda: mlhf.FirstOrder(keras.optimizers.Adam(0.1)),

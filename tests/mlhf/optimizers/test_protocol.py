@@ -14,6 +14,11 @@ MAKERS = {
     "kfac": mlhf.KFAC,
     "curvature muon": lambda: mlhf.CurvatureMuon(10),
     "meta": mlhf.MetaHessianFree,
+    "muon": mlhf.Muon,
+    "soap": mlhf.SOAP,
+    "prodigy": mlhf.Prodigy,
+    "schedule-free": mlhf.ScheduleFreeAdamW,
+    "amuse": mlhf.AMUSE,
     "sgd": lambda: mlhf.FirstOrder(keras.optimizers.SGD(0.1)),
 }
 
@@ -33,6 +38,9 @@ def test_every_optimizer_keeps_to_the_protocol(name):
     )
     assert len(tf.nest.flatten(optimizer.finite_part(state))) <= len(tf.nest.flatten(state))
     assert type(optimizer.without_xla()) is type(optimizer)
+    # Before the first step there is nothing to average.
+    for leaf in tf.nest.flatten(optimizer.evaluation_parameters(parameters, state)):
+        assert float(tf.norm(leaf)) == 0
 
 
 class Descent:
@@ -51,3 +59,7 @@ def test_an_optimizer_of_the_users_gets_the_rest():
     assert optimizer.init_for(None, start(tf.float32)) == () == optimizer.finite_part(())
     assert optimizer.from_saved(optimizer.to_saved((), None), (), None) == ()
     assert optimizer.without_xla().step(None, 1, ()).parameters == 1
+    assert optimizer.evaluation_parameters(2, ()) == 2
+    averaging = Descent()
+    averaging.evaluation_parameters = lambda parameters, state: parameters + 1
+    assert complete(averaging).evaluation_parameters(2, ()) == 3
