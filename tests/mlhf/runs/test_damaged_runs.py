@@ -6,83 +6,25 @@ import zipfile
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-import mlhf
-from mlhf import hypergrad
-from mlhf.hypergrad.result import Result
 from mlhf.meta_optimizer import weights_file
-from mlhf.meta_training import antithetic_pairs, backpropagation
 from mlhf.runs import run_log
 from mlhf.runs.checkpoints import CheckpointError, Checkpoints, DamagedCheckpointError
 from replay import UnreadableFileError, read_structure, write_structure
 from tests import damage
-from tests.mlhf.meta_training.small_runs import Script, make_task
-
-KINDS = ("evolution", "meta-training", "hyperparameters")
-STEPS, SAVED = 4, 2
-
-
-def rule():
-    return mlhf.MetaHessianFree(0.5, cg_iterations=1, y_use="none", seed=4)
-
-
-def train(particles, pair, side, weights, rate, batches):
-    """In the place of tracing and training: losses that depend on what is restored."""
-    del particles, batches
-    carry = pair.carries[side]
-    moved = carry.weights + 0.1 * rate * weights["d"].kernel1[0, 0, 0]
-    pair.carries[side] = carry._replace(weights=moved)
-    pair.first_loss = 5.0 if np.isnan(pair.first_loss) else pair.first_loss
-    return np.clip(1 + np.square(moved.numpy()[:2]), 0, pair.first_loss)
-
-
-def hypergradient(problem, weights, hyper, *, seed):
-    del problem, weights
-    return Result({"x": hyper["x"] + 0.1 * seed}, tf.reduce_sum(hyper["x"]), None)
+from tests.mlhf.runs import short_runs
+from tests.mlhf.runs.short_runs import KINDS, SAVED, STEPS, rule
 
 
 @pytest.fixture(scope="module")
 def problem():
-    return hypergrad.Problem(
-        lambda w, h, step: tf.reduce_sum(h["x"] * w["w"]),
-        lambda w, h: tf.reduce_sum(w["w"]),
-        dynamics=hypergrad.Momentum(),
-        steps=1,
-    )
+    return short_runs.make_problem()
 
 
 @pytest.fixture(params=KINDS)
 def run(request, problem, monkeypatch):
     """From a folder and a number of steps to all that a run ends with."""
-    monkeypatch.setattr(antithetic_pairs.Particles, "train", train)
-    script = Script(STEPS)
-    monkeypatch.setattr(backpropagation, "meta_step", script.meta_step)
-    common = {"roll_back": 2, "progress": False, "save_steps": 2}
-
-    def evolution(folder, steps):
-        settings = {"pairs": 1, "horizon": 4, "deviation": 0.1, **common}
-        done = mlhf.evolve(make_task(), rule(), steps, model_dir=folder, **settings)
-        return [*tf.nest.flatten(done.optimizer.weights), done.optimizer.learning_rate, done.steps]
-
-    def meta(folder, steps):
-        settings = {**common, "roll_back": 1, "keep_prob": 0.4}
-        done = mlhf.meta_train(script.task(), rule(), steps, model_dir=folder, **settings)
-        last = Checkpoints(folder).read()[1]
-        # The state of its replay counts what is on the disk.
-        return [*tf.nest.flatten(last["carry"]), str(last["decisions"]), done.steps]
-
-    def hyperparameters(folder, steps):
-        start = {"x": np.array([1.0, 2.0])}
-        loop = hypergrad.HyperOptimizer(
-            problem, {"w": tf.ones([2], tf.float64)}, start, method=hypergradient, folder=folder,
-            outer_optimizer=tf.keras.optimizers.Adam(0.1), checkpoint_every=2,
-        )  # fmt: skip
-        found = loop.run(steps)
-        loop.close()
-        return [found["x"], loop.step]
-
-    return dict(zip(KINDS, (evolution, meta, hyperparameters), strict=True))[request.param]
+    return short_runs.runs(monkeypatch, problem)[request.param]
 
 
 @pytest.fixture
