@@ -17,7 +17,7 @@ from custom_op import registry
 
 # Not drawn themselves: they are what derivatives of max pooling may be made of.
 IN_DERIVATIVES = {"MaxPoolGradGrad", "MaxPoolGradGradV2", "MaxPool3DGradGrad"}
-GROUPS, EACH, QUICK = 20, 5, 6
+GROUPS, EACH, QUICK = 20, 5, 3
 
 
 # A network takes two to three seconds of one core: most of the hundred are slow tests.
