@@ -19,11 +19,18 @@ from mlhf.objective_sum import ObjectiveSum
 from mlhf.optimizers.conjugate_gradient import REASONS as CG_REASONS
 from mlhf.optimizers.conjugate_gradient import Solution, conjugate_gradient
 from mlhf.optimizers.curvature_muon import CurvatureMuon, CurvatureMuonState
-from mlhf.optimizers.first_order import FirstOrder
-from mlhf.optimizers.gradient_methods import AMUSE, SOAP, Muon, Prodigy, ScheduleFreeAdamW
+from mlhf.optimizers.gradient_methods import (
+    AMUSE,
+    SOAP,
+    FirstOrder,
+    Muon,
+    Prodigy,
+    ScheduleFreeAdamW,
+)
 from mlhf.optimizers.hessian_free import HessianFree, HessianFreeState
 from mlhf.optimizers.kfac import KFAC, KFACState
 from mlhf.optimizers.martens_hessian_free import MartensHessianFree
+from mlhf.optimizers.schedule import Schedule
 from mlhf.optimizers.step import Step
 from mlhf.task import Task
 
@@ -51,6 +58,7 @@ __all__ = [
     "Prodigy",
     "SOAP",
     "ScheduleFreeAdamW",
+    "Schedule",
     "Solution",
     "Step",
     "Task",

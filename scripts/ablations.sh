@@ -45,6 +45,6 @@ variant not_scaled "inputs as they are" "" --input_scale=none
 
 run_attended "$VENV_PYTHON" -u train_val/compare_optimizers.py --task="$larger" --data=cifar10 \
     --data_dir="$DATA" --batch_size=256 --steps=100 --seeds=3 --every=25 --report=25,50,100 \
-    --loss_images=2000 --test_images=2000 --tuning_settings=16 --cost_rounds=20 \
+    --loss_images=2000 --test_images=2000 --tuning_settings=16 --cost_rounds=20 --tuning_steps=50 --least_settings=1 \
     --model_dir="$RESULTS" --title="Ablations: a convnet on CIFAR-10, batches of 256" \
     --optimizers="${entrants}hf:cg=4:share=0.25:lr=0.3/1:damping=0.1/0.3/1:title=without LSTMs (HF),adam"

@@ -16,7 +16,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +90,9 @@ def main() -> None:
             steps=steps,
             every=every,
             also=report,
-            tuning_steps=FLAGS.tuning_steps,
+            tuning_steps=FLAGS.tuning_steps or steps,
             largest=FLAGS.tuning_settings,
+            least=FLAGS.least_settings,
             cost=cost if FLAGS.cost_rounds else None,
             cost_rounds=FLAGS.cost_rounds,
             conditions=cache_conditions(arguments, problem),
@@ -115,6 +116,8 @@ def main() -> None:
         write(folder / "comparison.html", page)
         comparison.scoreboard_picture(scores, folder / "comparison.png", title)
         print(f"\n{title}\n\n{text}\n")
+        for warning in edges(scores):
+            print(warning)
         print(f"Page: {folder / 'comparison.html'}; picture, table and numbers beside it.")
     if all(curve.diverged_at is not None for score in scores for curve in score.curves):
         raise DivergedError("All optimizers diverged in all runs: give them smaller rates.")
@@ -170,14 +173,26 @@ def cache_conditions(arguments: Mapping[str, Any], problem: Problem) -> dict[str
     return conditions
 
 
+def edges(scores: Sequence[comparison.Score]) -> list[str]:
+    """Returns a warning for each optimizer whose best settings lie at an edge of those tried."""
+    return [
+        f"Warning: the best settings of {score.entrant.title} lie at the edge of the "
+        f"{len(score.tuning.tried)} that were tried: give it another grid, or more "
+        "--tuning_settings."
+        for score in scores
+        if not score.tuning.inside
+    ]
+
+
 def explain(steps: int, every: int) -> list[str]:
     """Returns the paragraphs that tell a reader how the comparison was made."""
     seeds = f"{FLAGS.seeds} seeds" if FLAGS.seeds > 1 else "one seed"
     text = (
         "All optimizers see the same objective, the same initial weights and the same batches in "
         f"the same order. Each was tuned on a seed of its own by the training loss after "
-        f"{FLAGS.tuning_steps} steps; its grid was continued until the best settings lay inside it "
-        f"or {FLAGS.tuning_settings} settings were tried (edge). It was then run for {steps} steps "
+        f"{FLAGS.tuning_steps or steps} steps; its grid was continued until the best settings lay "
+        f"inside it or {FLAGS.tuning_settings} settings were tried (edge). It was then run for "
+        f"{steps} steps "
         f"on {seeds}, measured every {every} steps: medians, with the extremes in brackets (bands "
         "in the charts). The column tried is the number of settings that tuning ran."
     )

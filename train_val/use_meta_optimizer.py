@@ -64,16 +64,19 @@ def main() -> None:
     """Reads the flags, trains and prints the result."""
     problem = problem_of_flags.make_problem("train")
     chosen = choose_optimizer()
-    for note in chosen.notes:
-        print(note)
     images = len(problem.train)
     steps = steps_of(FLAGS.train_epochs, images, FLAGS.batch_size)
+    steps = min(steps, FLAGS.max_steps or steps)
+    if use_flags.is_scheduled():
+        horizon = FLAGS.horizon or steps
+        chosen = optimizers.with_schedule(chosen, FLAGS.schedule, horizon, FLAGS.warmup)
+    for note in chosen.notes:
+        print(note)
     if FLAGS.split == "standard":
         print(
             "With split=standard the training images include those that meta-training may have "
             "seen (CIFAR-10's batches 1 to 3, or all five)."
         )
-    steps = min(steps, FLAGS.max_steps or steps)
     problem = bounded(problem, steps)
     result = loop.train(
         problem,

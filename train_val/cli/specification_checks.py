@@ -29,6 +29,7 @@ RANGES: dict[str, dict[str, float]] = {
     "cg_tolerance": {"at_least": 0},
     "warm_start": {"at_least": 0, "at_most": 1},
     "weight_decay": {"at_least": 0},
+    "warmup": {"at_least": 0},
     "epsilon": {"at_least": 0},
     "initial_damping": {"above": 0},
     "initial_distance": {"above": 0},
@@ -47,7 +48,10 @@ COUNTS = {
     "largest_axis": 1,
     "iterations": 0,
     "warmup_steps": 0,
+    "horizon": 1,
 }
+# Settings of the schedule of a learning rate, which every optimizer with a learning rate has.
+SCHEDULED = ("schedule", "warmup", "horizon")
 # Settings whose values are text, whatever they look like.
 TEXTS = ("title", "path", "excluded")
 
@@ -57,11 +61,13 @@ def check_setting(key: str, value: Any) -> None:
 
     Args:
       key: The setting's name, not an alias.
-      value: The value. If it is not a number it passes: only the optimizer knows whether it fits.
+      value: The value. Words pass, except as `schedule`: only the optimizer knows whether they fit.
 
     Raises:
-      ValueError: If the number is out of range.
+      ValueError: If the number is out of range, or there is no such schedule.
     """
+    if key == "schedule" and value not in names.SCHEDULES:
+        raise ValueError(f"Expected {key} to be one of {list(names.SCHEDULES)}, got {value!r}.")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return
     if key in COUNTS:

@@ -53,6 +53,7 @@ def scoreboard(
     tuning_seeds: Sequence[int] = (TUNING_SEED,),
     tuning_steps: int = 50,
     largest: int = 16,
+    least: int = 1,
     accuracy: bool = True,
     cost: Callable[[Entrant, Mapping[str, Any]], Cost] | None = None,
     cost_rounds: int = 0,
@@ -78,6 +79,8 @@ def scoreboard(
         the length of a reported run.
       tuning_steps: The length of a tuning run on a seed that is not in `seeds`.
       largest: The most settings tried for an optimizer, unless its grid is larger.
+      least: The fewest settings tried for an optimizer that has any to tune: once the best lies
+        inside, values between it and its neighbours are tried too.
       accuracy: Whether reported runs measure the test accuracy too.
       cost: Measures a step of an optimizer at its settings; if it raises RuntimeError the score
         has no cost.
@@ -111,7 +114,7 @@ def scoreboard(
         board.bar = bar
         scores = []
         for entrant in entrants:
-            score = board.score(entrant, largest)
+            score = board.score(entrant, largest, least)
             if cost is not None:
                 measured = board.cost(entrant, score.tuning.best, cost, cost_rounds)
                 score = dataclasses.replace(score, cost=measured)
@@ -163,7 +166,7 @@ class _Board:
     def _steps(self, seeds: Sequence[int]) -> int:
         return sum(self.length(seed).steps for seed in seeds)
 
-    def score(self, entrant: Entrant, largest: int) -> Score:
+    def score(self, entrant: Entrant, largest: int, least: int) -> Score:
         """Tunes an optimizer and runs it on all seeds."""
         grid = math.prod(len(values) for values in entrant.axes.values())
         runs: dict[str, dict[int, Curve]] = {}
@@ -175,7 +178,7 @@ class _Board:
             runs[json.dumps(setting)] = curves
             return float(np.mean([c.at(self.length(seed).steps) for seed, c in curves.items()]))
 
-        tuning = tune(entrant.axes, loss, largest)
+        tuning = tune(entrant.axes, loss, largest, least)
         done = runs.get(json.dumps(tuning.best), {})
         curves = [done.get(seed) or self.run(entrant, tuning.best, seed) for seed in self.seeds]
         over_grid = []
@@ -207,7 +210,7 @@ class _Board:
         unfinished = Unfinished(folder, key, self.save_minutes)
         curve = run(
             self.problem,
-            entrant.make(setting),
+            entrant.optimizer(setting, length.steps),
             seed,
             length.steps,
             length.every,

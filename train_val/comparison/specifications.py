@@ -9,18 +9,14 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import keras
-
 import mlhf
 from mlhf.meta_optimizer.rule import Rule
-from train_val.cli.specification_checks import ALIASES, TEXTS, check_setting
+from train_val.cli.specification_checks import ALIASES, SCHEDULED, TEXTS, check_setting
+from train_val.comparison.makers import SETTABLE, Maker
 from train_val.comparison.tuning import OPEN
 from train_val.training import optimizer_table
 from train_val.training.optimizer_table import Known
 from train_val.training.optimizers import weights_digest
-
-# Settings that are set on an existing optimizer, which is then traced once for the whole grid.
-SETTABLE = {"learning_rate", "damping"}
 
 # Settings for which "none" is a value, not the lack of one.
 _WORDS = ("input_scale", "y_use", "d_use")
@@ -38,7 +34,8 @@ class Entrant:
       axes: The settings that are tuned, with the values that tuning begins from, ascending.
       fixed: The other settings.
       identity: What its runs depend on besides the tuned settings; part of their key.
-      make: Takes values of the tuned settings; returns an optimizer with `init` and `step`.
+      make: A function from values of the tuned settings to an optimizer with `init` and `step`.
+      knows_end: Whether `make` also takes the number of steps of the run.
     """
 
     text: str
@@ -46,7 +43,12 @@ class Entrant:
     axes: dict[str, tuple[Any, ...]]
     fixed: dict[str, Any]
     identity: dict[str, Any]
-    make: Callable[[Mapping[str, Any]], Any] = dataclasses.field(compare=False)
+    make: Callable[..., Any] = dataclasses.field(compare=False)
+    knows_end: bool = False
+
+    def optimizer(self, setting: Mapping[str, Any], steps: int) -> Any:
+        """Returns an optimizer for a run of so many steps, at values of the tuned settings."""
+        return self.make(setting, steps) if self.knows_end else self.make(setting)
 
 
 def parse_all(text: str, meta_ckpt: str | None = None) -> list[Entrant]:
@@ -78,8 +80,10 @@ def parse(text: str, meta_ckpt: str | None = None) -> Entrant:
     The line is a name, then settings, each after a colon: the arguments of the optimizer's
     constructor, with `lr` for `learning_rate`, `cg` for `cg_iterations`, `share` for
     `curvature_share` and `scale` for `damping_scale`. Values separated by slashes are a grid to
-    tune over; a single value is not tuned. The learning rate has a default grid. `title=` sets the
-    name in tables. `meta:path=...` is another trained MLHF than that of `meta_ckpt`.
+    tune over; a single value is not tuned. The learning rate has a default grid. With
+    `schedule=linear` or `cosine` it falls to the last step of a run (or `horizon=`), after a rise
+    over `warmup=`, steps or a share of them (`mlhf.Schedule`). `title=` sets the name in tables.
+    `meta:path=...` is another trained MLHF than that of `meta_ckpt`.
 
     Args:
       text: The line.
@@ -105,7 +109,8 @@ def parse(text: str, meta_ckpt: str | None = None) -> Entrant:
             )
         trained = mlhf.MetaHessianFree.from_pretrained(str(path))
     allowed = _arguments(kind) if trained is None else sorted(trained.settings)
-    unknown = sorted(set(given) - set(allowed))
+    _check_schedule(set(given), allowed, text)
+    unknown = sorted(set(given) - set(allowed) - set(SCHEDULED))
     if unknown:
         raise ValueError(f"Expected settings of {name} among {allowed}, got {unknown} in {text!r}.")
 
@@ -129,7 +134,8 @@ def parse(text: str, meta_ckpt: str | None = None) -> Entrant:
         title = known.title + "".join(f", {_short(k)} {_text(v)}" for k, v in shown.items())
     if trained is not None:
         kind = functools.partial(mlhf.MetaHessianFree.from_pretrained, str(path))
-    return Entrant(text, str(title), axes, fixed, identity, _maker(kind, fixed, text))
+    maker = Maker(kind, fixed, allowed, text)
+    return Entrant(text, str(title), axes, fixed, identity, maker, knows_end=True)
 
 
 def _read(parts: Sequence[str], text: str) -> dict[str, tuple[Any, ...]]:
@@ -163,34 +169,6 @@ def _settings_to_keep(trained: mlhf.MetaHessianFree) -> dict[str, Any]:
     }
 
 
-def _maker(
-    kind: Callable[..., Any], fixed: Mapping[str, Any], text: str
-) -> Callable[[Mapping[str, Any]], Any]:
-    """Returns a function from tuned settings to an optimizer, traced only once if possible."""
-    latest: list[Any] = []
-
-    def make(setting: Mapping[str, Any]) -> Any:
-        if set(setting) <= SETTABLE and latest:
-            for key, value in setting.items():
-                setattr(latest[0], key, value)
-            return latest[0]
-        # Keras does not take a whole number as a learning rate.
-        arguments = {
-            key: float(value) if key in SETTABLE and isinstance(value, int) else value
-            for key, value in {**fixed, **setting}.items()
-        }
-        try:
-            optimizer = kind(**arguments)
-            if isinstance(optimizer, keras.optimizers.Optimizer):
-                optimizer = mlhf.FirstOrder(optimizer)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{text!r} can't be made ({error})") from error
-        latest[:] = [optimizer]
-        return optimizer
-
-    return make
-
-
 def setting_text(setting: Mapping[str, Any]) -> str:
     """Returns tuned settings as text for tables."""
     return ", ".join(f"{_short(key)} {_text(value)}" for key, value in setting.items()) or "none"
@@ -203,6 +181,17 @@ def _find(name: str) -> Known:
     return row
 
 
+def _check_schedule(given: set[str], allowed: Sequence[str], text: str) -> None:
+    """Raises ValueError for a schedule without a rate, and for a horizon without a schedule."""
+    own = given & set(SCHEDULED) - set(allowed)
+    if own and "learning_rate" not in allowed:
+        raise ValueError(
+            f"Expected an optimizer with a learning rate beside {sorted(own)[0]}, got {text!r}."
+        )
+    if "horizon" in own and not {"schedule", "warmup"} & given:
+        raise ValueError(f"Expected schedule=linear or cosine beside horizon, got {text!r}.")
+
+
 def _arguments(make: Callable[..., Any]) -> list[str]:
     left_out = {"self", "name", "kwargs", "loss_scale_factor", "kinds"}
     return [name for name in inspect.signature(make).parameters if name not in left_out]
@@ -210,8 +199,11 @@ def _arguments(make: Callable[..., Any]) -> list[str]:
 
 def _check_kinds(make: Callable[..., Any], given: Mapping[str, tuple[Any, ...]], text: str) -> None:
     """Raises ValueError if a default is a number or a truth value and the given value is not."""
+    known = inspect.signature(make).parameters
     for key, values in given.items():
-        default = inspect.signature(make).parameters[key].default
+        if key not in known:
+            continue  # of the schedule
+        default = known[key].default
         for value in values:
             truth = isinstance(value, bool)
             if isinstance(default, bool) and not truth:

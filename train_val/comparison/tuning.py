@@ -32,6 +32,7 @@ def tune(
     axes: Mapping[str, Sequence[Any]],
     evaluate: Callable[[dict[str, Any]], float],
     largest: int = 16,
+    least: int = 1,
 ) -> Tuning:
     """Tries a grid, then the neighbours of the best, until it has neighbours on all sides.
 
@@ -41,6 +42,8 @@ def tune(
         1, 3, 10, 30 ... if its values are on it, else by the ratio of its last two.
       evaluate: Takes settings; returns a loss, which is infinite or NaN if they diverge.
       largest: The most settings to try; a larger grid is still tried as a whole.
+      least: The fewest settings to try, if there are open ones and `largest` allows: once the best
+        has neighbours, the geometric means between it and them are tried, and so on.
 
     Returns:
       The best settings. Without any axes there is nothing to tune, and `best` is empty.
@@ -67,10 +70,28 @@ def tune(
         ]
         missing = [setting for setting in beside if json.dumps(setting) not in tried]
         inside = not missing
-        if inside or len(tried) >= largest:
+        if inside and len(tried) < min(least, largest):
+            missing = [{**best, **change} for change in _between(best, beside)]
+            missing = [s for s in missing if json.dumps(s) not in tried]
+            missing = missing[: min(least, largest) - len(tried)]
+        if not missing or len(tried) >= largest:
             return Tuning(best, list(tried.values()), inside)
         for setting in missing[: largest - len(tried)]:
             attempt(setting)
+
+
+def _between(
+    best: Mapping[str, Any], beside: Sequence[Mapping[str, Any]]
+) -> list[dict[str, float]]:
+    """Returns the values half-way, on a logarithmic axis, from the best to its neighbours."""
+    changes = [
+        {name: float(f"{math.sqrt(best[name] * other[name]):.2g}")}
+        for other in beside
+        for name in other
+        if other[name] != best[name]
+    ]
+    # Rounded to two digits, values that are close would be those that they lie between.
+    return [c for c in changes if all(c[name] != best[name] for name in c)]
 
 
 def _neighbours(value: float, axis: Sequence[float], seen: Sequence[float]) -> list[float]:

@@ -113,6 +113,30 @@ def make(
     return chosen._replace(notes=[*chosen.notes, *_unused(known, meta_ckpt, set(given))])
 
 
+def with_schedule(chosen: Chosen, kind: str, horizon: int, warmup: float) -> Chosen:
+    """Returns an optimizer whose learning rate rises and falls.
+
+    Args:
+      chosen: The optimizer, with a number as its learning rate.
+      kind: The fall, as for `mlhf.Schedule`.
+      horizon: The number of steps at whose end it has fallen.
+      warmup: The steps of the rise, or a share of the horizon.
+
+    Raises:
+      ValueError: If the optimizer has no learning rate, or the numbers do not fit.
+    """
+    rate = getattr(chosen.optimizer, "learning_rate", None)
+    if rate is None:
+        raise ValueError("Expected an optimizer with a learning rate for a schedule, got none.")
+    schedule = mlhf.Schedule(float(rate), kind, horizon, warmup)
+    chosen.optimizer.learning_rate = schedule
+    note = f"Learning rate: {kind}, {rate:g} at most, {horizon} steps, warm-up {warmup:g}."
+    return chosen._replace(
+        settings={**chosen.settings, "schedule": json.dumps(schedule.get_config())},
+        notes=[*chosen.notes, note],
+    )
+
+
 def _unused(known: Known, meta_ckpt: str | None, given: set[str]) -> list[str]:
     """Returns a sentence about given flags that this optimizer has no use for, in a list."""
     # A note and not an error: scripts give all optimizers the same flags.

@@ -81,7 +81,7 @@ class Muon(GradientMethod):
 
         Args:
           learning_rate: lr, positive: a number, a tensor, a variable, or a function of the steps
-            taken, such as one of `mlhf.schedules`.
+            taken, such as an `mlhf.Schedule`.
           momentum: μ, at least 0 and below 1.
           nesterov: Whether the gradient is mixed in once more.
           weight_decay: The decoupled weight decay of all parameters.

@@ -63,7 +63,7 @@ class Prodigy(GradientMethod):
 
         Args:
           learning_rate: lr, positive: a number, a tensor, a variable, or a function of the steps
-            taken, such as one of `mlhf.schedules`.
+            taken, such as an `mlhf.Schedule`.
           weight_decay: c, the decoupled weight decay.
           initial_distance: d₀, the first estimate of the distance, which should be too small.
           bias_correction: Whether λ has Adam's factor √(1 - β₂ᵗ) / (1 - β₁ᵗ).

@@ -62,7 +62,7 @@ class SOAP(GradientMethod):
 
         Args:
           learning_rate: lr, positive: a number, a tensor, a variable, or a function of the steps
-            taken, such as one of `mlhf.schedules`.
+            taken, such as an `mlhf.Schedule`.
           weight_decay: The decoupled weight decay.
           basis_every: Steps between two renewals of the eigenvectors.
           largest_axis: The longest axis that gets eigenvectors; the authors' is 10,000, for which

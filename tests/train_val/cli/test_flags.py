@@ -83,9 +83,9 @@ def test_the_rate_is_the_one_that_stands_beside_the_optimizer(optimizer):
             expected if optimizer == "meta" else trained.get(optimizer)
         )
         return
-    # Keras' own default, whatever the version.
+    # The class's own default, Keras' whatever the version.
     kind = {"momentum": "SGD", "adam": "Adam"}.get(optimizer, optimizer)
-    own = float(optimizers.KERAS[kind]().learning_rate)
+    own = float((optimizers.KERAS.get(kind) or getattr(optimizers.mlhf, kind))().learning_rate)
     assert made.learning_rate == pytest.approx(rate) and rate == pytest.approx(own)
 
 

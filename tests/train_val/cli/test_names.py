@@ -5,6 +5,7 @@ from mlhf.hypergrad.methods import METHODS
 from mlhf.hypergrad.methods.reverse import STORAGES
 from mlhf.hypergrad.outer.sharing import SHARINGS
 from mlhf.meta_optimizer import rule
+from mlhf.optimizers import schedule
 from train_val import data
 from train_val import tune_hyperparameters as tuning
 from train_val.cli import names
@@ -17,6 +18,7 @@ from train_val.training import loop
 def test_names_are_those_of_what_they_name():
     assert (data.NAMES, data.SPLITS) == (names.DATA, names.SPLITS)
     assert loop.STATISTICS == names.STATISTICS
+    assert schedule.KINDS == names.SCHEDULES
     assert names.INPUTS == rule.INPUTS
     assert names.pretrained() == pretrained_names()
     assert hyperparameters.DATA == names.TUNED_DATA

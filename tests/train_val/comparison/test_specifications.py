@@ -35,6 +35,49 @@ def test_settings_reach_the_optimizer():
     assert entrant.make({"damping": 1.0}) is optimizer and optimizer.damping == 1.0
 
 
+def test_a_schedule_ends_with_the_run():
+    entrant = parse("hf:lr=0.5/1:schedule=linear:warmup=0.2")
+    assert entrant.axes == {"learning_rate": (0.5, 1.0)}
+    assert entrant.identity["schedule"] == "linear" and "schedule" not in parse("hf").identity
+    assert entrant.title == "HF, schedule linear, warmup 0.2"
+    short = entrant.make({"learning_rate": 0.5}, 10)
+    assert short.learning_rate.get_config() == {
+        "learning_rate": 0.5,
+        "kind": "linear",
+        "horizon": 10,
+        "warmup": 0.2,
+    }
+    # Another rate and length are set on the same optimizer.
+    long = entrant.make({"learning_rate": 1.0}, 40)
+    assert long is short and repr(long.learning_rate) == repr(mlhf.Schedule(1.0, "linear", 40, 0.2))
+    keras = parse("adam:lr=1e-3/1e-2:schedule=cosine:horizon=30")
+    for rate in (1e-2, 1e-3):
+        made = keras.make({"learning_rate": rate}, 10)
+        assert repr(made.learning_rate) == repr(mlhf.Schedule(rate, "cosine", 30))
+    tuned = parse("muon:lr=0.02:schedule=linear/cosine")
+    kinds = [
+        tuned.make({"schedule": kind}, 5).learning_rate.kind for kind in tuned.axes["schedule"]
+    ]
+    assert kinds == ["linear", "cosine"]
+    # Whoever is not tuned gets the schedule too, whatever the length of the run.
+    single = parse("prodigy:schedule=cosine")
+    assert [single.make({}, n).learning_rate.horizon for n in (5, 7)] == [5, 7]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("adam:schedule=step", "schedule to be one of .*'linear'.*got 'step' in 'adam"),
+        ("adam:horizon=10", "schedule=linear or cosine beside horizon"),
+        ("martens:schedule=linear", "an optimizer with a learning rate beside schedule"),
+        ("adam:schedule=linear:warmup=-1", "warmup to be a finite number at least 0"),
+    ],
+)
+def test_schedules_that_make_no_sense_are_refused(text, message):
+    with pytest.raises(ValueError, match=f"^Expected {message}"):
+        parse(text)
+
+
 def test_what_is_not_settable_makes_another_optimizer():
     entrant = parse("hf:cg=2/4:lr=1")
     two, four = (entrant.make({"cg_iterations": n}) for n in (2, 4))

@@ -77,3 +77,14 @@ def test_other_settings_are_a_grid_without_an_outside():
 def test_without_axes_nothing_is_tried():
     tuning = tune({}, lambda s: pytest.fail("tried"))
     assert tuning.best == {} and tuning.tried == [] and tuning.inside
+
+
+def test_at_least_so_many_settings_are_tried_between_the_best_and_its_neighbours():
+    tuning = tune({"learning_rate": (0.01, 0.1, 1.0)}, quadratic(0.05), least=8)
+    assert len(tuning.tried) == 8 and tuning.inside
+    assert abs(math.log(tuning.best["learning_rate"] / 0.05)) < math.log(1.3)
+    assert tried(tuning)[3:5] == [0.032, 0.32]
+    # Not more than the budget, and none where nothing lies between.
+    assert len(tune({"learning_rate": (0.1, 1.0)}, quadratic(0.1), largest=5, least=8).tried) == 5
+    assert len(tune({"cg_iterations": (1, 2)}, lambda s: s["cg_iterations"], least=8).tried) == 2
+    assert tune({}, lambda s: 0.0, least=8).tried == []

@@ -42,7 +42,9 @@ def define_flags() -> None:
         DEFAULT,
         "Names and settings, such as SGD,adam:lr=1e-3/1e-2,hf:cg=2:damping=0.1/1,meta:lr=1. Values "
         "separated by slashes are tuned over; if the best is the largest or the smallest, tuning "
-        f"goes beyond them. Names: {', '.join(optimizer_table.COMPARED)}.",
+        "goes beyond them. schedule=linear or cosine lets the learning rate fall to the last step, "
+        "warmup=0.1 lets it rise over a tenth of the steps. Names: "
+        f"{', '.join(optimizer_table.COMPARED)}.",
         _COMPARED,
     )
     text(
@@ -87,8 +89,15 @@ def define_flags() -> None:
 def _define_runs() -> None:
     whole("seeds", 3, "Reported runs per optimizer.", _COMPARED)
     whole("tuning_settings", 16, "The most settings tried per optimizer.", _COMPARED)
+    whole(
+        "least_settings",
+        8,
+        "The fewest settings tried per optimizer that has something to tune.",
+        _COMPARED,
+        shown="8, but at most --tuning_settings",
+    )
     whole("steps", 200, "Steps of a reported run.", _LONG)
-    whole("tuning_steps", 50, "Steps of a tuning run.", _LONG)
+    whole("tuning_steps", None, "Steps of a tuning run.", _LONG, shown="as many as --steps")
     whole("every", None, "Steps between two measurements.", _LONG, shown="a 20th of --steps")
     words(
         "report",

@@ -50,6 +50,7 @@ def define_flags() -> None:
         above=0,
         shown=f"depends on --optimizer ({optimizer_table.rates_in_words()})",
     )
+    _define_schedule()
     number(
         "momentum",
         0.9,
@@ -77,6 +78,31 @@ def define_flags() -> None:
         "train_meta_optimizer's --experience.",
         "Files",
         at_least=0,
+    )
+
+
+def _define_schedule() -> None:
+    choice(
+        "schedule",
+        "constant",
+        names.SCHEDULES,
+        "How the learning rate falls to the last step: constant (not at all), linear or cosine.",
+        _OPTIMIZER,
+    )
+    number(
+        "warmup",
+        0.0,
+        "The steps over which the learning rate rises linearly; below 1, a share of --horizon.",
+        _OPTIMIZER,
+        at_least=0,
+    )
+    whole(
+        "horizon",
+        None,
+        "The number of steps at whose end the learning rate has fallen.",
+        _OPTIMIZER,
+        only="--schedule or --warmup",
+        shown="the steps of the run",
     )
 
 
@@ -125,6 +151,11 @@ def is_plain_hessian_free() -> bool:
     return FLAGS.optimizer == "meta" and FLAGS.y_use == "none" and FLAGS.d_use == "none"
 
 
+def is_scheduled() -> bool:
+    """Whether the learning rate changes with the steps."""
+    return FLAGS.schedule != "constant" or FLAGS.warmup > 0
+
+
 def check_flags() -> None:
     """Refuses flags that contradict each other.
 
@@ -133,6 +164,15 @@ def check_flags() -> None:
     """
     meta = FLAGS.optimizer == "meta"
     plain = is_plain_hessian_free()
+    if FLAGS.horizon is not None and not is_scheduled():
+        raise UsageError("Expected --schedule or --warmup beside --horizon, got neither.")
+    if is_scheduled() and FLAGS.optimizer == "martens":
+        raise UsageError(
+            "Expected --optimizer with a learning rate beside --schedule or --warmup, got martens, "
+            "which searches along a line."
+        )
+    if is_scheduled() and FLAGS.optimizer == "kfac" and FLAGS.lr is None:
+        raise UsageError("Expected --lr for kfac beside --schedule or --warmup, got none.")
     if FLAGS.product_dtype is not None and not meta:
         raise UsageError(
             f"Expected --product_dtype with --optimizer=meta only, got it with {FLAGS.optimizer}, "

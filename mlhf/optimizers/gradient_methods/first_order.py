@@ -13,8 +13,8 @@ from mlhf.checks.networks import takes
 from mlhf.checks.structures import kind
 from mlhf.models import keras_models
 from mlhf.objective import Objective
-from mlhf.optimizers import keras_optimizers
-from mlhf.optimizers.settings import as_python, is_variable
+from mlhf.optimizers.gradient_methods import keras_optimizers
+from mlhf.optimizers.settings import as_python, is_schedule, is_variable
 from mlhf.optimizers.step import CompiledSteps, Step
 from mlhf.optimizers.step_arguments import as_tensors
 
@@ -69,8 +69,9 @@ class FirstOrder(CompiledSteps):
     def learning_rate(self) -> Any:
         """The optimizer's learning rate; a new value holds from the next step on.
 
-        It may be set to a number, a tensor, or a variable, which is then read at every step. It
-        can't be set if the optimizer has a schedule.
+        It may be set to a number, a tensor, a variable (which is then read at every step) or a
+        function of the steps taken, such as an `mlhf.Schedule`. It can't be set if the optimizer
+        was made with a schedule.
         """
         if self._rate_given is not None:
             return self._rate_given
@@ -86,9 +87,12 @@ class FirstOrder(CompiledSteps):
                 f"{rate_inside!r}: that schedule gives it, and it can't be set "
                 f"to {rate!r}. Make an optimizer with a number."
             )
-        if rate is not self._rate_given and (is_variable(rate) or self._rate_given is not None):
-            self._check_untraced("learning_rate", "a variable in the place of another or a number")
-        self._rate_given = rate if is_variable(rate) else None
+        is_read = is_variable(rate) or is_schedule(rate)
+        if rate is not self._rate_given and (is_read or self._rate_given is not None):
+            self._check_untraced(
+                "learning_rate", "a number, a variable or a schedule in the place of each other"
+            )
+        self._rate_given = rate if is_read else None
         if self._rate_given is None:
             if not tf.is_tensor(rate) or hasattr(rate, "numpy"):
                 rate = check_number("learning_rate", as_python(rate), at_least=0)
@@ -132,10 +136,13 @@ class FirstOrder(CompiledSteps):
                 self._variables = variables
                 self._initial = tuple(tf.identity(v.value) for v in self._optimizer.variables)
         self._check_own(parameters)
-        rate = tf.convert_to_tensor(self.learning_rate)
+        given = self._rate_given
+        rate = self._scheduled(0) if is_schedule(given) else self.learning_rate
         return self.State(
             tuple(
-                tf.cast(rate, value.dtype) if self._is_rate(variable) else value
+                tf.cast(tf.convert_to_tensor(rate), value.dtype)
+                if self._is_rate(variable)
+                else value
                 for variable, value in zip(self._optimizer.variables, self._initial, strict=True)
             )
         )
@@ -174,9 +181,16 @@ class FirstOrder(CompiledSteps):
             )
 
     def _numbers(self, state: State) -> dict[str, tf.Tensor]:
-        del state
         rate = self._rate_given
+        if is_schedule(rate):
+            own = zip(self._optimizer.variables, state.variables, strict=True)
+            counts = [value for variable, value in own if variable is self._optimizer.iterations]
+            return {"learning_rate": self._scheduled(counts[0])}
         return {} if rate is None else {"learning_rate": tf.convert_to_tensor(rate)}
+
+    def _scheduled(self, steps: Any) -> tf.Tensor:
+        """Returns the rate of the schedule that was set, after so many steps."""
+        return tf.convert_to_tensor(self._rate_given(tf.cast(steps, tf.float64)))
 
     def _settable(self) -> list[str]:
         return ["learning_rate"]
