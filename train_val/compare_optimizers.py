@@ -28,6 +28,7 @@ from train_val import comparison, task_families
 from train_val.cli.exit_statuses import DivergedError
 from train_val.cli.flags import comparison_flags
 from train_val.data import IMAGENET, StoredImages
+from train_val.problems.array_problem import ArrayProblem
 from train_val.problems.problem import Problem
 
 FLAGS = flags.FLAGS
@@ -103,7 +104,7 @@ def main() -> None:
         rows, target = comparison.summarize(scores, report, FLAGS.target)
         facts = conditions_of(problem, target)
         explanation = explain(steps, every)
-        text = comparison.scoreboard_table(rows)
+        text = comparison.scoreboard_table(rows, problem.measured)
         command = shlex.join(["python", *sys.argv])
         title = FLAGS.title or problem.task.name
         about = {"title": title, "command": command, "target": target, "report": report, **facts}
@@ -111,7 +112,12 @@ def main() -> None:
         paragraphs = "\n\n".join(explanation)
         write(folder / "comparison.md", f"# {title}\n\n{paragraphs}\n\n{text}\n\n    {command}\n")
         page = comparison.page(
-            title, scores, rows, explanation=explanation, facts=facts, command=command
+            title,
+            scores,
+            rows,
+            explanation=explanation,
+            facts=facts,
+            command=command,
         )
         write(folder / "comparison.html", page)
         comparison.scoreboard_picture(scores, folder / "comparison.png", title)
@@ -168,6 +174,8 @@ def cache_conditions(arguments: Mapping[str, Any], problem: Problem) -> dict[str
         conditions["num_classes"] = problem.train.num_classes
         conditions["train_images"] = len(problem.train)
         conditions["images"] = problem.image_fingerprint
+    if isinstance(problem, ArrayProblem):
+        conditions["data"] = problem.image_fingerprint
     if "task_file" in arguments:
         conditions["task_file"] = task_families.file_digest(arguments["task_file"])
     return conditions
@@ -211,13 +219,16 @@ def conditions_of(problem: Any, target: float | None) -> dict[str, str]:
     """Returns the conditions of the comparison as text, by name."""
     measured = problem.measured_images
     tested = problem.tested_images
-    parameters = sum(int(tf.size(v)) for v in problem.model.trainable_variables)
+    parameters = sum(int(tf.size(leaf)) for leaf in tf.nest.flatten(problem.task.initialize(0)))
+    own = isinstance(problem, ArrayProblem)
+    what = "examples" if own else "images"
     facts = {
         "problem": problem.task.name,
         "parameters": f"{parameters:,}",
-        "training loss": f"on {measured:,} of the {len(problem.train):,} training images, not "
-        "augmented, with the regularizer",
-        "test accuracy": f"on {tested:,} of the {len(problem.test):,} test images",
+        "training loss": f"on {measured:,} of the {len(problem.train):,} training {what}, "
+        + ("" if own else "not augmented, ")
+        + "with the regularizer",
+        problem.measured: f"on {tested:,} of the {len(problem.test):,} test {what}",
         "machine": f"{os.cpu_count()} cores, {platform.machine()}"
         + (", GPU" if tf.config.list_physical_devices("GPU") else ""),
         "versions": f"Python {platform.python_version()}, TensorFlow {tf.__version__}",
@@ -226,7 +237,7 @@ def conditions_of(problem: Any, target: float | None) -> dict[str, str]:
         facts["statistics of normalisation"] = (
             "the moving averages that training leaves, as in the paper"
             if problem.statistics == "moving"
-            else f"computed anew from {problem.population_images:,} training images before every "
+            else f"computed anew from {problem.population_images:,} training {what} before every "
             "measurement"
         )
     if target is not None:

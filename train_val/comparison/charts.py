@@ -36,19 +36,22 @@ _LOOK = {
 }
 
 
-def charts(scores: Sequence[Score], looks: Sequence[Style]) -> list[str]:
-    """Returns loss and accuracy against steps and seconds, each as an `<svg>` element.
+def charts(
+    scores: Sequence[Score], looks: Sequence[Style], measured: str = "test accuracy"
+) -> list[str]:
+    """Returns training loss and test measure against steps and seconds, each as an `<svg>` element.
 
     The parts that belong to an optimizer are a `<g>` with its number, from 0, as `data-series`.
 
     Args:
       scores: The scores that `scoreboard` returned.
       looks: A style for each score.
+      measured: What was measured on the test data: `"test accuracy"` or something else.
     """
     lines = pictures.lines_of(scores, [_inked(look) for look in looks])
     return [
         _chart(f"{title} by {unit}", lines, what, unit)
-        for title, what in (("Training loss", "losses"), ("Test accuracy", "accuracies"))
+        for title, what in (("Training loss", "losses"), (measured.capitalize(), "accuracies"))
         for unit in ("step", "second")
     ]
 
@@ -87,6 +90,8 @@ def _chart(title: str, lines: Sequence[pictures.Line], what: str, unit: str) -> 
             axis.set(ylabel="training loss", yscale="log")
             axis.yaxis.set_major_formatter("{x:g}")
             pictures.limit(axis, lines)
+        elif title.startswith("Test loss"):
+            axis.set_ylabel("test loss")
         else:
             axis.set_ylabel("test accuracy")
             axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")

@@ -129,6 +129,7 @@ def page(
       command: The command that made the comparison.
     """
     looks = styles([score.entrant.text for score in scores])
+    measured = "test loss" if "test loss" in (facts or {}) else "test accuracy"
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8"/>',
@@ -143,8 +144,8 @@ def page(
             f"{html.escape(score.entrant.title)}</button>"
             for number, (score, look) in enumerate(zip(scores, looks, strict=True))
         ],
-        f'</div><div class="charts">{"".join(charts(scores, looks))}</div>',
-        f"<h2>Numbers</h2>{_table(rows)}",
+        f'</div><div class="charts">{"".join(charts(scores, looks, measured))}</div>',
+        f"<h2>Numbers</h2>{_table(rows, measured)}",
     ]
     notes = [(row.title, note) for row in rows for note in row.notes]
     if notes:
@@ -165,8 +166,8 @@ def page(
     return "\n".join(parts) + "\n"
 
 
-def _table(rows: Sequence[Summary]) -> str:
-    head, body = cells(rows)
+def _table(rows: Sequence[Summary], measured: str) -> str:
+    head, body = cells(rows, measured)
     parts = ['<div class="scroll"><table class="sortable"><thead><tr>']
     parts += [
         f'<th scope="col"><button type="button">{html.escape(text)}</button></th>' for text in head

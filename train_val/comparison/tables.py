@@ -10,26 +10,33 @@ from train_val.comparison.specifications import setting_text
 from train_val.comparison.summary import Spread, Summary, least_loss, median_curve
 
 
-def scoreboard_table(rows: Sequence[Summary]) -> str:
+def scoreboard_table(rows: Sequence[Summary], measured: str = "test accuracy") -> str:
     """Returns a scoreboard as a Markdown table with the contents that `cells` describes."""
-    head, body = cells(rows)
+    head, body = cells(rows, measured)
     return _markdown([head, ["---"] * len(head), *body])
 
 
-def cells(rows: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
+def cells(
+    rows: Sequence[Summary], measured: str = "test accuracy"
+) -> tuple[list[str], list[list[str]]]:
     """Returns the head and the rows of a scoreboard's table, as text.
 
     Losses and accuracies are medians with the extremes over the seeds in brackets. Steps and
     seconds to a target are multiples of Adam's; without Adam, or if it does not reach the target,
     they are absolute. Columns without any measurement are left out; if only some optimizers were
     measured, the cells of the others are empty.
+
+    Args:
+      rows: The summaries of a scoreboard.
+      measured: What was measured on the test data: `"test accuracy"`, shown as a percentage, or
+        something else.
     """
     report = list(rows[0].losses)
     targets = [*_to_target(rows, "steps"), *_to_target(rows, "seconds")]
     costs = any(row.cost is not None for row in rows)
     head = ["optimizer", "tuned", "tried"]
     head += [f"loss at step {step}" for step in report]
-    head += ["test accuracy", "seconds"]
+    head += [measured, "seconds"]
     head += [name for name, _ in targets]
     if costs:
         head += ["a step in gradients", "peak GB"]
@@ -40,7 +47,7 @@ def cells(rows: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
             row.settings + ("" if row.inside else " (edge)"),
             str(row.tried) if row.tried else "not tuned",
             *[_spread(row.losses[step]) for step in report],
-            _spread(row.accuracy, percent=True),
+            _spread(row.accuracy, percent=measured == "test accuracy"),
             number(row.seconds.median),
         ]
         if row.diverged:

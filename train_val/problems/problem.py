@@ -92,6 +92,11 @@ class Problem:
         return loss
 
     @property
+    def measured(self) -> str:
+        """What `accuracy` returns, in words."""
+        return "test accuracy"
+
+    @property
     def normalised(self) -> bool:
         """Whether the network has moving statistics, which `population_state` replaces."""
         return bool(self._statistics)

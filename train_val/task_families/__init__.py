@@ -1,6 +1,7 @@
 """Families of tasks, for meta-training and for testing how a meta-optimizer generalises."""
 
 from train_val.networks import network_table
+from train_val.problems.array_problem import ArrayTask
 from train_val.task_families import families
 from train_val.task_families.registry import (
     family,
@@ -10,6 +11,7 @@ from train_val.task_families.registry import (
     make_all,
     names,
     problem_of,
+    task,
 )
 from train_val.task_families.smoke import smoke_test
 
@@ -17,6 +19,7 @@ for _name in network_table.FAMILIES:
     family(network_table.load(network_table.find(_name).family))
 
 __all__ = [
+    "ArrayTask",
     "families",
     "family",
     "file_digest",
@@ -26,4 +29,5 @@ __all__ = [
     "names",
     "problem_of",
     "smoke_test",
+    "task",
 ]

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mlhf.checks.arguments import check_number
-from train_val.problems import image_problems
+from train_val.problems import array_problem, image_problems
+from train_val.problems.array_problem import ArrayTask
 from train_val.problems.problem import Problem
 
 Build = TypeVar("Build", bound=Callable[..., Any])
 
 _FAMILIES: dict[str, Callable[..., Any]] = {}
+# Functions that return data, loss and network together.
+_TASKS: dict[str, Callable[..., ArrayTask]] = {}
 # Settings that every family has.
 COMMON = ("data", "batch_size", "weight_decay", "split")
 
@@ -45,7 +48,35 @@ def family(build: Build) -> Build:
             f"Expected {name}(shape, classes, seed=0, ...) with a default for every other "
             f"argument, got {name}{inspect.signature(build)}."
         )
-    others = [a.name for a in arguments[3:] if not isinstance(a.default, (bool, int, float, str))]
+    _check_settings(name, arguments[3:], arguments)
+    _check_new(build)
+    _FAMILIES[name] = build
+    return build
+
+
+def task(build: Build) -> Build:
+    """Registers a function as a family of tasks with data and a loss of its own.
+
+    Args:
+      build: A function of settings with defaults, numbers or words, that returns an `ArrayTask`.
+
+    Returns:
+      The function, unchanged.
+
+    Raises:
+      ValueError: If its arguments are different, or another family has its name.
+    """
+    arguments = list(inspect.signature(build).parameters.values())
+    _check_settings(build.__name__, arguments, arguments)
+    _check_new(build)
+    _TASKS[build.__name__] = build
+    return build
+
+
+def _check_settings(
+    name: str, settings: list[inspect.Parameter], arguments: list[inspect.Parameter]
+) -> None:
+    others = [a.name for a in settings if not isinstance(a.default, (bool, int, float, str))]
     if others:
         raise ValueError(
             f"Expected settings of {name} whose defaults are numbers, words, True or False, as a "
@@ -54,16 +85,17 @@ def family(build: Build) -> Build:
     taken = {argument.name for argument in arguments} & set(COMMON)
     if taken:
         raise ValueError(f"Expected settings other than {list(COMMON)}, got {sorted(taken)}.")
-    known = _FAMILIES.get(name)
+
+
+def _check_new(build: Callable[..., Any]) -> None:
+    known = {**_FAMILIES, **_TASKS}.get(build.__name__)
     if known is not None and known.__code__.co_filename != build.__code__.co_filename:
-        raise ValueError(f"There is a family {name} already: give this one another name.")
-    _FAMILIES[name] = build
-    return build
+        raise ValueError(f"There is a family {build.__name__} already: give this one another name.")
 
 
 def names() -> list[str]:
     """Returns the names of all families."""
-    return sorted(_FAMILIES)
+    return sorted({**_FAMILIES, **_TASKS})
 
 
 def make(text: str, **common: Any) -> Problem:
@@ -71,7 +103,8 @@ def make(text: str, **common: Any) -> Problem:
 
     Args:
       text: The name of a family, then settings, each after a colon: those of its function, and
-        `data`, `batch_size`, `weight_decay`, `split` as for `image_problems.make`.
+        `data`, `batch_size`, `weight_decay`, `split` as for `image_problems.make`; a family with
+        data of its own (`task`) has no `data` and `split`.
       **common: Further arguments of `image_problems.of_network`; the text overrides them.
 
     Returns:
@@ -83,15 +116,15 @@ def make(text: str, **common: Any) -> Problem:
       DataError: If the data can't be read.
     """
     name, *parts = text.split(":")
-    if name not in _FAMILIES:
+    if name not in names():
         raise ValueError(f"Expected a family of tasks among {names()}, got {name!r}.")
-    build = _FAMILIES[name]
-    defaults = {
-        key: parameter.default
-        for key, parameter in list(inspect.signature(build).parameters.items())[3:]
-    }
-    kinds: dict[str, Any] = {**defaults, "data": "", "batch_size": 1, "weight_decay": 0.0}
-    kinds["split"] = ""
+    own = _TASKS.get(name)
+    build = _FAMILIES[name] if own is None else own
+    parameters = list(inspect.signature(build).parameters.items())[3 if own is None else 0 :]
+    defaults = {key: parameter.default for key, parameter in parameters}
+    kinds: dict[str, Any] = {**defaults, "batch_size": 1, "weight_decay": 0.0}
+    if own is None:
+        kinds.update(data="", split="")
     given: dict[str, Any] = {}
     for part in parts:
         key, sign, value = part.partition("=")
@@ -103,6 +136,9 @@ def make(text: str, **common: Any) -> Problem:
         given[key] = _typed(key, value, kinds[key], text)
     settings = {**defaults, **{key: given.pop(key) for key in list(given) if key in defaults}}
     shown = ", ".join(f"{key} {value}" for key, value in settings.items())
+    title = f"{name} ({shown})" if shown else name
+    if own is not None:
+        return _of_own(own(**settings), name, title, {**common, **given})
     arguments = {"data": "digits", **common, **given}
     # A family builds for channels last only, even on a GPU.
     if arguments.setdefault("data_format", "channels_last") == "channels_first":
@@ -114,9 +150,19 @@ def make(text: str, **common: Any) -> Problem:
     return image_problems.of_network(
         functools.partial(build, **settings),
         name,
-        title=f"{name} ({shown})" if shown else name,
+        title=title,
         **arguments,
     )
+
+
+def _of_own(made: Any, name: str, title: str, arguments: dict[str, Any]) -> Problem:
+    """Returns the problem of a task with data of its own, which has no use for `data` and such."""
+    if not isinstance(made, ArrayTask):
+        raise ValueError(f"Expected {name} to return an ArrayTask, got {made!r}.")
+    used = {
+        key: arguments[key] for key in ("batch_size", "weight_decay", "seed") if key in arguments
+    }
+    return array_problem.of_arrays(made, name, title=title, **used)
 
 
 def make_all(text: str, **common: Any) -> list[Problem]:
