@@ -162,7 +162,9 @@ class Builder:
         """Scales a tensor's entries to about one, so that they affect the next operations."""
         largest = float(np.max(np.abs(ref.value), initial=0))
         if not np.isfinite(largest):
-            raise ValueError(f"{ref.name} is not finite in\n{self.text()}")
+            # TensorFlow's own derivatives, which stand for `push` here, may be NaN: those of
+            # `reduce_euclidean_norm` in a cotangent of zeros are. Such a program has no reference.
+            raise LookupError(f"{ref.name} is not finite in\n{self.text()}")
         if largest < 1e-6:
             sizes = "".join(f", {size}" for size in ref.shape)
             return self.let(f"{{0}} + const({self.seed()}{sizes})", ref)
