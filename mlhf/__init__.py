@@ -7,6 +7,7 @@ from mlhf.meta_optimizer.weights_file import names as pretrained_names
 from mlhf.meta_training.backpropagation import meta_train
 from mlhf.meta_training.evolution import evolve
 from mlhf.meta_training.result import MetaTraining
+from mlhf.minimization.minimize import Minimization, minimize
 from mlhf.models.keras_models import (
     get_model_state,
     get_parameters,
@@ -14,8 +15,7 @@ from mlhf.models.keras_models import (
     set_parameters,
 )
 from mlhf.models.moving_statistics import population_statistics
-from mlhf.objective import L2, Objective
-from mlhf.objective_sum import ObjectiveSum
+from mlhf.objective import L2, Objective, ObjectiveSum
 from mlhf.optimizers.conjugate_gradient import REASONS as CG_REASONS
 from mlhf.optimizers.conjugate_gradient import Solution, conjugate_gradient
 from mlhf.optimizers.curvature_muon import CurvatureMuon, CurvatureMuonState
@@ -52,6 +52,7 @@ __all__ = [
     "MetaHessianFree",
     "MetaState",
     "MetaTraining",
+    "Minimization",
     "Muon",
     "Objective",
     "ObjectiveSum",
@@ -68,6 +69,7 @@ __all__ = [
     "get_parameters",
     "kinds_of_model",
     "meta_train",
+    "minimize",
     "population_statistics",
     "pretrained_names",
     "resolve_kinds",

@@ -12,8 +12,7 @@ import tensorflow as tf
 import custom_op
 from mlhf import kinds
 from mlhf.models import keras_contracts, keras_models
-from mlhf.objective import Objective, Regularizer
-from mlhf.objective_sum import ObjectiveSum
+from mlhf.objective import Objective, ObjectiveSum, Regularizer
 
 _SHAPES = (
     "Expected batches of one static shape, got {} from the task {!r}: batch its data with "

@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from custom_op import structures
-from mlhf.checks.arguments import check_count
 from mlhf.derivatives.propagation import TracedFunction
+from replay.numbers import check_count
 
 Structure = Any
 # How often each coordinate is differentiated by.

@@ -10,8 +10,7 @@ import tensorflow as tf
 
 from custom_op.graphs import captured_variables
 from custom_op.losses import targets as loss_targets
-from mlhf import term_losses
-from mlhf.checks import targets
+from mlhf.checks import targets, term_losses
 from mlhf.models.keras_contracts import projected
 from mlhf.objective import Objective
 from mlhf.optimizers import settings, step_arguments

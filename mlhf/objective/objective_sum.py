@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from custom_op import structures
-from mlhf import term_losses
-from mlhf.checks import networks
+from mlhf.checks import networks, term_losses
 from mlhf.checks.arguments import check_number
 from mlhf.checks.structures import kind
-from mlhf.objective import LinearizedObjective, Objective, Regularizer, Term
+from mlhf.objective.objective import LinearizedObjective, Objective, Term
+from mlhf.objective.regularizers import Regularizer
 
 Structure = Any
 
