@@ -10,6 +10,7 @@ import tensorflow as tf
 import custom_op
 from custom_op.losses import activations
 from mlhf.checks import networks, targets
+from mlhf.checks.arguments import check_choice
 from mlhf.models import keras_models, natural_outputs
 from mlhf.objective.regularizers import Regularizer
 
@@ -44,6 +45,7 @@ class Objective:
         regularizer: Regularizer | None = None,
         ignore_overrides: bool = False,
         weights: Any = None,
+        unconnected: str = "error",
     ) -> None:
         """Describes an objective.
 
@@ -66,10 +68,13 @@ class Objective:
             an objective does not run; for use inside such a `train_step`.
           weights: The weights of the examples, [B], or of the loss's terms, for a loss of
             `custom_op.losses.MeanLoss`, which says what the mean is; None for ones.
+          unconnected: The treatment of a parameter that the outputs do not depend on: `"error"`, or
+            `"zero"`, as an equation's residual has none of the last bias.
 
         Raises:
-          ValueError: If the loss is unknown, or the Keras model is not built or asks for
-            something that would be left out (float16, quantization, a `train_step` of its own).
+          ValueError: If the loss or `unconnected` is unknown, or the Keras model is not built or
+            asks for something that would be left out (float16, quantization, a `train_step` of its
+            own).
           TypeError: If the network is not callable, or inputs or targets do not make dense tensors.
         """
         networks.check_network(network)
@@ -96,11 +101,12 @@ class Objective:
         )
         # Weights that are missing are the empty structure too.
         self.weights = () if weights is None else networks.as_tensor("weights", weights)
+        self.unconnected = check_choice("unconnected", unconnected, ("error", "zero"))
 
     @property
     def static(self) -> tuple[Any, ...]:
         """What a compiled step depends on besides shapes; the class of the objective is last."""
-        return self.network, self.loss, self.regularizer, type(self)
+        return self.network, self.loss, self.regularizer, self.unconnected, type(self)
 
     @property
     def tensors(self) -> tuple[Any, ...]:
@@ -125,7 +131,7 @@ class Objective:
         return objective
 
     def _restore(self, static: tuple[Any, ...], tensors: tuple[Any, ...]) -> None:
-        self.network, self.loss, self.regularizer, _ = static
+        self.network, self.loss, self.regularizer, self.unconnected, _ = static
         self.inputs, self.targets, self.model_state, self.weights = tensors
 
     @classmethod
@@ -212,15 +218,15 @@ class Objective:
         self,
         parameters: Structure,
         product_dtype: str | None = None,
-        unconnected: str = "error",
+        unconnected: str | None = None,
     ) -> LinearizedObjective:
         """Runs the network forward once and keeps what gradients and products need.
 
         Args:
           parameters: The point, a structure of floating tensors.
           product_dtype: As for `custom_op.gauss_newton`: `"bfloat16"` makes products cheaper.
-          unconnected: As for `custom_op.gauss_newton`: the treatment of a parameter that the
-            outputs do not depend on.
+          unconnected: The treatment of a parameter that the outputs do not depend on; None, the
+            default, for the objective's own.
 
         Returns:
           The loss, its gradient and its Gauss-Newton products there.
@@ -228,6 +234,7 @@ class Objective:
         Raises:
           ValueError: If the outputs do not depend on a parameter, or targets do not fit.
         """
+        unconnected = self.unconnected if unconnected is None else unconnected
         return LinearizedObjective(self, parameters, product_dtype, unconnected)
 
 

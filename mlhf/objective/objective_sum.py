@@ -79,6 +79,7 @@ class ObjectiveSum(Objective):
         # Sorted, as TensorFlow flattens dictionaries.
         ordered = {name: objectives[name] for name in sorted(objectives)}
         weights = {name: _weight(name, weights.get(name, 1.0)) for name in ordered}
+        self.unconnected = "error"
         self._set(ordered, weights, regularizer)
 
     def _set(
@@ -101,7 +102,7 @@ class ObjectiveSum(Objective):
             tuple(None if tf.is_tensor(w) else w for w in self.term_weights.values()),
         )
         losses = tuple(objective.loss for objective in self._objectives.values())
-        return parts, losses, self.regularizer, type(self)
+        return parts, losses, self.regularizer, self.unconnected, type(self)
 
     @property
     def tensors(self) -> tuple[Any, ...]:
@@ -111,7 +112,7 @@ class ObjectiveSum(Objective):
         return self.inputs, self.targets, self.model_state, (changing, of_examples)
 
     def _restore(self, static: tuple[Any, ...], tensors: tuple[Any, ...]) -> None:
-        parts, _, regularizer, _ = static
+        parts, _, regularizer, self.unconnected, _ = static
         inputs, targets, states, weights = tensors
         changing, of_examples = weights if weights else ({}, {})
         objectives = {
@@ -184,6 +185,7 @@ class ObjectiveSum(Objective):
         if share == 1:
             return self
         fewer = ObjectiveSum.__new__(ObjectiveSum)
+        fewer.unconnected = self.unconnected
         objectives = {n: o.first_examples(share) for n, o in self._objectives.items()}
         fewer._set(objectives, self.term_weights, self.regularizer)
         return fewer
@@ -196,7 +198,7 @@ class ObjectiveSum(Objective):
         self,
         parameters: Structure,
         product_dtype: str | None = None,
-        unconnected: str = "error",
+        unconnected: str | None = None,
     ) -> LinearizedObjective:
         """Runs the networks forward once and keeps what gradients and products need.
 
@@ -211,6 +213,7 @@ class ObjectiveSum(Objective):
         Raises:
           ValueError: If no term depends on a parameter, or targets do not fit.
         """
+        unconnected = self.unconnected if unconnected is None else unconnected
         return _LinearizedSum(self, parameters, product_dtype, unconnected)
 
 

@@ -11,6 +11,7 @@ PACKAGES = (
     "custom_op",
     "custom_op.losses",
     "mlhf",
+    "mlhf.derivatives",
     "mlhf.hypergrad",
     "mlhf.hypergrad.linear_solvers",
     "replay",

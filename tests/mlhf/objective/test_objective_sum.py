@@ -221,6 +221,10 @@ def test_a_parameter_that_no_term_reads_is_named():
     more = {**point(), "idle": tf.constant(0.0, tf.float64)}
     with pytest.raises(ValueError, match="idle"):
         total().linearize(more)
+    alone = mlhf.Objective(logits, "squared_error", X, np.zeros((5, 3)), unconnected="zero")
+    assert float(alone.linearize(more).gradient()["idle"]) == 0
+    with pytest.raises(ValueError, match="unconnected"):
+        mlhf.Objective(logits, "squared_error", X, np.zeros((5, 3)), unconnected="none")
 
 
 @pytest.mark.parametrize(
