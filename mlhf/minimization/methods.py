@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlhf.checks.structures import kind
-from mlhf.optimizers.first_order import FirstOrder
+from mlhf.optimizers.gradient_methods.first_order import FirstOrder
 
 # Methods that evaluate the objective as often as they want to, on one batch.
 QUASI_NEWTON = ("l-bfgs", "bfgs", "self-scaled bfgs", "self-scaled broyden")
