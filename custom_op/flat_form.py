@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -97,37 +96,6 @@ class FlatForm:
     def _split(self, vector: tf.Tensor) -> list[tf.Tensor]:
         """Returns the pieces of a flat vector."""
         return tf.split(vector, [size for _, size in self._pieces])
-
-    def apply(
-        self, product: Callable[[Structure], Structure], vector: Structure, result: FlatForm
-    ) -> Structure:
-        """Applies a linear map of structures to a vector in any form.
-
-        Args:
-          product: The linear map, from a structure of this form to one of the result's form; it
-            checks its argument.
-          vector: A structure, a flat vector, or a matrix whose columns are flat vectors.
-          result: The form of the map's results.
-
-        Returns:
-          The product, in the form that corresponds to the vector's.
-
-        Raises:
-          ValueError: If a shape differs.
-          TypeError: If the dtype differs, or a structure has several.
-        """
-        rank = self.rank(vector)
-        if rank == 0:
-            return product(vector)
-        if rank == 1:
-            return result.flatten(product(self.unflatten(vector)))
-        result.one_dtype()
-        rows = tf.map_fn(
-            lambda row: result.flatten(product(self.unflatten(row))),
-            tf.transpose(self.tensor(vector)),
-            fn_output_signature=tf.TensorSpec([result.size], result.dtype),
-        )
-        return tf.transpose(rows)
 
     def rank(self, vector: Structure) -> int:
         """Returns 0 for a structure, 1 for a flat vector, 2 for a matrix of columns."""

@@ -308,10 +308,26 @@ class Traced:
         ]
         self._call: Any = None
 
+    def operations(self) -> list[tf.Operation]:
+        """Returns the traced operations that results depend on."""
+        return ancestors(self._concrete.outputs)
+
     def inline(
-        self, arguments: Sequence[tf.Tensor], residuals: Sequence[tf.Tensor]
-    ) -> list[tf.Tensor | None]:
-        """Copies the traced operations into the current graph and returns the results."""
+        self,
+        arguments: Sequence[Any],
+        residuals: Sequence[tf.Tensor],
+        make: Callable[..., Copies] = Copies,
+    ) -> list[Any]:
+        """Copies the traced operations into the current graph.
+
+        Args:
+          arguments: The function's arguments, or what `make` takes in their place.
+          residuals: The values of the residuals.
+          make: The maker of `Copies`.
+
+        Returns:
+          The results; None for one that is None.
+        """
         graph = tf.compat.v1.get_default_graph()
         handed = iter(residuals)
         captured = [
@@ -320,11 +336,13 @@ class Traced:
         ]
         values = [
             # An identity brings a tensor of an outer graph into this one.
-            value if getattr(value, "graph", None) is graph else tf.identity(value)
+            tf.identity(value)
+            if tf.is_tensor(value) and getattr(value, "graph", None) is not graph
+            else value
             for value in (*arguments, *captured)
         ]
         with tf.name_scope("traced"):
-            copies = Copies(self._concrete.inputs, values)
+            copies = make(self._concrete.inputs, values)
             tensors = iter(copies.compute(self._concrete.outputs))
         return [next(tensors) if there else None for there in self.outputs]
 
@@ -338,7 +356,11 @@ class Traced:
                 tf.TensorSpec(None if like.shape.rank is None else tensor.shape, tensor.dtype)
                 for tensor, like in zip(residuals, self.residuals, strict=True)
             ]
-            self._call = tf.function(self.inline, autograph=False).get_concrete_function(
-                self._like, specs
-            )
+
+            def call(
+                arguments: list[tf.Tensor], residuals: list[tf.Tensor]
+            ) -> list[tf.Tensor | None]:
+                return self.inline(arguments, residuals)
+
+            self._call = tf.function(call, autograph=False).get_concrete_function(self._like, specs)
         return self._call(list(arguments), list(residuals))

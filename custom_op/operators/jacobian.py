@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,8 @@ import tensorflow as tf
 from custom_op.flat_form import FlatForm
 from custom_op.linearization import linearize
 from custom_op.operators import adapters
+from custom_op.operators.dense_jacobian import NoRuleError, components, rows_by_examples
+from custom_op.operators.products import Products, as_matrix
 
 Structure = Any
 
@@ -38,6 +41,9 @@ class Jacobian:
         self._rows = FlatForm(self.outputs, "outputs")
         self.shape = (self._rows.size, self._columns.size)
         self.dtype = self._columns.dtype
+        self._dense: Callable[[], tf.Tensor] | None = None
+        self._forward = Products(self._linearization.jvp, self._columns, self._rows)
+        self._backward = Products(self._linearization.vjp, self._rows, self._columns)
 
     def matvec(self, vector: Structure) -> Structure:
         """Returns J v, by R-forward.
@@ -52,7 +58,7 @@ class Jacobian:
           ValueError: If the structure or a shape differs from the parameters'.
           TypeError: If a dtype differs.
         """
-        return self._columns.apply(self._linearization.jvp, vector, self._rows)
+        return self._forward.apply(vector)
 
     def rmatvec(self, vector: Structure) -> Structure:
         """Returns Jᵀ u.
@@ -67,17 +73,69 @@ class Jacobian:
           ValueError: If the structure or a shape differs from the outputs'.
           TypeError: If a dtype differs.
         """
-        return self._rows.apply(self._linearization.vjp, vector, self._columns)
+        return self._backward.apply(vector)
+
+    def matmat(self, columns: Any) -> tf.Tensor:
+        """Returns J X of shape [M, K] for X of shape [P, K], all columns at once.
+
+        Args:
+          columns: A tensor or array X.
+
+        Returns:
+          The product.
+
+        Raises:
+          ValueError: If X does not have that shape.
+          TypeError: If a dtype differs, or there are several.
+        """
+        return self.matvec(as_matrix(columns, self._columns, "J X"))
+
+    def rmatmat(self, columns: Any) -> tf.Tensor:
+        """Returns Jᵀ X of shape [P, K] for X of shape [M, K], all columns at once.
+
+        Args:
+          columns: A tensor or array X.
+
+        Returns:
+          The product.
+
+        Raises:
+          ValueError: If X does not have that shape.
+          TypeError: If a dtype differs, or there are several.
+        """
+        return self.rmatvec(as_matrix(columns, self._rows, "Jᵀ X"))
 
     def __matmul__(self, vector: Structure) -> Structure:
         """Returns J v, as `matvec` does."""
         return self.matvec(vector)
 
     def to_dense(self) -> tf.Tensor:
-        """Returns J as an [M, P] matrix; for small networks."""
+        """Returns J as an [M, P] matrix; for small networks.
+
+        Rows are computed for all examples at once, the first axis of the outputs, at the cost of
+        about one gradient for each number that an example has. So the Jacobian of the examples'
+        losses, [B], gives the examples' gradients. Only where examples depend on each other, as in
+        batch normalization, does that take more.
+        """
+        self._rows.one_dtype()
+        self._columns.one_dtype()
+        if not tf.executing_eagerly():
+            return self._to_dense()
+        if self._dense is None:
+            self._dense = tf.function(self._to_dense, autograph=False)
+        return self._dense()
+
+    def _to_dense(self) -> tf.Tensor:
+        per_example = components(self.outputs)
+        if per_example is not None and per_example < self.shape[1]:
+            with contextlib.suppress(NoRuleError):
+                return rows_by_examples(self._pull, self.outputs)
         if self.shape[0] < self.shape[1]:
-            return tf.transpose(self.rmatvec(tf.eye(self.shape[0], dtype=self._rows.one_dtype())))
-        return self.matvec(tf.eye(self.shape[1], dtype=self._columns.one_dtype()))
+            return self._backward.of_rows(tf.eye(self.shape[0], dtype=self._rows.dtype))
+        return tf.transpose(self._forward.of_rows(tf.eye(self.shape[1], dtype=self.dtype)))
+
+    def _pull(self, cotangents: tf.Tensor) -> tf.Tensor:
+        return self._columns.flatten(self._linearization.vjp(cotangents))
 
     def to_scipy(self) -> Any:
         """Returns J for SciPy's least squares (`lsmr`, `lsqr`, `svds`).
