@@ -312,6 +312,10 @@ class Traced:
         """Returns the traced operations that results depend on."""
         return ancestors(self._concrete.outputs)
 
+    def floating_reads(self) -> list[tf.TensorShape]:
+        """Returns the shapes of the floating tensors that it takes and reads."""
+        return [tensor.shape for tensor in self._concrete.inputs if tensor.dtype.is_floating]
+
     def inline(
         self,
         arguments: Sequence[Any],

@@ -174,11 +174,9 @@ class LinearizedOperator(BatchOperator):
         return self._jacobian_products(rows)
 
     def _pays_by_jacobian(self, rows: tf.Tensor) -> bool:
-        """Whether many products are cheaper with J as a matrix.
-
-        A product with that takes 4 P operations for each output, where dense layers take about 8 P
-        for each example, and layers that share weights take more.
-        """
+        """Whether many products are cheaper with J as a matrix."""
+        # A product with that takes 4 P operations for each output, where dense layers take about
+        # 8 P for each example, and layers that share weights take more.
         per_example, count = components(self.outputs), rows.shape[0]
         if per_example is None or self._function is not None:
             return False

@@ -160,7 +160,7 @@ def _together(traced: Traced, value: Value, count: int) -> tf.Tensor:
 
 
 def _chunk(traced: Traced, count: int) -> int:
-    """Returns how many vectors to take at once; 0 if a shape is not static.
+    """Returns how many vectors to take at once; 0 if what the function reads has no static shape.
 
     Tensors that stay in a processor's cache are the fastest, and memory is bounded.
 
@@ -168,11 +168,11 @@ def _chunk(traced: Traced, count: int) -> int:
       traced: The function.
       count: The number of vectors.
     """
+    if not all(shape.is_fully_defined() for shape in traced.floating_reads()):
+        return 0
     tensors = [output for op in traced.operations() for output in op.outputs]
     floating = [tensor.shape for tensor in tensors if tensor.dtype.is_floating]
-    if not all(shape.is_fully_defined() for shape in floating):
-        return 0
-    largest = max((shape.num_elements() for shape in floating), default=1)
+    largest = max((shape.num_elements() or 0 for shape in floating), default=1)
     chunk = max(1, min(count, LARGEST_CHUNK // max(largest, 1)))
     # Chunks of equal size, without one that is nearly empty.
     return -(-count // -(-count // chunk))

@@ -18,6 +18,7 @@ from custom_op.graphs.batching.values import (
     constant,
     dense,
     is_varied,
+    logical_shape,
     moved,
     padded,
     run,
@@ -29,7 +30,7 @@ from custom_op.graphs.batching.values import (
 @batches("Shape", "Size", "Rank")
 def of_the_shape(op: tf.Operation, values: list[Value], count: int) -> list[Value]:
     """What an operation asks about a shape, without the extra axis."""
-    return [run(op, [tf.zeros(shape_of(op.inputs[0]), op.inputs[0].dtype)])[0]]
+    return [run(op, [tf.zeros(logical_shape(values[0]), op.inputs[0].dtype)])[0]]
 
 
 @batches("Sum", "Mean")
@@ -80,7 +81,8 @@ def bias_gradient(op: tf.Operation, values: list[Value], count: int) -> list[Val
 def reshape(op: tf.Operation, values: list[Value], count: int) -> list[Value]:
     """The same entries in another shape."""
     value = values[0]
-    before, after = shape_of(op.inputs[0]), shape_of(op.outputs[0])
+    before = logical_shape(value)
+    after = _shape_after(op, values, math.prod(before))
     if isinstance(value, Diagonal):
         outside, size = math.prod(before[: value.axis]), before[value.axis]
         for axis in range(len(after)):
@@ -93,6 +95,14 @@ def reshape(op: tf.Operation, values: list[Value], count: int) -> list[Value]:
         batched, places = moved(batched, 0), [0]
     shape = [*after[: places[0]], count, *after[places[0] :]]
     return [Batched(tf.reshape(batched.tensor, shape), places[0])]
+
+
+def _shape_after(op: tf.Operation, values: list[Value], entries: int) -> list[int]:
+    """Returns the shape that entries are given, which the graph may state or the second input."""
+    if op.type != "Reshape" or op.outputs[0].shape.is_fully_defined():
+        return shape_of(op.outputs[0])
+    shape = constant(values[1]).tolist()
+    return [entries // -math.prod(shape) if size == -1 else size for size in shape]
 
 
 @batches("Transpose", "ConjugateTranspose")
@@ -140,7 +150,11 @@ def parting(op: tf.Operation, values: list[Value], count: int) -> list[Value]:
 def slicing(op: tf.Operation, values: list[Value], count: int) -> list[Value]:
     """A block; of a diagonal those vectors keep entries whose entry lies in it."""
     value, begin = values[0], constant(values[1]).tolist()
-    size = shape_of(op.outputs[0])
+    before = logical_shape(value)
+    size = [
+        whole - first if taken == -1 else taken
+        for whole, first, taken in zip(before, begin, constant(values[2]).tolist(), strict=True)
+    ]
     if isinstance(value, Diagonal):
         part = tf.slice(value.tensor, begin, size)
         return [value._replace(tensor=part, start=value.start + begin[value.axis])]
@@ -169,6 +183,12 @@ def strided_slice(op: tf.Operation, values: list[Value], count: int) -> list[Val
 def strided_slice_back(op: tf.Operation, values: list[Value], count: int) -> list[Value]:
     """Zeros with the values where a subscript took them from."""
     shape, *ranges, value = values
+    if isinstance(value, Diagonal):
+        whole = constant(shape).tolist()
+        first = _first_of_slice(op, whole, logical_shape(value), value.axis, ranges)
+        if first is not None:
+            filled = tf.ensure_shape(run(op, [shape, *ranges, value.tensor])[0], whole)
+            return [value._replace(tensor=filled, start=value.start - first)]
     batched = moved(dense(value), 0)
     ranges, masks = _with_first_axis(op, ranges)
     shape = [count, *constant(shape).tolist()]
@@ -190,17 +210,29 @@ def _with_first_axis(
 
 
 def _first_rows(op: tf.Operation, value: Diagonal, ranges: Sequence[tf.Tensor]) -> Diagonal | None:
-    """Returns a slice of a diagonal along its first axis or others; None if it has no rule."""
-    begin, _, strides = (constant(each).tolist() for each in ranges)
-    special = any(op.get_attr(name) for name in _MASKS[2:])
-    after, before = shape_of(op.outputs[0]), shape_of(op.inputs[0])
-    if special or len(after) != len(before) or any(step != 1 for step in strides):
+    """Returns a slice of a diagonal along its axis or others; None if it has no rule."""
+    first = _first_of_slice(op, logical_shape(value), shape_of(op.outputs[0]), value.axis, ranges)
+    if first is None:
         return None
-    first = 0
-    if value.axis < len(begin) and not op.get_attr("begin_mask") >> value.axis & 1:
-        first = begin[value.axis] % before[value.axis] if after[value.axis] else 0
     part = run(op, [value.tensor, *ranges])[0]
     return value._replace(tensor=part, start=value.start + first)
+
+
+def _first_of_slice(
+    op: tf.Operation,
+    whole: list[int],
+    part: list[int],
+    axis: int,
+    ranges: Sequence[tf.Tensor],
+) -> int | None:
+    """Returns where a slice begins along an axis; None unless it is a plain block."""
+    begin, _, strides = (constant(each).tolist() for each in ranges)
+    special = any(op.get_attr(name) for name in _MASKS[2:])
+    if special or len(part) != len(whole) or any(step != 1 for step in strides):
+        return None
+    if axis >= len(begin) or op.get_attr("begin_mask") >> axis & 1 or not part[axis]:
+        return 0
+    return begin[axis] % whole[axis]
 
 
 @batches("Pad", "PadV2", "MirrorPad", "MirrorPadGrad")
@@ -209,7 +241,11 @@ def padding(op: tf.Operation, values: list[Value], count: int) -> list[Value]:
     value, widths, *filler = values
     if any(map(is_varied, filler)):
         raise NoRuleError("the margin's entries vary")
-    batched, widths = dense(value), constant(widths).tolist()
+    widths = constant(widths).tolist()
+    if isinstance(value, Diagonal) and op.type == "Pad":
+        wide = run(op, [value.tensor, widths])[0]
+        return [value._replace(tensor=wide, start=value.start - widths[value.axis][0])]
+    batched = dense(value)
     widths.insert(batched.axis, [0, 0])
     return [Batched(run(op, [batched.tensor, widths, *filler])[0], batched.axis)]
 

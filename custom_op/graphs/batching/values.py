@@ -30,8 +30,8 @@ class Batched(NamedTuple):
 class Diagonal(NamedTuple):
     """A tensor's values for K vectors, of which vector k fills one entry along an axis.
 
-    For vector k it is zero except at the place k - start of the axis, where it is `tensor`. Gradients
-    of one output of each example begin like this, and stay so until the examples are summed.
+    For vector k it is zero except at the place k - start of the axis, where it is `tensor`.
+    Gradients of one output of each example begin like this, and stay so until examples are summed.
 
     Attributes:
       tensor: The values, of the shape in the traced graph.
@@ -68,6 +68,9 @@ def moved(value: Batched, axis: int) -> Batched:
 
 def padded(value: tf.Tensor, start: int, count: int) -> Batched:
     """Returns rows of some of K vectors, the first axis, as values of all of them."""
+    # Rows before the first vector and behind the last are those of no vector.
+    value = value[max(-start, 0) : count - start]
+    start = max(start, 0)
     after = count - start - value.shape[0]
     if start or after:
         value = tf.pad(value, [[start, after]] + [[0, 0]] * (value.shape.rank - 1))
@@ -170,16 +173,39 @@ def constant(tensor: tf.Tensor) -> Any:
     Raises:
       NoRuleError: If the graph does not tell it.
     """
-    value = None if is_varied(tensor) else tf.get_static_value(tensor)
-    if value is None and not is_varied(tensor) and tensor.op.type == "ConcatOffset":
-        # Where the parts of a concatenation begin, which TensorFlow does not tell.
-        axis, *sizes = (tf.get_static_value(each) for each in tensor.op.inputs)
-        if axis is not None and all(size is not None for size in sizes):
-            value = np.zeros_like(sizes[0])
-            value[axis] = sum(size[axis] for size in sizes[: tensor.value_index])
+    value = None if is_varied(tensor) else _known(tensor)
     if value is None:
         raise NoRuleError("sizes are not known when the graph is built")
     return value
+
+
+def _known(tensor: tf.Tensor) -> Any:
+    """Returns a tensor's value if the graph tells it, also where TensorFlow does not look."""
+    value = tf.get_static_value(tensor)
+    if value is not None or tensor.op.type not in ("ConcatOffset", "FloorMod"):
+        return value
+    read = [_known(each) for each in tensor.op.inputs]
+    if any(each is None for each in read):
+        return None
+    if tensor.op.type == "FloorMod":
+        return read[0] % read[1]
+    # Where a part of a concatenation begins.
+    axis, *sizes = read
+    value = np.zeros_like(sizes[0])
+    value[axis] = sum(size[axis] for size in sizes[: tensor.value_index])
+    return value
+
+
+def logical_shape(value: Value) -> list[int]:
+    """Returns the static shape of a value in the traced graph, without the extra axis.
+
+    Raises:
+      NoRuleError: If it is not static.
+    """
+    shape = shape_of(value.tensor if is_varied(value) else value)
+    if isinstance(value, Batched):
+        del shape[value.axis]
+    return shape
 
 
 def shape_of(tensor: tf.Tensor) -> list[int]:
