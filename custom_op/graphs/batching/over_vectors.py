@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ class _Batched(Copies):
     ) -> None:
         super().__init__(inputs, values, **options)
         self._count = count
-        self._make = lambda inner, given: _Batched(inner, given, count=count, **options)
+        self._make = functools.partial(_Batched, count=count, **options)
 
     def _copy(self, inner: tf.Operation, values: list[Value]) -> Sequence[Value]:
         if not any(map(is_varied, values)) or inner.type in CALLS:

@@ -58,7 +58,7 @@ def _of_diagonal(
         tf.transpose(factors[1]) if flips[1] else factors[1],
     ]
     outer = rows[0][:, :, tf.newaxis] * rows[1][:, tf.newaxis, :]
-    return padded(outer, value.start, value.count)
+    return padded(outer, value.start, value.vectors)
 
 
 def _first_varied(a: Batched, b: tf.Tensor, flips: tuple[bool, bool]) -> Batched:
@@ -151,7 +151,7 @@ def _along(inputs: list[str], result: str, place: int, values: list[Value]) -> V
         product = tf.einsum(f"{terms}->{result}", *tensors)
         return value._replace(tensor=product, axis=result.index(letter))
     rows = tf.einsum(f"{terms}->{letter}{result}", *tensors)
-    return padded(rows, value.start, value.count)
+    return padded(rows, value.start, value.vectors)
 
 
 def _folded(value: Batched) -> tf.Tensor:

@@ -60,7 +60,7 @@ def _summed(value: Diagonal, axes: Sequence[int], keeps: bool) -> Batched:
     total = tf.reduce_sum(rows, others, keepdims=keeps) if others else rows
     if keeps:
         total = tf.expand_dims(total, value.axis + 1)
-    return padded(total, value.start, value.count)
+    return padded(total, value.start, value.vectors)
 
 
 @batches("BiasAddGrad")

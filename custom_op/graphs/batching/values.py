@@ -37,13 +37,13 @@ class Diagonal(NamedTuple):
       tensor: The values, of the shape in the traced graph.
       axis: The axis.
       start: The number of the vector whose entry is at place 0.
-      count: K.
+      vectors: K.
     """
 
     tensor: tf.Tensor
     axis: int
     start: int
-    count: int
+    vectors: int
 
 
 Value = Any  # a tensor that is the same for all vectors, a Batched or a Diagonal
@@ -86,12 +86,12 @@ def dense(value: Value) -> Batched | tf.Tensor:
     if not isinstance(value, Diagonal):
         return value
     size = value.tensor.shape[value.axis]
-    if value.count * value.tensor.shape.num_elements() > LARGEST_DENSE:
+    if value.vectors * value.tensor.shape.num_elements() > LARGEST_DENSE:
         raise NoRuleError("a diagonal is too large to be written out")
     ones = tf.eye(size, dtype=value.tensor.dtype)
     after = value.tensor.shape.rank - 1 - value.axis
     ones = tf.reshape(ones, [size, *[1] * value.axis, size, *[1] * after])
-    return padded(ones * value.tensor[tf.newaxis], value.start, value.count)
+    return padded(ones * value.tensor[tf.newaxis], value.start, value.vectors)
 
 
 def aligned(values: Sequence[Value], rank: int) -> tuple[list[tf.Tensor], int]:
