@@ -58,7 +58,7 @@ class Copies:
         self._known = {inner.ref(): outer for inner, outer in zip(inputs, values, strict=True)}
         self._check = check
         self._reads = reads or {}
-        self._make = functools.partial(Copies, check=check, reads=reads)
+        self._make: Callable[..., Copies] = functools.partial(Copies, check=check, reads=reads)
 
     def compute(self, wanted: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Returns the values of tensors of the traced graph, in the current graph."""

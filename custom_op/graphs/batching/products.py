@@ -256,7 +256,7 @@ def _examples_apart(op: tf.Operation, x: tf.Tensor, y: Diagonal, shape: list[int
         padding=op.get_attr("padding").decode(),
     )
     rows = tf.einsum("bhwp,bhwo->bpo", patches, y.tensor)
-    return padded(tf.reshape(rows, [x.shape[0], *shape]), y.start, y.count)
+    return padded(tf.reshape(rows, [x.shape[0], *shape]), y.start, y.vectors)
 
 
 @batches("AvgPool", "AvgPool3D", "ResizeBilinear", "ResizeNearestNeighbor")
