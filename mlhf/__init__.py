@@ -29,6 +29,11 @@ from mlhf.optimizers.gradient_methods import (
 )
 from mlhf.optimizers.hessian_free import HessianFree, HessianFreeState
 from mlhf.optimizers.kfac import KFAC, KFACState
+from mlhf.optimizers.least_squares.levenberg_marquardt import METHODS as LM_METHODS
+from mlhf.optimizers.least_squares.levenberg_marquardt import (
+    LevenbergMarquardt,
+    LevenbergMarquardtState,
+)
 from mlhf.optimizers.martens_hessian_free import MartensHessianFree
 from mlhf.optimizers.schedule import Schedule
 from mlhf.optimizers.step import Step
@@ -48,6 +53,9 @@ __all__ = [
     "KFACState",
     "KINDS",
     "L2",
+    "LM_METHODS",
+    "LevenbergMarquardt",
+    "LevenbergMarquardtState",
     "MartensHessianFree",
     "MetaHessianFree",
     "MetaState",

@@ -112,7 +112,7 @@ class LinearizedOperator(BatchOperator):
           TypeError: If a parameter is not floating, or the output is not one tensor of float32 or
             float64.
         """
-        self._unconnected = unconnected
+        self._unconnected, self._loss = unconnected, loss
         self._linearization = linearize(
             function, parameters, unconnected=unconnected, product_dtype=product_dtype
         )

@@ -11,6 +11,7 @@ import tensorflow as tf
 from custom_op import losses
 from custom_op.operators.batch_operator import Batch, LinearizedOperator
 from custom_op.operators.dataset_operator import DatasetOperator, on_batch_or_data_set
+from custom_op.operators.root import Root, root_of
 
 Structure = Any
 
@@ -30,6 +31,25 @@ class GaussNewton(LinearizedOperator):
 
     def _output_product(self, tangents: tf.Tensor) -> tf.Tensor:
         return self._evaluation.hessian_product(tangents, self._mean)
+
+    def pulled_curvature(self, tangents: tf.Tensor) -> Structure:
+        """Returns Jᵀ H_ℓ u, in the structure of the parameters, for tangents u of the outputs."""
+        return self._linearization.vjp(self._output_product(tangents))
+
+    def root(self) -> Root:
+        """Returns R and r with G = Rᵀ R and the gradient Rᵀ r, as matrix and vector.
+
+        Call it inside a `tf.function`. The loss has to be a sum over examples, as all of
+        `custom_op.losses` are.
+
+        Raises:
+          ValueError: If the outputs' shape is not static.
+          TypeError: If the parameters have several dtypes.
+        """
+        self._flat_dtype()
+        return root_of(
+            lambda u: self.flatten(self._linearization.vjp(u)), self._loss, self._evaluation
+        )
 
 
 def gauss_newton(

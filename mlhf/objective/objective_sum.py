@@ -269,6 +269,18 @@ class _SumOfOperators:
         )
 
 
+def weighted_operators(linearized: LinearizedObjective) -> list[tuple[Any, Any]]:
+    """Returns the weights and the Gauss-Newton operators of a linearized objective's terms.
+
+    The curvature of its regularizer is not among them.
+    """
+    operator = linearized._operator
+    if not isinstance(operator, _SumOfOperators):
+        return [(1.0, operator)]
+    weights, terms = operator._weights.values(), operator._terms
+    return [(weight, term._operator) for weight, term in zip(weights, terms, strict=True)]
+
+
 def _weighted(weights: Mapping[str, Any], values: list[tf.Tensor]) -> list[tf.Tensor]:
     return [
         # A number stays one: as a tensor it would have been float32 on the way.

@@ -171,7 +171,7 @@ def strided_slice(op: tf.Operation, values: list[Value], count: int) -> list[Val
     """Every entry that a subscript names."""
     value, *ranges = values
     if isinstance(value, Diagonal):
-        kept = _first_rows(op, value, ranges)
+        kept = _slice_of_diagonal(op, value, ranges)
         if kept is not None:
             return [kept]
     batched = moved(dense(value), 0)
@@ -185,10 +185,11 @@ def strided_slice_back(op: tf.Operation, values: list[Value], count: int) -> lis
     shape, *ranges, value = values
     if isinstance(value, Diagonal):
         whole = constant(shape).tolist()
-        first = _first_of_slice(op, whole, logical_shape(value), value.axis, ranges)
-        if first is not None:
-            filled = tf.ensure_shape(run(op, [shape, *ranges, value.tensor])[0], whole)
-            return [value._replace(tensor=filled, start=value.start - first)]
+        for axis, there in enumerate(_along_axes(op, whole, ranges)):
+            if there is not None and there[0] == value.axis:
+                filled = tf.ensure_shape(run(op, [shape, *ranges, value.tensor])[0], whole)
+                start = value.start - there[1]
+                return [value._replace(tensor=filled, axis=axis, start=start)]
     batched = moved(dense(value), 0)
     ranges, masks = _with_first_axis(op, ranges)
     shape = [count, *constant(shape).tolist()]
@@ -209,30 +210,53 @@ def _with_first_axis(
     return longer, masks
 
 
-def _first_rows(op: tf.Operation, value: Diagonal, ranges: Sequence[tf.Tensor]) -> Diagonal | None:
+def _slice_of_diagonal(
+    op: tf.Operation, value: Diagonal, ranges: Sequence[tf.Tensor]
+) -> Diagonal | None:
     """Returns a slice of a diagonal along its axis or others; None if it has no rule."""
-    first = _first_of_slice(op, logical_shape(value), shape_of(op.outputs[0]), value.axis, ranges)
-    if first is None:
+    there = _along_axes(op, logical_shape(value), ranges)[value.axis]
+    if there is None:
         return None
+    axis, first = there
     part = run(op, [value.tensor, *ranges])[0]
-    return value._replace(tensor=part, start=value.start + first)
+    return value._replace(tensor=part, axis=axis, start=value.start + first)
 
 
-def _first_of_slice(
-    op: tf.Operation,
-    whole: list[int],
-    part: list[int],
-    axis: int,
-    ranges: Sequence[tf.Tensor],
-) -> int | None:
-    """Returns where a slice begins along an axis; None unless it is a plain block."""
+def _along_axes(
+    op: tf.Operation, whole: list[int], ranges: Sequence[tf.Tensor]
+) -> list[tuple[int, int] | None]:
+    """Returns, for each axis of a tensor, which axis of a slice it becomes, and where that begins.
+
+    Args:
+      op: The slice.
+      whole: The shape of the tensor.
+      ranges: The begin, the end and the strides of the subscripts.
+
+    Returns:
+      The pairs; None for an axis of which one entry or not every one is taken.
+    """
     begin, _, strides = (constant(each).tolist() for each in ranges)
-    special = any(op.get_attr(name) for name in _MASKS[2:])
-    if special or len(part) != len(whole) or any(step != 1 for step in strides):
-        return None
-    if axis >= len(begin) or op.get_attr("begin_mask") >> axis & 1 or not part[axis]:
-        return 0
-    return begin[axis] % whole[axis]
+    masks = {name: op.get_attr(name) for name in _MASKS}
+    new = [bool(masks["new_axis_mask"] >> i & 1) for i in range(len(begin))]
+    ellipsis = [bool(masks["ellipsis_mask"] >> i & 1) for i in range(len(begin))]
+    skipped = len(whole) - sum(not (n or e) for n, e in zip(new, ellipsis, strict=True))
+    places: list[tuple[int, int] | None] = []
+    out = 0
+    for i in range(len(begin)):
+        if ellipsis[i]:
+            places += [(out + j, 0) for j in range(skipped)]
+            out += skipped
+        elif new[i]:
+            out += 1
+        elif masks["shrink_axis_mask"] >> i & 1:
+            places.append(None)
+        else:
+            size = whole[len(places)]
+            first = 0 if masks["begin_mask"] >> i & 1 else begin[i]
+            first = max(first + size, 0) if first < 0 else min(first, size)
+            places.append((out, first) if strides[i] == 1 else None)
+            out += 1
+    return places + [(out + j, 0) for j in range(len(whole) - len(places))]
 
 
 @batches("Pad", "PadV2", "MirrorPad", "MirrorPadGrad")

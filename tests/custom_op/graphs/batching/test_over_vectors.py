@@ -104,7 +104,8 @@ def test_every_rule_agrees_with_a_loop(monkeypatch):
 def _network(w, x):
     hidden = tf.tanh(x @ tf.reshape(w[:6], [2, 3]) + w[6:9])
     # Two terms of different examples, as of an equation and its boundary.
-    return tf.concat([hidden[:3] @ w[9:12, None], tf.square(hidden[3:, :1])], 0)
+    edge = tf.square(hidden[3:, 0]) + hidden[3:, None][..., 1][:, 0]
+    return tf.concat([hidden[:3] @ w[9:12, None], edge[:, None]], 0)
 
 
 def test_one_hot_examples_are_never_written_out(monkeypatch):
@@ -171,7 +172,7 @@ def test_loops_take_the_place_of_missing_rules():
 
 
 def test_large_numbers_of_vectors_are_taken_in_chunks(monkeypatch):
-    monkeypatch.setattr(over_vectors, "LARGEST_CHUNK", 2 * SIZE)
+    monkeypatch.setattr(over_vectors, "LARGEST_CHUNK", 2 * 30)
     taken, together = [], over_vectors._together
 
     def noted(traced, value, count):

@@ -1,0 +1,1 @@
+"""Gauss-Newton methods for residuals: Levenberg and Marquardt's."""
