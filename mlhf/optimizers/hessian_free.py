@@ -13,6 +13,7 @@ from mlhf.objective import Objective
 from mlhf.optimizers.conjugate_gradient import conjugate_gradient
 from mlhf.optimizers.curvature_shares import linearize_shares
 from mlhf.optimizers.damping import adapt_damping, model_decrease
+from mlhf.optimizers.preconditioners.choice import check_preconditioner, of_vectors
 from mlhf.optimizers.settings import Fixed, Number
 from mlhf.optimizers.step import CompiledSteps, Step
 from mlhf.optimizers.step_arguments import as_tensors, note_layout
@@ -65,6 +66,7 @@ class HessianFree(CompiledSteps):
     damping = Number(at_least=0)
     cg_iterations, x_use, damping_type, decay = Fixed(), Fixed(), Fixed(), Fixed()
     curvature_share, guards, cg_tolerance, product_dtype = Fixed(), Fixed(), Fixed(), Fixed()
+    preconditioner = Fixed()
 
     def __init__(
         self,
@@ -79,6 +81,7 @@ class HessianFree(CompiledSteps):
         guards: str = "relative",
         cg_tolerance: float | None = None,
         product_dtype: str | None = None,
+        preconditioner: Any = None,
         jit_compile: bool = False,
     ) -> None:
         """Sets an optimizer up.
@@ -99,10 +102,15 @@ class HessianFree(CompiledSteps):
             three times as fast on processors with such units, with errors of up to 1%; None, the
             default, is the parameters' dtype. Gradient, loss and the vectors of conjugate gradients
             stay in the parameters' dtype either way.
+          preconditioner: The preconditioner of conjugate gradients: None,
+            `mlhf.NystromPreconditioner(rank)`, or a function `(objective, parameters, damping)`
+            that returns a function of a structure like the parameters, an approximation of
+            (G + λ I)⁻¹. It has to be symmetric and positive definite.
           jit_compile: Whether a step is compiled with XLA.
 
         Raises:
           ValueError: If a value makes no sense; the message says what was expected.
+          TypeError: If the preconditioner is something else.
         """
         super().__init__(jit_compile)
         self.damping_type = check_choice("damping_type", damping_type, ("regular", "LM_heuristics"))
@@ -117,6 +125,7 @@ class HessianFree(CompiledSteps):
             cg_tolerance = check_number("cg_tolerance", cg_tolerance, at_least=0)
         self.cg_tolerance = cg_tolerance
         self.product_dtype = check_choice("product_dtype", product_dtype, (None, "bfloat16"))
+        self.preconditioner = check_preconditioner(preconditioner)
 
     def init(self, parameters: Any) -> HessianFreeState:
         """Returns the state before the first step.
@@ -167,6 +176,9 @@ class HessianFree(CompiledSteps):
             lambda v: curvature(v) + state.damping * v,
             gradient,
             x0=start,
+            preconditioner=of_vectors(
+                self.preconditioner, objective, parameters, form, curvature, state.damping
+            ),
             max_iterations=self.cg_iterations,
             tolerance=self.cg_tolerance,
             guards=self.guards,

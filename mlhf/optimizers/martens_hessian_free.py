@@ -15,6 +15,7 @@ from mlhf.objective import Objective
 from mlhf.optimizers.curvature_shares import linearize_shares
 from mlhf.optimizers.damping import reduction_ratio, scaled_by_ratio
 from mlhf.optimizers.hessian_free import HessianFreeState, initial_state
+from mlhf.optimizers.preconditioners.choice import check_preconditioner, of_vectors
 from mlhf.optimizers.settings import Fixed, Number
 from mlhf.optimizers.step import CompiledSteps, Step
 
@@ -44,8 +45,9 @@ class MartensHessianFree(CompiledSteps):
     - Gradient and losses are taken on the whole batch; G, which takes most of the time, may be
       taken on its first examples only.
 
-    Martens' preconditioner (the gradients' squares, example by example) is left out. The optimizer
-    is meant for large batches: a small batch's loss says little about the next batch's.
+    Martens' preconditioner (the gradients' squares, example by example) is left out; another can be
+    given. The optimizer is meant for large batches: a small batch's loss says little about the
+    next batch's.
 
     Attributes:
       damping: λ; a new value holds from the next step on. If λ is adapted, it is part of the
@@ -54,7 +56,7 @@ class MartensHessianFree(CompiledSteps):
 
     damping = Number(at_least=0)
     cg_iterations, cg_tolerance, warm_start = Fixed(), Fixed(), Fixed()
-    curvature_share, damping_type, decay = Fixed(), Fixed(), Fixed()
+    curvature_share, damping_type, decay, preconditioner = Fixed(), Fixed(), Fixed(), Fixed()
 
     def __init__(
         self,
@@ -66,6 +68,7 @@ class MartensHessianFree(CompiledSteps):
         curvature_share: float = 1.0,
         damping_type: str = "LM_heuristics",
         decay: float = 2 / 3,
+        preconditioner: Any = None,
         jit_compile: bool = False,
     ) -> None:
         """Sets an optimizer up.
@@ -79,10 +82,15 @@ class MartensHessianFree(CompiledSteps):
           curvature_share: The share of the batch that G is taken on, above 0 and at most 1.
           damping_type: The kind of damping: `"LM_heuristics"`, or `"regular"` for a constant λ.
           decay: The factor by which λ is multiplied where ρ > 3/4 and divided where ρ < 1/4.
+          preconditioner: The preconditioner of conjugate gradients: None,
+            `mlhf.NystromPreconditioner(rank)`, or a function `(objective, parameters, damping)`
+            that returns a function of a structure like the parameters, an approximation of
+            (G + λ I)⁻¹. It has to be symmetric and positive definite.
           jit_compile: Whether a step is compiled with XLA.
 
         Raises:
           ValueError: If a value makes no sense; the message says what was expected.
+          TypeError: If the preconditioner is something else.
         """
         super().__init__(jit_compile)
         self.damping_type = check_choice("damping_type", damping_type, ("regular", "LM_heuristics"))
@@ -92,6 +100,7 @@ class MartensHessianFree(CompiledSteps):
         self.warm_start = check_number("warm_start", warm_start, at_least=0, at_most=1)
         self.curvature_share = check_number("curvature_share", curvature_share, above=0, at_most=1)
         self.decay = check_number("decay", decay, above=0, below=1)
+        self.preconditioner = check_preconditioner(preconditioner)
 
     def init(self, parameters: Any) -> HessianFreeState:
         """Returns the state before the first step.
@@ -138,6 +147,7 @@ class MartensHessianFree(CompiledSteps):
             self.warm_start,
             self.cg_iterations,
             self.cg_tolerance,
+            of_vectors(self.preconditioner, objective, parameters, form, curvature, state.damping),
         )
         here = form.flatten(parameters)
 
@@ -211,12 +221,15 @@ def _solve(
     warm_start: float,
     iterations: int,
     tolerance: float,
+    preconditioner: Callable[[tf.Tensor], tf.Tensor] | None,
 ) -> _Solved:
     numbers = _kept_numbers(iterations)
     slot_of = np.full(iterations + 1, -1, np.int32)
     slot_of[numbers] = np.arange(len(numbers))
     slots = tf.constant(slot_of)
     dtype = gradient.dtype
+
+    precondition = preconditioner or (lambda r: r)
 
     def model(x: tf.Tensor, r: tf.Tensor) -> tf.Tensor:
         return -0.5 * tf.tensordot(x, gradient + r, 1)
@@ -256,8 +269,9 @@ def _solve(
         positive = curved > 0
         alpha = tf.where(positive, rho / tf.where(positive, curved, 1), 0)
         x, r = x + alpha * p, r - alpha * product
-        new_rho = tf.tensordot(r, r, 1)
-        p = r + new_rho / rho * p
+        y = precondition(r)
+        new_rho = tf.tensordot(r, y, 1)
+        p = y + new_rho / rho * p
         models = tf.tensor_scatter_nd_update(models, [[i + 1]], [model(x, r)])
         slot = slots[i + 1]
         kept = tf.cond(slot >= 0, lambda: kept.write(slot, x), lambda: kept)
@@ -268,7 +282,8 @@ def _solve(
     start, r = share * last, gradient - share * product
     models = tf.concat([[model(start, r)], tf.zeros([iterations], dtype)], 0)
     kept = tf.TensorArray(dtype, len(numbers), element_shape=gradient.shape, clear_after_read=False)
-    state = (0, start, r, r, tf.tensordot(r, r, 1), models, kept, True)
+    y = precondition(r)
+    state = (0, start, r, y, tf.tensordot(r, y, 1), models, kept, True)
     i, x, _, _, _, models, kept, _ = tf.while_loop(
         keep_going, iterate, state, maximum_iterations=iterations
     )

@@ -27,6 +27,8 @@ OPTIMIZERS = {
     "hf of Martens on a half": functools.partial(
         mlhf.MartensHessianFree, 0.1, curvature_share=0.5, damping_type="regular"
     ),
+    "LM": mlhf.LevenbergMarquardt,
+    "LM by conjugate gradients": functools.partial(mlhf.LevenbergMarquardt, method="cg"),
     "K-FAC": functools.partial(mlhf.KFAC, damping=0.1),
     "K-FAC with a rate": functools.partial(mlhf.KFAC, 0.1, 0.1),
     "K-FAC LM": functools.partial(mlhf.KFAC, damping=0.1, damping_type="LM_heuristics"),
@@ -52,7 +54,7 @@ OPTIMIZERS = {
     "RMSprop": lambda: mlhf.FirstOrder(keras.optimizers.RMSprop(0.05)),
 }
 # One of each class, for what costs a compilation.
-CLASSES = ["hf", "hf of Martens", "K-FAC", "Muon with curvature", "meta", "Adam"]
+CLASSES = ["hf", "hf of Martens", "LM", "K-FAC", "Muon with curvature", "meta", "Adam"]
 
 
 @pytest.mark.parametrize(
