@@ -190,7 +190,13 @@ class LevenbergMarquardt(CompiledSteps):
             "cg_iterations": trial.iterations,
             "method": tf.constant(METHODS.index(method)),
         }
-        after = LevenbergMarquardtState(trial.damping, trial.growth, state.steps + 1)
+        # A batch that is not finite says nothing about λ.
+        is_finite = tf.math.is_finite(linearized.value) & tf.math.is_finite(trial.damping)
+        after = LevenbergMarquardtState(
+            tf.where(is_finite, trial.damping, state.damping),
+            tf.where(is_finite, trial.growth, state.growth),
+            state.steps + 1,
+        )
         return form.unflatten(trial.moved), after, linearized.model_state, metrics
 
     def _choose(self, objective: Objective, linearized: LinearizedObjective, form: FlatForm) -> str:

@@ -81,7 +81,7 @@ def test_a_step(method):
 def test_losses_only_fall_and_exact_data_is_fitted_to_rounding():
     parameters, truth = start(), start()
     inputs = tf.constant(_random.normal(size=(20, 2)))
-    parameters["w"] += 1.5
+    parameters["w"] += 0.3
     fit = mlhf.Objective(network, "squared_error", inputs, network(truth, inputs))
     optimizer = mlhf.LevenbergMarquardt(1e-6)
     state = optimizer.init(parameters)
@@ -116,6 +116,7 @@ def test_a_batch_that_is_not_finite_moves_nothing():
     bad = mlhf.Objective(network, "squared_error", X * np.nan, Y)
     step = optimizer.step(bad, parameters, optimizer.init(parameters))
     np.testing.assert_array_equal(flat(step.parameters), flat(parameters))
+    assert step.state.damping == -1
     again = optimizer.step(
         mlhf.Objective(network, "squared_error", X, Y), step.parameters, step.state
     )

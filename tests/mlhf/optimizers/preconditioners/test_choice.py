@@ -9,13 +9,13 @@ from tests.contract import quadratic
 
 _random = np.random.default_rng(0)
 # Badly scaled inputs, so that conjugate gradients take long.
-X = tf.constant(_random.normal(size=(30, 4)) * [1e-2, 0.1, 1, 30])
-Y = tf.constant(_random.normal(size=(30, 2)))
+X = tf.constant(_random.normal(size=(60, 12)) * np.logspace(-2, 1.5, 12))
+Y = tf.constant(_random.normal(size=(60, 2)))
 DAMPING = 1e-4
 
 
 def start():
-    return {"dense": {"bias": tf.zeros([2], tf.float64), "kernel": tf.zeros([4, 2], tf.float64)}}
+    return {"dense": {"bias": tf.zeros([2], tf.float64), "kernel": tf.zeros([12, 2], tf.float64)}}
 
 
 def objective():
@@ -31,7 +31,7 @@ def by_diagonal(objective, parameters, damping):
     )
 
 
-PRECONDITIONERS = {"nystrom": mlhf.NystromPreconditioner(10), "own": by_diagonal}
+PRECONDITIONERS = {"nystrom": mlhf.NystromPreconditioner(26), "own": by_diagonal}
 
 
 def _step(optimizer):
@@ -48,14 +48,14 @@ def test_hessian_free(name):
     plain = _step(mlhf.HessianFree(**settings))
     fewer = _step(mlhf.HessianFree(**settings, preconditioner=PRECONDITIONERS[name]))
     np.testing.assert_allclose(_flat(fewer), _flat(plain), rtol=1e-5, atol=1e-6)
-    limit = 4 if name == "nystrom" else 9
-    assert fewer.metrics["cg_iterations"] <= limit < plain.metrics["cg_iterations"]
+    most = plain.metrics["cg_iterations"] // 2
+    assert fewer.metrics["cg_iterations"] <= (4 if name == "nystrom" else most) <= most
 
 
 def test_hessian_free_of_martens():
     settings = {"damping": DAMPING, "cg_iterations": 12, "damping_type": "regular"}
     optimizer = mlhf.MartensHessianFree(
-        **settings, preconditioner=mlhf.NystromPreconditioner(10), curvature_share=0.5
+        **settings, preconditioner=mlhf.NystromPreconditioner(26), curvature_share=0.5
     )
     fitted = _step(optimizer)
     # The loss after one step, beside that of as many iterations without one.
