@@ -35,11 +35,8 @@ from mlhf.optimizers.least_squares.levenberg_marquardt import (
     LevenbergMarquardtState,
 )
 from mlhf.optimizers.martens_hessian_free import MartensHessianFree
-<<<<<<< HEAD
-from mlhf.optimizers.schedule import Schedule
-=======
 from mlhf.optimizers.preconditioners.choice import NystromPreconditioner
->>>>>>> 1c80341 (Preconditioners for the Hessian-free optimizers: Nyström's made at the step's point, or the user's own; tests and page of Levenberg-Marquardt)
+from mlhf.optimizers.schedule import Schedule
 from mlhf.optimizers.step import Step
 from mlhf.task import Task
 

@@ -242,6 +242,12 @@ class _LinearizedSum(LinearizedObjective):
         self._note(objective, tf.add_n(_weighted(objective.term_weights, losses)))
         term_losses.note({f"loss_{name}": loss for name, loss in zip(terms, losses, strict=True)})
 
+    @property
+    def weighted_operators(self) -> list[tuple[Any, Any]]:
+        """The weights and the Gauss-Newton operators of the terms."""
+        weights, terms = self._operator._weights.values(), self._operator._terms
+        return [(weight, term._operator) for weight, term in zip(weights, terms, strict=True)]
+
 
 class _SumOfOperators:
     """Σ wₖ Gₖ, and its gradient."""
@@ -267,18 +273,6 @@ class _SumOfOperators:
         return tf.nest.map_structure(
             lambda *leaves: tf.add_n(_weighted(self._weights, list(leaves))), *parts
         )
-
-
-def weighted_operators(linearized: LinearizedObjective) -> list[tuple[Any, Any]]:
-    """Returns the weights and the Gauss-Newton operators of a linearized objective's terms.
-
-    The curvature of its regularizer is not among them.
-    """
-    operator = linearized._operator
-    if not isinstance(operator, _SumOfOperators):
-        return [(1.0, operator)]
-    weights, terms = operator._weights.values(), operator._terms
-    return [(weight, term._operator) for weight, term in zip(weights, terms, strict=True)]
 
 
 def _weighted(weights: Mapping[str, Any], values: list[tf.Tensor]) -> list[tf.Tensor]:

@@ -18,7 +18,6 @@ import tensorflow as tf
 
 from custom_op.flat_form import FlatForm
 from mlhf.objective import LinearizedObjective
-from mlhf.objective_sum import weighted_operators
 from mlhf.optimizers.conjugate_gradient import conjugate_gradient
 from mlhf.optimizers.least_squares.gram import gram
 from mlhf.optimizers.preconditioners.nystrom import sketch
@@ -77,7 +76,7 @@ class Dense:
         self.point = tf.cast(form.flatten(linearized.parameters), DTYPE)
         rows, residuals = [], []
         self._roots: list[tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]] = []
-        for weight, operator in weighted_operators(linearized):
+        for weight, operator in linearized.weighted_operators:
             scale = tf.sqrt(tf.cast(weight, DTYPE))
             root = operator.root()
             rows.append(scale * tf.cast(root.rows, DTYPE))
@@ -194,7 +193,7 @@ class MatrixFree:
           seed: Two integers, for the preconditioner's random vectors.
         """
         self._linearized, self._form = linearized, form
-        self._operators = weighted_operators(linearized)
+        self._operators = linearized.weighted_operators
         self._iterations, self._tolerance = iterations, tolerance
         self.gradient = form.flatten(linearized.gradient())
         # One product at least tells the size of λ.

@@ -53,17 +53,15 @@ def test_hessian_free(name):
 
 
 def test_hessian_free_of_martens():
-    settings = {"damping": DAMPING, "cg_iterations": 12, "damping_type": "regular"}
-    optimizer = mlhf.MartensHessianFree(
-        **settings, preconditioner=mlhf.NystromPreconditioner(26), curvature_share=0.5
+    settings = {"damping": DAMPING, "cg_iterations": 4, "damping_type": "regular"}
+    fitted, plain = (
+        _step(mlhf.MartensHessianFree(**settings, preconditioner=preconditioner))
+        for preconditioner in (mlhf.NystromPreconditioner(26), None)
     )
-    fitted = _step(optimizer)
-    # The loss after one step, beside that of as many iterations without one.
-    plain = _step(mlhf.MartensHessianFree(**settings, curvature_share=0.5))
-    losses = [objective().data_loss(step.parameters) for step in (fitted, plain)]
-    assert losses[0] <= losses[1] + 1e-12
-    # The second half is other data, so a step on the first half is not the whole's minimum.
-    assert losses[0] < fitted.metrics["loss"]
+    # Four iterations solve the system with it, and not without.
+    reference = _step(mlhf.MartensHessianFree(**{**settings, "cg_iterations": 200}))
+    np.testing.assert_allclose(_flat(fitted), _flat(reference), atol=1e-3)
+    assert objective().data_loss(fitted.parameters) < objective().data_loss(plain.parameters)
 
 
 def test_other_things_are_refused():
