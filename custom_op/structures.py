@@ -131,14 +131,3 @@ def flatten_like(
             )
         flat.append(leaf)
     return flat
-
-
-def inner(a: Structure, b: Structure) -> tf.Tensor:
-    """Returns the inner product of two structures of tensors, a scalar."""
-    pairs = zip(tf.nest.flatten(a), tf.nest.flatten(b), strict=True)
-    return tf.add_n([tf.reduce_sum(x * y) for x, y in pairs])
-
-
-def add(a: Structure, b: Structure) -> Structure:
-    """Returns the sum of two structures of tensors, leaf by leaf."""
-    return tf.nest.map_structure(tf.add, a, b)

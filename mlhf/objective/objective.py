@@ -305,24 +305,41 @@ class LinearizedObjective:
         gradient = self._operator.gradient()
         if self._regularizer is None:
             return gradient
-        return structures.add(gradient, self._regularizer.gradient(self.parameters))
+        return _add(gradient, self._regularizer.gradient(self.parameters))
 
     def curvature_product(self, vector: Structure) -> Structure:
         """Returns (Jᵀ H J + the regularizer's Hessian) v, in the structure of the parameters."""
         product = self._operator.matvec(vector)
         if self._regularizer is None:
             return product
-        return structures.add(product, self._regularizer.hessian_product(self.parameters, vector))
+        return _add(product, self._regularizer.hessian_product(self.parameters, vector))
 
     def curvature_along(self, vector: Structure) -> tf.Tensor:
-        """Returns ⟨v, (Jᵀ H J + the regularizer's Hessian) v⟩, a scalar, by no backward pass."""
+        """Returns ⟨v, (Jᵀ H J + the regularizer's Hessian) v⟩, without a backward pass.
+
+        Args:
+          vector: A structure like the parameters.
+
+        Returns:
+          A scalar in the parameters' dtype.
+        """
         curvature = _in_dtype_of(self.parameters, self._operator.quadratic_form(vector))
         if self._regularizer is None:
             return curvature
         product = self._regularizer.hessian_product(self.parameters, vector)
-        return curvature + structures.inner(vector, product)
+        return curvature + inner(vector, product)
+
+
+def inner(a: Structure, b: Structure) -> tf.Tensor:
+    """Returns the inner product of two structures of tensors, a scalar."""
+    pairs = zip(tf.nest.flatten(a), tf.nest.flatten(b), strict=True)
+    return tf.add_n([tf.reduce_sum(x * y) for x, y in pairs])
 
 
 def _in_dtype_of(parameters: Structure, value: tf.Tensor) -> tf.Tensor:
     """Casts a loss, since a network may compute in another precision than its parameters'."""
     return tf.cast(value, tf.nest.flatten(parameters)[0].dtype)
+
+
+def _add(a: Structure, b: Structure) -> Structure:
+    return tf.nest.map_structure(tf.add, a, b)

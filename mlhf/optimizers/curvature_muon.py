@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from custom_op import structures
 from mlhf.checks.arguments import check_count, check_number, check_parameters
 from mlhf.models import keras_models
-from mlhf.objective import LinearizedObjective, Objective
+from mlhf.objective import LinearizedObjective, Objective, inner
 from mlhf.optimizers import orthogonal_momentum
 from mlhf.optimizers.orthogonal_momentum import Moments
 from mlhf.optimizers.orthogonalization import Matrix, matrices
@@ -164,7 +163,7 @@ class CurvatureMuon(CompiledSteps):
             self.epsilon,
             self.iterations,
         )
-        slope = structures.inner(gradient, direction)
+        slope = inner(gradient, direction)
         measures = (state.step < _FIRST) | ((state.step + 1) % self.every == 0)
         curvature = tf.cond(
             measures,
