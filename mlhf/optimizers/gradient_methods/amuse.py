@@ -52,6 +52,7 @@ class AMUSE(GradientMethod):
       momentum: μ; a new value holds from the next step on.
     """
 
+    _averages = True
     momentum = Number(at_least=0, below=1)
     warmup_steps, interpolation, exponent = Fixed(), Fixed(), Fixed()
     length, iterations, excluded = Fixed(), Fixed(), Fixed()

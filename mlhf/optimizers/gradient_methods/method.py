@@ -42,6 +42,8 @@ class GradientMethod(CompiledSteps):
 
     learning_rate = Number(above=0, schedule=True)
     weight_decay = Number(at_least=0)
+    # Whether other points than the parameters are averaged, which a projection would leave out.
+    _averages = False
 
     def __init__(self, learning_rate: Any, weight_decay: Any, jit_compile: bool) -> None:
         super().__init__(jit_compile)
@@ -75,6 +77,10 @@ class GradientMethod(CompiledSteps):
         Returns:
           New parameters, state and model state, and metrics: `loss`, `gradient_norm`,
           `step_norm`, `learning_rate`.
+
+        Raises:
+          ValueError: If an argument does not fit, or a schedule-free optimizer gets a Keras model
+            with constraints.
         """
         return self._take(objective, parameters, state)
 
@@ -92,6 +98,11 @@ class GradientMethod(CompiledSteps):
     def _step(
         self, objective: Objective, parameters: Any, state: Any, numbers: dict[str, tf.Tensor]
     ) -> tuple[Any, ...]:
+        if self._averages and getattr(getattr(objective, "network", None), "constraints", None):
+            raise ValueError(
+                f"Expected a model without constraints (kernel_constraint and the like), which the "
+                f"averages of {type(self).__name__} do not keep: make the layers without them."
+            )
         linearized = objective.linearize(parameters)
         point = Point(
             tf.nest.flatten(parameters), tf.nest.flatten(linearized.gradient()), parameters

@@ -39,6 +39,7 @@ class ScheduleFreeAdamW(GradientMethod):
     is x: `evaluation_parameters(parameters, state)`.
     """
 
+    _averages = True
     beta_1, beta_2, epsilon, warmup_steps = Fixed(), Fixed(), Fixed(), Fixed()
 
     def __init__(

@@ -1,5 +1,6 @@
 """What the gradient methods share: bad batches, compilation, schedules, arguments."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -91,6 +92,24 @@ def test_the_average_is_what_is_evaluated():
         parameters, state = begun(optimizer, 5)
         evaluated = optimizer.evaluation_parameters(parameters, state)
         assert any(np.max(np.abs(evaluated[p] - parameters[p])) > 1e-6 for p in parameters)
+
+
+def test_averages_refuse_constraints():
+    constraint = keras.constraints.NonNeg()
+    model = keras.Sequential(
+        [keras.Input((12,)), keras.layers.Dense(3, kernel_constraint=constraint)]
+    )
+    bounded = mlhf.Objective(model, "squared_error", *problem.batch(0))
+    parameters = mlhf.get_parameters(model)
+    for name, kind in KINDS.items():
+        optimizer = kind()
+        state = optimizer.init(model)
+        if name in ("schedule-free", "amuse"):
+            with pytest.raises(ValueError, match="^Expected a model without constraints"):
+                optimizer.step(bounded, parameters, state)
+        elif name == "muon":
+            after = optimizer.step(bounded, parameters, state).parameters
+            assert min(float(tf.reduce_min(leaf)) for leaf in after.values()) > -0.1
 
 
 @pytest.mark.parametrize(
