@@ -10,15 +10,19 @@ import tensorflow as tf
 from mlhf.checks.arguments import check_count, check_number, check_parameters
 from mlhf.models import keras_models
 from mlhf.objective import LinearizedObjective, Objective, inner
-from mlhf.optimizers import orthogonal_momentum
-from mlhf.optimizers.orthogonal_momentum import Moments
-from mlhf.optimizers.orthogonalization import Matrix, matrices
+from mlhf.optimizers.curvature_length import (
+    Measurements,
+    completed,
+    no_measurements,
+    quotient,
+)
+from mlhf.optimizers.gradient_methods.muon import length, names
+from mlhf.optimizers.gradient_methods.orthogonal_momentum import Moments, OrthogonalMomentum
+from mlhf.optimizers.orthogonalization import matrices
 from mlhf.optimizers.settings import Fixed, Number
 from mlhf.optimizers.step import CompiledSteps, Step
 from mlhf.optimizers.step_arguments import as_tensors
 
-# A batch's slope along its own direction contains noise, the more the smaller the batch is.
-_LARGE_BATCH = 256
 # The number of steps at the start that all measure.
 _FIRST = 10
 
@@ -27,64 +31,72 @@ class CurvatureMuonState(NamedTuple):
     """The state between steps."""
 
     step: tf.Tensor  # int32, the number of steps taken
-    moments: Moments
-    slope: tf.Tensor  # Σ ⟨g, u⟩ over the steps that measured
-    curvature: tf.Tensor  # Σ ⟨u, G u⟩ over the same steps
+    momentum: Any  # averages of the gradients, in the structure of the parameters
+    second_moments: tuple[tf.Tensor, ...]  # averages of squares, of those that Adam moves
+    direction: Any  # u of the last step, in the structure of the parameters
+    measurements: Measurements
 
 
 class CurvatureMuon(CompiledSteps):
-    """w ← w - η u, u from orthogonalised momentum and η from the curvature along u.
+    """w ← w - η u, u from orthogonalized momentum and η from the curvature along u.
 
-    The direction u is Muon's (Jordan et al. 2024): Nesterov's momentum, orthogonalised for every
-    matrix and convolution kernel, and Adam's direction for vectors and embeddings, at the same
-    rate. Instead of a learning rate there is a number of steps, T, and step t, from 1, has
+    The direction u is `mlhf.Muon`'s, at a rate of 1: 0.2 √(longer side) times the orthogonalized
+    momentum of a kernel, Adam's direction for embeddings and vectors. Instead of a learning rate
+    there is a number of steps, T, and step t, from 1, has
 
-        η = c · min(1, t/W) · (1 - (t - 1)/T) · Σ⟨g, u⟩ / Σ⟨u, G u⟩
+        η = c √(t/T) (1 - (t - 1)/T) · Σ(σ + a (s - σ)) / Σκ
 
-    where the sums go over the steps so far that measured: the first ten, then every `every`-th.
-    For one step the quotient is the minimiser of the quadratic model along u; the sums' quotient
-    changes slowly, and scaling the loss or u does not change η u. G, the Gauss-Newton matrix, is
-    taken on a share of the batch, and ⟨u, G u⟩ = ⟨J u, H J u⟩ needs one forward-mode pass.
+    with the curvature κ = ⟨u, G u⟩, the slope s = ⟨g, u⟩ on the batch that u was made from, and the
+    slope σ that another batch would show, which is what the next batch does show, ⟨g₊, u⟩ + η κ.
+    The sums go over the steps so far that measured κ: the first ten, then every `every`-th. G, the
+    Gauss-Newton matrix, is taken on a share of the batch, and ⟨u, G u⟩ = ⟨J u, H J u⟩ needs one
+    forward-mode pass. Scaling the loss or the parameters scales η so that training stays the same.
+
+    s - σ, the slope down the batch's own noise, is many times σ for small batches or networks of
+    many weights per example; steps of Σs / Σκ are then too long. It counts with the small share a
+    and not with none, because it is the only part that does not adapt to η: short steps lead to
+    where the curvature is high and the slope is spent, and at a = 0 η would shrink for good.
 
     After T steps η is 0, and further steps leave the parameters as they are.
 
     Attributes:
-      scale: c, or None for its rule; a new value holds from the next step on.
+      scale: c; a new value holds from the next step on.
     """
 
-    scale = Number(above=0, optional=True)
-    horizon, ramp, every, momentum, beta_2 = Fixed(), Fixed(), Fixed(), Fixed(), Fixed()
+    scale = Number(above=0)
+    horizon, noise_share, every, momentum, beta_1, beta_2 = (Fixed() for _ in range(6))
     curvature_share, epsilon, iterations, excluded = Fixed(), Fixed(), Fixed(), Fixed()
 
     def __init__(
         self,
         horizon: int,
         *,
-        scale: float | None = None,
-        ramp: float = 0.1,
+        scale: float = 1.4,
+        noise_share: float = 0.1,
         every: int = 5,
         curvature_share: float = 0.25,
         momentum: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
         iterations: int = 5,
         excluded: Collection[str] = (),
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
         jit_compile: bool = False,
     ) -> None:
         """Sets an optimizer up.
 
         Args:
           horizon: T, the number of steps that training takes.
-          scale: c, positive; None for 1 from 256 examples on and √(examples / 256) below.
-          ramp: W as a share of T, from 0 to 1.
+          scale: c, positive.
+          noise_share: a, the share of the noise that counts as slope, from 0 to 1.
           every: The number of steps between measurements after the first ten.
           curvature_share: The share of the batch that G is taken on, above 0 and at most 1.
-          momentum: β₁, the share of the momentum that a step keeps.
-          beta_2: β₂, the same for the squares of Adam's directions.
-          epsilon: ε, which is added to the roots of these squares.
+          momentum: The share of the momentum that a step keeps, at least 0 and below 1; Nesterov's.
           iterations: The number of Newton-Schulz iterations.
-          excluded: Parameters besides vectors and embeddings that get Adam's direction, by their
-            paths or whole parts of them (`"logits"`).
+          excluded: Kernels that Adam moves too, as for `mlhf.Muon`.
+          beta_1: Adam's share of the average of gradients that a step keeps.
+          beta_2: Adam's share of the average of squares that a step keeps.
+          epsilon: Adam's ε.
           jit_compile: Whether a step is compiled with XLA.
 
         Raises:
@@ -93,16 +105,15 @@ class CurvatureMuon(CompiledSteps):
         super().__init__(jit_compile)
         self.horizon = check_count("horizon", horizon)
         self.scale = scale
-        self.ramp = check_number("ramp", ramp, at_least=0, at_most=1)
+        self.noise_share = check_number("noise_share", noise_share, at_least=0, at_most=1)
         self.every = check_count("every", every)
         self.curvature_share = check_number("curvature_share", curvature_share, above=0, at_most=1)
         self.momentum = check_number("momentum", momentum, at_least=0, below=1)
+        self.iterations = check_count("iterations", iterations, 0)
+        self.excluded = names(excluded)
+        self.beta_1 = check_number("beta_1", beta_1, at_least=0, below=1)
         self.beta_2 = check_number("beta_2", beta_2, at_least=0, below=1)
-        self.epsilon = check_number("epsilon", epsilon, above=0)
-        self.iterations = check_count("iterations", iterations)
-        if isinstance(excluded, str):
-            raise ValueError(f"Expected excluded to be a collection of paths, got {excluded!r}.")
-        self.excluded = tuple(excluded)
+        self.epsilon = check_number("epsilon", epsilon, at_least=0)
 
     def init(self, parameters: Any) -> CurvatureMuonState:
         """Returns the state before the first step.
@@ -121,12 +132,16 @@ class CurvatureMuon(CompiledSteps):
         return self._state_like(parameters)
 
     def _state_like(self, parameters: Any) -> CurvatureMuonState:
-        moments = orthogonal_momentum.initial_moments(parameters, self._forms(parameters))
-        zero = tf.zeros([], tf.nest.flatten(parameters)[0].dtype)
-        return CurvatureMuonState(tf.constant(0), moments, zero, zero)
+        leaves = tf.nest.flatten(parameters)
+        momentum, second = self._rule(parameters).initial(leaves)
+        momentum = tf.nest.pack_sequence_as(parameters, momentum)
+        measurements = no_measurements(leaves[0].dtype)
+        return CurvatureMuonState(tf.constant(0), momentum, tuple(second), momentum, measurements)
 
-    def _forms(self, parameters: Any) -> list[Matrix | None]:
-        return matrices(parameters, self.excluded)
+    def _rule(self, parameters: Any) -> OrthogonalMomentum:
+        forms = matrices(parameters, self.excluded)
+        adam = self.beta_1, self.beta_2, self.epsilon
+        return OrthogonalMomentum(forms, self.momentum, True, self.iterations, *adam)
 
     def step(self, objective: Objective, parameters: Any, state: CurvatureMuonState) -> Step:
         """Takes one step.
@@ -152,48 +167,51 @@ class CurvatureMuon(CompiledSteps):
     ) -> tuple[Any, ...]:
         linearized = objective.linearize(parameters)
         gradient = linearized.gradient()
-        dtype = tf.nest.flatten(parameters)[0].dtype
-        direction, moments = orthogonal_momentum.direct(
-            gradient,
-            state.moments,
-            tf.cast(state.step + 1, dtype),
-            self._forms(parameters),
-            self.momentum,
-            self.beta_2,
-            self.epsilon,
-            self.iterations,
-        )
+        direction, moments = self._direction(gradient, parameters, state)
+        before = completed(state.measurements, inner(gradient, state.direction))
         slope = inner(gradient, direction)
         measures = (state.step < _FIRST) | ((state.step + 1) % self.every == 0)
         curvature = tf.cond(
             measures,
             lambda: self._curvature(objective, linearized, parameters, direction),
-            lambda: tf.zeros([], dtype),
+            lambda: tf.zeros_like(slope),
         )
+        rate = numbers["scale"] * self._schedule(state.step, slope.dtype)
+        rate *= quotient(before, slope, curvature, self.noise_share)
+        last = {"last_rate": rate, "last_slope": slope, "last_curvature": curvature}
+        moved = tf.nest.map_structure(lambda w, u: w - rate * u, parameters, direction)
+        after = CurvatureMuonState(state.step + 1, *moments, direction, before._replace(**last))
         # A batch that is not finite moves nothing, and stays in no average.
-        is_finite = tf.math.is_finite(slope) & tf.math.is_finite(curvature)
-        counts = measures & is_finite
-        slopes = state.slope + tf.where(counts, slope, tf.zeros_like(slope))
-        curvatures = state.curvature + tf.where(counts, curvature, tf.zeros_like(curvature))
-        rate = self._scale(objective, numbers) * self._schedule(state.step, dtype)
-        rate *= tf.math.divide_no_nan(tf.nn.relu(slopes), curvatures)
-        taken = tf.nest.map_structure(
-            lambda u: tf.where(is_finite, rate * u, tf.zeros_like(u)), direction
+        is_finite = tf.math.is_finite(linearized.value) & tf.math.is_finite(rate * slope)
+        moved, after = tf.nest.map_structure(
+            lambda new, old: tf.where(is_finite, new, old), (moved, after), (parameters, state)
         )
-        moments = tf.nest.map_structure(
-            lambda new, old: tf.where(is_finite, new, old), moments, state.moments
-        )
+        steps = tf.nest.map_structure(tf.subtract, moved, parameters)
         metrics = {
             "loss": linearized.value,
             "gradient_norm": tf.linalg.global_norm(tf.nest.flatten(gradient)),
-            "step_norm": tf.linalg.global_norm(tf.nest.flatten(taken)),
+            "step_norm": tf.linalg.global_norm(tf.nest.flatten(steps)),
             "learning_rate": rate,
             "slope": slope,
             "curvature": curvature,
         }
-        moved = tf.nest.map_structure(tf.subtract, parameters, taken)
-        state = CurvatureMuonState(state.step + 1, moments, slopes, curvatures)
-        return moved, state, linearized.model_state, metrics
+        return moved, after, linearized.model_state, metrics
+
+    def _direction(
+        self, gradient: Any, parameters: Any, state: CurvatureMuonState
+    ) -> tuple[Any, tuple[Any, tuple[tf.Tensor, ...]]]:
+        """Returns u, and the averages of gradients and squares after the step."""
+        rule = self._rule(parameters)
+        moments = Moments(tf.nest.flatten(state.momentum), list(state.second_moments))
+        directions, (first, second) = rule.directions(
+            tf.nest.flatten(gradient), moments, state.step + 1
+        )
+        scaled = [
+            u if form is None else length(form, "rms") * u
+            for form, u in zip(rule.forms, directions, strict=True)
+        ]
+        pack = tf.nest.pack_sequence_as
+        return pack(parameters, scaled), (pack(parameters, first), tuple(second))
 
     def _curvature(
         self,
@@ -207,12 +225,7 @@ class CurvatureMuon(CompiledSteps):
         return at.curvature_along(direction)
 
     def _schedule(self, step: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-        """Returns min(1, t/W) · (1 - (t - 1)/T), at least 0, for t - 1 steps taken."""
+        """Returns √(t/T) (1 - (t - 1)/T), at least 0, for t - 1 steps taken."""
         count = tf.cast(step, dtype)
-        rise = tf.minimum((count + 1) / max(1.0, self.ramp * self.horizon), 1.0)
+        rise = tf.sqrt((count + 1) / self.horizon)
         return rise * tf.nn.relu(self.horizon - count) / self.horizon
-
-    def _scale(self, objective: Objective, numbers: dict[str, tf.Tensor]) -> Any:
-        if "scale" in numbers:
-            return numbers["scale"]
-        return min(1.0, (objective.batch_size() / _LARGE_BATCH) ** 0.5)

@@ -132,7 +132,8 @@ def average(before: tf.Tensor, new: tf.Tensor, kept: Any) -> tf.Tensor:
 def bias(beta: Any, count: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """Returns 1 - β^count, by which an average that began at zero is too small."""
     # In double precision: for a β near 1 the difference loses digits.
-    power = tf.pow(tf.cast(beta, tf.float64), tf.cast(count, tf.float64))
+    beta = tf.cast(tf.convert_to_tensor(beta, dtype_hint=tf.float64), tf.float64)
+    power = tf.pow(beta, tf.cast(count, tf.float64))
     return tf.cast(1 - power, dtype)
 
 

@@ -9,15 +9,9 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from mlhf.checks.arguments import check_choice, check_count, check_number
-from mlhf.optimizers.gradient_methods.method import (
-    GradientMethod,
-    Leaves,
-    Point,
-    adam_direction,
-    average,
-    zeros_like,
-)
-from mlhf.optimizers.orthogonalization import Matrix, matrices, orthogonalize_all
+from mlhf.optimizers.gradient_methods.method import GradientMethod, Leaves, Point
+from mlhf.optimizers.gradient_methods.orthogonal_momentum import Moments, OrthogonalMomentum
+from mlhf.optimizers.orthogonalization import Matrix, matrices
 from mlhf.optimizers.settings import Fixed, Number
 
 LENGTHS = ("rms", "width")
@@ -109,36 +103,27 @@ class Muon(GradientMethod):
         self.beta_2 = check_number("beta_2", beta_2, at_least=0, below=1)
         self.epsilon = check_number("epsilon", epsilon, at_least=0)
 
+    def _rule_of(self, structure: Any, momentum: Any) -> OrthogonalMomentum:
+        forms = matrices(structure, self.excluded)
+        adam = self.beta_1, self.beta_2, self.epsilon
+        return OrthogonalMomentum(forms, momentum, self.nesterov, self.iterations, *adam)
+
     def _initial(self, parameters: Any) -> MuonState:
-        leaves = tf.nest.flatten(parameters)
-        forms = matrices(parameters, self.excluded)
-        others = [leaf for leaf, form in zip(leaves, forms, strict=True) if form is None]
-        momentum = tf.nest.pack_sequence_as(parameters, zeros_like(leaves))
-        return MuonState(tf.constant(0), momentum, tuple(zeros_like(others)))
+        rule = self._rule_of(parameters, self.momentum)
+        momentum, second = rule.initial(tf.nest.flatten(parameters))
+        packed = tf.nest.pack_sequence_as(parameters, momentum)
+        return MuonState(tf.constant(0), packed, tuple(second))
 
     def _rule(
         self, point: Point, state: MuonState, numbers: dict[str, tf.Tensor]
     ) -> tuple[Leaves, MuonState]:
-        forms = matrices(point.structure, self.excluded)
-        mu, count = numbers["momentum"], state.step + 1
-        seconds = iter(state.second_moments)
-        first, second, directions = [], [], []
-        before = tf.nest.flatten(state.momentum)
-        for m, g, form in zip(before, point.gradient, forms, strict=True):
-            if form is None:
-                m = average(m, g, self.beta_1)
-                second.append(average(next(seconds), tf.square(g), self.beta_2))
-                numbers_of_adam = count, self.beta_1, self.beta_2, self.epsilon
-                directions.append(adam_direction(m, second[-1], *numbers_of_adam))
-            else:
-                m = average(m, g, mu)
-                directions.append(average(m, g, mu) if self.nesterov else m)
-            first.append(m)
-        directions = orthogonalize_all(directions, forms, self.iterations)
+        rule, count = self._rule_of(point.structure, numbers["momentum"]), state.step + 1
+        moments = Moments(tf.nest.flatten(state.momentum), list(state.second_moments))
+        directions, (first, second) = rule.directions(point.gradient, moments, count)
         rate, decay = numbers["learning_rate"], numbers["weight_decay"]
         moved = [
             w - rate * ((1.0 if form is None else length(form, self.length)) * u + decay * w)
-            for w, u, form in zip(point.parameters, directions, forms, strict=True)
+            for w, u, form in zip(point.parameters, directions, rule.forms, strict=True)
         ]
         return moved, MuonState(count, point.pack(first), tuple(second))
 

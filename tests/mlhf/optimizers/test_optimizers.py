@@ -32,7 +32,7 @@ OPTIMIZERS = {
     "K-FAC": functools.partial(mlhf.KFAC, damping=0.1),
     "K-FAC with a rate": functools.partial(mlhf.KFAC, 0.1, 0.1),
     "K-FAC LM": functools.partial(mlhf.KFAC, damping=0.1, damping_type="LM_heuristics"),
-    "Muon with curvature": functools.partial(mlhf.CurvatureMuon, 25, scale=1.0),
+    "Muon with curvature": functools.partial(mlhf.CurvatureMuon, 25),
     "meta": functools.partial(mlhf.MetaHessianFree, 0.5),
     "meta from a rule": functools.partial(mlhf.MetaHessianFree, 0.5, x_use="rnn", cg_iterations=4),
     "meta from the gradient": functools.partial(mlhf.MetaHessianFree, 0.5, x_use="d"),
