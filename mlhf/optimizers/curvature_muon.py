@@ -14,11 +14,13 @@ from mlhf.optimizers.curvature_length import (
     Measurements,
     completed,
     no_measurements,
+    predicted_decrease,
     quotient,
 )
 from mlhf.optimizers.gradient_methods.muon import length, names
 from mlhf.optimizers.gradient_methods.orthogonal_momentum import Moments, OrthogonalMomentum
 from mlhf.optimizers.orthogonalization import matrices
+from mlhf.optimizers.predicted_decrease import Decrease, correction, no_decrease, with_batch
 from mlhf.optimizers.settings import Fixed, Number
 from mlhf.optimizers.step import CompiledSteps, Step
 from mlhf.optimizers.step_arguments import as_tensors
@@ -34,7 +36,9 @@ class CurvatureMuonState(NamedTuple):
     momentum: Any  # averages of the gradients, in the structure of the parameters
     second_moments: tuple[tf.Tensor, ...]  # averages of squares, of those that Adam moves
     direction: Any  # u of the last step, in the structure of the parameters
+    base: tf.Tensor  # b
     measurements: Measurements
+    decrease: Decrease
 
 
 class CurvatureMuon(CompiledSteps):
@@ -44,35 +48,40 @@ class CurvatureMuon(CompiledSteps):
     momentum of a kernel, Adam's direction for embeddings and vectors. Instead of a learning rate
     there is a number of steps, T, and step t, from 1, has
 
-        η = c √(t/T) (1 - (t - 1)/T) · Σ(σ + a (s - σ)) / Σκ
+        η = b (1 - (t - 1)/T)
 
-    with the curvature κ = ⟨u, G u⟩, the slope s = ⟨g, u⟩ on the batch that u was made from, and the
-    slope σ that another batch would show, which is what the next batch does show, ⟨g₊, u⟩ + η κ.
-    The sums go over the steps so far that measured κ: the first ten, then every `every`-th. G, the
-    Gauss-Newton matrix, is taken on a share of the batch, and ⟨u, G u⟩ = ⟨J u, H J u⟩ needs one
-    forward-mode pass. Scaling the loss or the parameters scales η so that training stays the same.
+    In the first tenth of the steps, but at least ten, curvature sets b = c √(t/W) Σσ / Σκ, with W
+    the number of these steps, the curvature κ = ⟨u, G u⟩ and the slope σ. The slope s = ⟨g, u⟩ on
+    the batch that u was made from is up to ten times as large as σ, since u goes down that batch's
+    noise as well; σ is what the next batch shows, ⟨g₊, u⟩ + η κ. The sums go over the steps so far
+    that measured κ: the first ten, then every `every`-th. G, the Gauss-Newton matrix, is taken on a
+    share of the batch, and ⟨u, G u⟩ = ⟨J u, H J u⟩ needs one forward-mode pass.
 
-    s - σ, the slope down the batch's own noise, is many times σ for small batches or networks of
-    many weights per example; steps of Σs / Σκ are then too long. It counts with the small share a
-    and not with none, because it is the only part that does not adapt to η: short steps lead to
-    where the curvature is high and the slope is spent, and at a = 0 η would shrink for good.
+    From then on b ← b exp(a φ / t): the loss since the first step has fallen by a share ρ of
+    Σ(η σ - η²/2 κ), which was predicted, and φ from -1 to 1 is 0 at ρ = 0.6, positive above.
+    Curvature alone can't set b for long: under long steps a network moves to where they are just
+    stable (Cohen et al. 2021), and whatever b is, Σσ / Σκ comes to agree with it. The decrease of
+    the loss is then missing.
 
-    After T steps η is 0, and further steps leave the parameters as they are.
+    Scaling the loss leaves the steps as they are. After T steps η is 0, and further steps leave the
+    parameters as they are.
 
     Attributes:
       scale: c; a new value holds from the next step on.
+      gain: a; a new value holds from the next step on.
     """
 
+    gain = Number(at_least=0)
     scale = Number(above=0)
-    horizon, noise_share, every, momentum, beta_1, beta_2 = (Fixed() for _ in range(6))
+    horizon, every, momentum, beta_1, beta_2 = (Fixed() for _ in range(5))
     curvature_share, epsilon, iterations, excluded = Fixed(), Fixed(), Fixed(), Fixed()
 
     def __init__(
         self,
         horizon: int,
         *,
-        scale: float = 1.4,
-        noise_share: float = 0.1,
+        scale: float = 0.63,
+        gain: float = 0.5,
         every: int = 5,
         curvature_share: float = 0.25,
         momentum: float = 0.9,
@@ -88,7 +97,7 @@ class CurvatureMuon(CompiledSteps):
         Args:
           horizon: T, the number of steps that training takes.
           scale: c, positive.
-          noise_share: a, the share of the noise that counts as slope, from 0 to 1.
+          gain: a, at least 0; with 0, b stays as it is after the first tenth.
           every: The number of steps between measurements after the first ten.
           curvature_share: The share of the batch that G is taken on, above 0 and at most 1.
           momentum: The share of the momentum that a step keeps, at least 0 and below 1; Nesterov's.
@@ -105,7 +114,7 @@ class CurvatureMuon(CompiledSteps):
         super().__init__(jit_compile)
         self.horizon = check_count("horizon", horizon)
         self.scale = scale
-        self.noise_share = check_number("noise_share", noise_share, at_least=0, at_most=1)
+        self.gain = gain
         self.every = check_count("every", every)
         self.curvature_share = check_number("curvature_share", curvature_share, above=0, at_most=1)
         self.momentum = check_number("momentum", momentum, at_least=0, below=1)
@@ -135,8 +144,9 @@ class CurvatureMuon(CompiledSteps):
         leaves = tf.nest.flatten(parameters)
         momentum, second = self._rule(parameters).initial(leaves)
         momentum = tf.nest.pack_sequence_as(parameters, momentum)
-        measurements = no_measurements(leaves[0].dtype)
-        return CurvatureMuonState(tf.constant(0), momentum, tuple(second), momentum, measurements)
+        dtype = leaves[0].dtype
+        length = tf.zeros([], dtype), no_measurements(dtype), no_decrease(dtype)
+        return CurvatureMuonState(tf.constant(0), momentum, tuple(second), momentum, *length)
 
     def _rule(self, parameters: Any) -> OrthogonalMomentum:
         forms = matrices(parameters, self.excluded)
@@ -168,19 +178,31 @@ class CurvatureMuon(CompiledSteps):
         linearized = objective.linearize(parameters)
         gradient = linearized.gradient()
         direction, moments = self._direction(gradient, parameters, state)
-        before = completed(state.measurements, inner(gradient, state.direction))
-        slope = inner(gradient, direction)
+        slope, next_slope = inner(gradient, direction), inner(gradient, state.direction)
         measures = (state.step < _FIRST) | ((state.step + 1) % self.every == 0)
         curvature = tf.cond(
             measures,
             lambda: self._curvature(objective, linearized, parameters, direction),
             lambda: tf.zeros_like(slope),
         )
-        rate = numbers["scale"] * self._schedule(state.step, slope.dtype)
-        rate *= quotient(before, slope, curvature, self.noise_share)
-        last = {"last_rate": rate, "last_slope": slope, "last_curvature": curvature}
+        count = tf.cast(state.step + 1, slope.dtype)
+        before = completed(state.measurements, next_slope)
+        predicted = predicted_decrease(state.measurements, next_slope)
+        decrease = with_batch(state.decrease, count, linearized.value, predicted)
+        base = tf.where(
+            count <= self._rise,
+            numbers["scale"] * tf.sqrt(count / self._rise) * quotient(before, slope, curvature),
+            state.base * tf.exp(numbers["gain"] / count * correction(decrease)),
+        )
+        rate = base * tf.nn.relu(self.horizon + 1 - count) / self.horizon
+        last = before._replace(
+            last_rate=rate,
+            last_slope=slope,
+            last_curvature=curvature,
+            newest_curvature=tf.where(curvature > 0, curvature, before.newest_curvature),
+        )
         moved = tf.nest.map_structure(lambda w, u: w - rate * u, parameters, direction)
-        after = CurvatureMuonState(state.step + 1, *moments, direction, before._replace(**last))
+        after = CurvatureMuonState(state.step + 1, *moments, direction, base, last, decrease)
         # A batch that is not finite moves nothing, and stays in no average.
         is_finite = tf.math.is_finite(linearized.value) & tf.math.is_finite(rate * slope)
         moved, after = tf.nest.map_structure(
@@ -224,8 +246,7 @@ class CurvatureMuon(CompiledSteps):
         at = linearized if part is objective else part.linearize(parameters)
         return at.curvature_along(direction)
 
-    def _schedule(self, step: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-        """Returns √(t/T) (1 - (t - 1)/T), at least 0, for t - 1 steps taken."""
-        count = tf.cast(step, dtype)
-        rise = tf.sqrt((count + 1) / self.horizon)
-        return rise * tf.nn.relu(self.horizon - count) / self.horizon
+    @property
+    def _rise(self) -> float:
+        """W, the number of steps at the start whose length curvature sets."""
+        return max(_FIRST, 0.1 * self.horizon)

@@ -109,8 +109,8 @@ class Muon(GradientMethod):
         return OrthogonalMomentum(forms, momentum, self.nesterov, self.iterations, *adam)
 
     def _initial(self, parameters: Any) -> MuonState:
-        rule = self._rule_of(parameters, self.momentum)
-        momentum, second = rule.initial(tf.nest.flatten(parameters))
+        # The first moments do not depend on μ.
+        momentum, second = self._rule_of(parameters, 0.0).initial(tf.nest.flatten(parameters))
         packed = tf.nest.pack_sequence_as(parameters, momentum)
         return MuonState(tf.constant(0), packed, tuple(second))
 

@@ -23,39 +23,52 @@ def direction(m):
     return 0.2 * max(m.shape) ** 0.5 * (x.T if wide else x)
 
 
-def in_numpy(steps, scale=0.5, noise_share=0.3, every=3, share=0.5):
+def in_numpy(steps, scale=0.3, gain=0.7, every=3, share=0.5):
     """The rule on `tests.contract`'s quadratic; yields kernel, bias and rate after each step."""
     x, y = (array.numpy() for array in batch(tf.float64))
     kernel, bias = np.zeros((4, 2)), np.zeros(2)
     m, n, v = np.zeros((4, 2)), np.zeros(2), np.zeros(2)
     part = x[: round(share * len(x))]
-    sums, last = np.zeros(3), None
+    sums, last, newest, predicted, fallen = np.zeros(3), None, 0.0, 0.0, 0.0
     for t in range(1, steps + 1):
-        residual = (x @ kernel + bias - y) / len(x)
-        g, h = x.T @ residual + DECAY * kernel, residual.sum(0) + DECAY * bias
-        if last is not None:
-            u, w, slope, curvature = last
-            sums += (g * u).sum() + (h * w).sum() + rate * curvature, slope, curvature
+        residual = x @ kernel + bias - y
+        loss = (residual**2).sum() / 2 / len(x)
+        loss += DECAY / 2 * ((kernel**2).sum() + (bias**2).sum())
+        g = x.T @ residual / len(x) + DECAY * kernel
+        h = residual.sum(0) / len(x) + DECAY * bias
+        if t == 1:
+            first_loss = mean_loss = loss
+        else:
+            ahead = (g * u).sum() + (h * w).sum()
+            if last is not None:
+                sums += ahead + rate * last[1], *last
+            predicted += rate * (ahead + rate * newest / 2)
+            new = 1 / max(3, t / 5)
+            mean_loss += new * (loss - mean_loss)
+            fallen += new * (predicted - fallen)
         m, n, v = 0.9 * m + 0.1 * g, 0.9 * n + 0.1 * h, 0.999 * v + 0.001 * h * h
         u = direction(0.9 * m + 0.1 * g)
         w = n / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
         signal = sums[0] / sums[1] if t > 1 else 1.0
         slopes, curvatures, last = *sums[1:], None
         if t <= 10 or t % every == 0:
-            slope = (g * u).sum() + (h * w).sum()
-            curvature = ((part @ u + w) ** 2).sum() / len(part)
-            curvature += DECAY * ((u * u).sum() + (w * w).sum())
-            slopes, curvatures = slopes + slope, curvatures + curvature
-            last = u, w, slope, curvature
-        rate = scale * (t / HORIZON) ** 0.5 * max(0, 1 - (t - 1) / HORIZON)
-        rate *= (noise_share + (1 - noise_share) * signal) * slopes / curvatures
+            newest = ((part @ u + w) ** 2).sum() / len(part)
+            newest += DECAY * ((u * u).sum() + (w * w).sum())
+            last = (g * u).sum() + (h * w).sum(), newest
+            slopes, curvatures = slopes + last[0], curvatures + last[1]
+        if t <= 10:
+            base = scale * (t / 10) ** 0.5 * signal * slopes / curvatures
+        else:
+            ratio = (first_loss - mean_loss) / fallen
+            base *= np.exp(gain / t * np.clip(np.log(ratio / 0.6) / np.log(1 / 0.6), -1, 1))
+        rate = base * max(0, 1 - (t - 1) / HORIZON)
         kernel, bias = kernel - rate * u, bias - rate * w
         yield kernel, bias, rate
 
 
 def make(**settings):
     return mlhf.CurvatureMuon(
-        HORIZON, scale=0.5, noise_share=0.3, every=3, curvature_share=0.5, **settings
+        HORIZON, scale=0.3, gain=0.7, every=3, curvature_share=0.5, **settings
     )
 
 
@@ -70,12 +83,13 @@ def test_equals_the_formula(mode):
     optimizer = make(jit_compile=mode == "xla")
     parameters = start(tf.float64)
     state = optimizer.init(parameters)
+    numbers = {"scale": tf.constant(0.3, tf.float64), "gain": tf.constant(0.7, tf.float64)}
     # An eager step traces its network at each product.
     steps = 3 if mode == "eager" else 15
     for kernel, bias, rate in in_numpy(steps):
         if mode == "eager":
             parameters, state, _, metrics = optimizer._step(
-                with_decay(), parameters, state, {"scale": tf.constant(0.5, tf.float64)}
+                with_decay(), parameters, state, numbers
             )
         else:
             parameters, state, _, metrics = optimizer.step(with_decay(), parameters, state)
@@ -86,8 +100,8 @@ def test_equals_the_formula(mode):
 
 
 def test_the_first_full_step_minimises_the_loss_along_its_direction():
-    # The first of 10,000 steps takes a hundredth of the length.
-    optimizer = mlhf.CurvatureMuon(10_000, scale=100.0, curvature_share=1.0)
+    # The first of the ten steps that rise takes √(1/10) of the length.
+    optimizer = mlhf.CurvatureMuon(20, scale=10**0.5, curvature_share=1.0)
     before = start(tf.float64)
     step = optimizer.step(objective(tf.float64), before, optimizer.init(before))
     moved = tf.nest.map_structure(tf.subtract, before, step.parameters)
@@ -180,7 +194,7 @@ def test_a_batch_that_is_not_finite_moves_nothing():
         ("horizon", 0),
         ("horizon", 10.5),
         ("scale", 0),
-        ("noise_share", 1.5),
+        ("gain", -1),
         ("every", 0),
         ("curvature_share", 0),
         ("momentum", 1),

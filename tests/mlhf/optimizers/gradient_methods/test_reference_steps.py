@@ -80,7 +80,8 @@ def test_muon_with_nesterov_is_that_of_keras():
     found = zip(steps_of(ours, 6), steps_of(theirs, 6), strict=True)
     for number, (a, b) in enumerate(found):
         for path in a:
-            np.testing.assert_allclose(a[path], b[path], rtol=1e-5, err_msg=f"{path} {number}")
+            # Keras takes 1 - β₂ᵗ of a β₂ in float32.
+            np.testing.assert_allclose(a[path], b[path], rtol=3e-5, err_msg=f"{path} {number}")
 
 
 def amuse(rate, mu, decay, warmup, beta, rho, beta_2):
