@@ -20,7 +20,7 @@ _SMALLEST_SHARE = 0.02
 
 
 class Measurements(NamedTuple):
-    """Sums over the measured steps whose slope is known, and the last step; scalars."""
+    """Weighted sums over the measured steps whose σ is known, and the last step; scalars."""
 
     signal: tf.Tensor  # Σ of the estimates of σ
     slope: tf.Tensor  # Σ s
@@ -36,21 +36,22 @@ def no_measurements(dtype: tf.DType) -> Measurements:
     return Measurements(*[tf.zeros([], dtype)] * 7)
 
 
-def completed(measurements: Measurements, next_slope: tf.Tensor) -> Measurements:
+def completed(measurements: Measurements, next_slope: tf.Tensor, weight: tf.Tensor) -> Measurements:
     """Returns the measurements with the last step in the sums, if it was measured.
 
     Args:
       measurements: The measurements after that step.
       next_slope: ⟨g₊, u⟩, with u the last step's direction.
+      weight: The weight of that step in the sums.
     """
     last = measurements
     zero = tf.zeros_like(next_slope)
-    counts = last.last_curvature > 0
+    weight = tf.where(last.last_curvature > 0, weight, zero)
     signal = next_slope + last.last_rate * last.last_curvature
     return last._replace(
-        signal=last.signal + tf.where(counts, signal, zero),
-        slope=last.slope + tf.where(counts, last.last_slope, zero),
-        curvature=last.curvature + last.last_curvature,
+        signal=last.signal + weight * signal,
+        slope=last.slope + weight * last.last_slope,
+        curvature=last.curvature + weight * last.last_curvature,
         last_slope=zero,
         last_curvature=zero,
     )
@@ -67,24 +68,24 @@ def predicted_decrease(measurements: Measurements, next_slope: tf.Tensor) -> tf.
     return rate * (next_slope + 0.5 * rate * measurements.newest_curvature)
 
 
-def quotient(measurements: Measurements, slope: tf.Tensor, curvature: tf.Tensor) -> tf.Tensor:
+def quotient(
+    measurements: Measurements, slope: tf.Tensor, curvature: tf.Tensor, weight: tf.Tensor
+) -> tf.Tensor:
     """Returns Σσ / Σκ, this step included.
 
-    The share of σ in this step's s is taken from the sums; at the first step it is 1. It is at
-    least 0.02: the first estimates may be negative.
+    The share of σ in this step's s is taken from the sums; at the first step it is 1. It is kept
+    between 0.02 and 1: estimates from a few steps may lie outside.
 
     Args:
       measurements: The completed measurements of the steps before.
       slope: s of this step.
       curvature: κ of this step, 0 if it is not measured.
+      weight: The weight of this step in the sums.
     """
-    known = measurements.slope > 0
-    share = tf.where(
-        known,
-        tf.math.divide_no_nan(measurements.signal, measurements.slope),
-        tf.ones_like(slope),
-    )
-    share = tf.maximum(share, _SMALLEST_SHARE)
-    measured = tf.where(curvature > 0, slope, tf.zeros_like(slope))
-    slopes = tf.nn.relu(measurements.slope + measured)
-    return share * tf.math.divide_no_nan(slopes, measurements.curvature + curvature)
+    is_known = measurements.slope > 0
+    total = tf.where(is_known, measurements.slope, tf.ones_like(slope))
+    share = tf.where(is_known, measurements.signal / total, tf.ones_like(slope))
+    share = tf.clip_by_value(share, _SMALLEST_SHARE, 1.0)
+    weight = tf.where(curvature > 0, weight, tf.zeros_like(weight))
+    slopes = tf.nn.relu(measurements.slope + weight * slope)
+    return share * tf.math.divide_no_nan(slopes, measurements.curvature + weight * curvature)

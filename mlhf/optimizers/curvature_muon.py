@@ -54,12 +54,12 @@ class CurvatureMuon(CompiledSteps):
     the number of these steps, the curvature κ = ⟨u, G u⟩ and the slope σ. The slope s = ⟨g, u⟩ on
     the batch that u was made from is up to ten times as large as σ, since u goes down that batch's
     noise as well; σ is what the next batch shows, ⟨g₊, u⟩ + η κ. The sums go over the steps so far
-    that measured κ: the first ten, then every `every`-th. G, the Gauss-Newton matrix, is taken on a
+    that measured κ, the first ten, then every `every`-th, with weights t³. G, the Gauss-Newton matrix, is taken on a
     share of the batch, and ⟨u, G u⟩ = ⟨J u, H J u⟩ needs one forward-mode pass.
 
     From then on b ← b exp(a φ / t): the loss since the first step has fallen by a share ρ of
     Σ(η σ - η²/2 κ), which was predicted, and φ from -1 to 1 is 0 at ρ = 0.6, positive above.
-    Curvature alone can't set b for long: under long steps a network moves to where they are just
+    Curvature alone can't set b for long: if steps are long, the network moves to where they are just
     stable (Cohen et al. 2021), and whatever b is, Σσ / Σκ comes to agree with it. The decrease of
     the loss is then missing.
 
@@ -80,7 +80,7 @@ class CurvatureMuon(CompiledSteps):
         self,
         horizon: int,
         *,
-        scale: float = 0.63,
+        scale: float = 0.85,
         gain: float = 0.5,
         every: int = 5,
         curvature_share: float = 0.25,
@@ -186,12 +186,15 @@ class CurvatureMuon(CompiledSteps):
             lambda: tf.zeros_like(slope),
         )
         count = tf.cast(state.step + 1, slope.dtype)
-        before = completed(state.measurements, next_slope)
+        # The first steps see curvatures a thousand times as large or small as those that come.
+        before = completed(state.measurements, next_slope, (count - 1) ** 3)
         predicted = predicted_decrease(state.measurements, next_slope)
         decrease = with_batch(state.decrease, count, linearized.value, predicted)
         base = tf.where(
             count <= self._rise,
-            numbers["scale"] * tf.sqrt(count / self._rise) * quotient(before, slope, curvature),
+            numbers["scale"]
+            * tf.sqrt(count / self._rise)
+            * quotient(before, slope, curvature, count**3),
             state.base * tf.exp(numbers["gain"] / count * correction(decrease)),
         )
         rate = base * tf.nn.relu(self.horizon + 1 - count) / self.horizon

@@ -41,7 +41,7 @@ def in_numpy(steps, scale=0.3, gain=0.7, every=3, share=0.5):
         else:
             ahead = (g * u).sum() + (h * w).sum()
             if last is not None:
-                sums += ahead + rate * last[1], *last
+                sums += (t - 1) ** 3 * np.array([ahead + rate * last[1], *last])
             predicted += rate * (ahead + rate * newest / 2)
             new = 1 / max(3, t / 5)
             mean_loss += new * (loss - mean_loss)
@@ -49,13 +49,13 @@ def in_numpy(steps, scale=0.3, gain=0.7, every=3, share=0.5):
         m, n, v = 0.9 * m + 0.1 * g, 0.9 * n + 0.1 * h, 0.999 * v + 0.001 * h * h
         u = direction(0.9 * m + 0.1 * g)
         w = n / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
-        signal = sums[0] / sums[1] if t > 1 else 1.0
+        signal = min(1, sums[0] / sums[1]) if t > 1 else 1.0
         slopes, curvatures, last = *sums[1:], None
         if t <= 10 or t % every == 0:
             newest = ((part @ u + w) ** 2).sum() / len(part)
             newest += DECAY * ((u * u).sum() + (w * w).sum())
             last = (g * u).sum() + (h * w).sum(), newest
-            slopes, curvatures = slopes + last[0], curvatures + last[1]
+            slopes, curvatures = slopes + t**3 * last[0], curvatures + t**3 * last[1]
         if t <= 10:
             base = scale * (t / 10) ** 0.5 * signal * slopes / curvatures
         else:
@@ -156,7 +156,7 @@ def test_the_next_batch_tells_the_slope_without_noise():
     optimizer = mlhf.CurvatureMuon(200, scale=0.3, every=1, curvature_share=1.0)
     parameters = start(tf.float64)
     state = optimizer.init(parameters)
-    true, signals = [], []
+    true, noisy, signals = [], [], []
 
     @tf.function(autograph=False)
     def slope(parameters, direction):
@@ -166,14 +166,19 @@ def test_the_next_batch_tells_the_slope_without_noise():
     for _ in range(120):
         chosen = random.choice(64, 2, replace=False)
         data = mlhf.Objective(quadratic, "squared_error", x[chosen], y[chosen])
-        before, (parameters, state, _, _) = parameters, optimizer.step(data, parameters, state)
+        before, (parameters, state, _, metrics) = (
+            parameters,
+            optimizer.step(data, parameters, state),
+        )
         true.append(float(slope(before, state.direction)))
+        noisy.append(float(metrics["slope"]))
         signals.append(float(state.measurements.signal))
-    # A step's slope enters the sum at the next one.
-    errors = np.diff(signals) - true[:-1]
-    expected, deviation = np.sum(true[:-1]), np.std(errors) * np.sqrt(len(errors))
-    assert abs(signals[-1] - expected) < 3 * deviation
-    assert float(state.measurements.slope) > expected + 6 * deviation
+    # A step's slope enters the sum at the next one, with its weight.
+    estimates = np.diff(signals) / np.arange(1, len(signals)) ** 3
+    errors = estimates - true[:-1]
+    deviation = np.std(errors) / np.sqrt(len(errors))
+    assert abs(np.mean(errors)) < 3 * deviation
+    assert np.mean(noisy[:-1]) > np.mean(true[:-1]) + 6 * deviation
 
 
 def test_a_batch_that_is_not_finite_moves_nothing():
