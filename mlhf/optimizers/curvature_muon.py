@@ -54,14 +54,15 @@ class CurvatureMuon(CompiledSteps):
     the number of these steps, the curvature κ = ⟨u, G u⟩ and the slope σ. The slope s = ⟨g, u⟩ on
     the batch that u was made from is up to ten times as large as σ, since u goes down that batch's
     noise as well; σ is what the next batch shows, ⟨g₊, u⟩ + η κ. The sums go over the steps so far
-    that measured κ, the first ten, then every `every`-th, with weights t³. G, the Gauss-Newton matrix, is taken on a
-    share of the batch, and ⟨u, G u⟩ = ⟨J u, H J u⟩ needs one forward-mode pass.
+    that measured κ, the first ten, then every `every`-th, with weights t³. G, the Gauss-Newton
+    matrix, is taken on a share of the batch, and ⟨u, G u⟩ = ⟨J u, H J u⟩ needs one forward-mode
+    pass.
 
     From then on b ← b exp(a φ / t): the loss since the first step has fallen by a share ρ of
     Σ(η σ - η²/2 κ), which was predicted, and φ from -1 to 1 is 0 at ρ = 0.6, positive above.
-    Curvature alone can't set b for long: if steps are long, the network moves to where they are just
-    stable (Cohen et al. 2021), and whatever b is, Σσ / Σκ comes to agree with it. The decrease of
-    the loss is then missing.
+    Curvature alone can't set b for long: if steps are long, the network moves to where they are
+    just stable (Cohen et al. 2021), and whatever b is, Σσ / Σκ comes to agree with it. What is
+    missing then is the decrease of the loss.
 
     Scaling the loss leaves the steps as they are. After T steps η is 0, and further steps leave the
     parameters as they are.

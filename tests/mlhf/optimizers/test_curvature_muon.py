@@ -28,6 +28,7 @@ def in_numpy(steps, scale=0.3, gain=0.7, every=3, share=0.5):
     x, y = (array.numpy() for array in batch(tf.float64))
     kernel, bias = np.zeros((4, 2)), np.zeros(2)
     m, n, v = np.zeros((4, 2)), np.zeros(2), np.zeros(2)
+    u, w, rate, base = m, n, 0.0, 0.0
     part = x[: round(share * len(x))]
     sums, last, newest, predicted, fallen = np.zeros(3), None, 0.0, 0.0, 0.0
     for t in range(1, steps + 1):
