@@ -1,0 +1,1 @@
+"""CurvatureMuon's measured lengths beside Muon with its rate tuned for each task."""

@@ -1,0 +1,42 @@
+"""The benchmark of step lengths: its table, and a short training of its own."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from benchmarks.step_length import __main__ as step_length
+from benchmarks.step_length.tasks import TASKS, batches, held_aside
+
+NAME = "regression, batch 32"
+
+
+def test_the_table_takes_medians_and_the_best_rate():
+    losses = {"measured": (3.0, 1.0, 2.0), "0.01": (5.0, 4.0, 9.0), "0.1": (6.0, np.nan, 7.0)}
+    records = [
+        {"task": NAME, "rule": rule, "seed": seed, "loss": loss}
+        for rule, values in losses.items()
+        for seed, loss in enumerate(values)
+    ]
+    row = step_length.table(records).splitlines()[-1]
+    assert row == (
+        f"| {NAME} | 2.0000 (1.0000/2.0000/3.0000) | 5.0000 (0.01) | 0.01: 5.0000, 0.1: 6.5000 |"
+    )
+
+
+@pytest.mark.slow
+def test_a_training_is_the_seeds(monkeypatch):
+    monkeypatch.setitem(TASKS, NAME, dataclasses.replace(TASKS[NAME], steps=30))
+    made = {}
+    a, b, other = (step_length.train(NAME, "measured", seed, "", made) for seed in (1, 1, 2))
+    assert a["loss"] == b["loss"] != other["loss"]
+    # The targets have a variance of 1.
+    assert max(a["loss"], other["loss"]) < 0.3
+
+
+def test_batches_contain_none_of_the_examples_held_aside():
+    task = TASKS[NAME]
+    aside = {row.tobytes() for row in held_aside(task, "")[0]}
+    for inputs, targets in list(batches(task, "", 1))[:20]:
+        assert inputs.shape == (32, 10) and targets.shape == (32, 1)
+        assert not aside & {row.tobytes() for row in inputs}
