@@ -162,6 +162,8 @@ def _first_order(known: Known, values: dict[str, Any], jit_compile: bool) -> Cho
 def _second_order(
     known: Known, values: dict[str, Any], given: set[str], jit_compile: bool
 ) -> Chosen:
+    if known.rate is not None and values["lr"] is not None:
+        given = given | {"lr"}
     # Settings that were not given are those of the class; a momentum goes with a rate.
     used = given | {"momentum"} if "lr" in given else given - {"momentum"}
     arguments = {

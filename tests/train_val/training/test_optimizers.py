@@ -10,7 +10,7 @@ from train_val.problems import image_problems
 from train_val.training import loop, optimizers
 
 # Rates at which they get on with a small quadratic; those that scale their steps need large ones.
-RATES = {"Adadelta": 100.0, "Adafactor": 10.0, "Lamb": 0.5}
+RATES = {"Adadelta": 100.0, "Adafactor": 10.0, "Lamb": 0.5, "Prodigy": 1.0, "AMUSE": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_every_optimizer_of_keras_has_a_name():
 
 
 @pytest.mark.parametrize("name", optimizers.NAMES[7:])
-def test_an_optimizer_of_keras_keeps_the_contract(name, tmp_path):
+def test_an_optimizer_with_a_rate_keeps_the_contract(name, tmp_path):
     def make():
         return optimizers.make(name.upper(), lr=RATES.get(name, 0.1)).optimizer
 
