@@ -129,7 +129,8 @@ def page(
       command: The command that made the comparison.
     """
     looks = styles([score.entrant.text for score in scores])
-    measured = "test loss" if "test loss" in (facts or {}) else "test accuracy"
+    others = ("relative L2 error", "test loss")
+    measured = next((name for name in others if name in (facts or {})), "test accuracy")
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8"/>',

@@ -27,6 +27,7 @@ class Known:
       valid_examples: The most images that `tune_hyperparameters.py` validates on, all of them in
         one batch; None if that command does not offer the network.
       family: The family of tasks of that name, for `--task` and `--tasks`; None if there is none.
+      equation: The family of equations of that name, with points and a loss of its own, likewise.
     """
 
     name: str
@@ -35,10 +36,22 @@ class Known:
     photographs: str | None = None
     valid_examples: int | None = None
     family: str | None = None
+    equation: str | None = None
 
 
 _PAPER, _RESNET = "train_val.networks.convnets", "train_val.networks.resnet"
 _FAMILIES = "train_val.task_families.families"
+_EQUATIONS = "train_val.task_families.equations"
+_EQUATION_NAMES = (
+    "allen_cahn",
+    "burgers",
+    "heat",
+    "helmholtz",
+    "inverse_heat",
+    "poisson",
+    "poisson_5d",
+    "stiff_ode",
+)
 TABLE = (
     # Convolutions of 64 channels as in the paper; a family of any width and depth.
     Known("convnet", f"{_PAPER}.convnet", True, None, 1000, f"{_FAMILIES}.convnet"),
@@ -54,10 +67,11 @@ TABLE = (
         family=f"{_FAMILIES}.resnet",
     ),
     Known("softmax", f"{_PAPER}.softmax", valid_examples=5000),
+    *(Known(name, equation=f"{_EQUATIONS}.{name}") for name in _EQUATION_NAMES),
 )
 TRAINED = tuple(known.name for known in TABLE if known.trained)
 TUNED = tuple(known.name for known in TABLE if known.valid_examples is not None)
-FAMILIES = tuple(known.name for known in TABLE if known.family is not None)
+FAMILIES = tuple(known.name for known in TABLE if known.family or known.equation)
 
 
 def find(name: str) -> Known:

@@ -2,6 +2,7 @@
 
 from train_val.networks import network_table
 from train_val.problems.array_problem import ArrayTask
+from train_val.problems.equation_problem import Equation, Term
 from train_val.task_families import families
 from train_val.task_families.registry import (
     family,
@@ -16,10 +17,16 @@ from train_val.task_families.registry import (
 from train_val.task_families.smoke import smoke_test
 
 for _name in network_table.FAMILIES:
-    family(network_table.load(network_table.find(_name).family))
+    _known = network_table.find(_name)
+    if _known.family is not None:
+        family(network_table.load(_known.family))
+    else:
+        task(network_table.load(_known.equation))
 
 __all__ = [
     "ArrayTask",
+    "Equation",
+    "Term",
     "families",
     "family",
     "file_digest",

@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mlhf.checks.arguments import check_number
-from train_val.problems import array_problem, image_problems
+from train_val.problems import array_problem, equation_problem, image_problems
 from train_val.problems.array_problem import ArrayTask
+from train_val.problems.equation_problem import Equation
 from train_val.problems.problem import Problem
 
 Build = TypeVar("Build", bound=Callable[..., Any])
 
 _FAMILIES: dict[str, Callable[..., Any]] = {}
 # Functions that return data, loss and network together.
-_TASKS: dict[str, Callable[..., ArrayTask]] = {}
+_TASKS: dict[str, Callable[..., ArrayTask | Equation]] = {}
 # Settings that every family has.
 COMMON = ("data", "batch_size", "weight_decay", "split")
 
@@ -58,7 +59,8 @@ def task(build: Build) -> Build:
     """Registers a function as a family of tasks with data and a loss of its own.
 
     Args:
-      build: A function of settings with defaults, numbers or words, that returns an `ArrayTask`.
+      build: A function of settings with defaults, numbers or words, that returns an `ArrayTask` or
+        an `Equation`.
 
     Returns:
       The function, unchanged.
@@ -157,11 +159,13 @@ def make(text: str, **common: Any) -> Problem:
 
 def _of_own(made: Any, name: str, title: str, arguments: dict[str, Any]) -> Problem:
     """Returns the problem of a task with data of its own, which has no use for `data` and such."""
-    if not isinstance(made, ArrayTask):
-        raise ValueError(f"Expected {name} to return an ArrayTask, got {made!r}.")
+    if not isinstance(made, (ArrayTask, Equation)):
+        raise ValueError(f"Expected {name} to return an ArrayTask or Equation, got {made!r}.")
     used = {
         key: arguments[key] for key in ("batch_size", "weight_decay", "seed") if key in arguments
     }
+    if isinstance(made, Equation):
+        return equation_problem.of_equation(made, name, title=title, **used)
     return array_problem.of_arrays(made, name, title=title, **used)
 
 
