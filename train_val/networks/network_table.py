@@ -27,7 +27,7 @@ class Known:
       valid_examples: The most images that `tune_hyperparameters.py` validates on, all of them in
         one batch; None if that command does not offer the network.
       family: The family of tasks of that name, for `--task` and `--tasks`; None if there is none.
-      equation: The family of equations of that name, with points and a loss of its own, likewise.
+      task: The family of that name with data and a loss of its own, likewise.
     """
 
     name: str
@@ -36,21 +36,29 @@ class Known:
     photographs: str | None = None
     valid_examples: int | None = None
     family: str | None = None
-    equation: str | None = None
+    task: str | None = None
 
 
 _PAPER, _RESNET = "train_val.networks.convnets", "train_val.networks.resnet"
 _FAMILIES = "train_val.task_families.families"
-_EQUATIONS = "train_val.task_families.equations"
-_EQUATION_NAMES = (
-    "allen_cahn",
-    "burgers",
-    "heat",
-    "helmholtz",
-    "inverse_heat",
-    "poisson",
-    "poisson_5d",
-    "stiff_ode",
+# Families with data and a loss of their own, by module.
+_WITH_DATA = {
+    "equations": (
+        "allen_cahn",
+        "burgers",
+        "heat",
+        "helmholtz",
+        "inverse_heat",
+        "poisson",
+        "poisson_5d",
+        "stiff_ode",
+    ),
+    "long_memory": ("addition", "permutation", "xor"),
+}
+_OWN = tuple(
+    Known(name, task=f"train_val.task_families.{module}.{name}")
+    for module, names in _WITH_DATA.items()
+    for name in names
 )
 TABLE = (
     # Convolutions of 64 channels as in the paper; a family of any width and depth.
@@ -67,11 +75,12 @@ TABLE = (
         family=f"{_FAMILIES}.resnet",
     ),
     Known("softmax", f"{_PAPER}.softmax", valid_examples=5000),
-    *(Known(name, equation=f"{_EQUATIONS}.{name}") for name in _EQUATION_NAMES),
+    *_OWN,
 )
+TABLE = tuple(sorted(TABLE, key=lambda known: known.name))
 TRAINED = tuple(known.name for known in TABLE if known.trained)
 TUNED = tuple(known.name for known in TABLE if known.valid_examples is not None)
-FAMILIES = tuple(known.name for known in TABLE if known.family or known.equation)
+FAMILIES = tuple(known.name for known in TABLE if known.family or known.task)
 
 
 def find(name: str) -> Known:

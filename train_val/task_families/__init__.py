@@ -21,7 +21,7 @@ for _name in network_table.FAMILIES:
     if _known.family is not None:
         family(network_table.load(_known.family))
     else:
-        task(network_table.load(_known.equation))
+        task(network_table.load(_known.task))
 
 __all__ = [
     "ArrayTask",

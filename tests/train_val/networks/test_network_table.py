@@ -11,7 +11,7 @@ def test_names_stand_once_and_every_path_leads_to_a_function():
     names = [known.name for known in network_table.TABLE]
     assert names == sorted(set(names))
     for known in network_table.TABLE:
-        for path in (known.paper, known.photographs, known.family):
+        for path in (known.paper, known.photographs, known.family, known.task):
             assert path is None or callable(network_table.load(path))
     assert list(image_problems.NETWORKS) == list(network_table.TRAINED)
     assert set(network_table.FAMILIES) <= set(task_families.names())  # tests define more

@@ -31,19 +31,21 @@ def tanh_network(
     check_count("width", width)
     check_count("depth", depth)
     low, high = np.array(box, np.float64).T
-    names = [f"hidden{number + 1}" for number in range(depth)]
+    names = [f"dense{number + 1}" for number in range(depth)]
     widths = [len(box), *[width] * depth, 1]
 
     def network(parameters: Any, points: tf.Tensor) -> tf.Tensor:
         x = (points - (low + high) / 2) * (2 / (high - low))
         for name in names:
             x = tf.tanh(x @ parameters[name]["kernel"] + parameters[name]["bias"])
-        return x @ parameters["output"]["kernel"] + parameters["output"]["bias"]
+        return x @ parameters["dense_output"]["kernel"] + parameters["dense_output"]["bias"]
 
     def initialize(seed: int) -> dict[str, dict[str, tf.Tensor]]:
         random = np.random.default_rng(seed)
         parameters = {}
-        for name, rows, columns in zip([*names, "output"], widths[:-1], widths[1:], strict=True):
+        for name, rows, columns in zip(
+            [*names, "dense_output"], widths[:-1], widths[1:], strict=True
+        ):
             scale = np.sqrt(2 / (rows + columns))
             parameters[name] = {
                 "kernel": tf.constant(scale * random.normal(size=(rows, columns))),
