@@ -57,7 +57,11 @@ def _of_diagonal(
         factors[0] if flips[0] else tf.transpose(factors[0]),
         tf.transpose(factors[1]) if flips[1] else factors[1],
     ]
-    outer = rows[0][:, :, tf.newaxis] * rows[1][:, tf.newaxis, :]
+    if value.copies > 1:
+        parted = [tf.reshape(each, [value.copies, -1, each.shape[1]]) for each in rows]
+        outer = tf.einsum("cka,ckb->kab", *parted)
+    else:
+        outer = rows[0][:, :, tf.newaxis] * rows[1][:, tf.newaxis, :]
     return padded(outer, value.start, value.vectors)
 
 
@@ -150,6 +154,8 @@ def _along(inputs: list[str], result: str, place: int, values: list[Value]) -> V
     if letter in result:
         product = tf.einsum(f"{terms}->{result}", *tensors)
         return value._replace(tensor=product, axis=result.index(letter))
+    if value.copies > 1:
+        return None
     rows = tf.einsum(f"{terms}->{letter}{result}", *tensors)
     return padded(rows, value.start, value.vectors)
 
@@ -246,7 +252,7 @@ def convolution_of_gradients(op: tf.Operation, values: list[Value], count: int) 
 
 def _examples_apart(op: tf.Operation, x: tf.Tensor, y: Diagonal, shape: list[int]) -> Batched:
     """Returns the gradient in the kernel of each example, from the patches that windows see."""
-    if len(shape) != 4 or op.get_attr("padding") == b"EXPLICIT":
+    if len(shape) != 4 or op.get_attr("padding") == b"EXPLICIT" or y.copies > 1:
         raise NoRuleError("windows whose patches TensorFlow can't extract")
     patches = tf.raw_ops.ExtractImagePatches(
         images=x,

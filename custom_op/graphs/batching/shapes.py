@@ -58,6 +58,9 @@ def _summed(value: Diagonal, axes: Sequence[int], keeps: bool) -> Batched:
     rows = tf.transpose(value.tensor, order) if value.axis else value.tensor
     others = [order.index(axis) for axis in axes if axis != value.axis]
     total = tf.reduce_sum(rows, others, keepdims=keeps) if others else rows
+    if value.copies > 1:
+        parted = tf.reshape(total, [value.copies, value.length, *total.shape[1:]])
+        total = tf.reduce_sum(parted, 0)
     if keeps:
         total = tf.expand_dims(total, value.axis + 1)
     return padded(total, value.start, value.vectors)
@@ -84,10 +87,13 @@ def reshape(op: tf.Operation, values: list[Value], count: int) -> list[Value]:
     before = logical_shape(value)
     after = _shape_after(op, values, math.prod(before))
     if isinstance(value, Diagonal):
-        outside, size = math.prod(before[: value.axis]), before[value.axis]
-        for axis in range(len(after)):
-            if math.prod(after[:axis]) == outside and after[axis] == size:
-                return [value._replace(tensor=tf.reshape(value.tensor, after), axis=axis)]
+        # What lies outside of the places may be folded into their axis, or out of it.
+        outside, length = math.prod(before[: value.axis]) * value.copies, value.length
+        for axis, size in enumerate(after):
+            copies = size // length
+            if copies * length == size and math.prod(after[:axis]) * copies == outside:
+                folded = tf.reshape(value.tensor, after)
+                return [value._replace(tensor=folded, axis=axis, copies=copies)]
     batched = dense(value)
     outside = math.prod(before[: batched.axis])
     places = [i for i in range(len(after) + 1) if math.prod(after[:i]) == outside]
@@ -124,6 +130,16 @@ def joining(op: tf.Operation, values: list[Value], count: int) -> list[Value]:
     new, rank = op.type == "Pack", op.outputs[0].shape.rank
     parts = values if new else values[:-1]
     axis = int(op.get_attr("axis") if new else constant(values[-1])) % rank
+    first = parts[0]
+    if isinstance(first, Diagonal) and all(
+        isinstance(part, Diagonal) and part[1:] == first[1:] for part in parts
+    ):
+        tensors = [part.tensor for part in parts]
+        if new:
+            place = first.axis + (axis <= first.axis)
+            return [first._replace(tensor=tf.stack(tensors, axis), axis=place)]
+        if axis != first.axis:
+            return [first._replace(tensor=tf.concat(tensors, axis))]
     tensors, place = together(parts, count)
     if new:
         return [Batched(tf.stack(tensors, axis + (axis > place)), place + (axis <= place))]
@@ -134,16 +150,23 @@ def joining(op: tf.Operation, values: list[Value], count: int) -> list[Value]:
 def parting(op: tf.Operation, values: list[Value], count: int) -> list[Value]:
     """One tensor as several, along one axis."""
     if op.type == "Unpack":
-        value, sizes = dense(values[0]), None
-        axis = int(op.get_attr("axis")) % op.inputs[0].shape.rank
-        parts = tf.unstack(value.tensor, axis=axis + (axis >= value.axis))
-        return [Batched(part, value.axis - (axis < value.axis)) for part in parts]
+        value, axis = values[0], int(op.get_attr("axis")) % op.inputs[0].shape.rank
+        if isinstance(value, Diagonal) and axis != value.axis:
+            at = value.axis - (axis < value.axis)
+            parts = tf.unstack(value.tensor, axis=axis)
+            return [value._replace(tensor=part, axis=at) for part in parts]
+        batched = dense(value)
+        parts = tf.unstack(batched.tensor, axis=axis + (axis >= batched.axis))
+        return [Batched(part, batched.axis - (axis < batched.axis)) for part in parts]
     order = (1, 0) if op.type == "Split" else (0, 2)
-    value, axis = dense(values[order[0]]), int(constant(values[order[1]]))
-    axis %= value.tensor.shape.rank - 1
+    value, axis = values[order[0]], int(constant(values[order[1]]))
+    axis %= op.inputs[order[0]].shape.rank
     sizes = [shape_of(output)[axis] for output in op.outputs]
-    parts = tf.split(value.tensor, sizes, axis + (axis >= value.axis))
-    return [Batched(part, value.axis) for part in parts]
+    if isinstance(value, Diagonal) and axis != value.axis:
+        return [value._replace(tensor=part) for part in tf.split(value.tensor, sizes, axis)]
+    batched = dense(value)
+    parts = tf.split(batched.tensor, sizes, axis + (axis >= batched.axis))
+    return [Batched(part, batched.axis) for part in parts]
 
 
 @batches("Slice")
@@ -155,12 +178,18 @@ def slicing(op: tf.Operation, values: list[Value], count: int) -> list[Value]:
         whole - first if taken == -1 else taken
         for whole, first, taken in zip(before, begin, constant(values[2]).tolist(), strict=True)
     ]
-    if isinstance(value, Diagonal):
+    if isinstance(value, Diagonal) and _keeps_copies(value, size[value.axis]):
         part = tf.slice(value.tensor, begin, size)
         return [value._replace(tensor=part, start=value.start + begin[value.axis])]
-    begin.insert(value.axis, 0)
-    size.insert(value.axis, count)
-    return [Batched(tf.slice(value.tensor, begin, size), value.axis)]
+    batched = dense(value)
+    begin.insert(batched.axis, 0)
+    size.insert(batched.axis, count)
+    return [Batched(tf.slice(batched.tensor, begin, size), batched.axis)]
+
+
+def _keeps_copies(value: Diagonal, size: int) -> bool:
+    """Whether an axis of another size is still made of the same copies."""
+    return value.copies == 1 or size == value.tensor.shape[value.axis]
 
 
 _MASKS = ("begin_mask", "end_mask", "ellipsis_mask", "new_axis_mask", "shrink_axis_mask")
@@ -186,7 +215,9 @@ def strided_slice_back(op: tf.Operation, values: list[Value], count: int) -> lis
     if isinstance(value, Diagonal):
         whole = constant(shape).tolist()
         for axis, there in enumerate(_along_axes(op, whole, ranges)):
-            if there is not None and there[0] == value.axis:
+            if there is None or not _keeps_copies(value, whole[axis]):
+                continue
+            if there[0] == value.axis:
                 filled = tf.ensure_shape(run(op, [shape, *ranges, value.tensor])[0], whole)
                 start = value.start - there[1]
                 return [value._replace(tensor=filled, axis=axis, start=start)]
@@ -219,6 +250,8 @@ def _slice_of_diagonal(
         return None
     axis, first = there
     part = run(op, [value.tensor, *ranges])[0]
+    if not _keeps_copies(value, part.shape[axis]):
+        return None
     return value._replace(tensor=part, axis=axis, start=value.start + first)
 
 
@@ -266,7 +299,11 @@ def padding(op: tf.Operation, values: list[Value], count: int) -> list[Value]:
     if any(map(is_varied, filler)):
         raise NoRuleError("the margin's entries vary")
     widths = constant(widths).tolist()
-    if isinstance(value, Diagonal) and op.type == "Pad":
+    if (
+        isinstance(value, Diagonal)
+        and op.type == "Pad"
+        and (value.copies == 1 or not any(widths[value.axis]))
+    ):
         wide = run(op, [value.tensor, widths])[0]
         return [value._replace(tensor=wide, start=value.start - widths[value.axis][0])]
     batched = dense(value)

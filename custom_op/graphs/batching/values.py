@@ -38,12 +38,20 @@ class Diagonal(NamedTuple):
       axis: The axis.
       start: The number of the vector whose entry is at place 0.
       vectors: K.
+      copies: How many axes like this lie in the axis, one behind the other: a network that runs at
+        several derivatives of each example has folded them into the batch.
     """
 
     tensor: tf.Tensor
     axis: int
     start: int
     vectors: int
+    copies: int = 1
+
+    @property
+    def length(self) -> int:
+        """The number of places of the axis."""
+        return self.tensor.shape[self.axis] // self.copies
 
 
 Value = Any  # a tensor that is the same for all vectors, a Batched or a Diagonal
@@ -85,12 +93,12 @@ def dense(value: Value) -> Batched | tf.Tensor:
     """
     if not isinstance(value, Diagonal):
         return value
-    size = value.tensor.shape[value.axis]
+    size, length = value.tensor.shape[value.axis], value.length
     if value.vectors * value.tensor.shape.num_elements() > LARGEST_DENSE:
         raise NoRuleError("a diagonal is too large to be written out")
-    ones = tf.eye(size, dtype=value.tensor.dtype)
+    ones = tf.tile(tf.eye(length, dtype=value.tensor.dtype), [1, value.copies])
     after = value.tensor.shape.rank - 1 - value.axis
-    ones = tf.reshape(ones, [size, *[1] * value.axis, size, *[1] * after])
+    ones = tf.reshape(ones, [length, *[1] * value.axis, size, *[1] * after])
     return padded(ones * value.tensor[tf.newaxis], value.start, value.vectors)
 
 

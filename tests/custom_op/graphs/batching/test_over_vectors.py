@@ -104,6 +104,10 @@ def test_every_rule_agrees_with_a_loop(monkeypatch):
 def _network(w, x):
     hidden = tf.tanh(x @ tf.reshape(w[:6], [2, 3]) + w[6:9])
     # Two terms of different examples, as of an equation and its boundary.
+    # Two copies of each example in one batch, as of its derivatives.
+    twice = tf.reshape(tf.stack([hidden, 2 * hidden]), [-1, 3]) @ tf.reshape(w[:9], [3, 3])
+    twice = tf.reshape(tf.tanh(twice + w[9:12]), [2, -1, 3])
+    hidden += twice[0] * twice[1]
     edge = tf.square(hidden[3:, 0]) + hidden[3:, None][..., 1][:, 0]
     return tf.concat([hidden[:3] @ w[9:12, None], edge[:, None]], 0)
 
