@@ -139,6 +139,13 @@ TABLE = (
         own_rate="by a line search",
         words="Hessian-free as Martens ran it",
     ),
+    Known(
+        "lm",
+        "Levenberg-Marquardt",
+        "mlhf.LevenbergMarquardt",
+        grid={"damping": (1e-3, 1e-2, 1e-1)},
+        own_rate="by its damping",
+    ),
     # Some names are from the original, the others from Keras.
     _keras("SGD", 0.01, grid=_OF_SGD),
     _keras(
