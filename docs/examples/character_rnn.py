@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import custom_op
+from mlhf import custom_op
 
 HIDDEN, UNROLL, BATCH, LEARNING_RATE = 100, 20, 8, 0.01
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-import custom_op
+from mlhf import custom_op
 
 BATCH, HIDDEN, CLASSES = 50, 32, 10
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
@@ -24,8 +24,8 @@ EPOCHS, ACCURACY = {"MNIST": 5, "digits": 20}, {"MNIST": 0.96, "digits": 0.9}
 def load(data_dir: str | None) -> tuple[str, list[np.ndarray]]:
     """Returns the data's name, and images in [0, 1] and labels for training and for testing."""
     if data_dir and any((Path(data_dir) / sub).is_dir() for sub in ("mnist", ".")):
-        from train_val.data import mnist
-        from train_val.data.image_data import DataError
+        from mlhf.train_val.data import mnist
+        from mlhf.train_val.data.image_data import DataError
 
         try:
             halves = [mnist.load_mnist(data_dir, part, "") for part in ("meta_train", "train")]

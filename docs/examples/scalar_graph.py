@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-import custom_op
+from mlhf import custom_op
 
 
 def z(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:

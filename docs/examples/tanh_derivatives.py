@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-import custom_op
+from mlhf import custom_op
 
 POINTS = np.linspace(-7, 7, 200)
 # The largest and the smallest value of each curve on these points.

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from custom_op import registry
-from custom_op.losses import registry as known_losses
+from mlhf.custom_op import registry
+from mlhf.custom_op.losses import registry as known_losses
 
 ROOT = Path(__file__).resolve().parents[2]
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)

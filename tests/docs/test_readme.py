@@ -3,10 +3,10 @@
 import re
 
 import numpy as np
+from mlhf.train_val.task_families import registry
 
 import mlhf
 from tests.docs import pages
-from train_val.task_families import registry
 
 
 def test_python_blocks_run(tmp_path, monkeypatch):

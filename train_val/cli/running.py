@@ -35,6 +35,8 @@ from train_val.cli.exit_statuses import (
 from train_val.cli.signals import Terminated, attended
 
 FLAGS = flags.FLAGS
+# What the user typed in front of the flags, if it was not the name of a script or module.
+called_as: str | None = None
 # `--helpfull` and `--helpshort` are what other absl commands have.
 _HELP = {"--help", "-help", "-h", "--helpfull", "-helpfull", "--helpshort", "-helpshort"}
 
@@ -178,6 +180,8 @@ def _end(text: str, status: int) -> None:
 
 
 def _command() -> str:
+    if called_as is not None:
+        return called_as
     module = getattr(sys.modules.get("__main__"), "__spec__", None)
     if module is not None:
         return f"python -m {module.name}"

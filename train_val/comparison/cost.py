@@ -162,10 +162,11 @@ def measure_apart(
         "meta_ckpt": meta_ckpt,
         "rounds": rounds,
     }
-    root = str(Path(__file__).resolve().parents[2])
+    # The folder that the package is imported from; in a wheel it lies one deeper.
+    root = str(Path(__file__).resolve().parents[__name__.count(".")])
     paths = [root, os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
-        [sys.executable, "-m", "train_val.comparison.cost", json.dumps(arguments)],
+        [sys.executable, "-m", __name__, json.dumps(arguments)],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)},

@@ -7,6 +7,7 @@ from pathlib import Path
 from train_val.data.image_data import DataError
 from train_val.data.image_folders import FolderImages
 from train_val.data.stored_images import Source, StoredImages
+from train_val.data.tfds_examples import import_tfds
 from train_val.data.tfrecords import TFRecordImages
 
 IMAGE_SIZE = 224
@@ -176,9 +177,7 @@ def _is_sorted(lines: list[str]) -> bool:
 
 
 def _tfds_folder() -> Path:
-    # Imported here: those who read files need not wait for it, nor need it to work.
-    import tensorflow_datasets as tfds
-
+    tfds = import_tfds("imagenet without its folder")
     try:
         builder = tfds.builder("imagenet2012")
         folder, prepared = Path(str(builder.data_path)), builder.is_prepared()

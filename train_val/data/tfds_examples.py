@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import http.client
+import importlib
 import urllib.error
 import urllib.request
 from typing import Any
@@ -25,9 +26,7 @@ def tfds_examples(name: str, split: str) -> dict[str, np.ndarray]:
     Raises:
       DataError: If the data set is not there yet and can't be downloaded.
     """
-    # Imported here: those who read files need not wait for it, nor need it to work.
-    import tensorflow_datasets as tfds
-
+    tfds = import_tfds(f"{name} without its folder")
     try:
         builder = tfds.builder(name)
         if not builder.is_prepared():
@@ -38,6 +37,29 @@ def tfds_examples(name: str, split: str) -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # tensorflow-datasets and its dependencies may raise anything
         raise DataError(_cannot_download(name, error)) from error
+
+
+def import_tfds(what: str) -> Any:
+    """Returns the module tensorflow_datasets.
+
+    It is imported where it is asked for: those who read files need not wait for it, nor need it to
+    be there and to work.
+
+    Args:
+      what: What it is needed for, for the error.
+
+    Raises:
+      DataError: If it can't be imported.
+    """
+    try:
+        return importlib.import_module("tensorflow_datasets")
+    except Exception as error:  # what is installed with it may not fit, and raise anything
+        first_line = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise DataError(
+            f"Expected tensorflow-datasets for {what}, could not import it ({first_line}): run"
+            " pip install --upgrade tensorflow-datasets, or give the folder of the files as"
+            " data_dir."
+        ) from error
 
 
 def _check_network(builder: Any) -> None:

@@ -39,8 +39,10 @@ class Known:
     task: str | None = None
 
 
-_PAPER, _RESNET = "train_val.networks.convnets", "train_val.networks.resnet"
-_FAMILIES = "train_val.task_families.families"
+# "train_val", or "mlhf.train_val" in an installed package.
+_PACKAGE = __name__.removesuffix(".networks.network_table")
+_PAPER, _RESNET = f"{_PACKAGE}.networks.convnets", f"{_PACKAGE}.networks.resnet"
+_FAMILIES = f"{_PACKAGE}.task_families.families"
 # Families with data and a loss of their own, by module.
 _WITH_DATA = {
     "equations": (
@@ -56,7 +58,7 @@ _WITH_DATA = {
     "long_memory": ("addition", "permutation", "xor"),
 }
 _OWN = tuple(
-    Known(name, task=f"train_val.task_families.{module}.{name}")
+    Known(name, task=f"{_PACKAGE}.task_families.{module}.{name}")
     for module, names in _WITH_DATA.items()
     for name in names
 )

@@ -52,3 +52,11 @@ def test_failing_download(tfds_builder, tmp_path):
     with pytest.raises(DataError) as error:
         tfds_examples.tfds_examples("cifar10", "test")
     assert_one_sentence(error, "(wrong checksum)", "data_dir")
+
+
+@pytest.mark.parametrize("name", ["cifar10", "mnist", "imagenet"])
+def test_without_tensorflow_datasets_a_sentence_says_what_to_install(monkeypatch, name):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(DataError) as error:
+        image_data.load(name, part="test")
+    assert_one_sentence(error, name, "pip install", "tensorflow-datasets", "data_dir")
