@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Builds the wheel, installs it where there is no checkout, and tries there what users have: the
-# files that ship, the commands' help, and the Python of the README. About a minute.
+# files that ship, the commands, and the Python of the README, beside another project's package
+# `replay`; the latter without tensorflow-datasets, which nothing but its own loaders needs. Two
+# minutes.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -19,11 +21,33 @@ site_packages() {
 site_packages "$VENV_PYTHON" >"$(site_packages "$python")/dependencies.pth"
 "$VENV_PYTHON" -m pip --python "$python" --disable-pip-version-check install --quiet --no-deps \
     --no-index "$work"/wheel/*.whl
+# What replay-rec of the package index does: a package `replay` beside ours.
+mkdir "$(site_packages "$python")/replay"
+echo 'OWNER = "another project"' >"$(site_packages "$python")/replay/__init__.py"
 
 mkdir -p "$work/elsewhere/tests/docs"
 cp README.md "$work/elsewhere"
 cp tests/docs/pages.py tests/docs/test_readme.py tests/docs/test_wheel.py "$work/elsewhere/tests/docs"
 cd "$work/elsewhere"
-MLHF_WHEEL=1 "$python" -m pytest --quiet -p no:cacheprovider --import-mode=importlib \
-    tests/docs/test_wheel.py tests/docs/test_readme.py::test_python_blocks_run
-echo "The wheel holds what users need."
+check() {
+    MLHF_WHEEL=1 "$python" -m pytest --quiet -p no:cacheprovider --import-mode=importlib "$@"
+}
+check tests/docs/test_wheel.py
+
+# Hides tensorflow-datasets: importing it fails as it does where it is not installed.
+cat >"$(site_packages "$python")/sitecustomize.py" <<'PYTHON'
+import sys
+
+
+class NotInstalled:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "tensorflow_datasets":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+sys.meta_path.insert(0, NotInstalled)
+PYTHON
+MLHF_WITHOUT_TFDS=1 check tests/docs/test_wheel.py tests/docs/test_readme.py::test_python_blocks_run \
+    -k "readme or pretrained or tensorflow_datasets"
+echo "The wheel holds what users need, with tensorflow-datasets and without."
