@@ -1,0 +1,1 @@
+"""Error at equal seconds: least-squares methods and their rivals on the equations."""

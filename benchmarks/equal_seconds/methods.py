@@ -1,0 +1,128 @@
+"""The methods that are compared, each a function that trains until its clock is over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+import mlhf
+from benchmarks.equal_seconds import tf_levenberg_marquardt
+from benchmarks.equal_seconds.clock import Clock
+from train_val.problems.equation_problem import EquationProblem
+
+# Steps in one call of a compiled loop: a first-order step is so short that a call costs as much.
+_STEPS = 10
+# The share of the seconds that Adam gets in "adam then l-bfgs".
+_ADAM_SHARE = 0.2
+_FIRST_ORDER: dict[str, Callable[[float], Any]] = {
+    "adam": lambda rate: mlhf.FirstOrder(lambda: keras.optimizers.Adam(rate)),
+    "soap": mlhf.SOAP,
+    "muon": mlhf.Muon,
+}
+# Rates that are tried, at the beginning of a cosine that ends with the seconds.
+RATES = {
+    "adam": (1e-3, 3e-3, 1e-2),
+    "soap": (1e-3, 3e-3, 1e-2),
+    "muon": (3e-3, 1e-2, 3e-2),
+}
+# Methods whose seconds are not planned: one run serves all times.
+WITHOUT_RATE = (
+    "lm",
+    "martens",
+    "l-bfgs",
+    "adam then l-bfgs",
+    "self-scaled broyden",
+    "tf-levenberg-marquardt",
+)
+METHODS = (*WITHOUT_RATE, *RATES)
+
+
+class FirstOrderLoop:
+    """Steps of a first-order method in one compiled loop, for all seeds and rates of a problem."""
+
+    def __init__(self, name: str, problem: EquationProblem) -> None:
+        """Prepares the loop; it is compiled at its first call.
+
+        Args:
+          name: The method's name, a key of `RATES`.
+          problem: The problem.
+        """
+        self.optimizer = _FIRST_ORDER[name](1e-3)
+        objective = problem.objective()
+
+        def steps(parameters: Any, state: Any) -> tuple[Any, Any]:
+            for _ in range(_STEPS):
+                parameters, state, *_ = self.optimizer.step(objective, parameters, state)
+            return parameters, state
+
+        self._steps = tf.function(steps, autograph=False)
+
+    def run(self, parameters: Any, clock: Clock, rate: float, seconds: float) -> Any:
+        """Trains until the clock is over or the seconds are.
+
+        Args:
+          parameters: The parameters to start from.
+          clock: The clock.
+          rate: The rate at the first step; it falls to 0 along a cosine.
+          seconds: The seconds at which it is 0.
+
+        Returns:
+          The parameters.
+        """
+        state = self.optimizer.init(parameters)
+        # Compiled by steps that are thrown away.
+        self.optimizer.learning_rate = rate
+        self._steps(parameters, state)
+        clock.over(parameters)
+        while clock.seconds < seconds:
+            share = min(1.0, clock.seconds / seconds)
+            self.optimizer.learning_rate = rate * 0.5 * (1 + math.cos(math.pi * share))
+            parameters, state = self._steps(parameters, state)
+            if clock.over(parameters):
+                break
+        return parameters
+
+
+def run(
+    name: str,
+    problem: EquationProblem,
+    seed: int,
+    clock: Clock,
+    rate: float | None,
+    loops: dict[str, FirstOrderLoop],
+) -> None:
+    """Trains once.
+
+    Args:
+      name: One of `METHODS`.
+      problem: The problem.
+      seed: The seed of the initial weights.
+      clock: The clock, which takes the errors down.
+      rate: The rate at the first step, for methods that have one.
+      loops: Compiled loops by name, which serve later runs.
+    """
+    start = problem.task.initialize(seed)
+    if name == "tf-levenberg-marquardt":
+        tf_levenberg_marquardt.run(problem, start, clock)
+        return
+    first = "adam" if name == "adam then l-bfgs" else name
+    if first in _FIRST_ORDER:
+        if first not in loops:
+            loops[first] = FirstOrderLoop(first, problem)
+        share = _ADAM_SHARE if first != name else 1.0
+        start = loops[first].run(start, clock, rate or 3e-3, share * clock.budget)
+        if first == name:
+            return
+        name = "l-bfgs"
+    mlhf.minimize(
+        problem.objective(),
+        start,
+        name,
+        steps=10**7,
+        callback=lambda step, parameters, metrics: clock.over(parameters),
+        progress=False,
+    )
