@@ -13,6 +13,7 @@ from mlhf.checks import networks, targets
 from mlhf.checks.arguments import check_choice
 from mlhf.models import keras_models, natural_outputs
 from mlhf.objective.regularizers import Regularizer
+from mlhf.objective.shares import Mean, OfBatch, Share
 
 Structure = Any
 
@@ -214,6 +215,31 @@ class Objective:
             )
         return size
 
+    @property
+    def first_share(self) -> Objective:
+        """The part of the batch that the first device computes: here the whole."""
+        return self
+
+    @property
+    def for_products(self) -> Objective:
+        """The objective to linearize where the gradient is not asked for: here itself."""
+        return self
+
+    def map_terms(self, function: Callable[[Objective], Objective]) -> Objective:
+        """Returns an objective with a function applied to each term; this one is the only term."""
+        return function(self)
+
+    def over_shares(self, function: Callable[[Share], tuple[list[Mean], Structure]]) -> OfBatch:
+        """Returns means over the batch that a function computes of each share of it.
+
+        Args:
+          function: A function of a share that returns means over it, and the network's state after
+            it (`()` if it has none).
+        """
+        means, model_state = function(Share(self))
+        weights = [mean.weight for mean in means]
+        return OfBatch([mean.tensors for mean in means], weights, model_state)
+
     def linearize(
         self,
         parameters: Structure,
@@ -299,6 +325,11 @@ class LinearizedObjective:
     def connected(self) -> list[bool]:
         """Whether the outputs depend on each parameter, in the order of `tf.nest.flatten`."""
         return self._operator.connected
+
+    @property
+    def count(self) -> tf.Tensor:
+        """The number of terms in the mean, a scalar in the outputs' dtype."""
+        return self._operator.count
 
     def gradient(self) -> Structure:
         """Returns the gradient of the value, in the structure of the parameters."""

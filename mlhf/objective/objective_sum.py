@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -13,6 +13,7 @@ from mlhf.checks.arguments import check_number
 from mlhf.checks.structures import kind
 from mlhf.objective.objective import LinearizedObjective, Objective, Term
 from mlhf.objective.regularizers import Regularizer
+from mlhf.objective.shares import OfBatch, Share
 
 Structure = Any
 
@@ -182,13 +183,31 @@ class ObjectiveSum(Objective):
 
     def first_examples(self, share: float) -> Objective:
         """Returns the sum on the first examples of each term's batch."""
-        if share == 1:
-            return self
-        fewer = ObjectiveSum.__new__(ObjectiveSum)
-        fewer.unconnected = self.unconnected
-        objectives = {n: o.first_examples(share) for n, o in self._objectives.items()}
-        fewer._set(objectives, self.term_weights, self.regularizer)
-        return fewer
+        return self if share == 1 else self.map_terms(lambda term: term.first_examples(share))
+
+    @property
+    def for_products(self) -> Objective:
+        """The sum to linearize where the gradient is not asked for."""
+        return self.map_terms(lambda term: term.for_products)
+
+    def map_terms(self, function: Callable[[Objective], Objective]) -> Objective:
+        """Returns the sum with a function applied to each term's objective."""
+        mapped = ObjectiveSum.__new__(ObjectiveSum)
+        mapped.unconnected = self.unconnected
+        objectives = {name: function(one) for name, one in self._objectives.items()}
+        mapped._set(objectives, self.term_weights, self.regularizer)
+        return mapped
+
+    def over_shares(self, function: Callable[[Share], Any]) -> OfBatch:
+        """Refuses, since each term has a batch of its own.
+
+        Raises:
+          TypeError: Always.
+        """
+        raise TypeError(
+            "Expected an objective of one term, got a sum, whose terms have shares of their own: "
+            "take each of its terms' objectives, for term in objective.terms."
+        )
 
     def batch_size(self) -> int:
         """Returns the number of examples of all terms."""

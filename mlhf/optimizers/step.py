@@ -173,7 +173,7 @@ class CompiledSteps(PlainState):
             # Every network ran first in the pass that linearized the batch, term by term.
             first = outputs[: len(terms)]
             noted[:] = [
-                targets.targets_of(term.loss, z, term.targets)
+                targets.targets_of(term.loss, z, term.first_share.targets)
                 for term, z in zip(terms, first, strict=False)
             ]
             reads[:] = captured_variables.variables_read(first) if first else []

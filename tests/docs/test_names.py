@@ -12,6 +12,7 @@ PACKAGES = (
     "custom_op.losses",
     "mlhf",
     "mlhf.derivatives",
+    "mlhf.distribute",
     "mlhf.hypergrad",
     "mlhf.hypergrad.linear_solvers",
     "replay",

@@ -100,6 +100,23 @@ def terms_of(
     return outputs.shape[:axes].num_elements()
 
 
+def present_counts(
+    outputs: tf.Tensor, terms: int | tf.Tensor, present: tf.Tensor | None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns how many examples and how many terms are present, zero if none is.
+
+    Args:
+      outputs: The network's outputs.
+      terms: N, from `terms_of`.
+      present: The terms that the targets leave in, from `present_terms`.
+    """
+    if present is None:
+        return tf.constant(outputs.shape[0], outputs.dtype), tf.cast(terms, outputs.dtype)
+    there = tf.cast(present, outputs.dtype)
+    examples = tf.reduce_max(tf.reshape(there, [outputs.shape[0], -1]), 1)
+    return tf.reduce_sum(examples), tf.reduce_sum(there)
+
+
 def _root_of_hessian(loss: losses.Loss, outputs: tf.Tensor) -> tf.Tensor | None:
     """Returns the square root of N H if it is diagonal, in the outputs' shape; None otherwise.
 

@@ -7,23 +7,18 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from custom_op import structures
-from custom_op.graphs import detours
-from custom_op.graphs.gradient_paths import Paths, refuse_missing
 from mlhf.checks.arguments import check_choice, check_count, check_number, check_parameters
 from mlhf.models import keras_models
 from mlhf.objective import Objective
 from mlhf.optimizers.damping import reduction_ratio, scaled_by_ratio
 from mlhf.optimizers.kfac import factors as factors_module
-from mlhf.optimizers.kfac.blocks import Block, blocks_of
+from mlhf.optimizers.kfac.blocks import blocks_of
 from mlhf.optimizers.kfac.factors import Factors
-from mlhf.optimizers.kfac.tracing import TracedNetwork
+from mlhf.optimizers.kfac.shares import of_batch
 from mlhf.optimizers.settings import Fixed, Number
 from mlhf.optimizers.step import CompiledSteps, Step
 from mlhf.optimizers.step_arguments import as_tensors
 
-# The factors are taken on at least this many examples, if the batch has them.
-_FEWEST_EXAMPLES = 32
 # The factor of Levenberg and Marquardt's rule per step; Martens and Grosse 2015, section 6.5.
 _OMEGA = 19 / 20
 # The momentum with a learning rate if none is given.
@@ -203,17 +198,18 @@ class KFAC(CompiledSteps):
             state = state._replace(damping=numbers["damping"])
         decays = getattr(objective.regularizer, "coefficient", 0.0)
         blocks = blocks_of(parameters)
-        network = TracedNetwork(objective.outputs, parameters)
-        value, gradient = _value_and_gradient(objective, parameters, network)
-        batch_factors, present = self._factors(objective, parameters, network, blocks, state.step)
+        seed = tf.stack([tf.constant(self.seed), state.step])
+        batch = of_batch(objective, parameters, blocks, self.factor_share, self.fisher, seed)
+        value, gradient = batch.value, batch.gradient
         # A batch that is not finite moves nothing: once in an average, it would stay there.
         is_finite = _all_finite(
-            [value, tf.linalg.global_norm(gradient), *tf.nest.flatten(batch_factors)]
+            [value, tf.linalg.global_norm(gradient), *tf.nest.flatten(batch.factors)]
         )
         # Nor does a batch count whose examples are all ignored.
-        counts = is_finite if present is None else is_finite & tf.reduce_any(present)
         factors = tf.cond(
-            counts, lambda: self._averaged(state, batch_factors), lambda: state.factors
+            is_finite & batch.counts,
+            lambda: self._averaged(state, batch.factors),
+            lambda: state.factors,
         )
         fresh = (state.step % self.inverse_every == 0) | (state.step < 3) | is_new
         inverses = tf.cond(
@@ -226,7 +222,7 @@ class KFAC(CompiledSteps):
         last = tf.nest.flatten(state.update)
 
         if not fixed or self.damping_type == "LM_heuristics":
-            linearized = objective.linearize(parameters)
+            linearized = objective.for_products.linearize(parameters)
 
             def damped(leaves: list[tf.Tensor]) -> list[tf.Tensor]:
                 packed = tf.nest.pack_sequence_as(parameters, leaves)
@@ -267,32 +263,8 @@ class KFAC(CompiledSteps):
             "learning_rate": rate,
             "momentum": momentum,
         }
-        model_state = objective.model_state_after(is_finite, network.model_state)
+        model_state = objective.model_state_after(is_finite, batch.model_state)
         return moved, new_state, model_state, metrics
-
-    def _factors(
-        self,
-        objective: Objective,
-        parameters: Any,
-        network: TracedNetwork,
-        blocks: list[Block],
-        step: tf.Tensor,
-    ) -> tuple[Factors, tf.Tensor | None]:
-        """Returns the factors of a batch's first examples, and which of their terms are present."""
-        share = max(self.factor_share, min(1, _FEWEST_EXAMPLES / objective.batch_size()))
-        part = objective.first_examples(share)
-        if part is not objective:
-            objective, network = part, TracedNetwork(part.outputs, parameters)
-        seed = tf.stack([tf.constant(self.seed), step])
-        layers = [network.layer(block) for block in blocks]
-        loss, outputs = objective.loss, network.outputs
-        gradients = factors_module.output_gradients(
-            loss, outputs, objective.targets, self.fisher, seed
-        )
-        present = factors_module.present_terms(loss, outputs, objective.targets)
-        terms = factors_module.terms_of(loss, outputs, present)
-        factors = factors_module.of_batch(network, blocks, layers, gradients, terms, present)
-        return factors, present
 
     def _averaged(self, state: KFACState, batch: Factors) -> Factors:
         dtype = state.damping.dtype
@@ -345,28 +317,6 @@ def _value(objective: Objective, parameters: Any) -> tf.Tensor:
     if objective.regularizer is not None:
         value += objective.regularizer.value(parameters)
     return value
-
-
-def _value_and_gradient(
-    objective: Objective, parameters: Any, network: TracedNetwork
-) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    objective.loss.check(network.outputs, objective.targets)
-    names = [f"the parameter {name!r}" for name in structures.leaf_names(parameters)]
-    refuse_missing(Paths(network.leaves, [network.outputs]), names, "the network")
-    detours.check(network.leaves, [network.outputs])
-    dtype = network.leaves[0].dtype
-    value = tf.cast(objective.loss.value(network.outputs, objective.targets), dtype)
-    gradient = tf.gradients(
-        network.outputs,
-        network.leaves,
-        grad_ys=objective.loss.gradient(network.outputs, objective.targets),
-        unconnected_gradients=tf.UnconnectedGradients.ZERO,
-    )
-    if objective.regularizer is not None:
-        value += objective.regularizer.value(parameters)
-        more = tf.nest.flatten(objective.regularizer.gradient(parameters))
-        gradient = [g + m for g, m in zip(gradient, more, strict=True)]
-    return value, gradient
 
 
 def _all_finite(values: list[tf.Tensor]) -> tf.Tensor:

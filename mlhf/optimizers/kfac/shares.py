@@ -1,0 +1,136 @@
+"""What K-FAC takes of a batch: loss, gradient and factors, share by share."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from custom_op import losses, structures
+from custom_op.graphs import detours
+from custom_op.graphs.gradient_paths import Paths, refuse_missing
+from mlhf.objective import Objective
+from mlhf.objective.shares import Mean, Share
+from mlhf.optimizers.kfac import factors as factors_module
+from mlhf.optimizers.kfac.blocks import Block
+from mlhf.optimizers.kfac.factors import Factors
+from mlhf.optimizers.kfac.tracing import TracedNetwork
+
+# The factors are taken on at least this many examples, if the batch has them.
+_FEWEST_EXAMPLES = 32
+
+
+class BatchQuantities(NamedTuple):
+    """What a step takes of a batch."""
+
+    value: tf.Tensor  # the mean loss, with the regularizer
+    gradient: list[tf.Tensor]  # its gradient
+    factors: Factors  # A and G by block
+    counts: tf.Tensor  # whether a term of the examples that the factors are taken on is present
+    model_state: Any  # the network's state after the batch
+
+
+def of_batch(
+    objective: Objective,
+    parameters: Any,
+    blocks: list[Block],
+    factor_share: float,
+    fisher: str,
+    seed: tf.Tensor,
+) -> BatchQuantities:
+    """Returns what a step takes of a batch, of which devices may have shares.
+
+    Args:
+      objective: The objective, of one term.
+      parameters: The point.
+      blocks: The blocks of the parameters.
+      factor_share: The share of the batch that factors are taken on.
+      fisher: The kind of G, as for `factors.output_gradients`.
+      seed: The seed for drawing, int32 [2].
+    """
+    share_of_factors = max(factor_share, min(1, _FEWEST_EXAMPLES / objective.batch_size()))
+
+    def of_share(share: Share) -> tuple[list[Mean], Any]:
+        whole = share.objective
+        network = TracedNetwork(whole.outputs, parameters)
+        value, gradient, terms = _value_and_gradient(whole, parameters, network)
+        means = [Mean(terms, [value, *gradient])]
+        part = whole.first_examples(share_of_factors)
+        if part is not whole:
+            network_of_part = TracedNetwork(part.outputs, parameters)
+        else:
+            network_of_part = network
+        of_part = share._replace(objective=part)
+        means += _factors(of_part, network_of_part, blocks, fisher, seed)
+        return means, network.model_state
+
+    (first, of_a, of_g), (_, _, terms), model_state = objective.over_shares(of_share)
+    value, *gradient = first
+    if objective.regularizer is not None:
+        value += objective.regularizer.value(parameters)
+        more = tf.nest.flatten(objective.regularizer.gradient(parameters))
+        gradient = [g + m for g, m in zip(gradient, more, strict=True)]
+    names = [block.name for block in blocks]
+    factors = dict(zip(names, zip(of_a, of_g, strict=True), strict=True))
+    return BatchQuantities(value, gradient, factors, terms > 0, model_state)
+
+
+def _factors(
+    share: Share, network: TracedNetwork, blocks: list[Block], fisher: str, seed: tf.Tensor
+) -> list[Mean]:
+    """Returns the factors A and the factors G of a share's examples, in the order of blocks."""
+    objective: Objective = share.objective
+    layers = [network.layer(block) for block in blocks]
+    loss, outputs = objective.loss, network.outputs
+    gradients = _drawn(share, loss, outputs, objective.targets, fisher, seed)
+    present = factors_module.present_terms(loss, outputs, objective.targets)
+    terms = factors_module.terms_of(loss, outputs, present)
+    factors = factors_module.of_batch(network, blocks, layers, gradients, terms, present)
+    examples, terms_present = factors_module.present_counts(outputs, terms, present)
+    return [
+        Mean(examples, [factors[block.name][0] for block in blocks]),
+        Mean(terms_present, [factors[block.name][1] for block in blocks]),
+    ]
+
+
+def _drawn(
+    share: Share,
+    loss: losses.Loss,
+    outputs: tf.Tensor,
+    targets: tf.Tensor,
+    fisher: str,
+    seed: tf.Tensor,
+) -> list[tf.Tensor]:
+    """Returns the gradients at the outputs, drawn as one device would draw them for the batch."""
+    if share.of == 1 or fisher == "exact":
+        return factors_module.output_gradients(loss, outputs, targets, fisher, seed)
+    # An example's draw depends on its place in the batch: places of other shares are left empty.
+    size = outputs.shape[0]
+    before, after = share.number * size, (share.of - 1 - share.number) * size
+
+    def among_all(tensor: tf.Tensor) -> tf.Tensor:
+        return tf.pad(tensor, [[before, after], *[[0, 0]] * (tensor.shape.rank - 1)])
+
+    gradients = factors_module.output_gradients(
+        loss, among_all(outputs), among_all(targets), fisher, seed
+    )
+    return [gradient[before : before + size] for gradient in gradients]
+
+
+def _value_and_gradient(
+    objective: Objective, parameters: Any, network: TracedNetwork
+) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
+    """Returns the mean loss, its gradient, and the number of terms in the mean."""
+    objective.loss.check(network.outputs, objective.targets)
+    names = [f"the parameter {name!r}" for name in structures.leaf_names(parameters)]
+    refuse_missing(Paths(network.leaves, [network.outputs]), names, "the network")
+    detours.check(network.leaves, [network.outputs])
+    dtype = network.leaves[0].dtype
+    value = tf.cast(objective.loss.value(network.outputs, objective.targets), dtype)
+    gradient = tf.gradients(
+        network.outputs,
+        network.leaves,
+        grad_ys=objective.loss.gradient(network.outputs, objective.targets),
+        unconnected_gradients=tf.UnconnectedGradients.ZERO,
+    )
+    return value, gradient, objective.evaluation(network.outputs).count
