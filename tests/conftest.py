@@ -23,6 +23,22 @@ def data_dir() -> Path:
     return path
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks the cases of slow_cases.txt as slow, before pytest chooses by marks."""
+    lines = Path(__file__).with_name("slow_cases.txt").read_text().splitlines()
+    named = {line for line in lines if line and not line.startswith("#")}
+    for item in items:
+        if item.nodeid in named:
+            named.remove(item.nodeid)
+            item.add_marker(pytest.mark.slow)
+    if named and [Path(arg).resolve() for arg in config.args] == [Path(__file__).parent]:
+        raise pytest.UsageError(
+            "Expected cases that exist in tests/slow_cases.txt: remove or rename "
+            + ", ".join(sorted(named))
+        )
+
+
 def pytest_collection_finish() -> None:
     """Modules are there to stay, and tracing makes many small objects: look for garbage less often.
 
