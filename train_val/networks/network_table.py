@@ -45,6 +45,7 @@ _PAPER, _RESNET = f"{_PACKAGE}.networks.convnets", f"{_PACKAGE}.networks.resnet"
 _FAMILIES = f"{_PACKAGE}.task_families.families"
 # Families with data and a loss of their own, by module.
 _WITH_DATA = {
+    "autoencoders": ("curves", "mnist_autoencoder"),
     "equations": (
         "allen_cahn",
         "burgers",
@@ -56,6 +57,7 @@ _WITH_DATA = {
         "stiff_ode",
     ),
     "long_memory": ("addition", "permutation", "xor"),
+    "tables": ("tabular",),
 }
 _OWN = tuple(
     Known(name, task=f"{_PACKAGE}.task_families.{module}.{name}")

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -18,6 +18,13 @@ from mlhf.checks.arguments import check_number
 from mlhf.models import keras_models, natural_outputs
 from train_val.data.order import shuffled_indices
 from train_val.problems.problem import TEST_BATCH, Problem
+
+
+class Score(NamedTuple):
+    """What a task is measured by on its test examples."""
+
+    name: str  # as in "squared error"
+    mean: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]  # of outputs and targets, over the examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +40,7 @@ class ArrayTask:
         alone; None for a network that is a function.
       network: The network, a function (parameters, inputs) -> outputs, if there is no model.
       initialize: A function from a seed to its initial parameters, a structure of tensors.
+      score: What is measured on the test examples; None for the accuracy of classes, or the loss.
 
     Raises:
       ValueError: If the network is given in both ways or in neither, or arrays do not fit together.
@@ -44,6 +52,7 @@ class ArrayTask:
     build: Callable[[int], keras.Model] | None = None
     network: Callable[[Any, Any], Any] | None = None
     initialize: Callable[[int], Any] | None = None
+    score: Score | None = None
 
     def __post_init__(self) -> None:
         by_function = self.network is not None and self.initialize is not None
@@ -117,26 +126,34 @@ class ArrayProblem(Problem):
 
     Where the loss is a softmax cross entropy, `accuracy` is the share of the labels that are hit,
     of all places of a text or an image; for other losses it is the mean loss on the test examples,
-    which `measured` says.
+    or the task's own score, which `measured` says.
+
+    Attributes:
+      score: The task's own score, if it has one.
     """
 
     model: Any
     train: Any
     test: Any
+    score: Score | None = None
 
     @property
     def measured(self) -> str:
-        """What `accuracy` returns: `"test accuracy"` or `"test loss"`."""
+        """What `accuracy` returns: `"test accuracy"`, `"test loss"` or the score's name."""
+        if self.score is not None:
+            return f"test {self.score.name}"
         classifies = isinstance(self._loss, custom_op.losses.SoftmaxCrossEntropy)
         return "test accuracy" if classifies else "test loss"
 
     def accuracy(self, parameters: Any, model_state: Any = None) -> float:
-        """Returns the test accuracy, or the test loss where there are no classes.
+        """Returns the test accuracy, the test loss where there are no classes, or the score.
 
         Args:
           parameters: The parameters, in the structure of the task's.
           model_state: A state as `mlhf.get_model_state` returns it; None for the model's own.
         """
+        if self.score is not None:
+            return self._mean(parameters, model_state, self.test, self.score.mean)
         score = self._hits if self.measured == "test accuracy" else self._losses
         return self._mean(parameters, model_state, self.test, score)
 
@@ -252,7 +269,7 @@ def of_arrays(
         + (f", weight decay {weight_decay}" if weight_decay else ""),
     )
     model = None if own.build is None else network
-    return ArrayProblem(name, model, train, test, task, batch_size=batch_size)
+    return ArrayProblem(name, model, train, test, task, batch_size=batch_size, score=own.score)
 
 
 def _model(build: Callable[[int], keras.Model]) -> tuple[keras.Model, Callable[[int], Any]]:

@@ -1,7 +1,7 @@
 """Families of tasks, for meta-training and for testing how a meta-optimizer generalises."""
 
 from train_val.networks import network_table
-from train_val.problems.array_problem import ArrayTask
+from train_val.problems.array_problem import ArrayTask, Score
 from train_val.problems.equation_problem import Equation, Term
 from train_val.task_families import families
 from train_val.task_families.registry import (
@@ -26,6 +26,7 @@ for _name in network_table.FAMILIES:
 __all__ = [
     "ArrayTask",
     "Equation",
+    "Score",
     "Term",
     "families",
     "family",
