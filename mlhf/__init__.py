@@ -1,7 +1,7 @@
 """MLHF: training networks with curvature, and learning how to do it.
 
-Names are loaded when they are first used, and TensorFlow with the first that needs it, so that
-`from mlhf import replay` and the help of a command take no second.
+Names are loaded when they are first used, and TensorFlow with the first that needs it: neither
+`from mlhf import replay` nor a command's help waits for it.
 """
 
 from __future__ import annotations

@@ -28,4 +28,5 @@ onednn=$("$VENV_PYTHON" -c "from custom_op.rules import kernels; print(int(kerne
 echo "Once more with TF_ENABLE_ONEDNN_OPTS=$((1 - onednn)), what depends on it:"
 export TF_ENABLE_ONEDNN_OPTS=$((1 - onednn))
 run_tests -m "onednn and not slow" tests/custom_op tests/train_val/networks/test_resnet.py
+scripts/build_site.sh
 scripts/check_wheel.sh

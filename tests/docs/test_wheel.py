@@ -4,9 +4,9 @@ import importlib
 import importlib.util
 import os
 import re
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -51,8 +51,8 @@ def test_what_is_pretrained_ships():
 
 @in_wheel
 def test_no_general_name_is_taken():
-    # Another project's package `replay`, which the script puts there, is what it was.
-    assert importlib.import_module("replay").OWNER == "another project"
+    # Another project's package `replay` is there, and what it was.
+    assert not hasattr(importlib.import_module("replay"), "Sample")
     from mlhf import replay
 
     assert len(replay.PrioritizedReplay(2)) == 0
@@ -63,9 +63,11 @@ def test_no_general_name_is_taken():
 @in_wheel
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_answer(command):
-    began = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     asked = mlhf_command(command, "--help")
-    seconds = time.perf_counter() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Of the processor: other jobs beside the tests do not count.
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert asked.returncode == 0, asked.stderr
     assert f"mlhf {command} --FLAG=VALUE" in asked.stdout
     assert seconds < SLOWEST_HELP
