@@ -19,12 +19,13 @@ import numpy as np
 import tqdm
 from absl import flags
 
+from mlhf.distribute import DataParallel
 from mlhf.runs.run import LARGEST_SKIPS_IN_A_ROW
 from train_val.cli import problem_of_flags
 from train_val.cli.exit_statuses import DivergedError
 from train_val.cli.flags import use_flags
 from train_val.problems.problem import Problem
-from train_val.training import loop, optimizers
+from train_val.training import loop, optimizers, processes
 from train_val.training.optimizer_table import RULE
 
 FLAGS = flags.FLAGS
@@ -62,6 +63,7 @@ def choose_optimizer() -> optimizers.Chosen:
 
 def main() -> None:
     """Reads the flags, trains and prints the result."""
+    strategy = processes.make_strategy(FLAGS.strategy)
     problem = problem_of_flags.make_problem("train")
     chosen = choose_optimizer()
     images = len(problem.train)
@@ -70,9 +72,17 @@ def main() -> None:
     if use_flags.is_scheduled():
         horizon = FLAGS.horizon or steps
         chosen = optimizers.with_schedule(chosen, FLAGS.schedule, horizon, FLAGS.warmup)
-    for note in chosen.notes:
+    optimizer = chosen.optimizer
+    if strategy is not None:
+        optimizer = DataParallel(strategy, optimizer)
+        chosen.notes.append(
+            f"Each batch is divided among {strategy.num_replicas_in_sync} replicas in "
+            f"{optimizer.processes} processes."
+        )
+    is_first = processes.Processes(optimizer).is_first
+    for note in chosen.notes if is_first else ():
         print(note)
-    if FLAGS.split == "standard":
+    if FLAGS.split == "standard" and is_first:
         print(
             "With split=standard the training images include those that meta-training may have "
             "seen (CIFAR-10's batches 1 to 3, or all five)."
@@ -80,7 +90,7 @@ def main() -> None:
     problem = bounded(problem, steps)
     result = loop.train(
         problem,
-        chosen.optimizer,
+        optimizer,
         steps,
         seed=FLAGS.seed,
         model_dir=FLAGS.model_dir or use_flags.default_folder(),
@@ -93,7 +103,10 @@ def main() -> None:
         on_not_finite=problem_of_flags.name_once(),
         statistics=FLAGS.statistics,
     )
-    print(report(result, problem.measured_images, problem.tested_images, statistics_of(problem)))
+    if is_first:
+        print(
+            report(result, problem.measured_images, problem.tested_images, statistics_of(problem))
+        )
     if trouble := diverged(result):
         raise DivergedError(trouble)
 

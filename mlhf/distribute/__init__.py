@@ -1,5 +1,6 @@
-"""Training on several devices and machines, by `tf.distribute`."""
+"""One training on several devices and machines; and many computations at once."""
 
 from mlhf.distribute.data_parallel import DataParallel
+from mlhf.distribute.executors import ProcessExecutor, RayExecutor
 
-__all__ = ["DataParallel"]
+__all__ = ["DataParallel", "ProcessExecutor", "RayExecutor"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from mlhf.distribute import lost_processes
 from mlhf.distribute.replicas import Replicas
 
 # Digests have so many bits: sums of their squares are exact in float64 up to a thousand replicas.
@@ -30,6 +31,8 @@ class Agreement:
         """
         self._replicas = replicas
         self._compiled: Callable[..., Any] = tf.function(self._agreed, autograph=False)
+        self._first: Callable[..., tf.Tensor] = tf.function(self._sent, autograph=False)
+        self._count: Callable[..., tf.Tensor] = tf.function(self._counted, autograph=False)
 
     def __call__(self, compared: Any, others: Any = ()) -> tuple[Any, Any, tf.Tensor]:
         """Returns structures that are the same in all processes.
@@ -44,13 +47,28 @@ class Agreement:
           whether it did.
         """
         leaves = tf.nest.flatten((compared, others)), tf.nest.flatten(compared)
-        agreed, differ = self._compiled(*leaves)
+        with lost_processes.told():
+            agreed, differ = self._compiled(*leaves)
         compared, others = tf.nest.pack_sequence_as((compared, others), agreed)
         return compared, others, differ
 
     def first(self, value: Any) -> tf.Tensor:
         """Returns the first process's value of a tensor or number, in all processes."""
-        return self._sent(tf.convert_to_tensor(value))
+        value = tf.convert_to_tensor(value)
+        if self._replicas.processes == 1:
+            return value
+        with lost_processes.told():
+            return self._first(value)
+
+    def any(self, flag: bool) -> bool:
+        """Returns whether a flag is set in any process."""
+        if self._replicas.processes == 1:
+            return flag
+        with lost_processes.told():
+            return bool(self._count(tf.constant(flag)) > 0)
+
+    def _counted(self, flag: tf.Tensor) -> tf.Tensor:
+        return self._replicas.sum(lambda number: tf.cast(flag, tf.float32))
 
     def _agreed(
         self, leaves: list[tf.Tensor], compared: list[tf.Tensor]

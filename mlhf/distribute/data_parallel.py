@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from mlhf import keras_internals
 from mlhf.checks.structures import kind
+from mlhf.distribute import lost_processes
 from mlhf.distribute.agreement import Agreement
 from mlhf.distribute.parallel_objective import ParallelObjective
 from mlhf.distribute.replicas import Replicas
@@ -109,6 +110,7 @@ class DataParallel:
         Raises:
           ValueError: If the part has fewer examples than this process has replicas, or a model's
             normalization is synchronized.
+          ConnectionError: If another process has ended; what went in is as it was.
         """
         check_objective(objective)
         _check_normalization(objective)
@@ -121,7 +123,8 @@ class DataParallel:
         )
         tensors = (*rest[:2], model_state, *rest[3:])
         objective = objective.__tf_unflatten__(objective.static, tensors)
-        step = self._complete.step(self._divided(objective), parameters, state)
+        with lost_processes.told():
+            step = self._complete.step(self._divided(objective), parameters, state)
         dtype = tf.nest.flatten(parameters)[0].dtype
         metrics = {**step.metrics, "synchronized": tf.cast(differed, dtype)}
         return Step(step.parameters, step.state, step.model_state, metrics)
@@ -136,6 +139,10 @@ class DataParallel:
           value: The value; that of other processes is not read.
         """
         return self._agreement.first(value)
+
+    def in_any_process(self, flag: bool) -> bool:
+        """Returns whether a flag is set in any process; every process has to call it."""
+        return self._agreement.any(flag)
 
     def evaluation_parameters(self, parameters: Any, state: Any) -> Any:
         """Returns the parameters to evaluate, test and keep."""

@@ -63,6 +63,7 @@ class ResumableRun:
         other_kind: str = "",
         entry: str = "signature",
         largest_skips: int = LARGEST_SKIPS_IN_A_ROW,
+        in_any_process: Callable[[bool], bool] | None = None,
     ) -> None:
         """Sets the run up; nothing is made or read before `opening`.
 
@@ -74,7 +75,11 @@ class ResumableRun:
           entry: The name of the signature in a checkpoint.
           largest_skips: The number of steps in a row that are not finite after which the run has
             diverged.
+          in_any_process: A function that returns whether a flag is set in any process of the run,
+            which all processes call; then a signal to one of them ends all after the current step.
+            None for one process.
         """
+        self._in_any_process = in_any_process
         self._kind, self._other_kind, self._entry = kind, other_kind, entry
         self._largest_skips = largest_skips
         self.done, self.skipped, self.skipped_in_a_row = 0, 0, 0
@@ -200,7 +205,8 @@ class ResumableRun:
           The bar.
         """
         on_disk = self._checkpoints is not None
-        saving = Saving(save_steps, save_minutes, done=self.done, signals=on_disk)
+        waits = on_disk or self._in_any_process is not None
+        saving = Saving(save_steps, save_minutes, done=self.done, signals=waits)
         shown = ProgressBar(total=steps, initial=self.done, disable=not progress, **bar)
         self._steps, self._saving, self._save = steps, saving, save if on_disk else lambda: None
         try:
@@ -213,7 +219,10 @@ class ResumableRun:
     @property
     def goes_on(self) -> bool:
         """Whether there is another step to take."""
-        return not (self.finished or self.stopping)
+        if self.finished:
+            return False
+        agree = self._in_any_process
+        return not (self.stopping if agree is None else agree(self.stopping))
 
     @property
     def finished(self) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 DATA = ("cifar10", "digits", "mnist", "imagenet")
 SPLITS = ("original", "standard")
 STATISTICS = ("population", "moving")
+STRATEGIES = ("mirrored", "multi_worker")
 SCHEDULES = ("constant", "linear", "cosine")
 # Which of the gradient, the residual and the solution the LSTMs see.
 INPUTS = ("grx", "gr", "gx", "rx", "g", "r", "x")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mlhf.runs.checkpoints import CheckpointError, load_like
 from mlhf.runs.run import ResumableRun
 from replay import PrioritizedReplay
 from train_val.problems.problem import Problem
+from train_val.training.processes import Processes
 
 EXPERIENCE = "experience"
 # The statistics of normalisation when a network is evaluated.
@@ -81,6 +83,10 @@ def train(
     With a `model_dir`, a run that was killed continues from its last checkpoint and ends with the
     numbers of an uninterrupted one, bit for bit on one machine. Ctrl-C and SIGTERM end it after the
     current step, with a checkpoint.
+
+    With an `mlhf.distribute.DataParallel` of several processes each takes its part of every batch.
+    The first one alone writes to its `model_dir` and shows progress; the others continue from where
+    it is.
 
     Args:
       problem: The network and its images; the batches are `problem.task.batches(0)`.
@@ -152,6 +158,9 @@ class _Training:
         settings: dict[str, Any],
         statistics: str,
     ) -> None:
+        self.processes = Processes(optimizer)
+        if not self.processes.is_first:
+            model_dir, snapshots = None, 0
         if snapshots > steps:
             raise ValueError(
                 f"Expected record_experience of at most the {steps} steps, got {snapshots}."
@@ -169,12 +178,16 @@ class _Training:
             **settings,
             "seed": seed,
             "parameters": str({path: tuple(p.shape) for path, p in self.parameters.items()}),
-            "optimizer": type(optimizer).__name__,
+            "optimizer": self.processes.optimizer_name,
         }
         if snapshots:
             self.settings["record_experience"] = f"{snapshots} of {steps} steps"
         self.run = ResumableRun(
-            model_dir, kind="a training", other_kind="a meta-training", entry="settings"
+            model_dir,
+            kind="a training",
+            other_kind="a meta-training",
+            entry="settings",
+            in_any_process=self.processes.in_any if self.processes.are_several else None,
         )
         with self.run.opening():
             saved = self.run.read(self.settings)
@@ -185,6 +198,9 @@ class _Training:
                     self._restore(saved)
             elif self.experience is not None:
                 self.experience.clear()
+            run = self.run
+            at = [run.done, run.skipped, run.skipped_in_a_row]
+            run.done, run.skipped, run.skipped_in_a_row = self.processes.of_first(at)
 
     def _open_experience(self, capacity: int, seed: int) -> PrioritizedReplay:
         folder = (self.run.folder or Path()) / EXPERIENCE
@@ -205,11 +221,13 @@ class _Training:
         on_not_finite: Callable[[Callable[[], Any]], None],
     ) -> TrainingResult:
         run, name = self.run, self.problem.name
-        with run.going(self._save, self.steps, *often, progress=progress, desc=name) as bar:
+        progress = progress and self.processes.is_first
+        going = run.going(self._save, self.steps, *often, progress=progress, desc=name)
+        with going as bar, self._saved_if_lost():
             batches = iter(self.problem.task.batches(run.done))
             while run.goes_on:
                 self._record()
-                inputs, targets = next(batches)
+                inputs, targets = self.processes.part(next(batches))
                 metrics = self._advance(inputs, targets, on_not_finite)
                 if run.finished or run.done % eval_steps == 0:
                     metrics.update(self._evaluate())
@@ -236,6 +254,15 @@ class _Training:
             final["test_accuracy"],
             final["training_loss"],
         )
+
+    @contextlib.contextmanager
+    def _saved_if_lost(self) -> Iterator[None]:
+        """Saves before the error when another process is gone: the steps so far are whole."""
+        try:
+            yield
+        except ConnectionError:
+            self._save()
+            raise
 
     def _initial_state(self) -> Any:
         return self.optimizer.init_for(self.problem.task, self.parameters)

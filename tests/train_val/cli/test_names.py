@@ -12,12 +12,13 @@ from train_val.cli import names
 from train_val.cli.flags import experiment_flags
 from train_val.experiments import all_methods, learned_schedules
 from train_val.problems import hyperparameters
-from train_val.training import loop
+from train_val.training import loop, processes
 
 
 def test_names_are_those_of_what_they_name():
     assert (data.NAMES, data.SPLITS) == (names.DATA, names.SPLITS)
     assert loop.STATISTICS == names.STATISTICS
+    assert processes.STRATEGIES == names.STRATEGIES
     assert schedule.KINDS == names.SCHEDULES
     assert names.INPUTS == rule.INPUTS
     assert names.pretrained() == pretrained_names()

@@ -70,6 +70,16 @@ def define_flags() -> None:
             at_least=0,
             below=1,
         )
+    choice(
+        "strategy",
+        None,
+        names.STRATEGIES,
+        "The devices that each batch is divided among: mirrored, all GPUs of this machine, or "
+        "multi_worker, the processes of the cluster that TF_CONFIG describes, each started with "
+        "the same flags. The first process writes to --model_dir.",
+        "Speed and numbers",
+        shown="one device",
+    )
     define_measured_images()
     whole(
         "record_experience",
@@ -194,6 +204,11 @@ def check_flags() -> None:
         raise UsageError(
             "--x_use=rnn with --y_use=none and --d_use=none is not an optimizer of the paper: "
             "expected x_use=x or x_use=d."
+        )
+    if FLAGS.strategy is not None and FLAGS.jit_compile:
+        raise UsageError(
+            f"Expected --jit_compile=false beside --strategy={FLAGS.strategy}, got true: XLA "
+            "compiles a step for one device."
         )
     if FLAGS.optimizer == "kfac":
         if FLAGS["damping"].present and not FLAGS.damping > 0:

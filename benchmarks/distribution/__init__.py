@@ -1,0 +1,1 @@
+"""What one training on several processes sends, and how long it takes."""
