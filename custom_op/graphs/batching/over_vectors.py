@@ -25,7 +25,7 @@ from custom_op.graphs.copying import Copies, Traced
 from custom_op.graphs.inner_graphs import BRANCHES, CALLS, LOOPS
 
 # The entries of a function's largest tensor for all vectors of one chunk, at most.
-LARGEST_CHUNK = 2**21
+LARGEST_CHUNK = 2**18
 
 
 class _Batched(Copies):
