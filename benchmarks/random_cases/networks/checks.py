@@ -130,10 +130,11 @@ def _failure(program: Program, mode: str, error: Exception) -> tuple[str, str]:
     text = " ".join(str(error).split())
     if isinstance(error, ValueError) and _PROBABILITIES.search(text):
         return REFUSED, f"{mode}: {text}"
+    if mode == "xla" and not _runs(program):
+        return NO_KERNEL, f"xla, forward: {text[:200]}"
     if mode == "xla" and _MISSING.search(text):
         names = sorted(set(re.findall(r"\{\{node [^}]*\}\}|OpKernel|'(\w+)'", text)) - {""})
-        where = "forward" if not _runs(program) else "derivatives"
-        return NO_KERNEL, f"xla, {where}: no kernel of {', '.join(names) or text[:200]}"
+        return NO_KERNEL, f"xla, derivatives: no kernel of {', '.join(names) or text[:200]}"
     return FAILED, f"{mode}: {type(error).__name__}: {text[:600]}"
 
 
