@@ -7,9 +7,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import tensorflow as tf
+
+import custom_op
 from mlhf.checks.structures import kind
+from mlhf.objective import Objective
 from mlhf.optimizers.gradient_methods.first_order import FirstOrder
 
+AUTO = "auto"
 # Methods that evaluate the objective as often as they want to, on one batch.
 QUASI_NEWTON = ("l-bfgs", "bfgs", "self-scaled bfgs", "self-scaled broyden")
 _ALIASES = {
@@ -46,15 +51,32 @@ def parse(method: Any) -> list[Any]:
                 f"{kind(method)}."
             )
         return [method]
+    if method == AUTO:
+        return [AUTO]
     known = names()
     parts = []
     for part in re.split(r"\bthen\b", method):
         plain = _plain(part)
         plain = _ALIASES.get(plain, plain)
         if plain not in known:
-            raise ValueError(f"Expected a method among {sorted(known.values())}, got {method!r}.")
+            raise ValueError(
+                f"Expected {AUTO!r} or a method among {sorted(known.values())}, got {method!r}."
+            )
         parts.append(plain)
     return parts
+
+
+def automatic(objective: Objective) -> str:
+    """Returns the name of the method that suits an objective.
+
+    Args:
+      objective: The objective.
+    """
+    squares = custom_op.losses.SquaredError, custom_op.losses.MeanSquaredError
+    terms = [term.objective for term in objective.terms]
+    is_least_squares = all(isinstance(term.loss, squares) for term in terms)
+    has_state = any(tf.nest.flatten(term.model_state) for term in terms)
+    return "levenbergmarquardt" if is_least_squares and not has_state else "martenshessianfree"
 
 
 def names() -> dict[str, str]:

@@ -39,6 +39,7 @@ class Minimization:
       history: The metrics by name, arrays with one number per step, `loss`, `gradient_norm` and
         `seconds` among them. The loss is that before a step; for quasi-Newton methods after it.
       model_state: The network's state after the last step; None if it has none.
+      method: The name of the method, which tells what `"auto"` chose.
     """
 
     parameters: Any
@@ -50,12 +51,13 @@ class Minimization:
     seconds: float
     history: dict[str, np.ndarray] = dataclasses.field(repr=False)
     model_state: Any = dataclasses.field(default=None, repr=False)
+    method: str = ""
 
 
 def minimize(
     objective: Objective | Callable[[int], Objective],
     parameters: Any,
-    method: Any = "martens",
+    method: Any = "auto",
     *,
     steps: int | None = None,
     seconds: float | None = None,
@@ -72,11 +74,13 @@ def minimize(
         that step, for new batches or points.
       parameters: The parameters to start from, a structure of floating tensors; or a built Keras
         model, which has the result's weights afterwards.
-      method: The method: the name of an optimizer of the package (`"hessian-free"`, `"martens"`,
-        `"kfac"` ...) or of Keras (`"adam"`, `"adamw"` ...); `"l-bfgs"`, `"bfgs"`, `"self-scaled
-        bfgs"` or `"self-scaled broyden"`, which need one objective for all steps; two names, as in
-        `"adam then l-bfgs"`, of which the first gets a fifth of the steps and seconds; or an
-        optimizer, an object with `init` and `step`.
+      method: The method: `"auto"`, which is `mlhf.LevenbergMarquardt` where all losses are squares
+        of errors and the network has no state, else `mlhf.MartensHessianFree`; the name of an
+        optimizer of the package (`"hessian-free"`, `"martens"`, `"kfac"` ...) or of Keras
+        (`"adam"`, `"adamw"` ...); `"l-bfgs"`, `"bfgs"`, `"self-scaled bfgs"` or `"self-scaled
+        broyden"`, which need one objective for all steps; two names, as in `"adam then l-bfgs"`, of
+        which the first gets a fifth of the steps and seconds; or an optimizer, an object with
+        `init` and `step`.
       steps: The largest number of steps.
       seconds: The largest number of seconds, which are looked at after each step.
       tolerance: The share of the first gradient's norm at which it stops.
@@ -156,9 +160,15 @@ class _Loop:
         self._evaluated = parameters
         self._model_state: Any = None
         self._last: Any = objective if isinstance(objective, Objective) else None
+        self._ahead: Objective | None = None
+        self._names: list[str] = []
 
     def run(self, part: Any, options: Mapping[str, Any], watch: Watch, share: float | None) -> None:
         """Takes the steps of one method; share is that of the budget, None for all that is left."""
+        if part == methods.AUTO:
+            self._ahead = self._at(watch.steps)
+            part = methods.automatic(self._ahead)
+        self._names.append(part if isinstance(part, str) else type(part).__name__)
         if isinstance(part, str) and part in methods.QUASI_NEWTON:
             self._parameters = quasi_newton.run(
                 part, self._objective, self._parameters, watch, options
@@ -180,6 +190,9 @@ class _Loop:
                 return
 
     def _at(self, step: int) -> Objective:
+        if self._ahead is not None:
+            ahead, self._ahead = self._ahead, None
+            return ahead
         objective = self._objective
         if not isinstance(objective, Objective):
             objective = objective(step)
@@ -215,6 +228,7 @@ class _Loop:
             watch.seconds,
             watch.history(),
             self._model_state,
+            " then ".join(self._names),
         )
 
 

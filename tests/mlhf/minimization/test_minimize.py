@@ -169,6 +169,25 @@ def test_new_batches_at_every_step():
         run("adam", 3, lambda step: None)
 
 
+def test_auto_takes_levenberg_and_marquardts_method_for_squares():
+    seen = []
+
+    def of_step(step):
+        seen.append(step)
+        return objective(seed=step)
+
+    for given in (None, of_step, mlhf.ObjectiveSum({"a": objective(), "b": objective()})):
+        result = run("auto", 12, given)
+        assert result.method == "levenbergmarquardt" and result.steps <= 12
+        np.testing.assert_allclose(result.parameters["dense"]["kernel"], SOLUTION[:3], atol=1e-6)
+    # The choice asks for no objective besides those of the steps.
+    assert seen == list(range(12))
+    labels = np.arange(12) % 2
+    classes = mlhf.Objective(objective().network, "softmax_cross_entropy", X, labels)
+    assert run("auto", 2, classes).method == "martenshessianfree"
+    assert run("adam then l-bfgs", 3).method == "adam then l-bfgs"
+
+
 def test_sums_report_their_terms():
     both = mlhf.ObjectiveSum({"a": objective(), "b": objective(1)})
     for method in ("l-bfgs", "sgd"):
