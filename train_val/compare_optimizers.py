@@ -23,6 +23,7 @@ from typing import Any
 import tensorflow as tf
 from absl import flags
 
+from mlhf.distribute import ProcessExecutor
 from replay import DirectoryLock, replace_file
 from train_val import comparison, task_families
 from train_val.cli.exit_statuses import DivergedError
@@ -99,6 +100,7 @@ def main() -> None:
             conditions=cache_conditions(arguments, problem),
             cache=folder / "runs.jsonl",
             save_minutes=FLAGS.save_minutes,
+            apart=runs_apart(arguments),
         )
         scores = comparison.at_measured_cost(scores)
         rows, target = comparison.summarize(scores, report, FLAGS.target)
@@ -127,6 +129,18 @@ def main() -> None:
         print(f"Page: {folder / 'comparison.html'}; picture, table and numbers beside it.")
     if all(curve.diverged_at is not None for score in scores for curve in score.curves):
         raise DivergedError("All optimizers diverged in all runs: give them smaller rates.")
+
+
+def runs_apart(arguments: Mapping[str, Any]) -> comparison.RunsApart | None:
+    """Returns what makes several runs at once; None for one job.
+
+    Args:
+      arguments: The arguments from `problem_arguments`.
+    """
+    if FLAGS.jobs == 1:
+        return None
+    executor = ProcessExecutor(FLAGS.jobs)
+    return comparison.RunsApart(executor, arguments, FLAGS.statistics, FLAGS.meta_ckpt)
 
 
 @contextlib.contextmanager

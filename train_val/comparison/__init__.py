@@ -4,6 +4,7 @@ from train_val.comparison.cost import Cost, measure, measure_apart
 from train_val.comparison.page import page
 from train_val.comparison.pictures import scoreboard_picture
 from train_val.comparison.runs import Curve, RunCache, run
+from train_val.comparison.runs_apart import Request, RunsApart
 from train_val.comparison.scoreboard import Score, at_measured_cost, scoreboard
 from train_val.comparison.specifications import NAMES, Entrant, parse, parse_all
 from train_val.comparison.summary import Summary, json_lines, least_loss, summarize
@@ -16,7 +17,9 @@ __all__ = [
     "Cost",
     "Curve",
     "Entrant",
+    "Request",
     "RunCache",
+    "RunsApart",
     "Score",
     "Summary",
     "Tuning",

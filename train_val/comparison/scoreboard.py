@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 from mlhf.runs.progress import ProgressBar
 from train_val.comparison.cost import Cost
 from train_val.comparison.runs import Curve, RunCache, measured_steps, run
+from train_val.comparison.runs_apart import Request
 from train_val.comparison.specifications import Entrant, setting_text
 from train_val.comparison.tuning import Tuning, tune
 from train_val.comparison.unfinished import Unfinished
@@ -61,6 +62,7 @@ def scoreboard(
     cache: str | Path | None = None,
     save_minutes: float = 5.0,
     progress: bool = True,
+    apart: Callable[[Sequence[Request]], Iterable[Curve]] | None = None,
 ) -> list[Score]:
     """Tunes every optimizer, and runs it at its best settings.
 
@@ -91,6 +93,8 @@ def scoreboard(
         continues one that was killed. The unfinished run is saved in its folder.
       save_minutes: Minutes after which the unfinished run is saved; 0 for only on a signal.
       progress: Whether a progress bar is shown.
+      apart: A function that makes runs in other processes, a `RunsApart`: all settings that tuning
+        tries next, and all seeds, are made at once. None makes one run after the other here.
 
     Returns:
       A score for each optimizer, in their order.
@@ -108,6 +112,7 @@ def scoreboard(
         about=about,
         cache=cache,
         save_minutes=save_minutes,
+        apart=apart,
     )
     planned = sum(board.planned(entrant) for entrant in entrants)
     with ProgressBar(total=planned, disable=not progress) as bar:
@@ -148,6 +153,7 @@ class _Board:
     about: dict[str, Any]
     cache: str | Path | None
     save_minutes: float
+    apart: Callable[[Sequence[Request]], Iterable[Curve]] | None = None
     bar: Any = None
 
     def __post_init__(self) -> None:
@@ -178,50 +184,83 @@ class _Board:
             runs[json.dumps(setting)] = curves
             return float(np.mean([c.at(self.length(seed).steps) for seed, c in curves.items()]))
 
-        tuning = tune(entrant.axes, loss, largest, least)
+        def prepare(settings: Sequence[dict[str, Any]]) -> None:
+            self.ahead(entrant, [(one, seed) for one in settings for seed in self.tuning_seeds])
+
+        tuning = tune(entrant.axes, loss, largest, least, prepare)
         done = runs.get(json.dumps(tuning.best), {})
+        self.ahead(entrant, [(tuning.best, seed) for seed in self.seeds if seed not in done])
         curves = [done.get(seed) or self.run(entrant, tuning.best, seed) for seed in self.seeds]
         over_grid = []
         if set(self.seeds) == set(self.tuning_seeds):
             over_grid = [[one[seed] for seed in self.seeds] for one in runs.values()]
         return Score(entrant, tuning, curves, over_grid=over_grid)
 
-    def run(self, entrant: Entrant, setting: dict[str, Any], seed: int) -> Curve:
-        """Returns the curve of one run, which is done unless it is stored."""
+    def ahead(self, entrant: Entrant, runs: Sequence[tuple[dict[str, Any], int]]) -> None:
+        """Makes the runs of settings and seeds that are not stored, if others can make them."""
+        if self.apart is None:
+            return
+        keys, requests = [], []
+        for setting, seed in runs:
+            key, request = self.described(entrant, setting, seed)
+            if self.stored(entrant, key, request) is None and key not in keys:
+                keys.append(key)
+                requests.append(request)
+        if requests:
+            self.bar.set_description(f"{entrant.title}, {len(requests)} runs at once")
+            for key, curve in zip(keys, self.apart(requests), strict=True):
+                self.known.add_curve(key, curve)
+
+    def described(
+        self, entrant: Entrant, setting: dict[str, Any], seed: int
+    ) -> tuple[dict[str, Any], Request]:
+        """Returns the key that a run is stored under, and what it takes to make it."""
         reported, length = seed in self.seeds, self.length(seed)
         key = {**self.about, **entrant.identity, "setting": setting, "seed": seed}
         key.update(steps=length.steps, every=length.every)
         if length.apart:
             # Runs without such steps have the keys that they always had.
             key.update(also=length.apart)
-        what = f"seed {seed}" if reported else "tuning"
-        self.bar.set_description(f"{entrant.title} ({setting_text(setting)}), {what}")
-        accuracy = reported and self.accuracy
+        also, accuracy = tuple(length.apart), reported and self.accuracy
+        return key, Request(entrant.text, setting, seed, length.steps, length.every, also, accuracy)
+
+    def stored(self, entrant: Entrant, key: dict[str, Any], request: Request) -> Curve | None:
+        """Returns the curve of a run if it is stored whole."""
         curve = self.known.curve(key)
         if curve is None and not self.accuracy:
             curve = self.known.curve(_key_of_grid_search(entrant, key))
-        if curve is not None and not {0, length.steps} <= set(curve.steps):
+        if curve is not None and not {0, request.steps} <= set(curve.steps):
             curve = None  # damaged, or of another run
-        if curve is not None and not (accuracy and not curve.accuracies):
-            self.bar.skip(length.steps)
+        if curve is not None and request.accuracy and not curve.accuracies:
+            return None
+        return curve
+
+    def run(self, entrant: Entrant, setting: dict[str, Any], seed: int) -> Curve:
+        """Returns the curve of one run, which is made unless it is stored."""
+        key, request = self.described(entrant, setting, seed)
+        what = f"seed {seed}" if seed in self.seeds else "tuning"
+        self.bar.set_description(f"{entrant.title} ({setting_text(setting)}), {what}")
+        curve = self.stored(entrant, key, request)
+        if curve is not None:
+            self.bar.skip(request.steps)
             return curve
         before = self.bar.n
         folder = None if self.cache is None else Path(self.cache).parent
         unfinished = Unfinished(folder, key, self.save_minutes)
         curve = run(
             self.problem,
-            entrant.optimizer(setting, length.steps),
+            entrant.optimizer(setting, request.steps),
             seed,
-            length.steps,
-            length.every,
-            also=length.apart,
-            accuracy=accuracy,
+            request.steps,
+            request.every,
+            also=request.also,
+            accuracy=request.accuracy,
             on_step=lambda: self.bar.step(),
             unfinished=unfinished,
         )
         self.known.add_curve(key, curve)
         unfinished.clear()
-        self.bar.update(length.steps - (self.bar.n - before))
+        self.bar.update(request.steps - (self.bar.n - before))
         return curve
 
     def cost(

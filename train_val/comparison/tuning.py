@@ -33,6 +33,7 @@ def tune(
     evaluate: Callable[[dict[str, Any]], float],
     largest: int = 16,
     least: int = 1,
+    prepare: Callable[[Sequence[dict[str, Any]]], None] = lambda settings: None,
 ) -> Tuning:
     """Tries a grid, then the neighbours of the best, until it has neighbours on all sides.
 
@@ -44,6 +45,8 @@ def tune(
       largest: The most settings to try; a larger grid is still tried as a whole.
       least: The fewest settings to try, if there are open ones and `largest` allows: once the best
         has neighbours, the geometric means between it and them are tried, and so on.
+      prepare: Called with settings before they are tried one after the other, to compute them at
+        once.
 
     Returns:
       The best settings. Without any axes there is nothing to tune, and `best` is empty.
@@ -57,8 +60,10 @@ def tune(
 
     if not axes:
         return Tuning({}, [], True)
-    for values in itertools.product(*axes.values()):
-        attempt(dict(zip(axes, values, strict=True)))
+    grid = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    prepare(grid)
+    for setting in grid:
+        attempt(setting)
     while True:
         # If all diverge, go on from the smallest rate.
         best, _ = min(tried.values(), key=lambda pair: (pair[1], pair[0].get("learning_rate", 0)))
@@ -76,7 +81,9 @@ def tune(
             missing = missing[: min(least, largest) - len(tried)]
         if not missing or len(tried) >= largest:
             return Tuning(best, list(tried.values()), inside)
-        for setting in missing[: largest - len(tried)]:
+        missing = missing[: largest - len(tried)]
+        prepare(missing)
+        for setting in missing:
             attempt(setting)
 
 

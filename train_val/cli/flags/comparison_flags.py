@@ -96,6 +96,14 @@ def _define_runs() -> None:
         _COMPARED,
         shown="8, but at most --tuning_settings",
     )
+    whole(
+        "jobs",
+        1,
+        "Runs made at once, in as many processes: the settings that tuning tries and the seeds. "
+        "Losses are the same for any number; a run that is not finished when the command is ended "
+        "begins again.",
+        _LONG,
+    )
     whole("steps", 200, "Steps of a reported run.", _LONG)
     whole("tuning_steps", None, "Steps of a tuning run.", _LONG, shown="as many as --steps")
     whole("every", None, "Steps between two measurements.", _LONG, shown="a 20th of --steps")
