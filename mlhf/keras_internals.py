@@ -35,6 +35,41 @@ def mask_of(outputs: Any) -> Any:
     return getattr(outputs, "_keras_mask", None)
 
 
+def set_mask(outputs: Any, mask: Any) -> None:
+    """Attaches a mask to a layer's outputs, as layers do; None for none. Seen: Keras 3.5 to 3.15.
+
+    Metrics read it there.
+    """
+    if mask is not None:
+        outputs._keras_mask = mask
+
+
+def makes_masks(model: Any) -> bool:
+    """Returns whether a layer of a model may start a mask. Seen: Keras 3.5 to 3.15.
+
+    Keras' own layers hand masks on, except `Embedding(mask_zero=True)` and `Masking`.
+    """
+    import keras
+
+    for layer in layers_of(model):
+        if isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False):
+            return True
+        makes = type(layer).compute_mask
+        if makes is not keras.Layer.compute_mask and not makes.__module__.startswith("keras."):
+            return True
+    return False
+
+
+def loss_tracker(model: Any) -> Any:
+    """Returns the metric of a compiled model's loss. Seen: Keras 3.5 to 3.15."""
+    return model._loss_tracker
+
+
+def loss_weights_of(model: Any) -> Any:
+    """Returns the `loss_weights` that a model was compiled with. Seen: Keras 3.5 to 3.15."""
+    return model._compile_loss._user_loss_weights
+
+
 def is_recomputed(layer: Any) -> bool:
     """Whether `keras.RematScope` recomputes a layer. Seen: Keras 3.9 to 3.15, which have it."""
     return getattr(layer, "_remat_mode", None) is not None
@@ -70,6 +105,12 @@ def learning_rate_of(optimizer: Any) -> Any:
 def has_undecayed_variables(optimizer: Any) -> bool:
     """Whether `exclude_from_weight_decay` was given variables. Seen: Keras 3.5 to 3.15."""
     return bool(getattr(optimizer, "_exclude_from_weight_decay", None))
+
+
+def has_exclusions(optimizer: Any) -> bool:
+    """Whether `exclude_from_weight_decay` was called, which configs do not have. Seen: as above."""
+    names = bool(getattr(optimizer, "_exclude_from_weight_decay_pattern", None))
+    return names or has_undecayed_variables(optimizer)
 
 
 def decay_like(optimizer: Any, variable: Any, original: Any) -> None:

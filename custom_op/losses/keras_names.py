@@ -22,7 +22,7 @@ _ALIASES = {
     "bce": "BinaryCrossentropy",
     "BCE": "BinaryCrossentropy",
 }
-_REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
+REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 
 
 class Meaning(NamedTuple):
@@ -33,6 +33,21 @@ class Meaning(NamedTuple):
     activation: str | None  # the activation that outputs have passed; None for logits
     smoothing: float  # the label smoothing
     ignored: int | None = None  # the label that stands for no class
+
+
+def is_known(loss: Any) -> bool:
+    """Returns whether a loss of Keras has a counterpart here, settings aside.
+
+    Args:
+      loss: A function, an object or the object around a function (`LossFunctionWrapper`).
+    """
+    keras = sys.modules["keras"]
+    if isinstance(loss, keras.losses.Loss):
+        kind = type(loss).__name__
+        own = kind in _LOSSES and getattr(keras.losses, kind, None) is type(loss)
+        return own and loss.get_config().get("axis", -1) == -1
+    name = getattr(loss, "__name__", "")
+    return name in _ALIASES and getattr(keras.losses, name, None) is loss
 
 
 def meaning(loss: Any) -> Meaning | None:
@@ -75,7 +90,7 @@ def _meaning(kind: str, title: str, settings: dict[str, Any]) -> Meaning:
     if kind not in _LOSSES:
         raise ValueError(_unknown(title))
     reduction = settings.get("reduction", "sum_over_batch_size")
-    if reduction not in _REDUCTIONS:
+    if reduction not in REDUCTIONS:
         raise ValueError(
             f"Expected {title} with the reduction 'sum_over_batch_size', got {reduction!r}: a step "
             "is taken on the mean loss, whatever the batch's size. Multiply the learning rate "

@@ -94,6 +94,35 @@ def as_tensor(what: str, leaf: Any) -> tf.Tensor:
         raise TypeError(f"Expected {what} that make a tensor, got {kind(leaf)}.") from error
 
 
+def as_mask(mask: Any) -> tf.Tensor:
+    """Returns a mask as a tensor of booleans.
+
+    Args:
+      mask: The mask, a tensor or an array.
+
+    Raises:
+      TypeError: If it is of another dtype.
+    """
+    tensor = as_tensor("a mask", mask)
+    if tensor.dtype != tf.bool:
+        raise TypeError(
+            f"Expected a mask of booleans, True for what counts, got {tensor.dtype.name}: give "
+            "mask != 0, or weights= if examples are to count more or less."
+        )
+    return tensor
+
+
+def check_masked(network: Any, masked: bool) -> None:
+    """Raises ValueError for the network of a masked objective where the mask is left out."""
+    if getattr(network, "is_masked", False) and not masked:
+        raise ValueError(
+            "Expected a network whose outputs carry no mask, got a Keras model with one "
+            "(Embedding(mask_zero=True), Masking), which is not known here: give hidden places a "
+            "label that SoftmaxCrossEntropy(ignore_index=...) of custom_op.losses leaves out, and "
+            "end the model in a layer that ends its mask."
+        )
+
+
 def takes(function: Callable[..., Any], *arguments: Any) -> bool:
     """Returns whether a function takes some arguments; True if its signature is unknown.
 

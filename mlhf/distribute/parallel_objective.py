@@ -46,7 +46,7 @@ class ParallelObjective(Objective):
     def _restore(self, static: tuple[Any, ...], tensors: tuple[Any, ...]) -> None:
         self.network, self.loss, self.regularizer, self.unconnected, *own, _ = static
         self._replicas, self._fraction, self._wants_gradient = own
-        self.inputs, self.targets, self.model_state, self.weights = tensors
+        self._set_tensors(tensors)
 
     def _with(self, fraction: float, wants_gradient: bool) -> Objective:
         static = (*self.static[:4], self._replicas, fraction, wants_gradient, ParallelObjective)
@@ -70,8 +70,19 @@ class ParallelObjective(Objective):
         return self._with(share, False)
 
     def batch_size(self) -> int:
-        """Returns the number of examples of all processes, whose parts are as large as this one."""
-        return super().batch_size() * self._replicas.processes
+        """Returns the number of examples of all processes, whose parts are as large as this one.
+
+        Raises:
+          ValueError: If the size of a part is not static.
+        """
+        size = self.targets.shape[0]
+        if size is None:
+            raise ValueError(
+                "Expected a batch of static size, of which replicas are to take a share, got one "
+                "of unknown size: batch with drop_remainder=True, or give the tf.function's "
+                "signature a number in the place of None."
+            )
+        return size * self._replicas.processes
 
     def outputs(self, parameters: Structure) -> tuple[tf.Tensor, Structure]:
         """Refuses, since no process has all outputs.
@@ -161,10 +172,10 @@ class ParallelObjective(Objective):
             return tensor[begin:end]
 
         inputs = tf.nest.map_structure(cut, self.inputs)
-        weights = cut(self.weights) if tf.is_tensor(self.weights) else ()
+        counted = tf.nest.map_structure(cut, self.tensors[-1])
         state = random_seeds.of_replica(self.model_state, number)
         static = self.network, self.loss, None, self.unconnected, Objective
-        share = Objective.__tf_unflatten__(static, (inputs, cut(self.targets), state, weights))
+        share = Objective.__tf_unflatten__(static, (inputs, cut(self.targets), state, counted))
         return share.first_examples(self._fraction)
 
 

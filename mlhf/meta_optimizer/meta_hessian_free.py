@@ -211,6 +211,11 @@ class MetaHessianFree(LearnedWeights, CompiledSteps):
         values.update(self.rule.saved)
         return {name: values[name] for name in _arguments() if name in values}
 
+    @property
+    def given_kinds(self) -> Any:
+        """The kinds of variables that the constructor was given, None for none."""
+        return self._given_kinds
+
     def layout(self, parameters: Any, kinds: Any = None) -> Layout:
         """Returns how parameters lie in the flat vectors of the state.
 

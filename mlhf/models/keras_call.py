@@ -18,9 +18,9 @@ from mlhf import keras_internals
 class Called(NamedTuple):
     """The result of calling a model."""
 
-    outputs: tf.Tensor
+    outputs: Any  # a tensor; of `call_with_all_outputs` a structure of them
     state: list[tf.Tensor]  # the non-trainable variables' values after the call
-    mask: tf.Tensor | None  # the outputs' mask: `fit` leaves out of the loss what it hides
+    mask: Any  # the outputs' mask, or None: `fit` leaves out of the loss what it hides
 
 
 def call(
@@ -33,7 +33,7 @@ def call(
     advice: str = "",
     written: dict[int, list[tf.Tensor]] | None = None,
 ) -> Called:
-    """Calls a model with given values of its variables, without changing them.
+    """Calls a model with one output with given values of its variables, without changing them.
 
     Args:
       model: A built `keras.Model` with one output.
@@ -53,6 +53,43 @@ def call(
       ValueError: If the model has losses of its own or several outputs, or if the call writes into
         trainable variables or into variables that are not the model's own.
     """
+    called = call_with_all_outputs(
+        model, values, state, inputs, training=training, advice=advice, written=written
+    )
+    outputs = _single(model, called.outputs)
+    return called._replace(outputs=outputs, mask=tf.nest.flatten(called.mask)[0])
+
+
+def call_with_all_outputs(
+    model: Any,
+    values: Sequence[tf.Tensor],
+    state: Sequence[tf.Tensor],
+    inputs: Any,
+    *,
+    training: bool,
+    advice: str = "",
+    written: dict[int, list[tf.Tensor]] | None = None,
+    penalties: int = 0,
+) -> Called:
+    """Calls a model as `call` does, with any structure of outputs, and of masks.
+
+    Args:
+      model: A built `keras.Model`.
+      values: As for `call`.
+      state: As for `call`.
+      inputs: As for `call`.
+      training: As for `call`.
+      advice: As for `call`.
+      written: As for `call`.
+      penalties: The number of losses of the model's own that the caller takes care of: those of
+        `kernel_regularizer` and the like.
+
+    Returns:
+      The outputs, the new state and the outputs' masks.
+
+    Raises:
+      ValueError: As for `call`, except for several outputs.
+    """
     import keras
 
     trainable, others = model.trainable_variables, model.non_trainable_variables
@@ -68,11 +105,12 @@ def call(
         for variable, value in updates:
             written.setdefault(id(variable), []).append(tf.convert_to_tensor(value))
     _check_kept(model, [variable for variable, _ in updates])
-    if own_losses:
+    if len(own_losses) > penalties:
         raise ValueError(
             f"Expected a model without losses of its own, got {model.name!r} with "
-            f"{len(own_losses)} of them (a layer's kernel_regularizer, activity_regularizer or "
-            f"add_loss), which would stand neither in the gradient nor in the curvature. {advice}"
+            f"{len(own_losses) - penalties} of them (a layer's kernel_regularizer, "
+            "activity_regularizer or add_loss), which would stand neither in the gradient nor in "
+            f"the curvature. {advice}"
         )
     moved = [
         variable.path
@@ -86,8 +124,7 @@ def call(
             "would take the gradient at other weights than Keras does. Use a layer that computes "
             "what it needs from its weights without assigning them."
         )
-    outputs = _single(model, outputs)
-    mask = keras_internals.mask_of(outputs)
+    mask = tf.nest.map_structure(keras_internals.mask_of, outputs)
     return Called(outputs, [scope.get_current_value(variable) for variable in others], mask)
 
 

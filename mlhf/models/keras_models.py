@@ -19,6 +19,7 @@ from mlhf.models import keras_call, keras_contracts, natural_outputs
 _ADVICE = (
     "Take them out of the layers, and give Objective(regularizer=mlhf.L2(...)) for weight decay."
 )
+_MASKS: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 _NETWORKS: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
@@ -116,6 +117,7 @@ def as_network(
     loss: custom_op.losses.Loss | None = None,
     activated: bool = False,
     ignore_overrides: bool = False,
+    masked: bool = False,
 ) -> Callable[..., Any]:
     """Returns a model as a function, the same one at every call, so that nothing is traced again.
 
@@ -127,11 +129,14 @@ def as_network(
       loss: The loss of its outputs; None for outputs as they are.
       activated: Whether the loss, as the user gave it, compares outputs that passed its activation.
       ignore_overrides: Whether the model may override `train_step` and `compute_loss`.
+      masked: Whether the caller leaves out of the loss what a mask on the outputs hides
+        (`mask_of_outputs`).
 
     Returns:
       `(parameters, inputs) -> outputs` for a model without non-trainable variables, otherwise
       `(parameters, model_state, inputs) -> (outputs, new model_state)`, in training mode. Its
-      attribute `constraints` maps variables' paths to their constraints.
+      attribute `constraints` maps variables' paths to their constraints, and `is_masked` is the
+      argument `masked`.
 
     Raises:
       ValueError: If the model is not built or asks for something that would be left out; at its
@@ -152,11 +157,39 @@ def as_network(
     if cached_for != made_for:
         networks = {}
         _NETWORKS[model] = made_for, networks
-    variant = activation, activated
+    variant = activation, activated, masked
     if variant not in networks:
-        networks[variant] = _network(model, paths, bool(frozen), activation, activated)
+        networks[variant] = _network(model, paths, bool(frozen), *variant)
         networks[variant].constraints = constraints
+        networks[variant].is_masked = masked
     return networks[variant]
+
+
+def mask_of_outputs(model: Any, model_state: Any, inputs: Any) -> tf.Tensor | None:
+    """Returns the mask on a model's outputs, which `fit` leaves out of the loss; None for none.
+
+    Args:
+      model: A built `keras.Model`.
+      model_state: Its state, as from `get_model_state`.
+      inputs: The inputs of a batch.
+    """
+    if not keras_internals.makes_masks(model):
+        return None
+    traced = _MASKS.get(model)
+    if traced is None:
+        reference = weakref.ref(model)
+
+        def find(values: Any, state: Any, inputs: Any) -> Any:
+            # Only what the mask depends on runs, in a graph.
+            return keras_call.call(reference(), values, state, inputs, training=True).mask
+
+        traced = _MASKS[model] = tf.function(find, autograph=False)
+    state = {} if model_state is None else model_state
+    values = [tf.convert_to_tensor(variable) for variable in model.trainable_variables]
+    mask: tf.Tensor | None = traced(
+        values, [state[name] for name in sorted(state)], tf.nest.map_structure(tf.identity, inputs)
+    )
+    return mask
 
 
 def outputs_of(
@@ -193,7 +226,12 @@ def outputs_of(
 
 
 def _network(
-    model: Any, paths: list[str], stateful: bool, activation: str | None, activated: bool
+    model: Any,
+    paths: list[str],
+    stateful: bool,
+    activation: str | None,
+    activated: bool,
+    masked: bool,
 ) -> Callable[..., Any]:
     """Makes the function that stands for a model."""
     # The closure must not keep the model alive through the dictionary's value.
@@ -206,7 +244,7 @@ def _network(
         if model is None:
             raise ValueError("The Keras model is gone; keep a reference to it while it trains.")
         called = keras_call.call(model, values, state, inputs, training=True, advice=_ADVICE)
-        if called.mask is not None:
+        if called.mask is not None and not masked:
             raise ValueError(
                 f"Expected a model whose outputs carry no mask, got {model.name!r}: fit leaves the "
                 "terms out of the loss that a mask of Embedding(mask_zero=True) or Masking hides. "

@@ -26,6 +26,13 @@ class Term(NamedTuple):
     objective: Objective
 
 
+class _Counted(NamedTuple):
+    """The weights of the examples beside a mask, in the place of weights alone."""
+
+    weights: Any  # `()` for ones
+    mask: tf.Tensor
+
+
 class Objective:
     """The mean loss of a network on one batch, plus a regularizer.
 
@@ -47,6 +54,7 @@ class Objective:
         ignore_overrides: bool = False,
         weights: Any = None,
         unconnected: str = "error",
+        mask: Any = None,
     ) -> None:
         """Describes an objective.
 
@@ -71,6 +79,10 @@ class Objective:
             `custom_op.losses.MeanLoss`, which says what the mean is; None for ones.
           unconnected: The treatment of a parameter that the outputs do not depend on: `"error"`, or
             `"zero"`, as an equation's residual has none of the last bias.
+          mask: The examples or terms that count, as booleans of the shapes that weights may have;
+            those that do not are left out, also of the number that the mean divides by. None, the
+            default, for all, or for those that a Keras model's own mask leaves in
+            (`Embedding(mask_zero=True)`, `Masking`): those count where both masks say so.
 
         Raises:
           ValueError: If the loss or `unconnected` is unknown, or the Keras model is not built or
@@ -85,8 +97,9 @@ class Objective:
                 model_state = keras_models.get_model_state(network)
             # The function that stands for the model does not keep it alive.
             self._model = network
+            mask = _both(mask, keras_models.mask_of_outputs(network, model_state, inputs))
             network = keras_models.as_network(
-                network, self.loss, activation is not None, ignore_overrides
+                network, self.loss, activation is not None, ignore_overrides, mask is not None
             )
         else:
             self.loss = custom_op.losses.get(loss)
@@ -102,6 +115,7 @@ class Objective:
         )
         # Weights that are missing are the empty structure too.
         self.weights = () if weights is None else networks.as_tensor("weights", weights)
+        self.mask = () if mask is None else networks.as_mask(mask)
         self.unconnected = check_choice("unconnected", unconnected, ("error", "zero"))
 
     @property
@@ -111,8 +125,9 @@ class Objective:
 
     @property
     def tensors(self) -> tuple[Any, ...]:
-        """What changes from batch to batch: inputs, targets, model state, weights."""
-        return self.inputs, self.targets, self.model_state, self.weights
+        """What changes from batch to batch: inputs, targets, model state, weights and mask."""
+        counted = _Counted(self.weights, self.mask) if tf.is_tensor(self.mask) else self.weights
+        return self.inputs, self.targets, self.model_state, counted
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -133,7 +148,11 @@ class Objective:
 
     def _restore(self, static: tuple[Any, ...], tensors: tuple[Any, ...]) -> None:
         self.network, self.loss, self.regularizer, self.unconnected, _ = static
-        self.inputs, self.targets, self.model_state, self.weights = tensors
+        self._set_tensors(tensors)
+
+    def _set_tensors(self, tensors: tuple[Any, ...]) -> None:
+        self.inputs, self.targets, self.model_state, counted = tensors
+        self.weights, self.mask = counted if isinstance(counted, _Counted) else (counted, ())
 
     @classmethod
     def of_static(
@@ -143,7 +162,14 @@ class Objective:
         return cls.__tf_unflatten__(static, (inputs, targets, model_state, ()))
 
     def on(self, inputs: Any, targets: Any, model_state: Structure, weights: Any = ()) -> Objective:
-        """Returns the objective on another batch of tensors, in another model state."""
+        """Returns the objective on another batch of tensors, in another model state.
+
+        Args:
+          inputs: The inputs.
+          targets: The targets.
+          model_state: The model state.
+          weights: The last of `tensors`: weights, perhaps with a mask; `()` for neither.
+        """
         return self.__tf_unflatten__(self.static, (inputs, targets, model_state, weights))
 
     def outputs(self, parameters: Structure) -> tuple[tf.Tensor, Structure]:
@@ -159,6 +185,7 @@ class Objective:
         """
         state = (self.model_state,) if tf.nest.flatten(self.model_state) else ()
         networks.check_takes(self.network, bool(state))
+        networks.check_masked(self.network, tf.is_tensor(self.mask))
         returned = self.network(parameters, *state, self.inputs)
         outputs, model_state = networks.split(self.network, returned, self.model_state)
         activations.check(outputs, self.loss)
@@ -174,46 +201,52 @@ class Objective:
     def data_loss(self, parameters: Structure) -> tf.Tensor:
         """Returns the mean loss without the regularizer, in the parameters' dtype."""
         outputs = self.outputs(parameters)[0]
-        if tf.is_tensor(self.weights):
+        if self.is_weighted:
             return _in_dtype_of(parameters, self.evaluation(outputs).value())
         return _in_dtype_of(parameters, self.loss.value(outputs, self.targets))
 
     def evaluation(self, outputs: tf.Tensor) -> custom_op.losses.Evaluation:
         """Returns the loss at the network's outputs: value, gradient and Hessian products there."""
-        weights = self.weights if tf.is_tensor(self.weights) else None
-        return self.loss.evaluate(outputs, self.targets, weights)
+        return self.loss.evaluate(outputs, self.targets, *self._weights_and_mask())
 
-    def first_examples(self, share: float) -> Objective:
+    @property
+    def is_weighted(self) -> bool:
+        """Whether examples have weights or a mask."""
+        return tf.is_tensor(self.weights) or tf.is_tensor(self.mask)
+
+    def _weights_and_mask(self) -> list[tf.Tensor | None]:
+        return [part if tf.is_tensor(part) else None for part in (self.weights, self.mask)]
+
+    def first_examples(self, share: Any) -> Objective:
         """Returns the objective on the first examples of the batch.
 
         Args:
-          share: The share of the batch, above 0 and at most 1; rounded, but at least one example.
+          share: The share of the batch, above 0 and at most 1; rounded, but at least one example. A
+            number, or a scalar tensor in double precision.
 
         Returns:
           The objective; itself for a share of 1.
-
-        Raises:
-          ValueError: If the share is less than 1 and the batch size is not static.
         """
-        if share == 1:
+        if not tf.is_tensor(share) and share == 1:
             return self
-        count = max(1, round(share * self.batch_size()))
-        if count == self.batch_size():
-            return self
-        inputs = tf.nest.map_structure(lambda tensor: tensor[:count], self.inputs)
-        weights = self.weights[:count] if tf.is_tensor(self.weights) else ()
-        return self.on(inputs, self.targets[:count], self.model_state, weights)
+        size = self.batch_size()
+        if tf.is_tensor(size) or tf.is_tensor(share):
+            # As Python rounds: halves to even numbers, in double precision.
+            rounded = tf.round(share * tf.cast(size, tf.float64))
+            count = tf.maximum(1, tf.cast(rounded, tf.int32))
+        else:
+            count = max(1, round(share * size))
+            if count == size:
+                return self
+        inputs, targets, counted = tf.nest.map_structure(
+            lambda tensor: tensor[:count], (self.inputs, self.targets, self.tensors[-1])
+        )
+        return self.on(inputs, targets, self.model_state, counted)
 
-    def batch_size(self) -> int:
-        """Returns the number of examples; raises ValueError if it is not static."""
+    def batch_size(self) -> int | tf.Tensor:
+        """Returns the number of examples, a tensor if it is known only when a graph runs."""
         size = self.targets.shape[0]
-        if size is None:
-            raise ValueError(
-                "Expected a batch of static size, of which a share is to be taken, got one of "
-                "unknown size: batch with drop_remainder=True, or give the tf.function's "
-                "signature a number in the place of None."
-            )
-        return size
+        return tf.shape(self.targets)[0] if size is None else size
 
     @property
     def first_share(self) -> Objective:
@@ -291,12 +324,14 @@ class LinearizedObjective:
             aside.append(model_state)
             return outputs
 
+        weights, mask = objective._weights_and_mask()
         self._operator: Any = custom_op.gauss_newton(
             network,
             parameters,
             objective.loss,
             objective.targets,
-            weights=objective.weights if tf.is_tensor(objective.weights) else None,
+            weights=weights,
+            mask=mask,
             product_dtype=product_dtype,
             unconnected=unconnected,
             # A step uses one random draw.
@@ -359,6 +394,17 @@ class LinearizedObjective:
             return curvature
         product = self._regularizer.hessian_product(self.parameters, vector)
         return curvature + inner(vector, product)
+
+
+def _both(mask: Any, other: tf.Tensor | None) -> Any:
+    """Returns where two masks hold, of which the second may be None, or the first too."""
+    if mask is None or other is None:
+        return other if mask is None else mask
+    mask = networks.as_mask(mask)
+    few, many = sorted((mask, other), key=lambda part: part.shape.rank)
+    while few.shape.rank < many.shape.rank:
+        few = few[..., tf.newaxis]
+    return few & many
 
 
 def inner(a: Structure, b: Structure) -> tf.Tensor:

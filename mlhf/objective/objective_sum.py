@@ -109,7 +109,7 @@ class ObjectiveSum(Objective):
     def tensors(self) -> tuple[Any, ...]:
         """What changes from batch to batch: inputs, targets, model state, weights."""
         changing = {name: w for name, w in self.term_weights.items() if tf.is_tensor(w)}
-        of_examples = {name: objective.weights for name, objective in self._objectives.items()}
+        of_examples = {name: objective.tensors[-1] for name, objective in self._objectives.items()}
         return self.inputs, self.targets, self.model_state, (changing, of_examples)
 
     def _restore(self, static: tuple[Any, ...], tensors: tuple[Any, ...]) -> None:
@@ -181,9 +181,11 @@ class ObjectiveSum(Objective):
             "[term.objective.evaluation(outputs) for term in objective.terms]."
         )
 
-    def first_examples(self, share: float) -> Objective:
+    def first_examples(self, share: Any) -> Objective:
         """Returns the sum on the first examples of each term's batch."""
-        return self if share == 1 else self.map_terms(lambda term: term.first_examples(share))
+        if not tf.is_tensor(share) and share == 1:
+            return self
+        return self.map_terms(lambda term: term.first_examples(share))
 
     @property
     def for_products(self) -> Objective:
@@ -209,7 +211,12 @@ class ObjectiveSum(Objective):
             "take each of its terms' objectives, for term in objective.terms."
         )
 
-    def batch_size(self) -> int:
+    @property
+    def is_weighted(self) -> bool:
+        """Whether examples of a term have weights or a mask."""
+        return any(objective.is_weighted for objective in self._objectives.values())
+
+    def batch_size(self) -> int | tf.Tensor:
         """Returns the number of examples of all terms."""
         return sum(objective.batch_size() for objective in self._objectives.values())
 

@@ -16,6 +16,7 @@ from typing import Any
 import tensorflow as tf
 
 from mlhf.checks.arguments import check_number
+from mlhf.optimizers import followers
 
 
 class Number:
@@ -86,6 +87,7 @@ class Number:
             value = tf.cast(tf.reshape(value, []), tf.float64)
         else:
             value = check_number(self.name, as_python(value), **self._bounds)
+        followers.tell(optimizer, self.name, value)
         if before is not None and _is_own(before):
             before.assign(value)
         else:
@@ -182,6 +184,7 @@ def pack(optimizer: Any) -> dict[str, Any]:
         name: float(source.read_value()) if source is not None and _is_own(source) else source
         for name, source in _sources(optimizer).items()
     }
+    attributes.pop(followers.ATTRIBUTE, None)
     attributes["_nones"] = set(_nones(optimizer))
     attributes["_fixed"] = dict(attributes.get("_fixed", {}))
     return attributes

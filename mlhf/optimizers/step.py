@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from custom_op.graphs import captured_variables
 from custom_op.losses import targets as loss_targets
-from mlhf.checks import targets, term_losses
+from mlhf.checks import asides, targets, term_losses
 from mlhf.models.keras_contracts import projected
 from mlhf.objective import Objective
 from mlhf.optimizers import settings, step_arguments
@@ -147,7 +147,9 @@ class CompiledSteps(PlainState):
         batch = signature(objective.tensors)
         compiled = self._compiled.get(objective.static, batch, other, key, self._compile)
         taken = compiled(objective, parameters, state, numbers, *more)
-        parameters, state, model_state, metrics = taken
+        parameters, state, model_state, metrics, aside = taken
+        for part in aside:
+            asides.note(part)
         step_arguments.note_layout(state, parameters)
         return Step(parameters, state, public_model_state(model_state), metrics)
 
@@ -164,7 +166,11 @@ class CompiledSteps(PlainState):
         ) -> tuple[Any, ...]:
             dtype = tf.nest.flatten(parameters)[0].dtype
             numbers = {name: tf.cast(value, dtype) for name, value in numbers.items()}
-            with targets.noted() as outputs, term_losses.noted() as losses:
+            with (
+                targets.noted() as outputs,
+                term_losses.noted() as losses,
+                asides.noted() as aside,
+            ):
                 taken = self._step(objective, parameters, state, numbers, *more)
             after, after_state, *rest, metrics = taken
             if settings.optional_count(state) and not isinstance(state.step, tuple):
@@ -180,7 +186,8 @@ class CompiledSteps(PlainState):
             for term in terms:
                 # Constraints of a Keras model's variables change where the step ends.
                 after = projected(term.network, after)
-            return after, after_state, *rest, {**metrics, **losses}
+            # The whole batch is linearized first, shares of it later.
+            return after, after_state, *rest, {**metrics, **losses}, aside[:1]
 
         compiled = tf.function(step, jit_compile=self.jit_compile, autograph=False)
 

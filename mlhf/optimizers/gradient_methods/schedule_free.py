@@ -82,8 +82,9 @@ class ScheduleFreeAdamW(GradientMethod):
           state: The state of the last step.
         """
         beta = self.beta_1
+        # TensorFlow multiplies in a graph, and divides outside, if it is told to divide.
         return tf.nest.map_structure(
-            lambda y, z: (y - (1 - beta) * z) / beta, parameters, state.base
+            lambda y, z: (y - (1 - beta) * z) * (1 / beta), parameters, state.base
         )
 
     def _initial(self, parameters: Any) -> ScheduleFreeState:

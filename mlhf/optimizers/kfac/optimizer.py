@@ -304,7 +304,7 @@ def _minimize(
 def _check_single(objective: Any) -> None:
     """Raises ValueError for objectives that factors of one batch can't describe."""
     terms = getattr(objective, "terms", ())
-    if len(terms) > 1 or any(tf.is_tensor(term.objective.weights) for term in terms):
+    if len(terms) > 1 or any(term.objective.is_weighted for term in terms):
         what = "weights of examples" if len(terms) == 1 else f"a sum of {len(terms)} terms"
         raise ValueError(
             f"KFAC expected an objective of one network on one batch, all examples counting alike, "

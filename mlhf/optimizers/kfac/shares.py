@@ -48,7 +48,7 @@ def of_batch(
       fisher: The kind of G, as for `factors.output_gradients`.
       seed: The seed for drawing, int32 [2].
     """
-    share_of_factors = max(factor_share, min(1, _FEWEST_EXAMPLES / objective.batch_size()))
+    share_of_factors = _share_of_factors(factor_share, objective.batch_size())
 
     def of_share(share: Share) -> tuple[list[Mean], Any]:
         whole = share.objective
@@ -73,6 +73,14 @@ def of_batch(
     names = [block.name for block in blocks]
     factors = dict(zip(names, zip(of_a, of_g, strict=True), strict=True))
     return BatchQuantities(value, gradient, factors, terms > 0, model_state)
+
+
+def _share_of_factors(share: float, size: Any) -> Any:
+    """Returns the share of a batch that factors are taken on, a number or a tensor as its size."""
+    if not tf.is_tensor(size):
+        return max(share, min(1, _FEWEST_EXAMPLES / size))
+    whole = tf.cast(size, tf.float64)
+    return tf.maximum(tf.constant(share, tf.float64), tf.minimum(1.0, _FEWEST_EXAMPLES / whole))
 
 
 def _factors(

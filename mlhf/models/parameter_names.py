@@ -1,0 +1,50 @@
+"""Names of parameters that survive a model's saving and loading.
+
+Keras changes the paths of variables when it loads a model: `network/logits/kernel` becomes
+`logits/kernel`, without the name of the model. Two paths name the same parameter if they are equal
+or one ends with the other, at a slash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def same(a: str, b: str) -> bool:
+    """Returns whether two paths may name the same parameter."""
+    return a == b or a.endswith("/" + b) or b.endswith("/" + a)
+
+
+def find(name: str, known: Iterable[str]) -> str | None:
+    """Returns the one of known names that a name stands for.
+
+    Args:
+      name: A path, as it is or was before a model was saved or loaded.
+      known: The names to choose from.
+
+    Returns:
+      The name itself if it is known, else the only one that may be the same; None if there is none
+      or more than one.
+    """
+    known = list(known)
+    if name in known:
+        return name
+    alike = [other for other in known if same(name, other)]
+    return alike[0] if len(alike) == 1 else None
+
+
+def renamed(names: Iterable[str], known: Iterable[str]) -> dict[str, str] | None:
+    """Returns which known name each of some names stands for.
+
+    Args:
+      names: The names, all different.
+      known: As many other names.
+
+    Returns:
+      A dictionary from names to known names; None if they are not the same parameters.
+    """
+    known = list(known)
+    pairs = {name: find(name, known) for name in names}
+    found = {name: other for name, other in pairs.items() if other is not None}
+    whole = len(found) == len(pairs) == len(known) == len(set(found.values()))
+    return found if whole else None
