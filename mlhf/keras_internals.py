@@ -22,6 +22,19 @@ def own_trainable_variables(layer: Any) -> list[Any]:
     return list(layer._trainable_variables)
 
 
+def seeds_of(model: Any) -> list[Any]:
+    """Returns the states of a model's random generators, which Keras does not save.
+
+    Seen: Keras 3.5 to 3.15.
+    """
+    found = {
+        id(generator.state): generator.state
+        for layer in layers_of(model)
+        for generator in getattr(layer, "_seed_generators", ())
+    }
+    return list(found.values())
+
+
 def takes_training(model: Any) -> bool:
     """Returns whether `fit` tells a model that it trains. Seen: Keras 3.5 to 3.15."""
     known = getattr(model, "_call_has_training_arg", None)

@@ -2,6 +2,6 @@
 
 from mlhf.keras.compiling import compile, load_model
 from mlhf.keras.optimizer import Optimizer
-from mlhf.keras.optimizer_names import names as optimizer_names
+from mlhf.keras.optimizer_table import names as optimizer_names
 
 __all__ = ["Optimizer", "compile", "load_model", "optimizer_names"]

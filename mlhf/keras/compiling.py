@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlhf.checks.networks import check_regularizer
-from mlhf.keras import losses, optimizer_names
+from mlhf.keras import losses, optimizer_table
 from mlhf.keras.optimizer import Optimizer, refuse
 from mlhf.keras.train_function import TrainFunction
 from mlhf.keras.training_step import TrainingStep
@@ -82,7 +82,7 @@ def compile(
     if isinstance(optimizer, Optimizer):
         own = optimizer
     else:
-        own = Optimizer(optimizer_names.find(optimizer, model))
+        own = Optimizer(optimizer_table.find(optimizer, model))
     own.attach(model)
     own.regularizer = regularizer if regularizer is not None else own.regularizer
     if logs:

@@ -11,15 +11,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import mlhf
 from mlhf import keras_internals
 from mlhf.checks.arguments import check_number
 from mlhf.keras import serialization
 from mlhf.keras.held_state import STATE, HeldState
-from mlhf.kinds import kinds_of_model
-from mlhf.meta_optimizer.meta_hessian_free import MetaHessianFree
 from mlhf.models import parameter_names
 from mlhf.objective import Regularizer
-from mlhf.optimizers import followers, settings
+from mlhf.optimizers import settings
 from mlhf.optimizers.protocol import complete
 from mlhf.optimizers.settings import is_schedule, is_variable
 
@@ -32,8 +31,10 @@ _PLAIN = (
     "_kinds",
     "_model",
     "_held",
+    "_seeds",
     "_rate_variable",
 )
+_SEED = "seed_"
 _WITHOUT_MEANING = (
     "clipnorm",
     "clipvalue",
@@ -98,8 +99,9 @@ class Optimizer(keras.optimizers.Optimizer):
         self._model: Any = lambda: None
         self._rate_variable: Any = None
         self._held: Any = None
+        self._seeds: list[Any] = []
         self._adopt_rate()
-        followers.add(optimizer, self)
+        settings.add_follower(optimizer, self)
 
     # The learning rate and other numbers.
 
@@ -123,10 +125,7 @@ class Optimizer(keras.optimizers.Optimizer):
             return self._rate_variable
         rate = getattr(self.optimizer, "learning_rate", None)
         if rate is None:
-            raise AttributeError(
-                f"Expected an optimizer with a learning rate, got {type(self.optimizer).__name__} "
-                "without one: it finds the length of a step itself."
-            )
+            raise AttributeError("learning_rate")
         if is_schedule(rate):
             return tf.convert_to_tensor(rate(tf.cast(self.iterations.value, tf.float64)))
         return rate
@@ -152,6 +151,11 @@ class Optimizer(keras.optimizers.Optimizer):
 
     def __getattr__(self, name: str) -> Any:
         inside = self.__dict__.get("optimizer")
+        if name == "learning_rate":
+            raise AttributeError(
+                f"Expected an optimizer with a learning rate, got {type(inside).__name__} without "
+                "one: it finds the length of a step itself."
+            )
         if inside is not None and name in settings.numbers_of(type(inside)):
             return getattr(inside, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -172,8 +176,17 @@ class Optimizer(keras.optimizers.Optimizer):
     # The state.
 
     def attach(self, model: Any) -> None:
-        """Names the model whose parameters it moves, for the kinds that its layers tell."""
+        """Names the model that it trains.
+
+        Its layers tell the kinds of variables, and draw the random numbers that go on where they
+        were when the model was saved.
+        """
         self._model = weakref.ref(model)
+        seeds = keras_internals.seeds_of(model)
+        if self._seeds and len(self._seeds) == len(seeds):
+            for variable, value in zip(seeds, self._seeds, strict=True):
+                variable.assign(value)
+        self._seeds = []
 
     def build(self, variables: Sequence[Any]) -> None:
         """Makes the variables of the state.
@@ -206,7 +219,7 @@ class Optimizer(keras.optimizers.Optimizer):
     def _initial(self, parameters: dict[str, tf.Tensor]) -> Any:
         """Returns the first state of parameters."""
         model = self._model()
-        if isinstance(self.optimizer, MetaHessianFree):
+        if isinstance(self.optimizer, mlhf.MetaHessianFree):
             if self._kinds is None:
                 self._kinds = self._find_kinds(model)
             return self.optimizer.init(parameters, self._kinds)
@@ -218,7 +231,7 @@ class Optimizer(keras.optimizers.Optimizer):
         given, names = self.optimizer.given_kinds, self.names
         if model is None or not (given is None or isinstance(given, dict)):
             return given
-        of_layers = kinds_of_model(model)
+        of_layers = mlhf.kinds_of_model(model)
         paths = zip(model_paths(model), names, strict=True)
         kinds = {name: of_layers[path] for path, name in paths if path in of_layers}
         for key, kind in (given or {}).items():
@@ -286,6 +299,9 @@ class Optimizer(keras.optimizers.Optimizer):
         if not self.built:
             return
         self._held.save(store, self.parameters())
+        model = self._model()
+        for number, variable in enumerate([] if model is None else keras_internals.seeds_of(model)):
+            store[f"{_SEED}{number:05d}"] = np.asarray(variable)
 
     def load_own_variables(self, store: Any) -> None:
         """Loads what `save_own_variables` saved; warns, as Keras does, of what others saved.
@@ -303,6 +319,9 @@ class Optimizer(keras.optimizers.Optimizer):
             )
             return
         self._held.load(store, self.parameters())
+        self._seeds = [np.asarray(store[key]) for key in sorted(found) if key.startswith(_SEED)]
+        if self._model() is not None:
+            self.attach(self._model())
         self.iterations.assign(np.asarray(store["iteration"]))
         if self._rate_variable is not None and "learning_rate" in found:
             self._rate_variable.assign(np.asarray(store["learning_rate"]))

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+import mlhf
 from mlhf import keras_internals
 from mlhf.checks.structures import kind
-from mlhf.meta_optimizer.meta_hessian_free import MetaHessianFree
 from mlhf.optimizers.gradient_methods import FirstOrder
 from mlhf.optimizers.settings import as_python, is_schedule, is_variable
 
@@ -42,7 +42,7 @@ def to_config(optimizer: Any, learning_rate: float | None) -> dict[str, Any]:
         config["optimizer"] = keras.saving.serialize_keras_object(optimizer.keras_optimizer)
         config["settings"] = {"jit_compile": optimizer.jit_compile}
         return config
-    if isinstance(optimizer, MetaHessianFree):
+    if isinstance(optimizer, mlhf.MetaHessianFree):
         settings = {name: getattr(optimizer.rule, name) for name in type(optimizer.rule).names()}
         names = ("learning_rate", "damping", "detailed", "jit_compile")
         settings.update((name, getattr(optimizer, name)) for name in names)
@@ -78,7 +78,7 @@ def from_config(config: dict[str, Any]) -> Any:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "optimizer.npz"
             path.write_bytes(base64.b64decode(config["file"]))
-            return MetaHessianFree.from_pretrained(path, **settings)
+            return mlhf.MetaHessianFree.from_pretrained(path, **settings)
     return own(**settings)
 
 
@@ -177,7 +177,7 @@ def _module(config: dict[str, Any]) -> str:
     return module
 
 
-def _file_of(optimizer: MetaHessianFree) -> str:
+def _file_of(optimizer: mlhf.MetaHessianFree) -> str:
     """Returns the file of learned weights as text."""
     # Files do not have a schedule.
     optimizer = copy.copy(optimizer)

@@ -10,13 +10,13 @@ is read-only.
 from __future__ import annotations
 
 import concurrent.futures
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 from mlhf.checks.arguments import check_number
-from mlhf.optimizers import followers
 
 
 class Number:
@@ -87,7 +87,7 @@ class Number:
             value = tf.cast(tf.reshape(value, []), tf.float64)
         else:
             value = check_number(self.name, as_python(value), **self._bounds)
-        followers.tell(optimizer, self.name, value)
+        tell_followers(optimizer, self.name, value)
         if before is not None and _is_own(before):
             before.assign(value)
         else:
@@ -184,7 +184,7 @@ def pack(optimizer: Any) -> dict[str, Any]:
         name: float(source.read_value()) if source is not None and _is_own(source) else source
         for name, source in _sources(optimizer).items()
     }
-    attributes.pop(followers.ATTRIBUTE, None)
+    attributes.pop("_followers", None)
     attributes["_nones"] = set(_nones(optimizer))
     attributes["_fixed"] = dict(attributes.get("_fixed", {}))
     return attributes
@@ -197,6 +197,23 @@ def unpack(optimizer: Any, attributes: dict[str, Any]) -> None:
         for name, source in attributes["_sources"].items()
     }
     optimizer.__dict__.update({**attributes, "_sources": sources})
+
+
+def add_follower(optimizer: Any, follower: Any) -> None:
+    """Lets a copy of an optimizer have the numbers that are set on the optimizer from now on.
+
+    Args:
+      optimizer: The optimizer.
+      follower: Any object with attributes of the numbers' names; it is not kept alive.
+    """
+    if hasattr(optimizer, "__dict__"):
+        optimizer.__dict__.setdefault("_followers", weakref.WeakSet()).add(follower)
+
+
+def tell_followers(optimizer: Any, name: str, value: Any) -> None:
+    """Sets a number on all followers of an optimizer."""
+    for follower in list(optimizer.__dict__.get("_followers", ())):
+        setattr(follower, name, value)
 
 
 def is_variable(thing: Any) -> bool:

@@ -5,12 +5,15 @@ of keras in pyproject.toml belongs below the new version. Behind each use stand:
 
 - `layers_of`: kinds of variables, what a model asks for that would be left out, moving statistics;
 - `own_trainable_variables`: kinds of variables, of wrapped layers too;
+- `seeds_of`: random numbers that go on after a model was loaded;
 - `takes_training`: models whose `call` has no `training`, as `fit` calls them;
-- `mask_of`: outputs that `fit` leaves out of the loss;
+- `mask_of`, `makes_masks`, `set_mask`: outputs that `fit` leaves out of losses and metrics;
+- `loss_tracker`, `loss_weights_of`: the logs and the weighted sum of `mlhf.keras.compile`;
 - `is_recomputed`: layers of `keras.RematScope`, which are refused;
 - `assignments`: states that would be lost, which are refused, and moving statistics;
 - `learning_rate_of`: schedules of `FirstOrder`;
-- `has_undecayed_variables`, `decay_like`: `exclude_from_weight_decay` in `FirstOrder`;
+- `has_undecayed_variables`, `has_exclusions`, `decay_like`: `exclude_from_weight_decay` in
+  `FirstOrder`;
 - `without_sum_over_replicas`: graphs of `FirstOrder` that end; without it memory grows by a graph
   for each compiled step, and nothing else changes.
 """
@@ -45,6 +48,13 @@ def test_own_variables_are_without_the_sublayers():
     assert internals.own_trainable_variables(dense) == [dense.kernel, dense.bias]
 
 
+def test_states_of_random_generators_are_found():
+    dropout = keras.layers.Dropout(0.5, seed=3)
+    model = keras.Sequential([keras.Input([3]), keras.Sequential([dropout]), keras.layers.Dense(1)])
+    (found,) = internals.seeds_of(model)
+    assert found is dropout.seed_generator.state
+
+
 def test_models_that_are_told_that_they_train():
     class Told(keras.Model):
         def call(self, inputs, training=False):
@@ -61,6 +71,37 @@ def test_outputs_bear_their_mask():
     outputs = keras.layers.Masking()(tf.constant([[[1.0], [0.0]]]))
     np.testing.assert_array_equal(internals.mask_of(outputs), [[True, False]])
     assert internals.mask_of(tf.ones([1])) is None
+
+
+def test_layers_that_start_masks_are_found_and_metrics_read_a_mask():
+    layers = keras.layers
+
+    def of(layer):
+        return keras.Sequential([keras.Input([3], dtype="int32"), layer])
+
+    class Starting(layers.Layer):
+        def compute_mask(self, inputs, previous_mask=None):
+            return inputs > 0
+
+        def call(self, inputs):
+            return inputs
+
+    assert internals.makes_masks(of(layers.Embedding(4, 2, mask_zero=True)))
+    assert internals.makes_masks(of(Starting()))
+    assert internals.makes_masks(keras.Sequential([keras.Input([3, 1]), layers.Masking()]))
+    assert not internals.makes_masks(of(layers.Embedding(4, 2)))
+    metric, outputs = keras.metrics.SparseCategoricalAccuracy(), tf.one_hot([[1, 2]], 3)
+    internals.set_mask(outputs, tf.constant([[True, False]]))
+    metric.update_state(tf.constant([[1, 0]]), outputs)
+    assert float(metric.result()) == 1
+
+
+def test_a_compiled_model_has_a_tracker_of_its_loss_and_weights_of_losses():
+    model = keras.Sequential([keras.Input([3]), keras.layers.Dense(1)])
+    model.compile("sgd", ["mse"], loss_weights=[0.5])
+    assert internals.loss_weights_of(model) == [0.5]
+    internals.loss_tracker(model).update_state(3.0, sample_weight=2)
+    assert float(model.get_metrics_result()["loss"]) == 3
 
 
 def test_layers_that_are_recomputed():
@@ -94,7 +135,10 @@ def test_a_variable_decays_like_another():
     optimizer = keras.optimizers.SGD(1.0, weight_decay=0.5)
     assert not internals.has_undecayed_variables(optimizer)
     optimizer.exclude_from_weight_decay(var_list=[layer.bias])
-    assert internals.has_undecayed_variables(optimizer)
+    assert internals.has_undecayed_variables(optimizer) and internals.has_exclusions(optimizer)
+    by_name = keras.optimizers.SGD(1.0, weight_decay=0.5)
+    by_name.exclude_from_weight_decay(var_names=["bias"])
+    assert internals.has_exclusions(by_name)
     for variable, original in zip(like.variables, layer.variables, strict=True):
         internals.decay_like(optimizer, variable, original)
         variable.assign(tf.ones_like(variable))

@@ -17,8 +17,8 @@ structure = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(structure)
 
 LARGEST_FOLDER, LONGEST_FILE, LONGEST_FUNCTION = 16, 400, 80
-# In mlhf, 4 of them are those of distribute, which stands on top.
-MOST_ARROWS = {"custom_op": 45, "mlhf": 44, "mlhf.hypergrad": 45}
+# In mlhf, 4 of them are those of distribute and 5 those of keras, which stand on top.
+MOST_ARROWS = {"custom_op": 45, "mlhf": 49, "mlhf.hypergrad": 45}
 
 
 def test_nothing_imports_in_a_circle():

@@ -13,9 +13,8 @@ from mlhf.checks.networks import takes
 from mlhf.checks.structures import kind
 from mlhf.models import keras_models
 from mlhf.objective import Objective
-from mlhf.optimizers import followers
 from mlhf.optimizers.gradient_methods import keras_optimizers
-from mlhf.optimizers.settings import as_python, is_schedule, is_variable
+from mlhf.optimizers.settings import as_python, is_schedule, is_variable, tell_followers
 from mlhf.optimizers.step import CompiledSteps, Step
 from mlhf.optimizers.step_arguments import as_tensors
 
@@ -103,7 +102,7 @@ class FirstOrder(CompiledSteps):
             if not tf.is_tensor(rate) or hasattr(rate, "numpy"):
                 rate = check_number("learning_rate", as_python(rate), at_least=0)
             self._optimizer.learning_rate = rate
-            followers.tell(self, "learning_rate", rate)
+            tell_followers(self, "learning_rate", rate)
 
     def init(self, parameters: Any) -> State:
         """Returns the state before the first step.

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import mlhf
+from mlhf.keras import optimizer_table
 from tests.mlhf.keras.small_models import CROSS_ENTROPY, X, Y, network, sgd
 from tests.mlhf.keras.small_models import fit as fit_with_two_sizes
 
@@ -147,11 +148,9 @@ def test_arguments_of_other_optimizers_are_refused_by_name():
 
 
 def test_every_name_is_an_optimizer():
-    from mlhf.keras import optimizer_names
-
     model = network()
     names = mlhf.keras.optimizer_names()
     assert {"mlhf", "hessian_free", "kfac", "muon"} <= set(names)
     for name in [*names, "adam"]:
-        assert callable(optimizer_names.find(name, model).step)
-    assert optimizer_names.find("mlhf", model).kinds[-1] == "norm_gamma"
+        assert callable(optimizer_table.find(name, model).step)
+    assert optimizer_table.find("mlhf", model).kinds[-1] == "norm_gamma"

@@ -111,7 +111,6 @@ REFUSED = {
     "remat": (rematerialized, "without keras.RematScope"),
     "float8": (sequential(keras.Sequential, Overwritten), "overwrites with their gradients"),
     "writing": (sequential(keras.Sequential, Writing), "writes into .*kernel"),
-    "masked": (masked, "outputs carry no mask"),
     "two outputs": (two_outputs, "one output tensor, got"),
 }
 
@@ -122,12 +121,26 @@ def test_what_a_step_would_leave_out_is_refused_by_name(name):
     if name == "remat" and not hasattr(keras, "RematScope"):
         pytest.skip("this Keras has no RematScope")
     model = make()
-    inputs = np.abs(X).astype("int32") if name == "masked" else X
-    targets = np.zeros((8, 4), "int32") if name == "masked" else Y
     with pytest.raises(ValueError, match=message):
-        mlhf.Objective(model, "softmax_cross_entropy", inputs, targets).linearize(
-            mlhf.get_parameters(model)
-        )
+        mlhf.Objective(model, "softmax_cross_entropy", X, Y).linearize(mlhf.get_parameters(model))
+
+
+def test_a_mask_is_honoured_where_it_is_known_and_refused_elsewhere():
+    model = masked()
+    ids, labels = np.array([[1, 2, 0, 0], [3, 0, 4, 1]], "int32"), np.zeros((2, 4), "int32")
+    objective = mlhf.Objective(model, "softmax_cross_entropy", ids, labels)
+    parameters = mlhf.get_parameters(model)
+    compare = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
+    values = compare(labels, model(ids)).numpy()
+    np.testing.assert_allclose(objective.data_loss(parameters), values[ids != 0].mean(), rtol=1e-6)
+    few = np.array([True, False])
+    part = mlhf.Objective(model, "softmax_cross_entropy", ids, labels, mask=few)
+    np.testing.assert_allclose(part.data_loss(parameters), values[0, :2].mean(), rtol=1e-6)
+    inputs, targets, state, _ = objective.tensors
+    with pytest.raises(ValueError, match="outputs carry no mask"):
+        objective.on(inputs, targets, state).data_loss(parameters)
+    with pytest.raises(TypeError, match="a mask of booleans, True for what counts, got int32"):
+        mlhf.Objective(model, "softmax_cross_entropy", ids, labels, mask=ids)
 
 
 def test_a_train_step_may_take_a_step_of_its_own():

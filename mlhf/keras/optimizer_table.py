@@ -5,30 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import mlhf
 from mlhf import keras_internals
 from mlhf.checks.structures import kind
-from mlhf.meta_optimizer.meta_hessian_free import MetaHessianFree
-from mlhf.optimizers.gradient_methods import (
-    AMUSE,
-    SOAP,
-    FirstOrder,
-    Muon,
-    Prodigy,
-    ScheduleFreeAdamW,
-)
-from mlhf.optimizers.hessian_free import HessianFree
-from mlhf.optimizers.kfac import KFAC
-from mlhf.optimizers.martens_hessian_free import MartensHessianFree
 
 _NAMES: dict[str, Callable[..., Any]] = {
-    "amuse": AMUSE,
-    "hessian_free": HessianFree,
-    "kfac": KFAC,
-    "martens_hessian_free": MartensHessianFree,
-    "muon": Muon,
-    "prodigy": Prodigy,
-    "schedule_free_adamw": ScheduleFreeAdamW,
-    "soap": SOAP,
+    "amuse": mlhf.AMUSE,
+    "hessian_free": mlhf.HessianFree,
+    "kfac": mlhf.KFAC,
+    "martens_hessian_free": mlhf.MartensHessianFree,
+    "muon": mlhf.Muon,
+    "prodigy": mlhf.Prodigy,
+    "schedule_free_adamw": mlhf.ScheduleFreeAdamW,
+    "soap": mlhf.SOAP,
 }
 _ALIASES = {"hf": "hessian_free", "martens": "martens_hessian_free", "meta": "mlhf"}
 
@@ -59,11 +48,11 @@ def find(optimizer: Any, model: Any) -> Any:
         name = optimizer.lower().replace("-", "_").replace(" ", "_")
         name = _ALIASES.get(name, name)
         if name == "mlhf":
-            return MetaHessianFree.from_pretrained(_pretrained_for(model))
+            return mlhf.MetaHessianFree.from_pretrained(_pretrained_for(model))
         if name in _NAMES:
             return _NAMES[name]()
         try:
-            return FirstOrder(keras.optimizers.get(optimizer))
+            return mlhf.FirstOrder(keras.optimizers.get(optimizer))
         except ValueError:
             raise ValueError(
                 f"Expected the name of an optimizer, one of {names()} or of keras.optimizers, got "
