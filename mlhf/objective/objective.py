@@ -12,6 +12,7 @@ from custom_op.losses import activations
 from mlhf.checks import networks, targets
 from mlhf.checks.arguments import check_choice
 from mlhf.models import keras_models, natural_outputs
+from mlhf.objective.counted import Counted, both_masks
 from mlhf.objective.regularizers import Regularizer
 from mlhf.objective.shares import Mean, OfBatch, Share
 
@@ -24,13 +25,6 @@ class Term(NamedTuple):
     name: str  # "" if there is only one
     weight: Any  # a number or a scalar tensor
     objective: Objective
-
-
-class _Counted(NamedTuple):
-    """The weights of the examples beside a mask, in the place of weights alone."""
-
-    weights: Any  # `()` for ones
-    mask: tf.Tensor
 
 
 class Objective:
@@ -97,7 +91,7 @@ class Objective:
                 model_state = keras_models.get_model_state(network)
             # The function that stands for the model does not keep it alive.
             self._model = network
-            mask = _both(mask, keras_models.mask_of_outputs(network, model_state, inputs))
+            mask = both_masks(mask, keras_models.mask_of_outputs(network, model_state, inputs))
             network = keras_models.as_network(
                 network, self.loss, activation is not None, ignore_overrides, mask is not None
             )
@@ -126,7 +120,7 @@ class Objective:
     @property
     def tensors(self) -> tuple[Any, ...]:
         """What changes from batch to batch: inputs, targets, model state, weights and mask."""
-        counted = _Counted(self.weights, self.mask) if tf.is_tensor(self.mask) else self.weights
+        counted = Counted(self.weights, self.mask) if tf.is_tensor(self.mask) else self.weights
         return self.inputs, self.targets, self.model_state, counted
 
     @property
@@ -152,7 +146,7 @@ class Objective:
 
     def _set_tensors(self, tensors: tuple[Any, ...]) -> None:
         self.inputs, self.targets, self.model_state, counted = tensors
-        self.weights, self.mask = counted if isinstance(counted, _Counted) else (counted, ())
+        self.weights, self.mask = counted if isinstance(counted, Counted) else (counted, ())
 
     @classmethod
     def of_static(
@@ -394,17 +388,6 @@ class LinearizedObjective:
             return curvature
         product = self._regularizer.hessian_product(self.parameters, vector)
         return curvature + inner(vector, product)
-
-
-def _both(mask: Any, other: tf.Tensor | None) -> Any:
-    """Returns where two masks hold, of which the second may be None, or the first too."""
-    if mask is None or other is None:
-        return other if mask is None else mask
-    mask = networks.as_mask(mask)
-    few, many = sorted((mask, other), key=lambda part: part.shape.rank)
-    while few.shape.rank < many.shape.rank:
-        few = few[..., tf.newaxis]
-    return few & many
 
 
 def inner(a: Structure, b: Structure) -> tf.Tensor:

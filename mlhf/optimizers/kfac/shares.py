@@ -80,7 +80,7 @@ def _share_of_factors(share: float, size: Any) -> Any:
     if not tf.is_tensor(size):
         return max(share, min(1, _FEWEST_EXAMPLES / size))
     whole = tf.cast(size, tf.float64)
-    return tf.maximum(tf.constant(share, tf.float64), tf.minimum(1.0, _FEWEST_EXAMPLES / whole))
+    return tf.maximum(tf.minimum(_FEWEST_EXAMPLES / whole, 1.0), share)
 
 
 def _factors(
