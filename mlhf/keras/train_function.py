@@ -93,7 +93,8 @@ class TrainFunction:
             )
 
         others = [other for other in self._compiled if _without_sizes(other) == _without_sizes(key)]
-        if len(others) < _STATIC_SIZES:
+        known_only = getattr(model.optimizer.optimizer, "needs_known_sizes", False)
+        if known_only or len(others) < _STATIC_SIZES:
             specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in tensors]
             function = self._compiled[key] = compile_for(specs)
             return function

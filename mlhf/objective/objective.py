@@ -15,6 +15,7 @@ from mlhf.models import keras_models, natural_outputs
 from mlhf.objective.counted import Counted, both_masks
 from mlhf.objective.regularizers import Regularizer
 from mlhf.objective.shares import Mean, OfBatch, Share
+from mlhf.objective.vectors import add, in_dtype_of, inner
 
 Structure = Any
 
@@ -196,8 +197,8 @@ class Objective:
         """Returns the mean loss without the regularizer, in the parameters' dtype."""
         outputs = self.outputs(parameters)[0]
         if self.is_weighted:
-            return _in_dtype_of(parameters, self.evaluation(outputs).value())
-        return _in_dtype_of(parameters, self.loss.value(outputs, self.targets))
+            return in_dtype_of(parameters, self.evaluation(outputs).value())
+        return in_dtype_of(parameters, self.loss.value(outputs, self.targets))
 
     def evaluation(self, outputs: tf.Tensor) -> custom_op.losses.Evaluation:
         """Returns the loss at the network's outputs: value, gradient and Hessian products there."""
@@ -335,7 +336,7 @@ class LinearizedObjective:
         if tf.executing_eagerly():
             # The traced function left symbols of its trace.
             self.model_state = objective.outputs(parameters)[1]
-        self._note(objective, _in_dtype_of(parameters, self._operator.loss()))
+        self._note(objective, in_dtype_of(parameters, self._operator.loss()))
 
     def _note(self, objective: Objective, data_loss: tf.Tensor) -> None:
         self.data_loss = data_loss
@@ -365,14 +366,14 @@ class LinearizedObjective:
         gradient = self._operator.gradient()
         if self._regularizer is None:
             return gradient
-        return _add(gradient, self._regularizer.gradient(self.parameters))
+        return add(gradient, self._regularizer.gradient(self.parameters))
 
     def curvature_product(self, vector: Structure) -> Structure:
         """Returns (Jᵀ H J + the regularizer's Hessian) v, in the structure of the parameters."""
         product = self._operator.matvec(vector)
         if self._regularizer is None:
             return product
-        return _add(product, self._regularizer.hessian_product(self.parameters, vector))
+        return add(product, self._regularizer.hessian_product(self.parameters, vector))
 
     def curvature_along(self, vector: Structure) -> tf.Tensor:
         """Returns ⟨v, (Jᵀ H J + the regularizer's Hessian) v⟩, without a backward pass.
@@ -383,23 +384,8 @@ class LinearizedObjective:
         Returns:
           A scalar in the parameters' dtype.
         """
-        curvature = _in_dtype_of(self.parameters, self._operator.quadratic_form(vector))
+        curvature = in_dtype_of(self.parameters, self._operator.quadratic_form(vector))
         if self._regularizer is None:
             return curvature
         product = self._regularizer.hessian_product(self.parameters, vector)
         return curvature + inner(vector, product)
-
-
-def inner(a: Structure, b: Structure) -> tf.Tensor:
-    """Returns the inner product of two structures of tensors, a scalar."""
-    pairs = zip(tf.nest.flatten(a), tf.nest.flatten(b), strict=True)
-    return tf.add_n([tf.reduce_sum(x * y) for x, y in pairs])
-
-
-def _in_dtype_of(parameters: Structure, value: tf.Tensor) -> tf.Tensor:
-    """Casts a loss, since a network may compute in another precision than its parameters'."""
-    return tf.cast(value, tf.nest.flatten(parameters)[0].dtype)
-
-
-def _add(a: Structure, b: Structure) -> Structure:
-    return tf.nest.map_structure(tf.add, a, b)

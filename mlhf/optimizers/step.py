@@ -52,8 +52,11 @@ class CompiledSteps(PlainState):
 
     Attributes:
       jit_compile: Whether XLA compiles a step.
+      needs_known_sizes: Whether a step is compiled for each size of a batch, as one that counts
+        examples has to be.
     """
 
+    needs_known_sizes = False
     jit_compile = settings.Fixed()
 
     _step: Callable[..., tuple[Any, ...]]

@@ -82,6 +82,7 @@ class KFAC(CompiledSteps):
         `init` makes from then on.
     """
 
+    needs_known_sizes = True
     learning_rate = Number(above=0, schedule=True, optional=True, check=_check_has_no_momentum)
     momentum = Number(at_least=0, below=1, none=_MOMENTUM, check=_check_has_rate)
     damping = Number(above=0)

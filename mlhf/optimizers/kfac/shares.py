@@ -47,6 +47,9 @@ def of_batch(
       factor_share: The share of the batch that factors are taken on.
       fisher: The kind of G, as for `factors.output_gradients`.
       seed: The seed for drawing, int32 [2].
+
+    Raises:
+      ValueError: If the size of the batch is not static.
     """
     share_of_factors = _share_of_factors(factor_share, objective.batch_size())
 
@@ -75,12 +78,15 @@ def of_batch(
     return BatchQuantities(value, gradient, factors, terms > 0, model_state)
 
 
-def _share_of_factors(share: float, size: Any) -> Any:
-    """Returns the share of a batch that factors are taken on, a number or a tensor as its size."""
-    if not tf.is_tensor(size):
-        return max(share, min(1, _FEWEST_EXAMPLES / size))
-    whole = tf.cast(size, tf.float64)
-    return tf.maximum(tf.minimum(_FEWEST_EXAMPLES / whole, 1.0), share)
+def _share_of_factors(share: float, size: Any) -> float:
+    """Returns the share of a batch that factors are taken on."""
+    if tf.is_tensor(size):
+        raise ValueError(
+            "Expected a batch of static size, of whose examples K-FAC takes the factors, got one "
+            "of unknown size: batch with drop_remainder=True, or give the tf.function's signature "
+            "a number in the place of None."
+        )
+    return max(share, min(1, _FEWEST_EXAMPLES / size))
 
 
 def _factors(

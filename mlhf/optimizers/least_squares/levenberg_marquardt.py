@@ -75,6 +75,7 @@ class LevenbergMarquardt(CompiledSteps):
         `"cg"`; None before the first.
     """
 
+    needs_known_sizes = True
     damping = Number(above=0)
     method, acceleration, trials = Fixed(), Fixed(), Fixed()
     cg_iterations, cg_tolerance, rank = Fixed(), Fixed(), Fixed()
