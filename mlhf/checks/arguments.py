@@ -14,6 +14,7 @@ from replay.numbers import check_count, check_number
 __all__ = [
     "check_choice",
     "check_count",
+    "check_executor",
     "check_keras_optimizer",
     "check_number",
     "check_parameters",
@@ -28,6 +29,16 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
     if value not in choices:
         raise ValueError(f"Expected {name} to be one of {list(choices)}, got {value!r}.")
     return value
+
+
+def check_executor(executor: Any) -> Any:
+    """Returns an executor, or None; raises TypeError for an object that has no `map`."""
+    if executor is not None and not callable(getattr(executor, "map", None)):
+        raise TypeError(
+            "Expected an executor with map(function, *iterables), such as "
+            f"mlhf.distribute.ProcessExecutor(jobs) or one of concurrent.futures, got {executor!r}."
+        )
+    return executor
 
 
 def check_keras_optimizer(name: str, optimizer: Any) -> None:

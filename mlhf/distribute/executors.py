@@ -118,16 +118,6 @@ class RayExecutor:
             yield self._ray.get(result)
 
 
-def check_executor(executor: Any) -> Any:
-    """Returns an executor; raises TypeError for an object that has no `map`."""
-    if executor is not None and not callable(getattr(executor, "map", None)):
-        raise TypeError(
-            "Expected an executor with map(function, *iterables), such as "
-            f"mlhf.distribute.ProcessExecutor(jobs) or one of concurrent.futures, got {executor!r}."
-        )
-    return executor
-
-
 def _is_function(thing: Any) -> bool:
     return hasattr(thing, "__code__")
 

@@ -53,6 +53,7 @@ class Particles:
       layout: The layout of its parameters.
       kinds: The kinds of the weights' rows, in their order; a task may have fewer.
       pairs: The pairs.
+      optimizer: The optimizer whose rule is learned.
     """
 
     def __init__(self, task: Task, optimizer: MetaHessianFree, seed: int) -> None:
@@ -69,7 +70,7 @@ class Particles:
         self.layout: Layout = optimizer.layout(parameters, task.variable_kinds())
         self.kinds = self.layout.kinds
         self.pairs: list[AntitheticPair] = []
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._initial_state = optimizer.init(parameters, task.variable_kinds())
         self._model_state = task.initial_model_state()
         self._run: Callable[..., Any] | None = None
@@ -96,28 +97,35 @@ class Particles:
                 "batches(k) repeat its data."
             ) from None
 
-    def train(
-        self, pair: AntitheticPair, side: int, weights: Any, rate: tf.Tensor, batches: Any
-    ) -> np.ndarray:
-        """Trains one particle of a pair, with a step on each batch.
+    def advance(
+        self, carry: Carry, weights: Any, rate: tf.Tensor, batches: Any
+    ) -> tuple[Carry, np.ndarray]:
+        """Trains one particle, with a step on each batch.
 
         Args:
-          pair: The pair, whose carry is replaced.
-          side: The particle of the pair, 0 or 1.
+          carry: The point where it stands.
           weights: The LSTMs' weights by role, with rows for `kinds`.
           rate: The learning rate.
           batches: The batches, as `batches` returns them.
 
         Returns:
-          The losses before each step, bounded, [T].
+          The point that it comes to, and the losses before each step, [T].
+        """
+        if self._run is None:
+            self._run = tf.function(self._steps, autograph=False)
+        carry, losses = self._run(weights, rate, carry, batches)
+        return carry, losses.numpy().astype(float)
+
+    def bounded(self, pair: AntitheticPair, losses: np.ndarray) -> np.ndarray:
+        """Returns the losses of a particle of a pair as they count, [T].
+
+        Args:
+          pair: The pair, which keeps the first loss at age 0.
+          losses: The losses before each step.
 
         Raises:
           ValueError: If a training begins with a loss that is not above 0.
         """
-        if self._run is None:
-            self._run = tf.function(self._steps, autograph=False)
-        pair.carries[side], losses = self._run(weights, rate, pair.carries[side], batches)
-        losses = losses.numpy().astype(float)
         if math.isnan(pair.first_loss):
             pair.first_loss = float(losses[0])
             if not (math.isfinite(pair.first_loss) and pair.first_loss > 0):
@@ -141,7 +149,7 @@ class Particles:
 
         def body(t: tf.Tensor, carry: Carry) -> tuple[Carry, tf.Tensor]:
             inputs, targets = tf.nest.map_structure(lambda value: value[t], batches)
-            moved, state, model_state, metrics = self._optimizer.step_in(
+            moved, state, model_state, metrics = self.optimizer.step_in(
                 self.layout,
                 objective.on(inputs, targets, carry.model_state),
                 self.layout.unflatten(carry.weights),
@@ -162,11 +170,14 @@ class Particles:
             "age": pair.age,
             "horizon": pair.horizon,
             "first_loss": pair.first_loss if math.isfinite(pair.first_loss) else -1.0,
-            "carries": [self._carry_state(carry) for carry in pair.carries],
+            "carries": [self.saved(carry) for carry in pair.carries],
         }
 
-    def _carry_state(self, carry: Carry) -> dict[str, Any]:
-        """Returns a carry for a checkpoint; values that are not finite are set apart as bytes."""
+    def saved(self, carry: Carry) -> dict[str, Any]:
+        """Returns a carry for a checkpoint or another machine.
+
+        Values that are not finite are set apart, as bytes.
+        """
         whole = {
             "weights": carry.weights,
             "model_state": carry.model_state,
@@ -192,9 +203,10 @@ class Particles:
         if pair.first_loss < 0:
             pair.first_loss = math.nan
         first, second = saved["carries"]
-        pair.carries = [self._carry(first), self._carry(second)]
+        pair.carries = [self.carry(first), self.carry(second)]
 
-    def _carry(self, saved: dict[str, Any]) -> Carry:
+    def carry(self, saved: dict[str, Any]) -> Carry:
+        """Returns the carry that `saved` described."""
         whole = {name: value for name, value in saved.items() if name not in ("lost", "not_finite")}
         like = {
             "weights": tf.zeros([self.layout.size], self.layout.dtype),

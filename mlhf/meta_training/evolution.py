@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,16 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from mlhf.checks.arguments import check_choice, check_count, check_number
+from mlhf.checks.arguments import check_choice, check_count, check_executor, check_number
 from mlhf.meta_optimizer.coordinate_lstm import LSTMWeights
 from mlhf.meta_optimizer.meta_hessian_free import MetaHessianFree
 from mlhf.meta_training import adam
 from mlhf.meta_training.antithetic_pairs import AntitheticPair, Particles
 from mlhf.meta_training.arguments import check_callbacks, check_learnable, tasks_of
 from mlhf.meta_training.meta_run import EVOLUTION, MetaRun
+from mlhf.meta_training.particles_apart import ParticlesApart
 from mlhf.meta_training.result import MetaTraining
+from mlhf.meta_training.rollout import Carry
 from mlhf.runs import run_log
 from mlhf.runs.checkpoints import finite_numbers, load_like
 from mlhf.task import Task
@@ -53,6 +55,7 @@ def evolve(
     save_minutes: float = 5.0,
     progress: bool = True,
     on_step: Callable[[int, dict[str, Any]], None] | None = None,
+    executor: Any = None,
 ) -> MetaTraining:
     """Meta-trains an optimizer by persistent evolution strategies (PES).
 
@@ -100,6 +103,10 @@ def evolve(
       save_minutes: The minutes between checkpoints, if they are over first; 0 for never.
       progress: Whether a progress bar is shown.
       on_step: A function that is called after each update, with their number and the metrics.
+      executor: Anything with `map(function, *iterables)`, which trains the 2 · `pairs` particles of
+        an update at once and gives the same numbers: a `ThreadPoolExecutor` of
+        `concurrent.futures`, or, for tasks of functions, `mlhf.distribute.ProcessExecutor` or
+        `RayExecutor`, to which the task is sent with each particle. None trains one after another.
 
     Returns:
       The trained optimizer and the metrics: `loss` (the mean over pairs and steps), `log_loss`,
@@ -107,6 +114,7 @@ def evolve(
       `age` (of the pairs, on average), `learning_rate` (Adam's), `seconds`.
 
     Raises:
+      TypeError: If the executor has no `map`.
       ValueError: If an argument makes no sense, nothing is learned, or a training begins with a
         loss that is not above 0.
       CheckpointError: If `model_dir` has a checkpoint of something else.
@@ -130,6 +138,7 @@ def evolve(
         learn_rate=learn_rate,
         layers=check_choice("layers", layers, ("all", "output")),
         seed=check_count("seed", seed, 0),
+        executor=check_executor(executor),
         model_dir=model_dir,
         often=(save_steps, save_minutes),
     )
@@ -155,6 +164,7 @@ class _Evolution(MetaRun[Particles]):
         learn_rate: bool,
         layers: str,
         seed: int,
+        executor: Any,
         **common: Any,
     ) -> None:
         check_learnable(tasks, optimizer)
@@ -179,6 +189,9 @@ class _Evolution(MetaRun[Particles]):
                 # Ages are spread: the pairs' first trainings end at different ones.
                 turns = max(1, round(horizon / self.length * (number + 1) / pairs))
                 particles.pairs.append(self._begin(particles, self.length * turns))
+        self._executor = executor
+        if executor is not None:
+            self._apart = [ParticlesApart(one, FIRST_SEED) for one in self.trainings]
         with self.run.opening():
             saved = self.read()
             if saved is not None:
@@ -229,15 +242,17 @@ class _Evolution(MetaRun[Particles]):
         pairs, here = self.trainings[number].pairs, self._theta()
         gradient = np.zeros(self._mask.size)
         losses, logs, differences, ages = [], [], [], []
-        for place, pair in enumerate(pairs):
-            noise = self._deviation * self._mask * self.generator.standard_normal(self._mask.size)
+        noises = [
+            self._deviation * self._mask * self.generator.standard_normal(self._mask.size)
+            for _ in pairs
+        ]
+        trained = iter(self._trained(number, noises, batches))
+        for place, (pair, noise) in enumerate(zip(pairs, noises, strict=True)):
             pair.accumulated_perturbation = pair.accumulated_perturbation + noise
             scores = []
-            for side, sign in enumerate((1, -1)):
-                weights, log_rate = tf.nest.map_structure(
-                    lambda a, b: a + b, here, self._unflat(sign * noise)
-                )
-                along = self.trainings[number].train(pair, side, weights, tf.exp(log_rate), batches)
+            for side in (0, 1):
+                pair.carries[side], along = next(trained)
+                along = self.trainings[number].bounded(pair, along)
                 scores.append(np.log(along).mean())
                 losses.append(along.mean())
             differences.append(abs(scores[0] - scores[1]))
@@ -272,6 +287,24 @@ class _Evolution(MetaRun[Particles]):
             "age": np.mean(ages),
             "learning_rate": rate,
         }
+
+    def _trained(
+        self, number: int, noises: Sequence[np.ndarray], batches: Any
+    ) -> Iterable[tuple[Carry, np.ndarray]]:
+        """Yields the carries and losses of all particles of a task, pair by pair."""
+        particles, here = self.trainings[number], self._theta()
+        thetas = [
+            tf.nest.map_structure(lambda a, b: a + b, here, self._unflat(sign * noise))
+            for noise in noises
+            for sign in (1, -1)
+        ]
+        carries = [carry for pair in particles.pairs for carry in pair.carries]
+        weights, rates = zip(*[(one, tf.exp(log_rate)) for one, log_rate in thetas], strict=True)
+        if self._executor is not None:
+            return self._apart[number].map(self._executor, carries, weights, rates, batches)
+        return (
+            particles.advance(*each, batches) for each in zip(carries, weights, rates, strict=True)
+        )
 
     def shown(self, metrics: dict[str, Any]) -> dict[str, Any]:
         return {"loss": f"{metrics['loss']:.3f}", "rate": f"{metrics['rate']:.3g}"}

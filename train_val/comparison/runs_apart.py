@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mlhf.distribute.executors import check_executor
+from mlhf.checks.arguments import check_executor
 from train_val.comparison.runs import Curve, run
 from train_val.comparison.specifications import parse
 from train_val.problems.problem import Problem

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from mlhf.checks.arguments import check_executor
 from mlhf.distribute import ProcessExecutor, RayExecutor
-from mlhf.distribute.executors import check_executor
 
 
 def squares(folder):

@@ -2,12 +2,16 @@
 
 import itertools
 import math
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import mlhf
+from mlhf.distribute import ProcessExecutor
 from mlhf.meta_optimizer.coordinate_lstm import LSTMWeights
 from mlhf.meta_training import evolution
 from mlhf.runs.checkpoints import CheckpointError, Checkpoints
@@ -352,3 +356,48 @@ def test_batches_that_end_are_an_error():
     finite = make_task(batches=lambda start: iter([]))
     with pytest.raises(ValueError, match="batches ended after 0 updates"):
         evolve(1, task=finite)
+
+
+@pytest.fixture(scope="module")
+def in_turn():
+    return evolve(3)
+
+
+def check_same(result, expected):
+    np.testing.assert_array_equal(weights_of(result), weights_of(expected))
+    for name in ("loss", "grad_length", "difference"):
+        assert [m[name] for m in result.history] == [m[name] for m in expected.history]
+
+
+def test_particles_trained_at_once_give_the_same_bits(in_turn):
+    with ThreadPoolExecutor(2) as threads:
+        check_same(evolve(3, executor=threads), in_turn)
+
+
+class Killed:
+    """An executor with two processes, the first of which is killed once."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def map(self, function, *arguments):
+        mark = self.mark
+
+        def call(*given):
+            if not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*given)
+
+        return ProcessExecutor(2).map(call, *arguments)
+
+
+@pytest.mark.slow
+def test_particles_in_other_processes_give_the_same_bits_also_when_one_is_killed(in_turn, tmp_path):
+    check_same(evolve(3, executor=Killed(tmp_path / "killed")), in_turn)
+    assert (tmp_path / "killed").exists()
+
+
+def test_an_executor_has_map():
+    with pytest.raises(TypeError, match=r"Expected an executor with map\(function"):
+        evolve(1, executor=2)
