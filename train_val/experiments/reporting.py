@@ -11,8 +11,10 @@ from typing import Any
 
 from absl import flags
 
+from mlhf.distribute import ProcessExecutor
 from replay import DamagedFileError, read_json, replace_file
 from train_val.cli.flags.experiment_flags import seeds_of
+from train_val.experiments import seeds_apart
 
 FLAGS = flags.FLAGS
 # The entry, beside the runs in their file, of the flags that they were made with.
@@ -66,7 +68,7 @@ def run_seeds(name: str, names: Sequence[str], run: Callable[[int], Any]) -> dic
     """Runs the seeds of `--seeds` and saves each run in NAME.json as soon as it is done.
 
     Runs in the file are not repeated, whether an earlier command ended or was killed: to repeat
-    a run, remove the file.
+    a run, remove the file. With `--jobs` several seeds are run at once, in processes.
 
     Args:
       name: The name of the experiment.
@@ -76,15 +78,22 @@ def run_seeds(name: str, names: Sequence[str], run: Callable[[int], Any]) -> dic
     Returns:
       The runs, by seed.
     """
+    seeds_apart.hand_over(run)
     path = folder(FLAGS.output) / f"{name}.json"
     settings = {name: FLAGS[name].value for name in names}
     seeds, done = seeds_of(FLAGS.seeds), load(path, settings)
     for seed in seeds:
         if seed in done:
             print(f"seed {seed}: kept from {path}", flush=True)
-            continue
+    missing = [seed for seed in seeds if seed not in done]
+    if FLAGS.jobs > 1 and len(missing) > 1:
+        found = seeds_apart.runs(ProcessExecutor(FLAGS.jobs), name, names, missing)
+    else:
+        found = map(run, missing)
+    results = iter(found)
+    for seed in missing:
         print(f"seed {seed}", flush=True)
-        done[seed] = run(seed)
+        done[seed] = next(results)
         save(path, done, settings)
     return {seed: done[seed] for seed in seeds}
 

@@ -90,6 +90,7 @@ def test_every_flag_that_changes_a_run_is_kept_with_it(experiment, tmp_path):
     # Averaging does no runs of seeds.
     assert set(json.loads(path.read_text())["flags"]) == defined - {
         "seeds",
+        "jobs",
         "output",
         "average_seeds",
     }

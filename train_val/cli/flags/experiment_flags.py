@@ -65,6 +65,7 @@ def definer(name: str) -> Callable[[], None]:
             )
         if name not in WITHOUT_SEEDS:
             words("seeds", ["0"], "The seeds, one run for each.", _GROUP)
+            whole("jobs", 1, "Seeds run at once, in as many processes.", _GROUP)
         if name in ITERATIONS:
             whole(
                 "iterations",
@@ -142,6 +143,7 @@ def who_has(flag: str) -> list[str]:
     owners = {
         "data_dir": [name for name in NAMES if name not in WITHOUT_DATA],
         "seeds": [name for name in NAMES if name not in WITHOUT_SEEDS],
+        "jobs": [name for name in NAMES if name not in WITHOUT_SEEDS],
         "iterations": list(ITERATIONS),
         "points": ["chaos"],
         "steps": ["drmad_fidelity"],
