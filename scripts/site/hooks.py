@@ -83,6 +83,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         path, sign, anchor = target.partition("#")
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
         known = ELSEWHERE.get(path, path.removeprefix("docs/") if path.startswith("docs/") else "")
+        if known.startswith(("examples/", "notebooks/")) and known.endswith((".py", ".ipynb")):
+            known = f"{known.rpartition('.')[0]}.md"
         if known and files.get_file_from_path(known):
             target = posixpath.relpath(known, posixpath.dirname(here) or ".") + sign + anchor
         elif (ROOT / path).exists():

@@ -57,8 +57,40 @@ def test_character_rnn(monkeypatch):
     _run(monkeypatch, "character_rnn.py")
 
 
+GALLERY = {
+    "keras_fit": "Hessian-free: loss",
+    "learned_training_set": "test accuracy",
+    "poisson": "relative error",
+}
+SLOW_GALLERY = {
+    "compare_optimizers": "K-FAC",
+    "layer_rates": "by reverse mode",
+    "meta_train": "before meta-training",
+    "pretrained": "MLHF: loss",
+    "spectrum": "largest eigenvalues",
+    "transformer": "Muon: loss",
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*GALLERY, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_GALLERY)],
+)
+def test_the_gallery(tmp_path, monkeypatch, capsys, name):
+    _run(monkeypatch, f"{name}.py", f"--output={tmp_path / 'picture.png'}")
+    assert (GALLERY | SLOW_GALLERY)[name] in capsys.readouterr().out
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_gallery_shows_its_pictures():
+    text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    for name in (*GALLERY, *SLOW_GALLERY):
+        assert f"](../images/examples/{name}.png)" in text
+        assert (pages.ROOT / f"docs/images/examples/{name}.png").exists()
+
+
 def test_the_list_of_examples_is_complete():
     listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     programs = sorted(path.name for path in EXAMPLES.glob("*.py"))
-    assert len(programs) == 4
+    assert len(programs) == 4 + len(GALLERY) + len(SLOW_GALLERY)
     assert all(f"`{name}`" in listed for name in programs)

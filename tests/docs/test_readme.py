@@ -3,9 +3,9 @@
 import re
 
 import numpy as np
-from mlhf.train_val.task_families import registry
 
 import mlhf
+from mlhf.train_val.task_families import registry
 from tests.docs import pages
 
 
