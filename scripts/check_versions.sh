@@ -58,11 +58,11 @@ check() {
 from replay.metrics import HitRate
 from mlhf.replay import PrioritizedReplay
 print("replay-rec", replay.__version__, HitRate.__module__, "and", PrioritizedReplay.__module__)'
-        MLHF_WHEEL=1 "$python" -m pytest --quiet -p no:cacheprovider --import-mode=importlib \
+        MLHF_WHEEL=1 "$python" -m pytest --quiet --disable-warnings -p no:cacheprovider --import-mode=importlib \
             tests/docs/test_wheel.py tests/docs/test_readme.py::test_python_blocks_run
     )
     echo "$ a part of the suite"
-    "$python" -m pytest --quiet -p no:cacheprovider "${SMOKE[@]}"
+    "$python" -m pytest --quiet --disable-warnings -p no:cacheprovider "${SMOKE[@]}"
 }
 
 run() {
