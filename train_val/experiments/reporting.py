@@ -14,7 +14,7 @@ from absl import flags
 from mlhf.distribute import ProcessExecutor
 from replay import DamagedFileError, read_json, replace_file
 from train_val.cli.flags.experiment_flags import seeds_of
-from train_val.experiments import seeds_apart
+from train_val.training import seeds_apart
 
 FLAGS = flags.FLAGS
 # The entry, beside the runs in their file, of the flags that they were made with.

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from tests.train_val import commands
-from train_val.experiments import reporting, rgd_nn, seeds_apart
+from train_val.experiments import reporting, rgd_nn
+from train_val.training import seeds_apart
 
 FLAGS = ("--seeds=2,0,1", "--iterations=3")
 

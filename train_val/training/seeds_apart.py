@@ -46,7 +46,8 @@ def runs(executor: Any, name: str, names: Sequence[str], seeds: Sequence[int]) -
     Returns:
       The runs, in the order of the seeds, each as soon as it and those before are made.
     """
-    module = f"{__name__.rpartition('.')[0]}.{name}"
+    # In a wheel, train_val lies in another package.
+    module = f"{__name__.removesuffix('.training.seeds_apart')}.experiments.{name}"
     given = [
         FLAGS[flag].serialize() for flag in (*names, "output") if FLAGS[flag].value is not None
     ]
