@@ -116,3 +116,8 @@ def test_synchronized_normalization_is_refused_by_name(strategy):
     parameters = mlhf.get_parameters(model)
     with pytest.raises(ValueError, match=r"\['norm'\] of synchronized=True"):
         parallel.step(objective, parameters, parallel.init(parameters))
+
+
+@pytest.mark.slow
+def test_two_processes_with_a_keras_model_and_with_other_weights():
+    processes.run([["-m", "tests.mlhf.distribute.keras_training"]] * 2)

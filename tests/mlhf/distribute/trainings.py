@@ -25,6 +25,9 @@ WEIGHTS = np.linspace(0.5, 2, EXAMPLES)
 
 OPTIMIZERS = {
     "hf": functools.partial(mlhf.HessianFree, 0.5, 0.1, 3, damping_type="LM_heuristics"),
+    "hf with nystrom": functools.partial(
+        mlhf.HessianFree, 0.5, 0.1, 2, preconditioner=mlhf.NystromPreconditioner(5)
+    ),
     "martens": functools.partial(mlhf.MartensHessianFree, 1.0, 6),
     "meta": functools.partial(mlhf.MetaHessianFree, 0.5, damping=0.1, longest_step=0.25),
     "kfac": functools.partial(
