@@ -4,7 +4,7 @@
         --output=docs/results/equal_seconds/poisson
 
 Everything runs on one core, in float64; seconds are those of the processor after compilation and
-without the measurements. Methods with a rate are tuned on the first seed, over three rates at the
+without the measurements. Methods with a rate are tuned on the first seed, over four rates at the
 beginning of a cosine that ends with the seconds, anew for each budget, since a schedule that ends
 later is behind before. Each run is a line of runs.jsonl, and runs that are there are not repeated.
 """

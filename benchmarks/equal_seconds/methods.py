@@ -25,9 +25,9 @@ _FIRST_ORDER: dict[str, Callable[[float], Any]] = {
 }
 # Rates that are tried, at the beginning of a cosine that ends with the seconds.
 RATES = {
-    "adam": (1e-3, 3e-3, 1e-2),
-    "soap": (1e-3, 3e-3, 1e-2),
-    "muon": (3e-3, 1e-2, 3e-2),
+    "adam": (1e-3, 3e-3, 1e-2, 3e-2),
+    "soap": (1e-3, 3e-3, 1e-2, 3e-2),
+    "muon": (3e-3, 1e-2, 3e-2, 1e-1),
 }
 # Methods whose seconds are not planned: one run serves all times.
 WITHOUT_RATE = (
