@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from custom_op import structures
 from mlhf import keras_internals
+from mlhf.checks import parameter_names
 from mlhf.checks.structures import kind as kind_of_thing
 
 KINDS = (
@@ -49,6 +50,8 @@ def resolve_kinds(structure: Any, kinds: Any = None) -> list[str]:
     """
     paths = structures.leaf_names(structure)
     leaves = tf.nest.flatten(structure)
+    if _by_path(kinds):
+        kinds = {parameter_names.find(name, paths) or name: kind for name, kind in kinds.items()}
     for path, leaf in zip(paths, leaves, strict=True):
         if not hasattr(leaf, "shape") or isinstance(leaf, type):
             raise TypeError(
@@ -57,9 +60,8 @@ def resolve_kinds(structure: Any, kinds: Any = None) -> list[str]:
             )
     if isinstance(kinds, str):
         return [kinds] * len(leaves)
-    if isinstance(kinds, Mapping) and all(isinstance(kind, str) for kind in kinds.values()):
-        if set(kinds) >= set(paths):
-            return [kinds[path] for path in paths]
+    if _by_path(kinds) and set(kinds) >= set(paths):
+        return [kinds[path] for path in paths]
     if kinds is not None and not isinstance(kinds, Mapping) or _same_structure(kinds, structure):
         flat = tf.nest.flatten(kinds)
         if len(flat) != len(leaves) or not all(isinstance(kind, str) for kind in flat):
@@ -152,8 +154,14 @@ def with_layers(model: Any, kinds: Any = None) -> Any:
       The argument `kinds` of `resolve_kinds`.
     """
     if kinds is None or isinstance(kinds, Mapping):
-        return {**kinds_of_model(model), **(kinds or {})}
+        paths = [variable.path for variable in model.trainable_variables]
+        given = {parameter_names.find(name, paths) or name: k for name, k in (kinds or {}).items()}
+        return {**kinds_of_model(model), **given}
     return kinds
+
+
+def _by_path(kinds: Any) -> bool:
+    return isinstance(kinds, Mapping) and all(isinstance(kind, str) for kind in kinds.values())
 
 
 def _same_structure(kinds: Any, structure: Any) -> bool:

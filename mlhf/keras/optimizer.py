@@ -13,10 +13,10 @@ import tensorflow as tf
 
 import mlhf
 from mlhf import keras_internals
+from mlhf.checks import parameter_names
 from mlhf.checks.arguments import check_number
 from mlhf.keras import serialization
 from mlhf.keras.held_state import STATE, HeldState
-from mlhf.models import parameter_names
 from mlhf.objective import Regularizer
 from mlhf.optimizers import settings
 from mlhf.optimizers.protocol import complete

@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from mlhf import keras_internals
+from mlhf.checks import parameter_names
 
 
 def check(model: Any, ignore_overrides: bool = False) -> None:
@@ -94,10 +95,13 @@ def projected(network: Callable[..., Any], parameters: Any) -> Any:
     constraints: Mapping[str, Callable[..., Any]] = getattr(network, "constraints", {})
     if not constraints:
         return parameters
-    return {
-        path: tf.cast(constraints[path](value), value.dtype) if path in constraints else value
-        for path, value in parameters.items()
-    }
+    projected = dict(parameters)
+    for path, constraint in constraints.items():
+        name = parameter_names.find(path, parameters)
+        if name is not None:
+            value = parameters[name]
+            projected[name] = tf.cast(constraint(value), value.dtype)
+    return projected
 
 
 def check_unconstrained(model: Any, what: str) -> None:

@@ -13,6 +13,7 @@ import tensorflow as tf
 import custom_op
 from custom_op.losses import activations
 from mlhf import keras_internals
+from mlhf.checks import parameter_names
 from mlhf.checks.structures import check_like, kind
 from mlhf.models import keras_call, keras_contracts, natural_outputs
 
@@ -70,6 +71,7 @@ def set_parameters(model: Any, parameters: dict[str, tf.Tensor]) -> None:
     """
     _check_built(model)
     variables = {variable.path: variable for variable in model.trainable_variables}
+    parameters = parameter_names.with_names(parameters, list(variables))
     remedy = "give what get_parameters(model) returned, or a step's parameters"
     values = check_like("parameters", parameters, variables, remedy)
     for path, value in zip(sorted(variables), values, strict=True):
@@ -262,6 +264,8 @@ def _network(
     def run(
         parameters: Mapping[str, tf.Tensor], state: Sequence[tf.Tensor], inputs: Any
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        # A model that was loaded has other paths than before it was saved.
+        parameters = parameter_names.with_names(parameters, paths)
         if set(parameters) != set(paths):
             raise ValueError(
                 f"Expected parameters for {sorted(paths)}, got {sorted(parameters)}. Two "

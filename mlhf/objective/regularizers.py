@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from custom_op import structures
+from mlhf.checks import parameter_names
 from mlhf.checks.arguments import check_number
 
 Structure = Any
@@ -77,11 +78,13 @@ class L2:
 
     def _decaying(self, parameters: Structure) -> list[bool]:
         paths = structures.leaf_names(parameters)
-        unknown = sorted(set(self.excluded).difference(paths))
+        # Keras changes the paths of a model that it loads.
+        excluded = {name: parameter_names.find(name, paths) for name in self.excluded}
+        unknown = sorted(name for name, path in excluded.items() if path is None)
         if unknown:
             raise ValueError(
                 f"Expected excluded= to name parameters among {paths}, got {unknown} too."
             )
-        if set(self.excluded).issuperset(paths):
+        if set(excluded.values()).issuperset(paths):
             raise ValueError("Expected excluded= to leave parameters that decay, it names all.")
-        return [path not in self.excluded for path in paths]
+        return [path not in excluded.values() for path in paths]

@@ -83,6 +83,7 @@ def matrices(parameters: Any, excluded: Collection[str] = ()) -> list[Matrix | N
       ValueError: If a name in `excluded` is part of no path.
     """
     paths = structures.leaf_names(parameters)
+    excluded = [_as_now(name, paths) for name in excluded]
     unknown = [name for name in excluded if not any(_is_part(name, path) for path in paths)]
     if unknown:
         raise ValueError(
@@ -93,6 +94,18 @@ def matrices(parameters: Any, excluded: Collection[str] = ()) -> list[Matrix | N
         None if any(_is_part(name, path) for name in excluded) else _matrix(path, leaf)
         for path, leaf in zip(paths, tf.nest.flatten(parameters), strict=True)
     ]
+
+
+def _as_now(name: str, paths: Sequence[str]) -> str:
+    """Returns a name without that of its model, if only so it is part of a path.
+
+    Keras takes it out of the paths when it loads a model.
+    """
+    rest = name.partition("/")[2]
+    for given in (name, rest):
+        if given and any(_is_part(given, path) for path in paths):
+            return given
+    return name
 
 
 def _is_part(name: str, path: str) -> bool:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from custom_op.graphs import captured_variables
 from custom_op.losses import targets as loss_targets
-from mlhf.checks import asides, targets, term_losses
+from mlhf.checks import asides, parameter_names, targets, term_losses
 from mlhf.models.keras_contracts import projected
 from mlhf.objective import Objective
 from mlhf.optimizers import settings, step_arguments
@@ -142,7 +142,8 @@ class CompiledSteps(PlainState):
         state = self._with_count(step_arguments.as_tensors(state))
         of_parameters, of_state = signature(parameters), signature(state)
         if self._states.get((of_parameters, key)) != of_state:
-            self._check_state(parameters, state, (of_parameters, key), of_state)
+            state = self._check_state(parameters, state, (of_parameters, key))
+            of_state = signature(state)
         step_arguments.check_layout(state, parameters)
         numbers = self._numbers(state)
         self._traced = self._traced or not tf.executing_eagerly()
@@ -208,17 +209,17 @@ class CompiledSteps(PlainState):
 
         return run
 
-    def _check_state(
-        self, parameters: Any, state: Any, key: Any, of_state: tuple[Any, ...]
-    ) -> None:
-        """Raises an error for a state of another optimizer or of other parameters."""
+    def _check_state(self, parameters: Any, state: Any, key: Any) -> Any:
+        """Returns a state by the parameters' names; refuses one of another optimizer or others."""
         step_arguments.check_parameters_of_step(parameters)
         with tf.Graph().as_default():
             zeros = tf.nest.map_structure(lambda leaf: tf.zeros(leaf.shape, leaf.dtype), parameters)
             like = self._with_count(self._state_like(zeros))
             expected = signature(like)
-        if expected != of_state:
+        state = parameter_names.like(state, like)
+        if expected != signature(state):
             step_arguments.refuse_state(type(self).__name__, state, like, parameters)
         if len(self._states) >= 64:
             self._states.clear()
         self._states[key] = expected
+        return state

@@ -7,7 +7,8 @@ or one ends with the other, at a slash.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 def same(a: str, b: str) -> bool:
@@ -48,3 +49,38 @@ def renamed(names: Iterable[str], known: Iterable[str]) -> dict[str, str] | None
     found = {name: other for name, other in pairs.items() if other is not None}
     whole = len(found) == len(pairs) == len(known) == len(set(found.values()))
     return found if whole else None
+
+
+def with_names(structure: Any, known: Iterable[str]) -> Any:
+    """Returns a dictionary by known names if its own name the same parameters.
+
+    Args:
+      structure: A dictionary by names; anything else is returned as it is.
+      known: The names.
+    """
+    known = list(known)
+    if not isinstance(structure, Mapping) or set(structure) == set(known):
+        return structure
+    if not all(isinstance(name, str) for name in structure):
+        return structure
+    pairs = renamed(structure, known)
+    return structure if pairs is None else {pairs[name]: structure[name] for name in structure}
+
+
+def like(structure: Any, other: Any) -> Any:
+    """Returns a structure whose dictionaries have the names of another's where they are the same.
+
+    Args:
+      structure: A structure of tensors, such as a state from before a model was saved.
+      other: The structure with the names as they are now.
+    """
+    if isinstance(structure, Mapping) and isinstance(other, Mapping):
+        named = with_names(structure, [str(name) for name in other])
+        if set(named) != set(other):
+            return structure
+        return {name: like(part, other[name]) for name, part in named.items()}
+    if isinstance(structure, (list, tuple)) and type(structure) is type(other):
+        if len(structure) == len(other):
+            parts = [like(a, b) for a, b in zip(structure, other, strict=True)]
+            return type(structure)(*parts) if hasattr(other, "_fields") else type(structure)(parts)
+    return structure
