@@ -53,6 +53,14 @@ def test_character_rnn_begins_to_learn():
 
 
 @pytest.mark.slow
+def test_a_classifier_in_keras(monkeypatch, capsys):
+    _run(monkeypatch, "keras_classifier.py", "--seconds=1", "--rates=0.01")
+    printed = capsys.readouterr().out
+    rows = [line for line in printed.splitlines() if line.startswith("| ")]
+    assert len(rows) == 7 and all("%" in row for row in rows[2:])
+
+
+@pytest.mark.slow
 def test_character_rnn(monkeypatch):
     _run(monkeypatch, "character_rnn.py")
 
@@ -92,5 +100,5 @@ def test_the_gallery_shows_its_pictures():
 def test_the_list_of_examples_is_complete():
     listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     programs = sorted(path.name for path in EXAMPLES.glob("*.py"))
-    assert len(programs) == 4 + len(GALLERY) + len(SLOW_GALLERY)
+    assert len(programs) == 5 + len(GALLERY) + len(SLOW_GALLERY)
     assert all(f"`{name}`" in listed for name in programs)
