@@ -46,7 +46,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     for section in config.nav or []:
         (title, entries), *_ = section.items()
         if title == "Examples":
-            entries += [path for path, _ in (*example_pages(ROOT), *notebook_pages(ROOT))]
+            entries += [path for path, _ in notebook_pages(ROOT)]
+            entries += [{f"{Path(path).stem}.py": path} for path, _ in example_pages(ROOT)]
         if title == "Reference":
             entries += [path for path, _ in reference_pages(ROOT)[1:]]
     return config

@@ -14,7 +14,7 @@ from train_val.comparison.styles import BLACK, COLORS, Style
 
 # In inches; the letters are readable even if a chart is as narrow as a phone.
 _SIZE, _SWATCH = (4.7, 3.0), (0.5, 0.14)
-_LETTERS = 9
+_LETTERS = 10
 # Matplotlib does not write pure black, so the style sheet could not color it.
 _INK = "#010101"
 _TEXT, _FAINT, _FRAME = "#1b1f24", "#5c6672", "#d5dae0"

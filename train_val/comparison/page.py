@@ -39,8 +39,6 @@ p { margin: 6px 0; max-width: 78ch; }
   border: 1px solid var(--line); border-radius: 8px; }
 svg * { stroke-linejoin: round; stroke-linecap: butt; }
 .hidden { display: none; }
-@media (max-width: 520px) { main { padding: 18px 10px 32px; }
-  dl { grid-template-columns: 1fr; } dd { margin-bottom: 6px; } }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px;
   font-variant-numeric: tabular-nums; }
@@ -60,6 +58,10 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px
   overflow-wrap: anywhere; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 3px 18px; margin: 6px 0; }
 dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }
+/* At the end, where it has the last word. */
+@media (max-width: 520px) { main { padding: 18px 10px 32px; }
+  dl { grid-template-columns: 1fr; } dd { margin-bottom: 6px; }
+  thead th { vertical-align: top; } td:nth-child(2) { white-space: normal; } }
 """
 
 # Without the script the page shows the same but cannot sort or hide.

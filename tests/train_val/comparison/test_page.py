@@ -1,4 +1,5 @@
 import dataclasses
+import importlib
 import math
 import re
 import shutil
@@ -153,3 +154,13 @@ def test_a_browser_shows_it(text, tmp_path):
         timeout=120,
     )
     assert struct.unpack(">II", shot.read_bytes()[16:24]) == (1280, 900)
+
+
+def test_narrow_screens_have_the_last_word():
+    # A rule of the same weight further down would win over the one for narrow screens.
+    sheet = importlib.import_module("train_val.comparison.page")._STYLE
+    before, _, narrow = sheet.partition("@media (max-width: 520px) {")
+    for selector in ("main {", "dl {", "dd {", "td:nth-child(2) {", "thead th {"):
+        assert selector in before and selector in narrow
+    # The block ends the sheet.
+    assert narrow.count("}") - narrow.count("{") == 1 and narrow.rstrip().endswith("} }")
