@@ -75,10 +75,7 @@ def main() -> None:
     optimizer = chosen.optimizer
     if strategy is not None:
         optimizer = DataParallel(strategy, optimizer)
-        chosen.notes.append(
-            f"Each batch is divided among {strategy.num_replicas_in_sync} replicas in "
-            f"{optimizer.processes} processes."
-        )
+        chosen.notes.append(processes.described(optimizer))
     is_first = processes.Processes(optimizer).is_first
     for note in chosen.notes if is_first else ():
         print(note)

@@ -6,13 +6,16 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+import mlhf
+from mlhf.distribute import DataParallel
 from replay import read_structure
 from tests.mlhf.distribute import processes
 from tests.train_val.commands import DIGITS, run
 from train_val import use_meta_optimizer
 from train_val.cli.exit_statuses import FAILED, TERMINATED
-from train_val.training.processes import Processes, make_strategy
+from train_val.training.processes import Processes, described, make_strategy
 
 FLAGS = (*DIGITS, "--optimizer=kfac", "--lr=0.1", "--damping=0.1", "--save_steps=4")
 COMMAND = ["-m", "train_val.use_meta_optimizer", "--strategy=multi_worker"]
@@ -87,6 +90,12 @@ def test_without_a_cluster_it_says_what_to_set(monkeypatch):
     with pytest.raises(ValueError, match="Expected the environment variable TF_CONFIG to describe"):
         make_strategy("multi_worker")
     assert make_strategy(None) is None
+
+
+def test_one_device_is_said_to_be_one():
+    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+    text = described(DataParallel(strategy, mlhf.HessianFree()))
+    assert text.startswith("--strategy found one device") and "CPU:0" in text
 
 
 def test_one_process_has_the_whole_batch():

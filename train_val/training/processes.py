@@ -47,6 +47,15 @@ def make_strategy(name: str | None) -> Any:
     return tf.distribute.MultiWorkerMirroredStrategy()
 
 
+def described(parallel: DataParallel) -> str:
+    """Returns a sentence about the replicas that batches are divided among."""
+    count = parallel.strategy.num_replicas_in_sync
+    if count == 1:
+        return f"--strategy found one device, {parallel.strategy.extended.worker_devices[0]}."
+    where = f"{parallel.processes} processes" if parallel.processes > 1 else "one process"
+    return f"Each batch is divided among {count} replicas in {where}."
+
+
 class Processes:
     """What the processes of a training share; a training on one device has one process."""
 
