@@ -101,7 +101,7 @@ def trained(
     parameters = start(dtype)
     state = optimizer.init(parameters)
     for step in range(steps):
-        one = objective(step, part, **how)
+        one = objective(step, part, dtype, **how)
         parameters, state, _, metrics = optimizer.step(one, parameters, state)
     flat = np.concatenate([np.ravel(leaf) for leaf in tf.nest.flatten(parameters)])
     return np.append(flat, metrics["loss"])
