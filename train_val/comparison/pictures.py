@@ -201,10 +201,10 @@ def limit(axis: Any, lines: Sequence[Line]) -> None:
 
 
 def grid(axis: Any, vertical: bool = True) -> None:
-    """Draws a grid; if the axis spans less than a power of ten, multiples are labelled too."""
+    """Draws a grid; multiples are labelled too where a logarithmic axis spans no power of ten."""
     low, high = axis.get_ylim() if vertical else axis.get_xlim()
     along = axis.yaxis if vertical else axis.xaxis
-    narrow = high < 10 * low
+    narrow = along.get_scale() == "log" and high < 10 * low
     axis.grid(alpha=0.3, which="both" if narrow else "major")
     if narrow:
         # They are the only labels then, or stand beside the label of the power.

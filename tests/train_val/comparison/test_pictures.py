@@ -5,7 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from tests.train_val.comparison.problems import score
-from train_val.comparison import scoreboard_picture
+from train_val.comparison import pictures, scoreboard_picture
 from train_val.comparison.summary import median_curve
 
 NAN = math.nan
@@ -77,3 +77,15 @@ def test_many_lines_get_a_plot_each_and_nothing_that_explodes_hides_them(drawn):
     labels = [label.get_text() for label in last.get_yticklabels()]
     assert labels == [f"hf:cg={k}" for k in range(9)] and last.yaxis_inverted()
     assert len(seconds.lines) == 9
+
+
+def test_a_linear_axis_keeps_its_labels():
+    axis = Figure().subplots()
+    axis.set_ylim(0.1, 0.7)
+    axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
+    pictures.grid(axis)
+    assert axis.yaxis.get_major_formatter()(0.5, 0) == "50%"
+    axis.set_yscale("log")
+    axis.set_ylim(0.1, 0.7)
+    pictures.grid(axis)
+    assert axis.yaxis.get_major_formatter()(0.5, 0) == "0.5"
