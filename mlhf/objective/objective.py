@@ -202,14 +202,15 @@ class Objective:
 
     def evaluation(self, outputs: tf.Tensor) -> custom_op.losses.Evaluation:
         """Returns the loss at the network's outputs: value, gradient and Hessian products there."""
-        return self.loss.evaluate(outputs, self.targets, *self._weights_and_mask())
+        return self.loss.evaluate(outputs, self.targets, *self.weights_and_mask())
 
     @property
     def is_weighted(self) -> bool:
         """Whether examples have weights or a mask."""
         return tf.is_tensor(self.weights) or tf.is_tensor(self.mask)
 
-    def _weights_and_mask(self) -> list[tf.Tensor | None]:
+    def weights_and_mask(self) -> list[tf.Tensor | None]:
+        """Returns the weights and the mask; None for none."""
         return [part if tf.is_tensor(part) else None for part in (self.weights, self.mask)]
 
     def first_examples(self, share: Any) -> Objective:
@@ -319,7 +320,7 @@ class LinearizedObjective:
             aside.append(model_state)
             return outputs
 
-        weights, mask = objective._weights_and_mask()
+        weights, mask = objective.weights_and_mask()
         self._operator: Any = custom_op.gauss_newton(
             network,
             parameters,

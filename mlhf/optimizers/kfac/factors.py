@@ -149,6 +149,7 @@ def of_batch(
     gradients: list[tf.Tensor],
     terms: int | tf.Tensor,
     present: tf.Tensor | None = None,
+    weights: tf.Tensor | None = None,
 ) -> Factors:
     """Returns the factors of a batch.
 
@@ -160,6 +161,8 @@ def of_batch(
       terms: N, the number of terms of which the loss is the mean.
       present: The terms that the targets leave in, from `present_terms`. An example without any
         counts in neither factor.
+      weights: The weights of the terms, in their shape, whose roots are in the gradients already;
+        None for ones.
 
     Returns:
       A and G by the blocks' names.
@@ -183,6 +186,8 @@ def of_batch(
         rows = [tf.cast(row[number], dtype) for row in pulled]
         if block.is_kernel:
             seen, count = _of_present_examples(inputs, examples, present)
+            if weights is not None:
+                seen, count = _of_weighted_examples(inputs, examples, present, weights)
             a = tf.matmul(seen, seen, transpose_a=True) / count
             each = [_rows(row, layer.axis) for row in rows]
         else:
@@ -205,6 +210,27 @@ def _of_present_examples(
     each = tf.cast(tf.repeat(there, rows.shape[0] // examples), rows.dtype)
     count = tf.maximum(tf.reduce_sum(tf.cast(there, rows.dtype)), 1)
     return rows * each[:, tf.newaxis], count
+
+
+def _of_weighted_examples(
+    rows: tf.Tensor, examples: int, present: tf.Tensor | None, weights: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor | int]:
+    """Returns a layer's input rows times the roots of their examples' weights, and their sum."""
+    if rows.shape[0] is None or rows.shape[0] % examples:
+        return rows, examples
+    if present is not None:
+        weights = tf.where(present, weights, tf.zeros_like(weights))
+    each = tf.cast(tf.reduce_mean(tf.reshape(weights, [examples, -1]), 1), rows.dtype)
+    total = tf.reduce_sum(each)
+    roots = tf.repeat(tf.sqrt(each), rows.shape[0] // examples)
+    return rows * roots[:, tf.newaxis], tf.where(total > 0, total, tf.ones_like(total))
+
+
+def times(gradient: tf.Tensor, of_terms: tf.Tensor) -> tf.Tensor:
+    """Returns a gradient at the outputs times numbers of the terms."""
+    while of_terms.shape.rank < gradient.shape.rank:
+        of_terms = of_terms[..., tf.newaxis]
+    return gradient * of_terms
 
 
 def inverses(blocks: list[Block], factors: Factors, damping: tf.Tensor) -> Factors:

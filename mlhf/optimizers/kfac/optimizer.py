@@ -305,11 +305,10 @@ def _minimize(
 def _check_single(objective: Any) -> None:
     """Raises ValueError for objectives that factors of one batch can't describe."""
     terms = getattr(objective, "terms", ())
-    if len(terms) > 1 or any(term.objective.is_weighted for term in terms):
-        what = "weights of examples" if len(terms) == 1 else f"a sum of {len(terms)} terms"
+    if len(terms) > 1:
         raise ValueError(
-            f"KFAC expected an objective of one network on one batch, all examples counting alike, "
-            f"got one with {what}: step with mlhf.MartensHessianFree or mlhf.HessianFree instead."
+            "KFAC expected an objective of one network on one batch, got one with a sum of "
+            f"{len(terms)} terms: step with mlhf.MartensHessianFree or mlhf.HessianFree instead."
         )
 
 

@@ -98,13 +98,30 @@ def _factors(
     loss, outputs = objective.loss, network.outputs
     gradients = _drawn(share, loss, outputs, objective.targets, fisher, seed)
     present = factors_module.present_terms(loss, outputs, objective.targets)
+    weights, mask = (_of_terms(part, loss, outputs) for part in objective.weights_and_mask())
+    if mask is not None:
+        present = mask if present is None else present & mask
+        gradients = [factors_module.times(u, tf.cast(mask, u.dtype)) for u in gradients]
+    if weights is not None:
+        gradients = [factors_module.times(u, tf.sqrt(weights)) for u in gradients]
     terms = factors_module.terms_of(loss, outputs, present)
-    factors = factors_module.of_batch(network, blocks, layers, gradients, terms, present)
+    factors = factors_module.of_batch(network, blocks, layers, gradients, terms, present, weights)
     examples, terms_present = factors_module.present_counts(outputs, terms, present)
     return [
         Mean(examples, [factors[block.name][0] for block in blocks]),
         Mean(terms_present, [factors[block.name][1] for block in blocks]),
     ]
+
+
+def _of_terms(part: tf.Tensor | None, loss: losses.Loss, outputs: tf.Tensor) -> tf.Tensor | None:
+    """Returns weights or a mask of examples or terms in the shape of the loss's terms."""
+    if part is None:
+        return None
+    axes = loss.term_axes(outputs) if isinstance(loss, losses.MeanLoss) else 1
+    while part.shape.rank < axes:
+        part = part[..., tf.newaxis]
+    part = tf.cast(part, outputs.dtype) if part.dtype.is_floating else part
+    return tf.broadcast_to(part, tf.shape(outputs)[:axes])
 
 
 def _drawn(
@@ -139,12 +156,11 @@ def _value_and_gradient(
     names = [f"the parameter {name!r}" for name in structures.leaf_names(parameters)]
     refuse_missing(Paths(network.leaves, [network.outputs]), names, "the network")
     detours.check(network.leaves, [network.outputs])
-    dtype = network.leaves[0].dtype
-    value = tf.cast(objective.loss.value(network.outputs, objective.targets), dtype)
+    dtype, evaluation = network.leaves[0].dtype, objective.evaluation(network.outputs)
     gradient = tf.gradients(
         network.outputs,
         network.leaves,
-        grad_ys=objective.loss.gradient(network.outputs, objective.targets),
+        grad_ys=evaluation.gradient(),
         unconnected_gradients=tf.UnconnectedGradients.ZERO,
     )
-    return value, gradient, objective.evaluation(network.outputs).count
+    return tf.cast(evaluation.value(), dtype), gradient, evaluation.count
