@@ -97,6 +97,8 @@ def test_a_comparison_measures_costs_in_a_process_of_its_own(tmp_path):
 def test_without_tensorflow_datasets_a_command_says_what_to_install(tmp_path):
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("tensorflow_datasets")
-    done = mlhf_command("train", "--data=mnist", "--max_steps=1", f"--model_dir={tmp_path}")
+    done = mlhf_command(
+        "train", "--data=mnist", "--optimizer=adam", "--max_steps=1", f"--model_dir={tmp_path}"
+    )
     assert done.returncode == 1
     assert "pip install --upgrade tensorflow-datasets" in done.stderr
