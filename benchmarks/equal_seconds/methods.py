@@ -27,7 +27,7 @@ _FIRST_ORDER: dict[str, Callable[[float], Any]] = {
 RATES = {
     "adam": (1e-3, 3e-3, 1e-2, 3e-2),
     "soap": (1e-3, 3e-3, 1e-2, 3e-2),
-    "muon": (3e-3, 1e-2, 3e-2, 1e-1),
+    "muon": (1e-3, 3e-3, 1e-2, 3e-2),
 }
 # Methods whose seconds are not planned: one run serves all times.
 WITHOUT_RATE = (
