@@ -18,14 +18,18 @@ def rule():
     return mlhf.MetaHessianFree(0.5, cg_iterations=1, y_use="none", seed=4)
 
 
-def train(particles, pair, side, weights, rate, batches):
+def advance(particles, carry, weights, rate, batches):
     """In the place of tracing and training: losses that depend on what is restored."""
     del particles, batches
-    carry = pair.carries[side]
     moved = carry.weights + 0.1 * rate * weights["d"].kernel1[0, 0, 0]
-    pair.carries[side] = carry._replace(weights=moved)
+    return carry._replace(weights=moved), 1 + np.square(moved.numpy()[:2])
+
+
+def bounded(particles, pair, losses):
+    """In the place of the first loss, which a pair keeps, another number that is restored."""
+    del particles
     pair.first_loss = 5.0 if np.isnan(pair.first_loss) else pair.first_loss
-    return np.clip(1 + np.square(moved.numpy()[:2]), 0, pair.first_loss)
+    return np.clip(losses, 0, pair.first_loss)
 
 
 def hypergradient(problem, weights, hyper, *, seed):
@@ -44,7 +48,8 @@ def make_problem():
 
 def runs(monkeypatch, problem):
     """Returns, by kind, functions from a folder and a number of steps to what a run ends with."""
-    monkeypatch.setattr(antithetic_pairs.Particles, "train", train)
+    monkeypatch.setattr(antithetic_pairs.Particles, "advance", advance)
+    monkeypatch.setattr(antithetic_pairs.Particles, "bounded", bounded)
     script = Script(STEPS)
     monkeypatch.setattr(backpropagation, "meta_step", script.meta_step)
     common = {"roll_back": 2, "progress": False, "save_steps": 2}
