@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +96,7 @@ def main() -> None:
                 runs.run(name, None, given.seconds, seed)
     times = [float(t) for t in given.times.split(",")]
     text = f"{report.table(runs.records, times)}\n\n{report.shares(runs.records, times)}\n"
-    command = f"python -m benchmarks.equal_seconds --task={given.task} --output={given.output}"
+    command = shlex.join(["python", "-m", "benchmarks.equal_seconds", *sys.argv[1:]])
     (given.output / "table.md").write_text(f"`{command}`\n\n{text}")
     report.picture(runs.records, given.output / "errors.svg", given.task)
     print(text)

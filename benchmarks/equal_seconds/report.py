@@ -99,7 +99,7 @@ def picture(records: Sequence[Record], path: str | Path, title: str) -> None:
     runs = chosen(records)
     figure = Figure(figsize=(8, 5), layout="constrained")
     axis = figure.subplots()
-    last = max(r["points"][-1][0] for r in records if r["points"])
+    last = max(r["budget"] for r in records)
     times = [0.5 * (last / 0.5) ** (k / 60) for k in range(61)]
     for (name, groups), style in zip(runs.items(), styles(list(runs)), strict=True):
         shown = [(t, curve(groups, t)) for t in times]

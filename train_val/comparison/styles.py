@@ -43,6 +43,11 @@ _LOOKS = {
     "muon": (PURPLE, "h"),
     "soap": (GREEN, "p"),
     "adamw": (GREY, "P"),
+    "lm": (VERMILION, "D"),
+    "l-bfgs": (GREY, ">"),
+    "adam then l-bfgs": (BLACK, ">"),
+    "self-scaled broyden": (BLUE, "<"),
+    "tf-levenberg-marquardt": (ORANGE, "D"),
 }
 _NAMES = {"mlhf": "meta", "hessian-free": "hf", "k-fac": "kfac", "martens' hf": "martens"}
 # For families that are not in the table.
