@@ -86,7 +86,8 @@ NAMES=("${NAMES[@]}")
 for word in "${given[@]}"; do
     case "$word" in
     --only-*)
-        printf '%s\n' "${NAMES[@]}" | grep -qxF -e "${word#--only-}" ||
+        # Not through a pipe: grep ends at the first match, and who still writes would be killed.
+        grep -qxF -e "${word#--only-}" <<<"$(printf '%s\n' "${NAMES[@]}")" ||
             die "Expected --only- and one of ${NAMES[*]}, got $word."
         ;;
     esac

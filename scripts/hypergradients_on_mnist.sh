@@ -21,7 +21,8 @@ experiment() {
 
 [ "$#" -gt 0 ] || set -- "${every[@]}"
 for name in "$@"; do
-    printf '%s\n' "${every[@]}" | grep -qxF -e "$name" ||
+    # Not through a pipe: grep ends at the first match, and who still writes would be killed.
+    grep -qxF -e "$name" <<<"$(printf '%s\n' "${every[@]}")" ||
         die "Expected names among ${every[*]}, got $name."
 done
 seeds=("--seeds=$SEEDS")

@@ -5,14 +5,13 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.curvature import report, workloads
+from tests.project import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 INSTALLED = {
     "tensorflow": True,
     "torch": all(importlib.util.find_spec(name) for name in ("torch", "curvlinops")),

@@ -4,15 +4,13 @@ import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.hypergradients import __main__ as command
 from benchmarks.hypergradients import report, workload
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.project import ROOT
 
 
 def _row(framework="tensorflow", method="reverse, stored", dtype="float32", **more):

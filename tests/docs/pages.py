@@ -1,12 +1,11 @@
 """The Python blocks of a page, run in order in one namespace."""
 
 import re
-from pathlib import Path
 
 from mlhf.custom_op import registry
 from mlhf.custom_op.losses import registry as known_losses
+from tests.project import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

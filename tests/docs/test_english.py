@@ -6,9 +6,9 @@ Each pattern is a habit of translated English; the right-hand side says what to 
 import io
 import re
 import tokenize
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.project import ROOT
+
 _THINGS = (
     "one|once|twice|times|value|number|step|product|gradient|evaluation|line|file|image|example|"
     "second|minute|byte|kilobyte|MB|row|tensor|LSTM|weight|process|curve|color|name|"

@@ -1,12 +1,12 @@
 """The page of supported operations is what the rules say."""
 
 import importlib.util
-from pathlib import Path
 
 import custom_op
 from custom_op import registry
+from tests.project import ROOT
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCS = ROOT / "docs"
 
 
 def test_the_page_is_current():

@@ -4,7 +4,6 @@ import importlib
 import pickle
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -12,8 +11,7 @@ import custom_op
 import mlhf
 import replay
 import train_val
-
-ROOT = Path(mlhf.__file__).parents[1]
+from tests.project import ROOT
 
 
 def test_both_names_are_one_module():

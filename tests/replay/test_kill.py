@@ -10,6 +10,7 @@ import time
 import pytest
 
 from replay import PrioritizedReplay, read_structure, write_structure
+from tests.project import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 
@@ -63,7 +64,6 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("way", ["save", "checkpoint"])
 def test_kills_at_random_moments(tmp_path, way, assert_same):
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     directory = tmp_path / "replay"
     trainer = {"__name__": "trainer"}
     exec(TRAINER, trainer)
@@ -73,7 +73,7 @@ def test_kills_at_random_moments(tmp_path, way, assert_same):
     for _ in range(6):
         process = subprocess.Popen(
             [sys.executable, "-c", TRAINER, str(tmp_path), way],
-            env={**os.environ, "PYTHONPATH": root},
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

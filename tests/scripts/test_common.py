@@ -3,11 +3,11 @@
 import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.project import ROOT
+
 # Makes environments whose Python is itself; what it is asked to install is a line of calls.
 PYTHON = """#!/usr/bin/env bash
 case "$*" in

@@ -12,6 +12,7 @@ import pytest
 from absl import flags
 
 import mlhf
+from tests.project import ROOT
 from train_val import (
     compare_optimizers,
     task_families,
@@ -21,7 +22,6 @@ from train_val import (
 )
 from train_val.training.optimizer_table import RULE
 
-ROOT = Path(__file__).resolve().parents[2]
 MODULES = {
     "train_val/compare_optimizers.py": compare_optimizers,
     "train_val/train_meta_optimizer.py": train_meta_optimizer,

@@ -5,11 +5,11 @@ A function is as long as its lines without its docstring.
 
 import ast
 import importlib.util
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.project import ROOT
+
 _spec = importlib.util.spec_from_file_location(
     "import_structure", ROOT / "scripts" / "import_structure.py"
 )

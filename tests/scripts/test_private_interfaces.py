@@ -5,9 +5,9 @@ name that tells what to do when a new version lacks something.
 """
 
 import ast
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.project import ROOT
+
 PACKAGES = ("custom_op", "mlhf", "replay", "train_val")
 ALLOWED = {"custom_op/tensorflow_internals.py", "mlhf/keras_internals.py"}
 # Documented, underscore or not: named tuples, and leaving a process at once.

@@ -2,11 +2,11 @@
 
 import re
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.project import ROOT
+
 FOLDER = ROOT / "requirements"
 HASH = re.compile(r"    --hash=sha256:[0-9a-f]{64}( \\)?$")
 

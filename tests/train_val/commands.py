@@ -5,13 +5,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from absl import flags
 
+from tests.project import ROOT
 from train_val.cli import running
 
-ROOT = Path(__file__).resolve().parents[2]
 FLAGS = flags.FLAGS
 DIGITS = ("--data=digits", "--problem=mlp", "--batch_size=32")
 

@@ -6,14 +6,13 @@ import subprocess
 import sys
 import tarfile
 import threading
-from pathlib import Path
 
 import pytest
 
+from tests.project import ROOT
 from train_val import cifar10_download_and_extract as download
 from train_val.cifar10_download_and_extract import DownloadError, download_and_extract
 
-ROOT = Path(__file__).resolve().parents[2]
 FILES = {f"data_batch_{n}.bin": bytes([n]) * 100_000 for n in range(3)}
 
 

@@ -6,9 +6,8 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.project import ROOT
 
 
 def environments(workers):

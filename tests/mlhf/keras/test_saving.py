@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -12,8 +11,8 @@ import pytest
 import mlhf
 from tests.mlhf.keras.small_models import CROSS_ENTROPY, L, X, Y, assert_same, network, values
 from tests.mlhf.keras.small_models import fit as fit_with_two_sizes
+from tests.project import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 CONTINUE = """
 import sys
 import numpy as np

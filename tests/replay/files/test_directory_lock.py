@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from replay.files.directory_lock import DirectoryLock
+from tests.project import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no locks on Windows")
 
@@ -33,10 +34,9 @@ time.sleep(60)
 
 
 def hold(directory, *arguments):
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     return subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(directory), *arguments],
-        env={**os.environ, "PYTHONPATH": root},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replay import DamagedFileError, read_structure, write_structure
+from tests.project import ROOT
 
 DTYPES = ["f2", "f4", "f8", ">f4", "c16", "i1", "i2", "i4", "i8", "u1", "u4", "u8", "?", "U4", "S3"]
 SHAPES = [(), (0,), (1,), (5,), (2, 3), (0, 4), (2, 0, 3)]
@@ -201,11 +202,10 @@ write_structure("file.npz", [np.arange(4)])
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX limits")
 def test_a_disk_that_takes_no_more_bytes(tmp_path):
     # A real failing write, at a size where the buffers have been flushed before.
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     run = subprocess.run(
         [sys.executable, "-c", FULL_DISK],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": root},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=60,
