@@ -14,14 +14,14 @@ from custom_op import tensorflow_internals as internals
 from custom_op.graphs import detours
 from custom_op.graphs.copying import Copies
 from custom_op.graphs.gradient_paths import Paths, refuse_missing
-from custom_op.graphs.inner_graphs import BRANCHES, CALLS, LOOPS
+from custom_op.graphs.inner_graphs import BRANCHES, CALLS, CHECKS, LOOPS
 from custom_op.linear_maps import held_gradients
 from custom_op.linear_maps.held_gradients import custom_gradient
 
 Structure = Any
 Run = Callable[[Sequence[tf.Tensor]], list[tf.Tensor]]
 
-_HARMLESS = ("Assert", "PrintV2", "Placeholder", "ReadVariableOp", *CALLS, *LOOPS, *BRANCHES)
+_HARMLESS = (*CHECKS, "PrintV2", "Placeholder", "ReadVariableOp", *CALLS, *LOOPS, *BRANCHES)
 
 
 def checkpoint(function: Callable[..., Structure]) -> Callable[..., Structure]:

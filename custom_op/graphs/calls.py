@@ -9,8 +9,10 @@ import tensorflow as tf
 
 from custom_op import fallback, registry
 from custom_op.graphs.copying import Copies, Traced
-from custom_op.graphs.inner_graphs import BRANCHES, CALLS, LOOPS, called_graph, inside
+from custom_op.graphs.inner_graphs import BRANCHES, CALLS, CHECKS, LOOPS, called_graph, inside
 from custom_op.rules.lists import zeros_like
+
+_HARMLESS = (*CALLS, *LOOPS, *BRANCHES, *CHECKS)
 
 
 def call(op: tf.Operation, live: Sequence[bool], program: Callable[..., Any]) -> registry.LinearMap:
@@ -138,7 +140,7 @@ def check_repeatable(
                     raise fallback.NotDifferentiableError(
                         fallback.refusal(op, f"it {what} that reads and assigns variables", advice)
                     )
-            elif inner.op_def.is_stateful and inner.type not in (*CALLS, *LOOPS, *BRANCHES):
+            elif inner.op_def.is_stateful and inner.type not in _HARMLESS:
                 raise fallback.NotDifferentiableError(
                     fallback.refusal(op, f"it {what} in which {inner.type!r} has a state", advice)
                 )

@@ -12,6 +12,9 @@ from custom_op import tensorflow_internals as internals
 CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 LOOPS = ("While", "StatelessWhile")
 BRANCHES = ("If", "StatelessIf", "Case", "StatelessCase")
+# Operations that TensorFlow counts as having a state, for what they raise must not be left out, but
+# that do the same every time.
+CHECKS = ("Assert", "CheckNumerics")
 
 
 def ancestors(wanted: Sequence[tf.Tensor], known: Container[Any] = ()) -> list[tf.Operation]:

@@ -127,6 +127,17 @@ def test_other_arguments_are_passed_on():
     np.testing.assert_allclose(chosen(X, [0, 2], power=2), X.numpy()[[0, 2]] ** 2)
 
 
+def test_checks_are_done_again():
+    def checked(x):
+        tf.debugging.assert_less(tf.reduce_max(x), tf.constant(1e6, x.dtype))
+        return tf.sin(tf.debugging.check_numerics(x, "checked"))
+
+    with tf.GradientTape() as tape:
+        tape.watch(X)
+        y = custom_op.checkpoint(checked)(X)
+    np.testing.assert_allclose(tape.gradient(y, X), tf.cos(X), rtol=1e-12)
+
+
 def test_what_would_differ_the_second_time_is_refused():
     state = tf.Variable(1.0)
 

@@ -90,8 +90,10 @@ def compute(program: Program, seed: int) -> Reference:
     jacobian = np.stack([column.value for column in columns], 1)
     error = np.stack([column.error for column in columns], 1)
     slope, curvature = loss_derivatives(program, z)
-    # Rounding errors of the loss, through its second differences.
     digits = 6e-8 if program.single else 1e-16
+    # Rounding errors of the outputs, through their differences.
+    error += digits * max(1.0, np.max(np.abs(z), initial=0)) / (step / 4) / 10
+    # Rounding errors of the loss, through its second differences.
     noise = 16 * digits * max(1.0, abs(value)) / (step / 4) ** 2
     entries = []
     for i, unit in enumerate(units):

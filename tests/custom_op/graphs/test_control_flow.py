@@ -93,8 +93,26 @@ def called(w):
     return softplus(recurrent(w) @ w)
 
 
+def checked(x):
+    """TensorFlow counts a check among what has a state."""
+    tf.debugging.assert_less(tf.reduce_max(x), tf.constant(1e6, x.dtype))
+    return tf.debugging.check_numerics(x, "checked")
+
+
+def checks_everywhere(w):
+    h = tf.while_loop(
+        lambda i, _: i < 2,
+        lambda i, h: (i + 1, checked(tf.sin(h) @ w)),
+        (0, w),
+        maximum_iterations=2,
+    )[1]
+    h = tf.cond(tf.reduce_sum(h) > 1e3, lambda: h, lambda: checked(h * h))
+    return tf.function(lambda h: checked(tf.tanh(h) * w), autograph=False)(h)
+
+
 CASES = {
     "recurrent": recurrent,
+    "checks": checks_everywhere,
     "until_large": until_large,
     "nested": nested,
     "chosen": chosen,
@@ -141,7 +159,18 @@ def _slope_of_tangents(w):
     return gradient_of(lambda w: custom_op.jvp(CASES["scan"], w, V)[1])(w)
 
 
-@pytest.mark.parametrize("product", [_gauss_newton, _hessian, _slope_of_tangents])
+def _hessian_of_checks(w):
+    return custom_op.jvp(gradient_of(checks_everywhere), w, V)[1]
+
+
+def test_a_check_inside_still_raises():
+    with pytest.raises(tf.errors.InvalidArgumentError, match="checked"):
+        custom_op.jvp(lambda w: checks_everywhere(w * np.nan), W, V)
+
+
+@pytest.mark.parametrize(
+    "product", [_gauss_newton, _hessian, _slope_of_tangents, _hessian_of_checks]
+)
 def test_every_mode_gives_the_same(product):
     def unrolled(w):
         h = X
