@@ -6,11 +6,12 @@ wrong: second derivatives of a maximum pooling are zero if the kernel may overwr
 it reads (docs/tensorflow_faults.md), and do not support explicit paddings; first derivatives of
 poolings are kept. The gradient of a cumulative product is zero where a factor is, and with it the
 second derivative of every product of several factors; that of a cumulative log-sum-exp takes the
-logarithm of its cotangent; that of a softmax cross entropy assumes that targets sum to 1, and
-omits them in its own derivative. The derivative of `xlogy` and its siblings in a first argument
-of zero is zero, that of `bessel_i1` at zero is 1 instead of 1/2, the second ones of `bessel_j1`
-and `spence` are wrong or lost in rounding where their first are 0/0, and `dynamic_stitch` passes
-cotangents to values that later ones have overwritten.
+logarithm of its cotangent, and that of a Euclidean norm divides by it, so that their own
+derivatives are not finite where a cotangent is zero; that of a softmax cross entropy assumes that
+targets sum to 1, and omits them in its own derivative. The derivative of `xlogy` and its siblings
+in a first argument of zero is zero, that of `bessel_i1` at zero is 1 instead of 1/2, the second
+ones of `bessel_j1` and `spence` are wrong or lost in rounding where their first are 0/0, and
+`dynamic_stitch` passes cotangents to values that later ones have overwritten.
 """
 
 from __future__ import annotations
@@ -145,6 +146,13 @@ def _of_spence(op: Any, upstream: tf.Tensor) -> tf.Tensor:
     return upstream * _around(op.inputs[0], 1, series, lambda x: tf.math.log(x) / (1 - x))
 
 
+def _of_euclidean_norm(op: Any, upstream: tf.Tensor) -> list[tf.Tensor | None]:
+    """Returns the gradient of ‖x‖, u x / ‖x‖, and zero at zero."""
+    x, axes = op.inputs[0], op.inputs[1]
+    norm = tf.math.reduce_euclidean_norm(x, axes, keepdims=True)
+    return [tf.reshape(upstream, tf.shape(norm)) * tf.math.divide_no_nan(x, norm), None]
+
+
 def _of_stitch(op: Any, upstream: tf.Tensor) -> list[tf.Tensor | None]:
     """Returns the gradient of `DynamicStitch`: zero for values that later ones overwrite."""
     count = len(op.inputs) // 2
@@ -171,6 +179,7 @@ _MENDED: dict[str, Gradient] = {
     "BesselJ1": _of_bessel_j1,
     "Spence": _of_spence,
     "DynamicStitch": _of_stitch,
+    "EuclideanNorm": _of_euclidean_norm,
     "Cumprod": gradient_of_product,
     "CumulativeLogsumexp": gradient_of_log_sum_exp,
     "SoftmaxCrossEntropyWithLogits": _of_softmax_cross_entropy,

@@ -125,6 +125,16 @@ CASES |= {
         lambda x: plain_spence(1 + 0.2 * x),
         ZERO_FIRST,
     ),
+    "norm": (
+        lambda x: tf.math.reduce_euclidean_norm(x, 1),
+        lambda x: tf.sqrt(tf.reduce_sum(x * x, 1)),
+        FACTORS,
+    ),
+    "norm of columns": (
+        lambda x: tf.math.reduce_euclidean_norm(x, [0, -1], keepdims=True),
+        lambda x: tf.sqrt(tf.reduce_sum(x * x, [0, 1], keepdims=True)),
+        FACTORS,
+    ),
     "stitch": (
         lambda x: tf.dynamic_stitch([[0, 1], [1]], [x[:2], x[2:]]),
         lambda x: tf.stack([x[0], x[2]]),
@@ -164,6 +174,8 @@ FEW = ["product 3", "log-sum-exp 1", "labels and logits"]
     [
         *[(case, "graph") for case in CASES],
         *[(case, mode) for mode in MODES if mode != "graph" for case in FEW],
+        # XLA has no kernel of it.
+        *[("norm", mode) for mode in ("eager", "unknown sizes")],
     ],
 )
 def test_tapes_to_third_order(case, mode):
@@ -174,8 +186,17 @@ def test_tapes_to_third_order(case, mode):
     np.testing.assert_allclose(MODES[mode](_orders(function))(x), expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("mode", ["graph", "xla"])
-@pytest.mark.parametrize("case", ["product 1", "product 2", "log-sum-exp 0", "labels and logits"])
+@pytest.mark.parametrize(
+    ("case", "mode"),
+    [
+        *[
+            (case, mode)
+            for case in ("product 1", "product 2", "log-sum-exp 0", "labels and logits")
+            for mode in ("graph", "xla")
+        ],
+        ("norm", "graph"),
+    ],
+)
 def test_a_checkpoint_in_products(case, mode):
     """Jacobian-vector, vector-Jacobian and Hessian products through recomputation."""
     function, plainly, x = CASES[case]
@@ -193,6 +214,41 @@ def test_a_checkpoint_in_products(case, mode):
     got = MODES[mode](products(custom_op.checkpoint(function)))(x)
     for value, wanted in zip(got, products(plainly)(x), strict=True):
         np.testing.assert_allclose(value, wanted, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "stitch"])
+def test_second_derivatives_where_cotangents_are_zero(case):
+    """A loss that leaves examples out; a gradient is linear in its cotangents, at zero as well."""
+    function, plainly, x = CASES[case]
+
+    def products(function):
+        def slope(x):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = function(x)
+                chosen = tf.one_hot(tf.size(y) - 1, tf.size(y), dtype=y.dtype)
+                loss = tf.reduce_sum(tf.reshape(chosen, tf.shape(y)) * y)
+            return tape.gradient(loss, x)
+
+        with tf.GradientTape() as tape:
+            tape.watch(X)
+            along = tf.reduce_sum(V[0] * slope(X))
+        return slope(X), tape.gradient(along, X), custom_op.jvp(slope, X, tf.constant(V[0]))[1]
+
+    X = tf.constant(x)
+    got, wanted = (tf.function(products, autograph=False)(f) for f in (function, plainly))
+    for value, plain in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(value, plain, rtol=1e-10, atol=1e-12)
+
+
+def test_norms_of_zero_have_the_slope_zero():
+    x = tf.zeros([2, 3], tf.float64)
+    function = lambda x: tf.math.reduce_euclidean_norm(x, 1)  # noqa: E731
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = function(x)
+    np.testing.assert_array_equal(tape.gradient(y, x), x)
+    np.testing.assert_array_equal(custom_op.jvp(function, x, tf.ones_like(x))[1], [0, 0])
 
 
 def test_an_axis_that_is_computed():
