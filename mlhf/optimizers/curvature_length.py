@@ -89,3 +89,20 @@ def quotient(
     weight = tf.where(curvature > 0, weight, tf.zeros_like(weight))
     slopes = tf.nn.relu(measurements.slope + weight * slope)
     return share * tf.math.divide_no_nan(slopes, measurements.curvature + weight * curvature)
+
+
+def most_without_loss(loss: tf.Tensor, slope: tf.Tensor) -> tf.Tensor:
+    """Returns the rate whose quadratic model, at its lowest point, has lost all of a positive loss.
+
+    That is 2 L / s; infinity if the loss or the slope is not positive. Where outputs are saturated,
+    as those of a network with large initial weights, there is no curvature, and nothing else bounds
+    a step (as in Polyak 1987).
+
+    Args:
+      loss: L, the loss on the batch.
+      slope: s = ⟨g, u⟩.
+    """
+    is_bound = (loss > 0) & (slope > 0)
+    one = tf.ones_like(slope)
+    bound = tf.where(is_bound, loss, one) / tf.where(is_bound, slope, one)
+    return tf.where(is_bound, 2 * bound, one * float("inf"))

@@ -13,6 +13,7 @@ from mlhf.objective import LinearizedObjective, Objective, inner
 from mlhf.optimizers.curvature_length import (
     Measurements,
     completed,
+    most_without_loss,
     no_measurements,
     predicted_decrease,
     quotient,
@@ -195,7 +196,10 @@ class CurvatureMuon(CompiledSteps):
             count <= self._rise,
             numbers["scale"]
             * tf.sqrt(count / self._rise)
-            * quotient(before, slope, curvature, count**3),
+            * tf.minimum(
+                quotient(before, slope, curvature, count**3),
+                most_without_loss(linearized.value, slope),
+            ),
             state.base * tf.exp(numbers["gain"] / count * correction(decrease)),
         )
         rate = base * tf.nn.relu(self.horizon + 1 - count) / self.horizon

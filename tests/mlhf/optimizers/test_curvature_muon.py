@@ -58,7 +58,8 @@ def in_numpy(steps, scale=0.3, gain=0.7, every=3, share=0.5):
             last = (g * u).sum() + (h * w).sum(), newest
             slopes, curvatures = slopes + t**3 * last[0], curvatures + t**3 * last[1]
         if t <= 10:
-            base = scale * (t / 10) ** 0.5 * signal * slopes / curvatures
+            most = 2 * loss / ((g * u).sum() + (h * w).sum())
+            base = scale * (t / 10) ** 0.5 * min(signal * slopes / curvatures, most)
         else:
             ratio = (first_loss - mean_loss) / fallen
             base *= np.exp(gain / t * np.clip(np.log(ratio / 0.6) / np.log(1 / 0.6), -1, 1))
@@ -111,6 +112,30 @@ def test_the_first_full_step_minimises_the_loss_along_its_direction():
     slope = sum(float(tf.reduce_sum(a * b)) for a, b in pairs)
     decrease = float(step.metrics["loss"] - objective(tf.float64).data_loss(step.parameters))
     assert decrease > 0.1 and abs(slope) < 1e-10 * decrease
+
+
+def test_outputs_that_are_saturated_bound_the_first_steps():
+    """Softmax of large outputs has next to no curvature; a step by it alone is a leap."""
+    random = np.random.default_rng(0)
+    x = tf.constant(random.normal(size=(256, 8)))
+    y = tf.constant(random.integers(0, 3, 256))
+    w = {
+        "a/kernel": tf.constant(random.normal(size=(8, 32)) * 4),
+        "b/kernel": tf.constant(random.normal(size=(32, 3)) * 4),
+    }
+
+    def network(w, x):
+        return tf.nn.relu(x @ w["a/kernel"]) @ w["b/kernel"]
+
+    optimizer = mlhf.CurvatureMuon(60)
+    state, losses, norms = optimizer.init(w), [], []
+    for step in range(20):
+        rows = slice(32 * (step % 8), 32 * (step % 8) + 32)
+        objective = mlhf.Objective(network, "softmax_cross_entropy", x[rows], y[rows])
+        w, state, _, metrics = optimizer.step(objective, w, state)
+        losses.append(float(metrics["loss"]))
+        norms.append(float(metrics["step_norm"]))
+    assert max(losses) < 1.5 * losses[0] and losses[-1] < 0.8 * losses[0]
 
 
 def test_falls_to_zero_at_the_horizon():
