@@ -32,6 +32,7 @@ def compile(
     *,
     regularizer: Regularizer | None = None,
     logs: bool | Collection[str] = (),
+    steps: int | None = None,
     **unknown: Any,
 ) -> None:
     """Compiles a Keras model to be trained by an optimizer of this package.
@@ -61,6 +62,8 @@ def compile(
         (`kernel_regularizer=keras.regularizers.L2(...)`), which count as they do in Keras.
       logs: The optimizer's numbers that become logs, such as `["damping", "cg_iterations"]`, as
         they were in the last step; True for all.
+      steps: The number of steps of the whole training, epochs times batches, for an optimizer by
+        name that needs it: `"curvature_muon"`, whose steps shrink to 0 there.
       **unknown: Arguments of Keras' optimizers (`clipnorm`), which are refused.
 
     Raises:
@@ -81,8 +84,10 @@ def compile(
             losses.resolve(one)
     if isinstance(optimizer, Optimizer):
         own = optimizer
+        if steps is not None:
+            raise ValueError(f"Expected no steps= with an optimizer of a model, got {steps!r}.")
     else:
-        own = Optimizer(optimizer_table.find(optimizer, model))
+        own = Optimizer(optimizer_table.find(optimizer, model, steps))
     own.attach(model)
     own.regularizer = regularizer if regularizer is not None else own.regularizer
     if logs:

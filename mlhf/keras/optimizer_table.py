@@ -13,13 +13,21 @@ _NAMES: dict[str, Callable[..., Any]] = {
     "amuse": mlhf.AMUSE,
     "hessian_free": mlhf.HessianFree,
     "kfac": mlhf.KFAC,
+    "levenberg_marquardt": mlhf.LevenbergMarquardt,
     "martens_hessian_free": mlhf.MartensHessianFree,
     "muon": mlhf.Muon,
     "prodigy": mlhf.Prodigy,
     "schedule_free_adamw": mlhf.ScheduleFreeAdamW,
     "soap": mlhf.SOAP,
 }
-_ALIASES = {"hf": "hessian_free", "martens": "martens_hessian_free", "meta": "mlhf"}
+# Those that need the number of steps of the training, their first argument.
+_WITH_HORIZON: dict[str, Callable[..., Any]] = {"curvature_muon": mlhf.CurvatureMuon}
+_ALIASES = {
+    "hf": "hessian_free",
+    "lm": "levenberg_marquardt",
+    "martens": "martens_hessian_free",
+    "meta": "mlhf",
+}
 
 
 def names() -> list[str]:
@@ -27,19 +35,20 @@ def names() -> list[str]:
 
     Keras' own (`"adam"`) are not among them; `compile` takes those too.
     """
-    return sorted([*_NAMES, "mlhf"])
+    return sorted([*_NAMES, *_WITH_HORIZON, "mlhf"])
 
 
-def find(optimizer: Any, model: Any) -> Any:
+def find(optimizer: Any, model: Any, steps: int | None = None) -> Any:
     """Returns the optimizer that a user named or gave.
 
     Args:
       optimizer: A name of `names()` or of a Keras optimizer, an optimizer of this package or with
         its methods `init` and `step`.
       model: The Keras model: `"mlhf"` is the meta-optimizer that knows its layers.
+      steps: The number of steps of the training, for the names that need it.
 
     Raises:
-      ValueError: If there is no optimizer of that name.
+      ValueError: If there is no optimizer of that name, or `steps` is missing or has no use.
       TypeError: If it is something else.
     """
     import keras
@@ -47,6 +56,20 @@ def find(optimizer: Any, model: Any) -> Any:
     if isinstance(optimizer, str):
         name = optimizer.lower().replace("-", "_").replace(" ", "_")
         name = _ALIASES.get(name, name)
+        if name in _WITH_HORIZON:
+            if steps is None:
+                raise ValueError(
+                    f'Expected the number of steps of the training for "{name}", got none: '
+                    f'mlhf.keras.compile(model, "{name}", steps=epochs * batches_per_epoch, ...).'
+                )
+            return _WITH_HORIZON[name](steps)
+    if steps is not None:
+        raise ValueError(
+            f"Expected steps= only with {sorted(_WITH_HORIZON)} by name, got steps={steps!r} with "
+            f"{optimizer!r}: give another optimizer a schedule, "
+            'mlhf.Muon(mlhf.Schedule(0.02, "linear", steps)).'
+        )
+    if isinstance(optimizer, str):
         if name == "mlhf":
             return mlhf.MetaHessianFree.from_pretrained(_pretrained_for(model))
         if name in _NAMES:

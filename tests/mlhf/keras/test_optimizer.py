@@ -151,7 +151,27 @@ def test_arguments_of_other_optimizers_are_refused_by_name():
 def test_every_name_is_an_optimizer():
     model = network()
     names = mlhf.keras.optimizer_names()
-    assert {"mlhf", "hessian_free", "kfac", "muon"} <= set(names)
-    for name in [*names, "adam"]:
-        assert callable(optimizer_table.find(name, model).step)
+    assert {"mlhf", "hessian_free", "kfac", "muon", "curvature_muon"} <= set(names)
+    for name in [*names, "adam", "lm"]:
+        steps = 30 if name == "curvature_muon" else None
+        assert callable(optimizer_table.find(name, model, steps).step)
     assert optimizer_table.find("mlhf", model).kinds[-1] == "norm_gamma"
+
+
+def test_the_number_of_steps_goes_to_who_needs_it():
+    model = network()
+    x, y = np.ones([8, *model.input_shape[1:]], "float32"), np.arange(8) % 3
+    with pytest.raises(ValueError, match="the number of steps of the training .* got none"):
+        mlhf.keras.compile(model, "curvature_muon", CROSS_ENTROPY)
+    for optimizer in ("muon", mlhf.Muon(), "adam"):
+        with pytest.raises(ValueError, match="steps= only with .*'curvature_muon'.* got steps=3"):
+            mlhf.keras.compile(model, optimizer, CROSS_ENTROPY, steps=3)
+    mlhf.keras.compile(model, "curvature_muon", CROSS_ENTROPY, steps=3)
+    with pytest.raises(ValueError, match="no steps= with an optimizer of a model, got 3"):
+        mlhf.keras.compile(model, model.optimizer, CROSS_ENTROPY, steps=3)
+    model.fit(x, y, batch_size=4, epochs=2, verbose=0)
+    reached = [weight.numpy() for weight in model.trainable_weights]
+    # Three steps are done, and so is the training.
+    model.fit(x, y, batch_size=4, epochs=1, verbose=0)
+    for before, after in zip(reached, model.trainable_weights, strict=True):
+        np.testing.assert_array_equal(after, before)
