@@ -72,6 +72,15 @@ class StepCache:
         kept = list(self._entries.values())
         shapes = [e for e in kept if e.static == new.static and e.other == new.other]
         if len(shapes) == _TOO_MANY - 1 and all(e.batch != new.batch for e in shapes):
+            if len({_shapes(e.batch) for e in [*shapes, new]}) == 1:
+                self._warn(
+                    "structures",
+                    "A step is compiled for the third time for batches of one shape, "
+                    f"{_shapes(new.batch)}: each costs seconds and megabytes. Expected targets and "
+                    "the model state to keep their shapes, dtypes and structure (a list stays a "
+                    "list).",
+                )
+                return
             self._warn(
                 "shapes",
                 "A step is compiled for the third shape of a batch, "

@@ -71,6 +71,19 @@ def test_the_third_shape_is_told_once_and_few_are_kept(monkeypatch):
     assert network.traces == before
 
 
+def test_a_structure_that_changes_is_told_from_a_shape():
+    def network(parameters, model_state, inputs):
+        return inputs @ parameters["kernel"], model_state
+
+    optimizer = mlhf.FirstOrder(sgd)
+    state, one = optimizer.init(PARAMETERS), tf.ones([])
+    data = tf.ones([4, 3]), tf.zeros([4, 2])
+    with pytest.warns(UserWarning, match=r"one shape, \(4, 3\): .*a list stays a list"):
+        for model_state in ([one], (one,), {"a": one}):
+            objective = mlhf.Objective(network, "squared_error", *data, model_state)
+            optimizer.step(objective, PARAMETERS, state)
+
+
 def test_a_network_made_in_the_loop_is_told():
     optimizer = mlhf.FirstOrder(sgd)
     state = optimizer.init(PARAMETERS)
