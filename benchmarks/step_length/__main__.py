@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 import mlhf
-from benchmarks.step_length.tasks import TASKS, batches, held_aside
+from benchmarks.step_length.tasks import TASKS, held_aside
+from benchmarks.step_length.training import Training
 
 RATES = (0.005, 0.01, 0.02, 0.03, 0.04, 0.08)
 MEASURED = "measured"
@@ -36,27 +38,22 @@ def train(name: str, rule: str, seed: int, data_dir: str, made: dict[Any, Any]) 
       made: The optimizers made so far, whose compiled steps serve all seeds and rates.
     """
     task = TASKS[name]
-    inputs, _ = held_aside(task, data_dir)
-    # The weights of a network serve every seed's start: a new network would compile anew.
-    if name not in made:
-        made[name] = task.network(inputs.shape[1:], task.outputs)
-        made[name, MEASURED] = mlhf.CurvatureMuon(task.steps)
-        made[name, "muon"] = mlhf.Muon(mlhf.Schedule(0.02, "linear", task.steps), 0.9)
-    start = task.network(inputs.shape[1:], task.outputs, seed=seed)
-    network, optimizer = made[name], made[name, MEASURED if rule == MEASURED else "muon"]
+    shape = held_aside(task, data_dir)[0].shape[1:]
+    kind = MEASURED if rule == MEASURED else "muon"
+    if (name, kind) not in made:
+        network = task.network(shape, task.outputs)
+        # A training is compiled once, for all rates.
+        rate, fall = tf.Variable(0.0), mlhf.Schedule(1.0, "linear", task.steps)
+        muon = mlhf.Muon(lambda step: rate * tf.cast(fall(step), rate.dtype), 0.9)
+        optimizer = mlhf.CurvatureMuon(task.steps) if rule == MEASURED else muon
+        made[name, kind] = Training(task, network, data_dir, optimizer), rate
+    training, rate = made[name, kind]
     if rule != MEASURED:
-        optimizer.learning_rate = mlhf.Schedule(float(rule), "linear", task.steps)
-    parameters = mlhf.get_parameters(start)
-    state, rates, began = optimizer.init(parameters), [], time.time()
-    for x, y in batches(task, data_dir, seed):
-        objective = mlhf.Objective(network, task.loss, x, y)
-        parameters, state, _, metrics = optimizer.step(objective, parameters, state)
-        rates.append(float(metrics["learning_rate"]))
-    aside = mlhf.Objective(network, task.loss, *held_aside(task, data_dir))
-    loss = float(aside.data_loss(parameters))
-    shown = {f"{share:g}": rates[int(share * task.steps)] for share in (0.1, 0.3, 0.6)}
-    seconds = round(time.time() - began, 1)
-    return {"task": name, "rule": rule, "seed": seed, "loss": loss, "rates": shown, "s": seconds}
+        rate.assign(float(rule))
+    began = time.process_time()
+    loss = training.run(task.network(shape, task.outputs, seed=seed), seed)[-1]
+    seconds = round(time.process_time() - began, 1)
+    return {"task": name, "rule": rule, "seed": seed, "loss": loss, "s": seconds}
 
 
 def table(records: list[dict[str, Any]]) -> str:

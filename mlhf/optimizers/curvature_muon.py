@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -28,6 +28,25 @@ from mlhf.optimizers.step_arguments import as_tensors
 
 # The number of steps at the start that all measure.
 _FIRST = 10
+
+
+class Choices(NamedTuple):
+    """What a step may do differently from the rule."""
+
+    multiple: tf.Tensor  # of the rate η
+    momentum: tf.Tensor  # μ
+    lengths: Sequence[tf.Tensor]  # by leaf, multiples of u
+    # By leaf, the share of momentum that is not orthogonalized; None for none.
+    plain_shares: Sequence[tf.Tensor] | None = None
+
+
+class Seen(NamedTuple):
+    """What is known of the step before when a step's direction is chosen."""
+
+    count: tf.Tensor  # the number of the step, from 1, in the dtype of the loss
+    next_slopes: list[tf.Tensor]  # by leaf, ⟨g₊, u⟩ for the last step's u
+    measurements: Measurements  # with the last step in their sums
+    decrease: Decrease  # with the batch of this step
 
 
 class CurvatureMuonState(NamedTuple):
@@ -150,10 +169,13 @@ class CurvatureMuon(CompiledSteps):
         length = tf.zeros([], dtype), no_measurements(dtype), no_decrease(dtype)
         return CurvatureMuonState(tf.constant(0), momentum, tuple(second), momentum, *length)
 
-    def _rule(self, parameters: Any) -> OrthogonalMomentum:
+    def _rule(self, parameters: Any, choices: Choices | None = None) -> OrthogonalMomentum:
         forms = matrices(parameters, self.excluded)
         adam = self.beta_1, self.beta_2, self.epsilon
-        return OrthogonalMomentum(forms, self.momentum, True, self.iterations, *adam)
+        momentum, shares = self.momentum, None
+        if choices is not None:
+            momentum, shares = choices.momentum, choices.plain_shares
+        return OrthogonalMomentum(forms, momentum, True, self.iterations, *adam, shares)
 
     def step(self, objective: Objective, parameters: Any, state: CurvatureMuonState) -> Step:
         """Takes one step.
@@ -177,21 +199,45 @@ class CurvatureMuon(CompiledSteps):
         state: CurvatureMuonState,
         numbers: dict[str, tf.Tensor],
     ) -> tuple[Any, ...]:
+        return self._advance(objective, parameters, state, numbers, None)[:4]
+
+    def _advance(
+        self,
+        objective: Objective,
+        parameters: Any,
+        state: CurvatureMuonState,
+        numbers: dict[str, tf.Tensor],
+        choose: Callable[[Seen], Choices] | None,
+    ) -> tuple[Any, ...]:
+        """Returns what a step returns, and the slopes s by leaf.
+
+        Args:
+          objective: The loss on a batch.
+          parameters: The parameters before the step.
+          state: The state before the step.
+          numbers: The numbers that may be set between steps.
+          choose: A function that says what to do differently from the rule; None for nothing.
+        """
         linearized = objective.linearize(parameters)
         gradient = linearized.gradient()
-        direction, moments = self._direction(gradient, parameters, state)
-        slope, next_slope = inner(gradient, direction), inner(gradient, state.direction)
+        next_slopes = _inner_by_leaf(gradient, state.direction)
+        next_slope = tf.add_n(next_slopes)
+        count = tf.cast(state.step + 1, next_slope.dtype)
+        # The first steps see curvatures a thousand times as large or small as those that come.
+        before = completed(state.measurements, next_slope, (count - 1) ** 3)
+        predicted = predicted_decrease(state.measurements, next_slope)
+        decrease = with_batch(state.decrease, count, linearized.value, predicted)
+        seen = Seen(count, next_slopes, before, decrease)
+        choices = None if choose is None else choose(seen)
+        direction, moments = self._direction(gradient, parameters, state, choices)
+        slopes = _inner_by_leaf(gradient, direction)
+        slope = tf.add_n(slopes)
         measures = (state.step < _FIRST) | ((state.step + 1) % self.every == 0)
         curvature = tf.cond(
             measures,
             lambda: self._curvature(objective, linearized, parameters, direction),
             lambda: tf.zeros_like(slope),
         )
-        count = tf.cast(state.step + 1, slope.dtype)
-        # The first steps see curvatures a thousand times as large or small as those that come.
-        before = completed(state.measurements, next_slope, (count - 1) ** 3)
-        predicted = predicted_decrease(state.measurements, next_slope)
-        decrease = with_batch(state.decrease, count, linearized.value, predicted)
         base = tf.where(
             count <= self._rise,
             numbers["scale"]
@@ -203,6 +249,8 @@ class CurvatureMuon(CompiledSteps):
             state.base * tf.exp(numbers["gain"] / count * correction(decrease)),
         )
         rate = base * tf.nn.relu(self.horizon + 1 - count) / self.horizon
+        if choices is not None:
+            rate *= choices.multiple
         last = before._replace(
             last_rate=rate,
             last_slope=slope,
@@ -225,13 +273,17 @@ class CurvatureMuon(CompiledSteps):
             "slope": slope,
             "curvature": curvature,
         }
-        return moved, after, linearized.model_state, metrics
+        return moved, after, linearized.model_state, metrics, slopes
 
     def _direction(
-        self, gradient: Any, parameters: Any, state: CurvatureMuonState
+        self,
+        gradient: Any,
+        parameters: Any,
+        state: CurvatureMuonState,
+        choices: Choices | None,
     ) -> tuple[Any, tuple[Any, tuple[tf.Tensor, ...]]]:
         """Returns u, and the averages of gradients and squares after the step."""
-        rule = self._rule(parameters)
+        rule = self._rule(parameters, choices)
         moments = Moments(tf.nest.flatten(state.momentum), list(state.second_moments))
         directions, (first, second) = rule.directions(
             tf.nest.flatten(gradient), moments, state.step + 1
@@ -240,6 +292,8 @@ class CurvatureMuon(CompiledSteps):
             u if form is None else length(form, "rms") * u
             for form, u in zip(rule.forms, directions, strict=True)
         ]
+        if choices is not None:
+            scaled = [multiple * u for multiple, u in zip(choices.lengths, scaled, strict=True)]
         pack = tf.nest.pack_sequence_as
         return pack(parameters, scaled), (pack(parameters, first), tuple(second))
 
@@ -258,3 +312,8 @@ class CurvatureMuon(CompiledSteps):
     def _rise(self) -> float:
         """W, the number of steps at the start whose length curvature sets."""
         return max(_FIRST, 0.1 * self.horizon)
+
+
+def _inner_by_leaf(left: Any, right: Any) -> list[tf.Tensor]:
+    pairs = zip(tf.nest.flatten(left), tf.nest.flatten(right), strict=True)
+    return [inner(a, b) for a, b in pairs]

@@ -28,6 +28,8 @@ class OrthogonalMomentum(NamedTuple):
     beta_1: float
     beta_2: float
     epsilon: float
+    # By leaf, the share of the momentum itself in a kernel's direction, scalars; None for none.
+    plain_shares: Sequence[tf.Tensor] | None = None
 
     def initial(self, leaves: Leaves) -> Moments:
         """Returns the moments before the first gradient, zeros."""
@@ -59,5 +61,18 @@ class OrthogonalMomentum(NamedTuple):
                 m = average(m, g, self.momentum)
                 directions.append(average(m, g, self.momentum) if self.nesterov else m)
             first.append(m)
-        directions = orthogonalize_all(directions, self.forms, self.iterations)
-        return directions, Moments(first, second)
+        made = orthogonalize_all(directions, self.forms, self.iterations)
+        if self.plain_shares is not None:
+            made = [
+                u if form is None else u + share * (_at_length(m, form) - u)
+                for u, m, form, share in zip(
+                    made, directions, self.forms, self.plain_shares, strict=True
+                )
+            ]
+        return made, Moments(first, second)
+
+
+def _at_length(momentum: tf.Tensor, form: Matrix) -> tf.Tensor:
+    """Returns a kernel's momentum at the Frobenius norm of an orthogonalized one."""
+    norm = tf.norm(momentum)
+    return momentum * tf.math.divide_no_nan(tf.sqrt(tf.cast(form.sides[1], norm.dtype)), norm)

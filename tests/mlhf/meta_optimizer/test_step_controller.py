@@ -1,0 +1,123 @@
+"""The controller of a step: nothing at neutral weights, and what its outputs do."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import mlhf
+from mlhf.meta_optimizer import step_controller
+from mlhf.meta_optimizer.controlled_muon import ControlledMuon
+
+HORIZON = 12
+_random = np.random.default_rng(4)
+X = _random.normal(size=(64, 6)).astype("f")
+Y = (np.sin(X @ _random.normal(size=(6, 3))) + 0.1).astype("f")
+
+
+def network(w, x):
+    hidden = tf.tanh(x @ w["a/kernel"] + w["a/bias"])
+    return tf.tanh(hidden @ w["b/kernel"]) @ w["c/kernel"]
+
+
+def start():
+    random = np.random.default_rng(5)
+    shapes = {"a/kernel": (6, 8), "a/bias": (8,), "b/kernel": (8, 8), "c/kernel": (8, 3)}
+    return {
+        name: tf.constant(random.normal(size=shape) / np.sqrt(shape[0]), tf.float32)
+        for name, shape in shapes.items()
+    }
+
+
+def train(optimizer, steps=8, targets=Y, compiled=False):
+    """Yields parameters, state and metrics after each step."""
+    step = tf.function(optimizer.step, autograph=False) if compiled else optimizer.step
+    w = start()
+    state = optimizer.init(w)
+    for number in range(steps):
+        rows = slice(16 * (number % 4), 16 * (number % 4) + 16)
+        objective = mlhf.Objective(network, "squared_error", X[rows], targets[rows])
+        w, state, _, metrics = step(objective, w, state)
+        yield w, state, metrics
+
+
+def last(optimizer, **settings):
+    return list(train(optimizer, **settings))[-1]
+
+
+def with_bias(optimizer, kind, value):
+    """Sets a kind's output to a number whatever it sees."""
+    lengths = optimizer.weights.lengths.copy()
+    lengths[step_controller.KINDS.index(kind), 0] = value
+    optimizer.weights = optimizer.weights._replace(lengths=lengths)
+    return optimizer
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_neutral_weights_leave_the_rule_as_it_is(compiled):
+    controlled = last(ControlledMuon(HORIZON), compiled=compiled)[0]
+    plain = last(mlhf.CurvatureMuon(HORIZON), compiled=compiled)[0]
+    for name, value in plain.items():
+        np.testing.assert_allclose(controlled[name], value, rtol=2e-5, atol=1e-6)
+
+
+def test_the_lstm_has_a_state_that_changes():
+    states = [state.controller.lstm.numpy() for _, state, _ in train(ControlledMuon(HORIZON))]
+    assert states[0].shape == (5, 4 * step_controller.UNITS)
+    assert np.all(np.abs(states[-1] - states[0]).max(1) > 1e-3)
+
+
+def test_a_longer_step_of_one_kind():
+    def step(optimizer):
+        w, _, metrics = next(train(optimizer))
+        return {name: (w[name] - start()[name]).numpy() for name in w}, metrics
+
+    plain, before = step(ControlledMuon(HORIZON))
+    factor = np.exp(2 * np.tanh(0.5 / 2))
+    doubled, metrics = step(with_bias(ControlledMuon(HORIZON), "step", 0.5))
+    np.testing.assert_allclose(
+        metrics["learning_rate"], factor * before["learning_rate"], rtol=1e-5
+    )
+    for name, value in plain.items():
+        np.testing.assert_allclose(doubled[name], factor * value, rtol=1e-3, atol=1e-7)
+    # The length of the whole is measured along the new direction.
+    first, metrics = step(with_bias(ControlledMuon(HORIZON), "first", 0.5))
+    common = metrics["learning_rate"] / before["learning_rate"]
+    assert abs(float(common) - 1) > 1e-3
+    for name, value in plain.items():
+        own = factor if name == "a/kernel" else 1.0
+        np.testing.assert_allclose(first[name], own * common * value, rtol=1e-3, atol=1e-7)
+
+
+def test_momentum_is_steadier_or_quicker():
+    def kept(value):
+        optimizer = ControlledMuon(HORIZON)
+        momentum = optimizer.weights.momentum.copy()
+        momentum[0] = value
+        optimizer.weights = optimizer.weights._replace(momentum=momentum)
+        state = next(train(optimizer))[1].rule
+        # The average began at zero: m = (1 - μ) g.
+        return np.linalg.norm(state.momentum["b/kernel"])
+
+    quick, plain, steady = kept(-0.4), kept(0.0), kept(0.4)
+    assert quick > 1.3 * plain and steady < 0.75 * plain
+
+
+def test_a_batch_that_is_not_finite_is_forgotten():
+    optimizer = ControlledMuon(HORIZON)
+    w, state, _ = last(optimizer, steps=3)
+    objective = mlhf.Objective(network, "squared_error", X[:16], Y[:16] * np.nan)
+    step = optimizer.step(objective, w, state)
+    old, new = tf.nest.flatten((w, state)), tf.nest.flatten((step.parameters, step.state))
+    for before, after in zip(old, new, strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_new_weights_hold_in_steps_that_are_compiled():
+    optimizer = ControlledMuon(HORIZON)
+    step = tf.function(optimizer.step, autograph=False)
+    w = start()
+    objective = mlhf.Objective(network, "squared_error", X, Y)
+    before = step(objective, w, optimizer.init(w)).metrics["learning_rate"]
+    with_bias(optimizer, "step", -1.0)
+    after = step(objective, w, optimizer.init(w)).metrics["learning_rate"]
+    np.testing.assert_allclose(after / before, np.exp(2 * np.tanh(-0.5)), rtol=1e-5)
