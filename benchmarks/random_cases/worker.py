@@ -42,7 +42,9 @@ def main() -> None:
             outcome = module.run_case(seed, how == "thorough")
         except Exception:
             # A failing generator or reference is a fault too; the traceback helps to find it.
-            outcome = Outcome(seed, {"case": FAILED}, notes=[traceback.format_exc()[-2000:]])
+            # Without the path of this machine's copy of the project.
+            text = traceback.format_exc().replace(os.getcwd() + os.sep, "")
+            outcome = Outcome(seed, {"case": FAILED}, notes=[text[-2000:]])
         answer(kind=kind, **outcome.record(), seconds=round(time.perf_counter() - start, 3))
 
 
