@@ -35,12 +35,19 @@ class Task:
 
 
 @functools.cache
-def small_images(data_dir: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns CIFAR-10 averaged to 8 x 8 pixels, each image standardised, and the labels."""
+def images(data_dir: str, side: int = 32) -> tuple[np.ndarray, np.ndarray]:
+    """Returns CIFAR-10 averaged to `side` x `side` pixels, each image standardised, and labels."""
     data = load_cifar10(data_dir, "train", "standard")
-    images = data.images.reshape(-1, 8, 4, 8, 4, 3).mean((2, 4), dtype=np.float32)
-    mean, deviation = images.mean((1, 2, 3), keepdims=True), images.std((1, 2, 3), keepdims=True)
-    return (images - mean) / np.maximum(deviation, 8), data.labels.astype(np.int32)
+    squares = data.images.reshape(-1, side, 32 // side, side, 32 // side, 3)
+    pixels = squares.mean((2, 4), dtype=np.float32)
+    mean, deviation = pixels.mean((1, 2, 3), keepdims=True), pixels.std((1, 2, 3), keepdims=True)
+    pixels -= mean
+    pixels /= np.maximum(deviation, 8)
+    return pixels, data.labels.astype(np.int32)
+
+
+small_images = functools.partial(images, side=8)
+middle_images = functools.partial(images, side=16)
 
 
 @functools.cache
@@ -53,26 +60,6 @@ def friedman(data_dir: str) -> tuple[np.ndarray, np.ndarray]:
     y += 10 * x[:, 3] + 5 * x[:, 4] + random.normal(size=len(x))
     inputs = ((x - 0.5) * 12**0.5).astype(np.float32)
     return inputs, ((y - y.mean()) / y.std()).astype(np.float32)[:, None]
-
-
-@functools.cache
-def images(data_dir: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns CIFAR-10, each image standardised, and the labels."""
-    data = load_cifar10(data_dir, "train", "standard")
-    pixels = data.images.astype(np.float32)
-    mean, deviation = pixels.mean((1, 2, 3), keepdims=True), pixels.std((1, 2, 3), keepdims=True)
-    pixels -= mean
-    pixels /= np.maximum(deviation, 8)
-    return pixels, data.labels.astype(np.int32)
-
-
-@functools.cache
-def middle_images(data_dir: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns CIFAR-10 averaged to 16 x 16 pixels, each image standardised, and the labels."""
-    data = load_cifar10(data_dir, "train", "standard")
-    images = data.images.reshape(-1, 16, 2, 16, 2, 3).mean((2, 4), dtype=np.float32)
-    mean, deviation = images.mean((1, 2, 3), keepdims=True), images.std((1, 2, 3), keepdims=True)
-    return (images - mean) / np.maximum(deviation, 8), data.labels.astype(np.int32)
 
 
 @functools.cache
