@@ -48,9 +48,7 @@ check() {
         grep -iE '^(keras|numpy|protobuf|scipy|tensorboard|tensorflow|tensorflow-datasets|tensorflow-metadata)=='
 
     "$python" -m pip --disable-pip-version-check install -qq pytest hypothesis replay-rec
-    mkdir -p "$folder/elsewhere/tests/docs"
-    cp README.md "$folder/elsewhere"
-    cp tests/docs/{pages,test_readme,test_wheel}.py "$folder/elsewhere/tests/docs"
+    copy_wheel_tests "$folder/elsewhere"
     (
         cd "$folder/elsewhere"
         echo "$ the wheel beside replay-rec"

@@ -25,9 +25,7 @@ site_packages "$VENV_PYTHON" >"$(site_packages "$python")/dependencies.pth"
 mkdir "$(site_packages "$python")/replay"
 echo 'OWNER = "another project"' >"$(site_packages "$python")/replay/__init__.py"
 
-mkdir -p "$work/elsewhere/tests/docs"
-cp README.md "$work/elsewhere"
-cp tests/docs/pages.py tests/docs/test_readme.py tests/docs/test_wheel.py "$work/elsewhere/tests/docs"
+copy_wheel_tests "$work/elsewhere"
 cd "$work/elsewhere"
 check() {
     MLHF_WHEEL=1 "$python" -m pytest --quiet -p no:cacheprovider --import-mode=importlib "$@"

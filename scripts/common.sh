@@ -73,6 +73,15 @@ find_python() {
         "Ubuntu: apt install python3-venv), or name it: PYTHON=/path/to/python3 $0"
 }
 
+# Puts the tests of an installed wheel, and what they read and import, into a folder without the
+# sources.
+copy_wheel_tests() {
+    mkdir -p "$1/tests/docs"
+    cp "$root/README.md" "$1"
+    cp "$root/tests/project.py" "$1/tests"
+    cp "$root"/tests/docs/{pages,test_readme,test_wheel}.py "$1/tests/docs"
+}
+
 version_of() {
     "$1" -c 'import sys; print(sys.version)' 2>/dev/null
 }

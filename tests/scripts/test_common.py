@@ -1,5 +1,6 @@
 """The install that the scripts share: which .venv it makes, keeps, replaces and leaves alone."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -151,3 +152,17 @@ def test_a_chosen_python_that_does_not_do_is_refused_with_its_own_words(place):
     process, pips = install(place, python="python3.12")
     assert process.returncode == 0, process.stderr
     assert pips == PIPS and (place / ".venv" / "bin" / "python").exists()
+
+
+def test_a_wheels_tests_import_none_that_stay_behind(tmp_path):
+    command = f"source {ROOT}/scripts/common.sh; copy_wheel_tests {tmp_path}"
+    subprocess.run(["bash", "-euo", "pipefail", "-c", command], check=True)
+    copied = sorted(tmp_path.rglob("*.py"))
+    assert len(copied) >= 4
+    for path in copied:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tests":
+                for module in (f"{node.module}.{name.name}" for name in node.names):
+                    place = tmp_path.joinpath(*module.split("."))
+                    found = (place.with_suffix(".py"), place.parent.with_suffix(".py"))
+                    assert any(file.exists() for file in found), f"{path.name}: {module}"
