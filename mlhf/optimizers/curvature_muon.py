@@ -79,7 +79,7 @@ class CurvatureMuon(CompiledSteps):
     pass.
 
     From then on b ← b exp(a φ / t): the loss since the first step has fallen by a share ρ of
-    Σ(η σ - η²/2 κ), which was predicted, and φ from -1 to 1 is 0 at ρ = 0.6, positive above.
+    Σ(η σ - η²/2 κ), which was predicted, and φ from -1 to 5 is 0 at ρ = 0.6, 1 at ρ = 1.
     Curvature alone can't set b for long: if steps are long, the network moves to where they are
     just stable (Cohen et al. 2021), and whatever b is, Σσ / Σκ comes to agree with it. What is
     missing then is the decrease of the loss.
@@ -102,7 +102,7 @@ class CurvatureMuon(CompiledSteps):
         horizon: int,
         *,
         scale: float = 0.85,
-        gain: float = 0.5,
+        gain: float = 1.0,
         every: int = 5,
         curvature_share: float = 0.25,
         momentum: float = 0.9,

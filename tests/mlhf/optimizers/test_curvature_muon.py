@@ -62,7 +62,8 @@ def in_numpy(steps, scale=0.3, gain=0.7, every=3, share=0.5):
             base = scale * (t / 10) ** 0.5 * min(signal * slopes / curvatures, most)
         else:
             ratio = (first_loss - mean_loss) / fallen
-            base *= np.exp(gain / t * np.clip(np.log(ratio / 0.6) / np.log(1 / 0.6), -1, 1))
+            change = np.clip(np.log(ratio / 0.6) / np.log(1 / 0.6), -1, 1)
+            base *= np.exp(gain / t * (change + 8 * np.clip(ratio - 1, 0, 0.5)))
         rate = base * max(0, 1 - (t - 1) / HORIZON)
         kernel, bias = kernel - rate * u, bias - rate * w
         yield kernel, bias, rate

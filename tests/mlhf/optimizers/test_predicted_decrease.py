@@ -17,7 +17,7 @@ def after(losses, predictions):
 
 @pytest.mark.parametrize(
     ("ratio", "expected"),
-    [(1.0, 1), (0.6, 0), (0.36, -1), (0.05, -1), (3.0, 1), (0.6**0.5, 0.5), (-0.5, -1)],
+    [(1.0, 1), (0.6, 0), (0.36, -1), (0.05, -1), (1.25, 3), (3.0, 5), (0.6**0.5, 0.5), (-0.5, -1)],
 )
 def test_is_the_logarithm_of_the_ratio(ratio, expected):
     predictions = [0, 0.1, 0.3, 0.2, 0.05, 0.1, 0.15] * 4
