@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from custom_op.flat_form import FlatForm
-from mlhf.checks import targets
+from mlhf.checks import asides, targets
 from mlhf.distribute import random_seeds
 from mlhf.distribute.replicas import Replicas
 from mlhf.objective import LinearizedObjective, Objective, inner
@@ -129,12 +129,13 @@ class ParallelObjective(Objective):
             it (`()` if it has none).
         """
         seen: dict[int, tuple[list[Mean], Structure]] = {}
+        beside: dict[int, list[Structure]] = {}
 
         def on_replica(number: int) -> tf.Tensor:
             share = self._share(number)
             # Only the first replica stands for the network where targets are checked.
             quiet = contextlib.nullcontext() if number == self._replicas.own[0] else targets.noted()
-            with quiet:
+            with quiet, asides.noted() as beside[number]:
                 means, model_state = function(Share(share, number, self._replicas.count))
             seen[number] = means, random_seeds.of_all(model_state, number)
             examples = tf.shape(share.targets)[0]
@@ -142,6 +143,8 @@ class ParallelObjective(Objective):
             return _packed([*means, averaged])
 
         total = self._replicas.sum(on_replica)
+        for parts in zip(*[beside[number] for number in self._replicas.own], strict=True):
+            asides.note(tf.nest.map_structure(lambda *of_shares: tf.concat(of_shares, 0), *parts))
         means, model_state = seen[self._replicas.own[0]]
         like = [*means, Mean(tf.constant(0), _floating(model_state))]
         *of_batch, (_, averages) = _unpacked(total, like)

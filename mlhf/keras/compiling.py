@@ -7,13 +7,17 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
+
 from mlhf.checks.networks import check_regularizer
+from mlhf.distribute import DataParallel
 from mlhf.keras import losses, optimizer_table
 from mlhf.keras.optimizer import Optimizer, refuse
 from mlhf.keras.train_function import TrainFunction
 from mlhf.keras.training_step import TrainingStep
 from mlhf.models import keras_contracts, keras_models
 from mlhf.objective import Regularizer
+from mlhf.optimizers.gradient_methods.first_order import FirstOrder
 
 _METHOD = "make_train_function"
 
@@ -87,7 +91,9 @@ def compile(
         if steps is not None:
             raise ValueError(f"Expected no steps= with an optimizer of a model, got {steps!r}.")
     else:
-        own = Optimizer(optimizer_table.find(optimizer, model, steps))
+        found = optimizer_table.find(optimizer, model, steps)
+        _check_strategy(model.distribute_strategy, found, jit_compile)
+        own = Optimizer(found)
     own.attach(model)
     own.regularizer = regularizer if regularizer is not None else own.regularizer
     if logs:
@@ -104,7 +110,8 @@ def compile(
         auto_scale_loss=auto_scale_loss,
     )
     if model.built and model.trainable_variables:
-        own.build(model.trainable_variables)
+        with model.distribute_strategy.scope():
+            own.build(model.trainable_variables)
     _install(model, own)
 
 
@@ -141,13 +148,7 @@ def _install(model: Any, own: Optimizer) -> None:
         if model.optimizer is not own:
             delattr(model, _METHOD)
             return model.make_train_function(force=force)
-        if model.distribute_strategy.num_replicas_in_sync > 1:
-            raise ValueError(
-                "Expected one device to train on, got a model under "
-                f"{type(model.distribute_strategy).__name__} with "
-                f"{model.distribute_strategy.num_replicas_in_sync} replicas, whose curvature fit "
-                "does not add up: train it in a loop of your own."
-            )
+        _check_strategy(model.distribute_strategy, own.optimizer, model.jit_compile)
         if own.built:
             own.prepare()
         if model.train_function is None or force:
@@ -155,6 +156,31 @@ def _install(model: Any, own: Optimizer) -> None:
         return model.train_function
 
     setattr(model, _METHOD, make_train_function)
+
+
+def _check_strategy(strategy: Any, optimizer: Any, jit_compile: Any) -> None:
+    """Raises ValueError or TypeError for what `fit` can't do on several replicas."""
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1:
+        return
+    # A MultiWorkerMirroredStrategy is none of these.
+    if not isinstance(strategy, tf.distribute.MirroredStrategy):
+        raise ValueError(
+            "Expected a model on one device or under a MirroredStrategy, got one under "
+            f"{type(strategy).__name__} with {replicas} replicas, where Keras' own fit does not "
+            "run either: train it in a loop with mlhf.distribute.DataParallel."
+        )
+    if isinstance(optimizer, FirstOrder):
+        raise ValueError(
+            f"Expected an optimizer of this package for {replicas} replicas, got a Keras "
+            "optimizer, which adds up gradients itself: compile the model with model.compile."
+        )
+    if jit_compile is True:
+        raise ValueError(
+            f"Expected jit_compile=False for {replicas} replicas, got True: the collectives "
+            "between devices are outside of XLA."
+        )
+    DataParallel(strategy, optimizer)
 
 
 def _flat(loss: Any) -> list[Any]:

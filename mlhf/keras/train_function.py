@@ -57,7 +57,8 @@ class TrainFunction:
         return logs
 
     def _one_step(self, model: Any, data: Any) -> dict[str, Any]:
-        leaves = [_as_tensor(leaf) for leaf in tf.nest.flatten(data)]
+        strategy = model.distribute_strategy
+        leaves = [_as_tensor(leaf, strategy) for leaf in tf.nest.flatten(data)]
         self._build(model, tf.nest.pack_sequence_as(data, leaves))
         if model.run_eagerly:
             return self._step(tf.nest.pack_sequence_as(data, leaves))
@@ -113,8 +114,12 @@ def _without_sizes(key: Any) -> Any:
     return there, tuple((dtype, shape[1:]) for dtype, shape in known)
 
 
-def _as_tensor(leaf: Any) -> tf.Tensor | None:
+def _as_tensor(leaf: Any, strategy: Any) -> tf.Tensor | None:
     # Data sets have an optional for what is missing.
     if leaf is None or isinstance(leaf, tf.experimental.Optional):
         return None
+    if isinstance(leaf, tf.distribute.DistributedValues):
+        # Whole again, since the optimizer divides it itself, as it divides that of any loop.
+        shares = [share for share in strategy.experimental_local_results(leaf) if len(share)]
+        return tf.concat(shares, 0)
     return tf.convert_to_tensor(leaf)

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from mlhf import keras_internals
 from mlhf.checks import asides
+from mlhf.distribute import DataParallel
 from mlhf.keras import joint_loss, layer_penalties, network, outputs
 from mlhf.keras.optimizer import Optimizer
 from mlhf.keras.outputs import Output
@@ -25,6 +26,11 @@ class TrainingStep:
         """Makes the step of a model."""
         self._model: Any = weakref.ref(model)
         self._optimizer = optimizer
+        strategy = model.distribute_strategy
+        self._replicas: int = strategy.num_replicas_in_sync
+        self._divided: Any = None
+        if self._replicas > 1:
+            self._divided = DataParallel(strategy, optimizer.optimizer)
 
     def __call__(self, data: Any) -> dict[str, Any]:
         """Takes a step on a batch.
@@ -46,8 +52,12 @@ class TrainingStep:
         x = tf.nest.map_structure(tf.convert_to_tensor, x)
         objective, masks = self._objective(model, x, y, sample_weight)
         parameters, state = optimizer.read()
+        size = objective.targets.shape[0]
+        # Fewer examples than replicas, as an epoch's last batch may have, are computed undivided.
+        is_whole = self._divided is None or (size is not None and size < self._replicas)
+        stepper = optimizer.optimizer if is_whole else self._divided
         with asides.noted() as noted:
-            step = optimizer.optimizer.step(objective, parameters, state)
+            step = stepper.step(objective, parameters, state)
         y_pred = self._outputs(model, noted, x)
         for part, mask in zip(tf.nest.flatten(y_pred), masks, strict=True):
             keras_internals.set_mask(part, mask)

@@ -100,10 +100,10 @@ def terms_of(
     return outputs.shape[:axes].num_elements()
 
 
-def present_counts(
+def present_count(
     outputs: tf.Tensor, terms: int | tf.Tensor, present: tf.Tensor | None
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns how many examples and how many terms are present, zero if none is.
+) -> tf.Tensor:
+    """Returns how many terms are present, zero if none is.
 
     Args:
       outputs: The network's outputs.
@@ -111,10 +111,8 @@ def present_counts(
       present: The terms that the targets leave in, from `present_terms`.
     """
     if present is None:
-        return tf.constant(outputs.shape[0], outputs.dtype), tf.cast(terms, outputs.dtype)
-    there = tf.cast(present, outputs.dtype)
-    examples = tf.reduce_max(tf.reshape(there, [outputs.shape[0], -1]), 1)
-    return tf.reduce_sum(examples), tf.reduce_sum(there)
+        return tf.cast(terms, outputs.dtype)
+    return tf.reduce_sum(tf.cast(present, outputs.dtype))
 
 
 def _root_of_hessian(loss: losses.Loss, outputs: tf.Tensor) -> tf.Tensor | None:
@@ -150,8 +148,8 @@ def of_batch(
     terms: int | tf.Tensor,
     present: tf.Tensor | None = None,
     weights: tf.Tensor | None = None,
-) -> Factors:
-    """Returns the factors of a batch.
+) -> tuple[Factors, dict[str, tf.Tensor]]:
+    """Returns the factors of a batch, and what each A is divided by.
 
     Args:
       network: The traced network.
@@ -165,7 +163,8 @@ def of_batch(
         None for ones.
 
     Returns:
-      A and G by the blocks' names.
+      A and G by the blocks' names; and by name the number of examples that A is a mean over, or
+      the sum of their weights, 0 if none is present.
     """
     examples = network.outputs.shape[0]
     weight = examples / terms
@@ -179,51 +178,52 @@ def of_batch(
         for u in gradients
     ]
     found: Factors = {}
+    counts: dict[str, tf.Tensor] = {}
     for number, (block, layer) in enumerate(zip(blocks, layers, strict=True)):
         # Layers may compute in another dtype than their parameters'.
         dtype = network.leaves[block.weight].dtype
         inputs = tf.cast(layer.inputs, dtype)
         rows = [tf.cast(row[number], dtype) for row in pulled]
         if block.is_kernel:
-            seen, count = _of_present_examples(inputs, examples, present)
-            if weights is not None:
-                seen, count = _of_weighted_examples(inputs, examples, present, weights)
-            a = tf.matmul(seen, seen, transpose_a=True) / count
+            each_example = _of_examples(examples, present, weights, dtype)
+            seen, count = _of_present_examples(inputs, examples, each_example)
+            a = tf.matmul(seen, seen, transpose_a=True) / tf.where(count > 0, count, 1)
             each = [_rows(row, layer.axis) for row in rows]
         else:
-            a = tf.ones([1, 1], dtype)
+            a, count = tf.ones([1, 1], dtype), tf.constant(examples, dtype)
             axes = [i for i in range(1, layer.output.shape.rank) if i != layer.axis]
             each = [tf.reduce_sum(inputs * row, axes) for row in rows]
         g = tf.add_n([tf.matmul(m, m, transpose_a=True) for m in each])
         scale = weight / each[0].shape[0]
         found[block.name] = a, g * (tf.cast(scale, dtype) if tf.is_tensor(scale) else scale)
-    return found
+        counts[block.name] = count
+    return found, counts
+
+
+def _of_examples(
+    examples: int, present: tf.Tensor | None, weights: tf.Tensor | None, dtype: tf.DType
+) -> tf.Tensor | None:
+    """Returns how much each example counts in A, or None if all count the same.
+
+    That is the mean of its terms' weights, or whether a term of it is present.
+    """
+    if weights is not None:
+        if present is not None:
+            weights = tf.where(present, weights, tf.zeros_like(weights))
+        return tf.cast(tf.reduce_mean(tf.reshape(weights, [examples, -1]), 1), dtype)
+    if present is None:
+        return None
+    return tf.cast(tf.reduce_any(tf.reshape(present, [examples, -1]), 1), dtype)
 
 
 def _of_present_examples(
-    rows: tf.Tensor, examples: int, present: tf.Tensor | None
-) -> tuple[tf.Tensor, int | tf.Tensor]:
-    """Returns a layer's input rows, zero for examples without terms, and how many have terms."""
-    if present is None or rows.shape[0] is None or rows.shape[0] % examples:
-        return rows, examples
-    there = tf.reduce_any(tf.reshape(present, [examples, -1]), 1)
-    each = tf.cast(tf.repeat(there, rows.shape[0] // examples), rows.dtype)
-    count = tf.maximum(tf.reduce_sum(tf.cast(there, rows.dtype)), 1)
-    return rows * each[:, tf.newaxis], count
-
-
-def _of_weighted_examples(
-    rows: tf.Tensor, examples: int, present: tf.Tensor | None, weights: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor | int]:
-    """Returns a layer's input rows times the roots of their examples' weights, and their sum."""
-    if rows.shape[0] is None or rows.shape[0] % examples:
-        return rows, examples
-    if present is not None:
-        weights = tf.where(present, weights, tf.zeros_like(weights))
-    each = tf.cast(tf.reduce_mean(tf.reshape(weights, [examples, -1]), 1), rows.dtype)
-    total = tf.reduce_sum(each)
+    rows: tf.Tensor, examples: int, each: tf.Tensor | None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns a layer's input rows times the roots of what examples count, and the sum of that."""
+    if each is None or rows.shape[0] is None or rows.shape[0] % examples:
+        return rows, tf.constant(examples, rows.dtype)
     roots = tf.repeat(tf.sqrt(each), rows.shape[0] // examples)
-    return rows * roots[:, tf.newaxis], tf.where(total > 0, total, tf.ones_like(total))
+    return rows * roots[:, tf.newaxis], tf.reduce_sum(each)
 
 
 def times(gradient: tf.Tensor, of_terms: tf.Tensor) -> tf.Tensor:

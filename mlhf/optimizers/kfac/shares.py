@@ -67,14 +67,14 @@ def of_batch(
         means += _factors(of_part, network_of_part, blocks, fisher, seed)
         return means, network.model_state
 
-    (first, of_a, of_g), (_, _, terms), model_state = objective.over_shares(of_share)
+    (first, of_g, *of_a), (_, terms, *_), model_state = objective.over_shares(of_share)
     value, *gradient = first
     if objective.regularizer is not None:
         value += objective.regularizer.value(parameters)
         more = tf.nest.flatten(objective.regularizer.gradient(parameters))
         gradient = [g + m for g, m in zip(gradient, more, strict=True)]
     names = [block.name for block in blocks]
-    factors = dict(zip(names, zip(of_a, of_g, strict=True), strict=True))
+    factors = {name: (a, g) for name, (a,), g in zip(names, of_a, of_g, strict=True)}
     return BatchQuantities(value, gradient, factors, terms > 0, model_state)
 
 
@@ -92,7 +92,7 @@ def _share_of_factors(share: float, size: Any) -> float:
 def _factors(
     share: Share, network: TracedNetwork, blocks: list[Block], fisher: str, seed: tf.Tensor
 ) -> list[Mean]:
-    """Returns the factors A and the factors G of a share's examples, in the order of blocks."""
+    """Returns the factors G and then each A of a share's examples, in the order of blocks."""
     objective: Objective = share.objective
     layers = [network.layer(block) for block in blocks]
     loss, outputs = objective.loss, network.outputs
@@ -105,12 +105,13 @@ def _factors(
     if weights is not None:
         gradients = [factors_module.times(u, tf.sqrt(weights)) for u in gradients]
     terms = factors_module.terms_of(loss, outputs, present)
-    factors = factors_module.of_batch(network, blocks, layers, gradients, terms, present, weights)
-    examples, terms_present = factors_module.present_counts(outputs, terms, present)
-    return [
-        Mean(examples, [factors[block.name][0] for block in blocks]),
-        Mean(terms_present, [factors[block.name][1] for block in blocks]),
-    ]
+    factors, counts = factors_module.of_batch(
+        network, blocks, layers, gradients, terms, present, weights
+    )
+    terms_present = factors_module.present_count(outputs, terms, present)
+    of_g = Mean(terms_present, [factors[block.name][1] for block in blocks])
+    # Shares whose examples weigh more count more in A.
+    return [of_g, *[Mean(counts[block.name], [factors[block.name][0]]) for block in blocks]]
 
 
 def _of_terms(part: tf.Tensor | None, loss: losses.Loss, outputs: tf.Tensor) -> tf.Tensor | None:

@@ -8,10 +8,10 @@ import tensorflow as tf
 import mlhf
 from mlhf.distribute import DataParallel
 from mlhf.optimizers.protocol import Optimizer
-from tests.mlhf.distribute import processes, trainings
+from tests.mlhf.distribute import keras_fit, processes, trainings
 
 COMMAND = ["-m", "tests.mlhf.distribute.trainings"]
-FAST = ["hf", "kfac with a rate"]
+FAST = ["hf", "kfac with a rate", "weighted and ignored by kfac"]
 
 
 def check(path, cases):
@@ -121,3 +121,13 @@ def test_synchronized_normalization_is_refused_by_name(strategy):
 @pytest.mark.slow
 def test_two_processes_with_a_keras_model_and_with_other_weights():
     processes.run([["-m", "tests.mlhf.distribute.keras_training"]] * 2)
+
+
+def test_fit_under_a_strategy_takes_the_steps_of_one_device(tmp_path):
+    processes.run([["-m", "tests.mlhf.distribute.keras_fit", str(tmp_path), "kfac"]])
+
+
+@pytest.mark.slow
+def test_fit_under_a_strategy_takes_the_steps_of_one_device_with_every_optimizer(tmp_path):
+    names = list(keras_fit.OPTIMIZERS)
+    processes.run([["-m", "tests.mlhf.distribute.keras_fit", str(tmp_path), *names]])

@@ -43,6 +43,12 @@ CASES = {
     "ignored": ("martens", {"ignore": True}),
     "ignored by kfac": ("kfac with a rate", {"ignore": True}),
     "weighted": ("hf", {"weights": True}),
+    **{
+        f"weighted, {name}": (name, {"weights": True})
+        for name in ("hf with nystrom", "martens", "meta", "kfac", "kfac with a rate")
+    },
+    "weighted and ignored by kfac": ("kfac with a rate", {"weights": True, "ignore": True}),
+    "weighted, muon with curvature": ("muon with curvature", {"weights": True}),
     "a sum": ("hf", {"terms": 2}),
     "uneven": ("hf", {"size": 11}),
 }

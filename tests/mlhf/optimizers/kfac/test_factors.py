@@ -63,7 +63,7 @@ def factors(
         outputs = network.outputs
         gradients = factors_module.output_gradients(loss, outputs, targets, fisher, seed)
         terms = factors_module.terms_of(loss, outputs)
-        return factors_module.of_batch(network, blocks, layers, gradients, terms)
+        return factors_module.of_batch(network, blocks, layers, gradients, terms)[0]
 
     if targets is None:
         targets = tf.zeros([inputs.shape[0]], tf.int32)
