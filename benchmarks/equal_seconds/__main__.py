@@ -95,7 +95,8 @@ def main() -> None:
             for seed in seeds:
                 runs.run(name, None, given.seconds, seed)
     times = [float(t) for t in given.times.split(",")]
-    text = f"{report.table(runs.records, times)}\n\n{report.shares(runs.records, times)}\n"
+    shares = (report.shares(runs.records, times, ours) for ours in report.OURS[:2])
+    text = "\n\n".join([report.table(runs.records, times), *filter(None, shares)]) + "\n"
     command = shlex.join(["python", "-m", "benchmarks.equal_seconds", *sys.argv[1:]])
     (given.output / "table.md").write_text(f"`{command}`\n\n{text}")
     report.picture(runs.records, given.output / "errors.svg", given.task)

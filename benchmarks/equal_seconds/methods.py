@@ -12,6 +12,7 @@ import tensorflow as tf
 import mlhf
 from benchmarks.equal_seconds import tf_levenberg_marquardt
 from benchmarks.equal_seconds.clock import Clock
+from mlhf.minimization.growing_sample import GROWING, GrowingSample
 from train_val.problems.equation_problem import EquationProblem
 
 # Steps in one call of a compiled loop: a first-order step is so short that a call costs as much.
@@ -31,6 +32,7 @@ RATES = {
 }
 # Methods whose seconds are not planned: one run serves all times.
 WITHOUT_RATE = (
+    "lm on growing samples",
     "lm",
     "martens",
     "l-bfgs",
@@ -118,11 +120,18 @@ def run(
         if first == name:
             return
         name = "l-bfgs"
+    objective, method, sample = problem.objective(), name, None
+    if name == "lm on growing samples":
+        method, sample = mlhf.LevenbergMarquardt(), GROWING
+        for one in GrowingSample(objective).of_each_size(objective):
+            # Compiled ahead, as the steps of all methods are.
+            method.step(one, start, method.init(start))
     mlhf.minimize(
-        problem.objective(),
+        objective,
         start,
-        name,
+        method,
         steps=10**7,
+        sample=sample,
         callback=lambda step, parameters, metrics: clock.over(parameters),
         progress=False,
     )

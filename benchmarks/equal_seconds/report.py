@@ -12,6 +12,8 @@ from benchmarks.equal_seconds.methods import METHODS, RATES
 from train_val.comparison.styles import styles
 
 ERRORS = (1e-2, 1e-3, 1e-4, 1e-5)
+# The methods of this package; what others have as well are rivals.
+OURS = ("lm on growing samples", "lm", "martens")
 _NAMES = {"adam then l-bfgs": "adam, then l-bfgs"}
 Record = Mapping[str, Any]
 
@@ -78,10 +80,10 @@ def table(records: Sequence[Record], times: Sequence[float]) -> str:
     return "\n".join(lines)
 
 
-def shares(records: Sequence[Record], times: Sequence[float], ours: str = "lm") -> str:
-    """Returns a sentence: the error of one method as a share of the best other's, by time."""
+def shares(records: Sequence[Record], times: Sequence[float], ours: str) -> str:
+    """Returns a sentence: the error of one method as a share of the best rival's, by time."""
     groups = chosen(records)
-    others = {name: group for name, group in groups.items() if name != ours and name != "martens"}
+    others = {name: group for name, group in groups.items() if name not in OURS}
     if ours not in groups or not others:
         return ""
     parts = []

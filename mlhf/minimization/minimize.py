@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ import tensorflow as tf
 
 from mlhf.checks.structures import kind
 from mlhf.minimization import methods, quasi_newton
+from mlhf.minimization.growing_sample import GrowingSample
 from mlhf.minimization.watch import INTERRUPTED, MESSAGES, Callback, StopRules, Watch
 from mlhf.models import keras_models
 from mlhf.objective import Objective
@@ -65,6 +67,7 @@ def minimize(
     target: float | None = None,
     callback: Callback | None = None,
     options: Mapping[str, Any] | None = None,
+    sample: int | str | None = None,
     progress: bool = True,
 ) -> Minimization:
     """Minimizes an objective.
@@ -89,6 +92,11 @@ def minimize(
         steps done and the metrics as numbers; a true value stops.
       options: The arguments of the method's class, such as `{"learning_rate": 1e-3}`; with two
         methods, a dictionary of these by name.
+      sample: `"growing"` takes each step on a random sample of the examples, an eighth of them at
+        first, and doubles it whenever steps begin to fit their samples better than new ones; a
+        number is the number of examples to begin with. `None` takes all at every step. Least
+        squares become several times faster, each size of a sample costs a compilation, and
+        `tolerance` and `target` wait for all examples.
       progress: Whether a progress bar is shown.
 
     Returns:
@@ -113,10 +121,14 @@ def minimize(
                 f"Expected one objective for all steps of {part!r}, whose line search compares "
                 "losses, got a function: give objective(0), or take another method."
             )
+    samples = None
+    if sample is not None:
+        _check_sampled(parts, makes_batches)
+        samples = GrowingSample(objective, sample)  # type: ignore[arg-type]
     model = parameters if keras_models.is_model(parameters) else None
     parameters = as_parameters(keras_models.parameters_of(parameters))
     rules = StopRules(steps, seconds, tolerance, target)
-    loop = _Loop(objective, parameters, model)
+    loop = _Loop(objective, parameters, model, samples)
     with Watch(rules, callback, progress) as watch:
         try:
             for place, part in enumerate(parts):
@@ -151,11 +163,28 @@ def _options(method: Any, parts: list[Any], options: Mapping[str, Any] | None) -
     return [by_name.get(part, {}) for part in parts]
 
 
+def _check_sampled(parts: list[Any], makes_batches: bool) -> None:
+    """Raises ValueError for what can't be sampled."""
+    for part in parts:
+        if isinstance(part, str) and part in methods.QUASI_NEWTON:
+            raise ValueError(
+                f"Expected no sample= with {part!r}, whose line search compares losses: take "
+                'another method, such as "lm".'
+            )
+    if makes_batches:
+        raise ValueError(
+            "Expected an mlhf.Objective of all examples with sample=, got a function, which "
+            "chooses the examples of each step itself."
+        )
+
+
 class _Loop:
     """The steps of one or several methods on an objective."""
 
-    def __init__(self, objective: Any, parameters: Any, model: Any) -> None:
-        self._objective, self._model = objective, model
+    def __init__(
+        self, objective: Any, parameters: Any, model: Any, samples: GrowingSample | None
+    ) -> None:
+        self._objective, self._model, self._samples = objective, model, samples
         self._parameters = parameters
         self._evaluated = parameters
         self._model_state: Any = None
@@ -181,13 +210,22 @@ class _Loop:
         state = optimizer.init(self._parameters if self._model is None else self._model)
         is_over = watch.part(share)
         while not is_over():
-            objective = self._at(watch.steps)
-            step = optimizer.step(objective, self._parameters, state)
+            objective, samples = self._at(watch.steps), self._samples
+            is_sample = samples is not None and not samples.is_whole
+            if samples is not None:
+                objective = samples.draw(objective)
+            with warnings.catch_warnings():
+                if samples is not None:
+                    # Their shapes change as they grow, a few times.
+                    warnings.filterwarnings("ignore", "A step is compiled for the third shape")
+                step = optimizer.step(objective, self._parameters, state)
             before, self._parameters, state = self._parameters, step.parameters, step.state
             self._model_state = step.model_state
             self._evaluated = optimizer.evaluation_parameters(self._parameters, state)
-            if watch.note(before, self._evaluated, step.metrics):
+            if watch.note(before, self._evaluated, step.metrics, is_sample):
                 return
+            if samples is not None:
+                samples.note(objective, step.metrics["loss"], self._parameters)
 
     def _at(self, step: int) -> Objective:
         if self._ahead is not None:

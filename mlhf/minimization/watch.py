@@ -122,13 +122,17 @@ class Watch:
 
         return is_over
 
-    def note(self, before: Any, after: Any, metrics: Mapping[str, Any]) -> bool:
+    def note(
+        self, before: Any, after: Any, metrics: Mapping[str, Any], is_sample: bool = False
+    ) -> bool:
         """Notes a step.
 
         Args:
           before: The parameters that the metrics' loss belongs to.
           after: The parameters after the step.
           metrics: Scalars, `loss` among them.
+          is_sample: Whether they are those of a sample of the examples, whose loss is neither the
+            lowest nor the one that was asked for.
 
         Returns:
           Whether to stop.
@@ -137,7 +141,7 @@ class Watch:
         self.steps += 1
         loss, norm = row["loss"], row.get("gradient_norm")
         self._rows.append({**row, "seconds": self.seconds})
-        if loss < self.best[0]:
+        if loss < self.best[0] and not is_sample:
             self.best = loss, before
         self._bar.step(loss=f"{loss:.6g}")
         rules = self._rules
@@ -149,13 +153,15 @@ class Watch:
             self.status = STEPS
         if rules.seconds is not None and self.seconds >= rules.seconds:
             self.status = SECONDS
+        if not math.isfinite(loss):
+            self.status = NOT_FINITE
+        if is_sample:
+            return self.status is not None
         small = rules.tolerance is not None and norm is not None and self._first_norm is not None
         if small and norm <= rules.tolerance * self._first_norm:  # type: ignore[operator]
             self.status = TOLERANCE
         if rules.target is not None and loss <= rules.target:
             self.status = TARGET
-        if not math.isfinite(loss):
-            self.status = NOT_FINITE
         return self.status is not None
 
     def history(self) -> dict[str, np.ndarray]:

@@ -239,6 +239,18 @@ class Objective:
         )
         return self.on(inputs, targets, self.model_state, counted)
 
+    def examples(self, indices: tf.Tensor) -> Objective:
+        """Returns the objective on some examples of the batch.
+
+        Args:
+          indices: Their numbers, a vector of integers.
+        """
+        inputs, targets, counted = tf.nest.map_structure(
+            lambda tensor: tf.gather(tensor, indices),
+            (self.inputs, self.targets, self.tensors[-1]),
+        )
+        return self.on(inputs, targets, self.model_state, counted)
+
     def batch_size(self) -> int | tf.Tensor:
         """Returns the number of examples, a tensor if it is known only when a graph runs."""
         size = self.targets.shape[0]

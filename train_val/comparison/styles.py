@@ -44,6 +44,7 @@ _LOOKS = {
     "soap": (GREEN, "p"),
     "adamw": (GREY, "P"),
     "lm": (VERMILION, "D"),
+    "lm on growing samples": (VERMILION, "o"),
     "l-bfgs": (GREY, ">"),
     "adam then l-bfgs": (BLACK, ">"),
     "self-scaled broyden": (BLUE, "<"),
