@@ -34,13 +34,15 @@ from train_val.task_families import registry  # noqa: E402
 class Runs:
     """The runs of one task, kept in a file."""
 
-    def __init__(self, task: str, path: Path) -> None:
+    def __init__(self, task: str, path: Path, sample: int | None) -> None:
         """Reads what is there.
 
         Args:
           task: The task, as for `train_val.task_families.registry.make`.
           path: The file, one run in a line.
+          sample: As for `methods.run`.
         """
+        self._sample = sample
         self._path = path
         self._problem = registry.make(task)
         self._loops: dict[str, methods.FirstOrderLoop] = {}
@@ -54,7 +56,7 @@ class Runs:
         if any(key.items() <= record.items() for record in self.records):
             return
         clock = Clock(budget, self._problem.accuracy)
-        methods.run(name, self._problem, seed, clock, rate, self._loops)
+        methods.run(name, self._problem, seed, clock, rate, self._loops, self._sample)
         points = [[round(time, 3), float(f"{error:.4g}")] for time, error in clock.points]
         record = {**key, "points": points}
         self.records.append(record)
@@ -74,13 +76,16 @@ def main() -> None:
     parser.add_argument("--budgets", default="", help="shorter seconds that rates are tuned for")
     parser.add_argument("--times", default="5,15,30,60", help="the columns of the table")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument(
+        "--sample", type=int, help="the points of a step, for methods that can take some of them"
+    )
     given = parser.parse_args()
     names = given.methods.split(",")
     unknown = sorted(set(names) - set(methods.METHODS))
     if unknown:
         parser.error(f"Expected methods among {', '.join(methods.METHODS)}, got {unknown}.")
     given.output.mkdir(parents=True, exist_ok=True)
-    runs = Runs(given.task, given.output / "runs.jsonl")
+    runs = Runs(given.task, given.output / "runs.jsonl", given.sample)
     seeds = [int(seed) for seed in given.seeds.split(",")]
     budgets = [float(b) for b in given.budgets.split(",") if b] + [given.seconds]
     for name in names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,8 @@ _FIRST_ORDER: dict[str, Callable[[float], Any]] = {
     "soap": mlhf.SOAP,
     "muon": mlhf.Muon,
 }
+# The largest product of points and parameters of a step that is compiled before the clock starts.
+_COMPILED_AHEAD = 2**26
 # Rates that are tried, at the beginning of a cosine that ends with the seconds.
 RATES = {
     "adam": (1e-3, 3e-3, 1e-2, 3e-2),
@@ -46,19 +49,27 @@ METHODS = (*WITHOUT_RATE, *RATES)
 class FirstOrderLoop:
     """Steps of a first-order method in one compiled loop, for all seeds and rates of a problem."""
 
-    def __init__(self, name: str, problem: EquationProblem) -> None:
+    def __init__(self, name: str, problem: EquationProblem, sample: int | None) -> None:
         """Prepares the loop; it is compiled at its first call.
 
         Args:
           name: The method's name, a key of `RATES`.
           problem: The problem.
+          sample: The number of points, of all terms together, that each step draws; None for all.
         """
         self.optimizer = _FIRST_ORDER[name](1e-3)
         objective = problem.objective()
+        share = 1.0 if sample is None else sample / objective.batch_size()
+
+        def drawn(term: mlhf.Objective) -> mlhf.Objective:
+            size = term.batch_size()
+            count = max(1, round(share * size))
+            return term.examples(tf.random.uniform([count], 0, size, tf.int32))
 
         def steps(parameters: Any, state: Any) -> tuple[Any, Any]:
             for _ in range(_STEPS):
-                parameters, state, *_ = self.optimizer.step(objective, parameters, state)
+                one = objective if sample is None else objective.map_terms(drawn)
+                parameters, state, *_ = self.optimizer.step(one, parameters, state)
             return parameters, state
 
         self._steps = tf.function(steps, autograph=False)
@@ -96,6 +107,7 @@ def run(
     clock: Clock,
     rate: float | None,
     loops: dict[str, FirstOrderLoop],
+    sample: int | None = None,
 ) -> None:
     """Trains once.
 
@@ -106,6 +118,8 @@ def run(
       clock: The clock, which takes the errors down.
       rate: The rate at the first step, for methods that have one.
       loops: Compiled loops by name, which serve later runs.
+      sample: The number of points that a step of a method with a rate draws, and the first one of
+        growing samples; None for all, and for an eighth.
     """
     start = problem.task.initialize(seed)
     if name == "tf-levenberg-marquardt":
@@ -114,24 +128,34 @@ def run(
     first = "adam" if name == "adam then l-bfgs" else name
     if first in _FIRST_ORDER:
         if first not in loops:
-            loops[first] = FirstOrderLoop(first, problem)
+            loops[first] = FirstOrderLoop(first, problem, sample)
         share = _ADAM_SHARE if first != name else 1.0
         start = loops[first].run(start, clock, rate or 3e-3, share * clock.budget)
         if first == name:
             return
         name = "l-bfgs"
-    objective, method, sample = problem.objective(), name, None
+    objective, growing = problem.objective(), None
+    method: Any = name
     if name == "lm on growing samples":
-        method, sample = mlhf.LevenbergMarquardt(), GROWING
-        for one in GrowingSample(objective).of_each_size(objective):
-            # Compiled ahead, as the steps of all methods are.
-            method.step(one, start, method.init(start))
+        method, growing = mlhf.LevenbergMarquardt(), sample or GROWING
+        _compile_ahead(method, GrowingSample(objective, growing), objective, start)
     mlhf.minimize(
         objective,
         start,
         method,
         steps=10**7,
-        sample=sample,
+        sample=growing,
         callback=lambda step, parameters, metrics: clock.over(parameters),
         progress=False,
     )
+
+
+def _compile_ahead(method: Any, samples: GrowingSample, objective: Any, start: Any) -> None:
+    """Compiles the steps for every size of a sample, as those of all methods are."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "A step is compiled for the third shape")
+        size = sum(leaf.shape.num_elements() for leaf in tf.nest.flatten(start))
+        for one in samples.of_each_size(objective):
+            # A step on more takes a minute; where it comes at all its compilation is counted.
+            if one.batch_size() * size <= _COMPILED_AHEAD:
+                method.step(one, start, method.init(start))

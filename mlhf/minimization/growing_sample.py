@@ -20,8 +20,9 @@ from mlhf.checks.arguments import check_choice, check_count
 from mlhf.objective import Objective
 
 GROWING = "growing"
-# Of the examples, the share that `"growing"` begins with; of each term at least so many.
-_FIRST_SHARE, _FEWEST = 1 / 8, 16
+# Of the examples, the share that `"growing"` begins with; of all at most and of each term at least
+# so many.
+_FIRST_SHARE, _MOST_AT_FIRST, _FEWEST = 1 / 8, 1000, 16
 # The gap is the mean of ln(loss on a new sample / loss that was left on the one before) over so
 # many steps. Samples are doubled when it is above `_MOST`; or above `_LEAST`, and larger than what
 # the loss on new samples has fallen by, as a logarithm, in as many steps.
@@ -44,7 +45,7 @@ class GrowingSample:
         Args:
           objective: The objective on all examples.
           first: The number of examples, of all terms together, of the first samples; or
-            `"growing"`, for an eighth of them, but at least 16 of each term.
+            `"growing"`, for an eighth of them, but at most 1,000, and at least 16 of each term.
           seed: The seed of the samples.
 
         Raises:
@@ -59,7 +60,8 @@ class GrowingSample:
             )
         if isinstance(first, str):
             check_choice("sample", first, (GROWING,))
-            self.share, self._fewest = _FIRST_SHARE, _FEWEST
+            self.share = min(_FIRST_SHARE, _MOST_AT_FIRST / sum(self._sizes))
+            self._fewest = _FEWEST
         else:
             self.share, self._fewest = check_count("sample", first) / sum(self._sizes), 1
         self._random = np.random.default_rng(seed)
