@@ -119,7 +119,7 @@ def run(
       rate: The rate at the first step, for methods that have one.
       loops: Compiled loops by name, which serve later runs.
       sample: The number of points that a step of a method with a rate draws, and the first one of
-        growing samples; None for all, and for an eighth.
+        growing samples; None for all, and for a sixteenth.
     """
     start = problem.task.initialize(seed)
     if name == "tf-levenberg-marquardt":

@@ -1,7 +1,7 @@
 """Steps on random samples of an objective's examples, which grow as the network outlearns them.
 
-As long as residuals everywhere say the same, a step on an eighth of them is as good as one on all,
-and Levenberg and Marquardt's method takes a fifth to a fiftieth of the time for it. A step on too
+As long as residuals everywhere say the same, a step on a sixteenth of them is as good as on all, and
+Levenberg and Marquardt's method takes a fifth to a fiftieth of the time for it. A step on too
 few fits those and no others, which shows at the next step: the loss on the new sample, before
 anything was fitted to it, is larger than the loss on the old one after its step. Samples grow for
 the same reason in Byrd, Chin, Nocedal and Wu, "Sample size selection in optimization methods for
@@ -22,7 +22,7 @@ from mlhf.objective import Objective
 GROWING = "growing"
 # Of the examples, the share that `"growing"` begins with; of all at most and of each term at least
 # so many.
-_FIRST_SHARE, _MOST_AT_FIRST, _FEWEST = 1 / 8, 1000, 16
+_FIRST_SHARE, _MOST_AT_FIRST, _FEWEST = 1 / 16, 1000, 16
 # The gap is the mean of ln(loss on a new sample / loss that was left on the one before) over so
 # many steps. Samples are doubled when it is above `_MOST`; or above `_LEAST`, and larger than what
 # the loss on new samples has fallen by, as a logarithm, in as many steps.
@@ -45,7 +45,7 @@ class GrowingSample:
         Args:
           objective: The objective on all examples.
           first: The number of examples, of all terms together, of the first samples; or
-            `"growing"`, for an eighth of them, but at most 1,000, and at least 16 of each term.
+            `"growing"`, for a sixteenth of them, but at most 1,000, and at least 16 of each term.
           seed: The seed of the samples.
 
         Raises:

@@ -92,7 +92,7 @@ def minimize(
         steps done and the metrics as numbers; a true value stops.
       options: The arguments of the method's class, such as `{"learning_rate": 1e-3}`; with two
         methods, a dictionary of these by name.
-      sample: `"growing"` takes each step on a random sample of the examples, an eighth of them at
+      sample: `"growing"` takes each step on a random sample of the examples, a sixteenth of them at
         first, and doubles it whenever steps begin to fit their samples better than new ones; a
         number is the number of examples to begin with. `None` takes all at every step. Least
         squares become several times faster, each size of a sample costs a compilation, and
