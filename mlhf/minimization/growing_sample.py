@@ -1,7 +1,7 @@
 """Steps on random samples of an objective's examples, which grow as the network outlearns them.
 
-As long as residuals everywhere say the same, a step on a sixteenth of them is as good as on all, and
-Levenberg and Marquardt's method takes a fifth to a fiftieth of the time for it. A step on too
+As long as residuals everywhere say the same, a step on a sixteenth of them is as good as on all,
+and Levenberg and Marquardt's method takes a fifth to a fiftieth of the time for it. A step on too
 few fits those and no others, which shows at the next step: the loss on the new sample, before
 anything was fitted to it, is larger than the loss on the old one after its step. Samples grow for
 the same reason in Byrd, Chin, Nocedal and Wu, "Sample size selection in optimization methods for
