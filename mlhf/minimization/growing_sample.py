@@ -24,9 +24,12 @@ GROWING = "growing"
 # so many.
 _FIRST_SHARE, _MOST_AT_FIRST, _FEWEST = 1 / 16, 1000, 16
 # The gap is the mean of ln(loss on a new sample / loss that was left on the one before) over so
-# many steps. Samples are doubled when it is above `_MOST`; or above `_LEAST`, and larger than what
-# the loss on new samples has fallen by, as a logarithm, in as many steps.
+# many steps. Samples are doubled when it is above `_MOST`; or when it is above `_LEAST`, and larger
+# than what the loss on new samples has fallen by, as a logarithm, in as many steps.
 _STEPS, _MOST, _LEAST = 8, 1.0, 0.1
+# Or when the logarithm has fallen by less than this in so many steps, and before by more than ln 2:
+# then it is not the plateau at the beginning, from which larger samples are no way out.
+_LONG, _SLOW = 16, 0.2
 _GROWTH = 2
 # Losses may reach zero.
 _LARGEST = 20.0
@@ -65,6 +68,8 @@ class GrowingSample:
         else:
             self.share, self._fewest = check_count("sample", first) / sum(self._sizes), 1
         self._random = np.random.default_rng(seed)
+        # The logarithm of the first loss, less ln 2.
+        self._first: float | None = None
         self._begin()
         self._value = tf.function(_value, autograph=False)
         if self._counts() == self._sizes:
@@ -98,6 +103,8 @@ class GrowingSample:
         if self.is_whole:
             return
         self._before.append(_logarithm(float(loss)))
+        if self._first is None:
+            self._first = self._before[0] - math.log(2)
         self._after.append(_logarithm(float(self._value(sample, parameters))))
         if self._are_too_small():
             self.share *= _GROWTH
@@ -117,9 +124,15 @@ class GrowingSample:
         gap = np.mean(np.subtract(self._before[-_STEPS:], self._after[-_STEPS - 1 : -1]))
         if len(self._before) < 2 * _STEPS:
             return bool(gap > _MOST)
-        earlier, lately = self._before[-2 * _STEPS : -_STEPS], self._before[-_STEPS:]
-        fall = np.mean(earlier) - np.mean(lately)
-        return bool(gap > _MOST or (gap > _LEAST and gap > fall))
+        if gap > _MOST or (gap > _LEAST and gap > self._fall(_STEPS)):
+            return True
+        has_left = self._first is not None and np.mean(self._before[-_LONG:]) < self._first
+        return bool(has_left and len(self._before) >= 2 * _LONG and self._fall(_LONG) < _SLOW)
+
+    def _fall(self, steps: int) -> float:
+        """Returns how far the logarithm has fallen in so many steps, from mean to mean."""
+        earlier, lately = self._before[-2 * steps : -steps], self._before[-steps:]
+        return float(np.mean(earlier) - np.mean(lately))
 
     def of_each_size(self, objective: Objective) -> list[Objective]:
         """Returns a sample of each size that may come, the last with all examples.

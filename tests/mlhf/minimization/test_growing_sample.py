@@ -90,6 +90,16 @@ def test_samples_grow_if_steps_fit_them_better_than_new_ones(fall, gap, grows):
     assert len(samples._before) == (1 if grows and gap < 1 else 8 if grows else 17)
 
 
+@pytest.mark.parametrize(("falls", "grows"), [(True, True), (False, False)])
+def test_samples_grow_where_losses_stand_still_below_the_first_plateau(falls, grows):
+    whole = make()
+    samples = GrowingSample(whole, 25)
+    for step in range(40):
+        loss = np.exp(-min(step, 5)) if falls else 1.0
+        note(samples, whole, loss, 0.99 * loss)
+    assert samples.share == (0.25 if grows else 0.125)
+
+
 def test_a_loss_of_zero_and_a_large_one_are_numbers():
     whole = make()
     samples = GrowingSample(whole, 25)
