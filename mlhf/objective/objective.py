@@ -240,7 +240,7 @@ class Objective:
         return self.on(inputs, targets, self.model_state, counted)
 
     def examples(self, indices: tf.Tensor) -> Objective:
-        """Returns the objective on the examples of the batch whose numbers a vector has."""
+        """Returns the objective on the examples of the batch with these numbers, a vector."""
         inputs, targets, counted = tf.nest.map_structure(
             lambda tensor: tf.gather(tensor, indices),
             (self.inputs, self.targets, self.tensors[-1]),
