@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ import tensorflow as tf
 import mlhf
 from benchmarks.equal_seconds import tf_levenberg_marquardt
 from benchmarks.equal_seconds.clock import Clock
-from mlhf.minimization.growing_sample import GROWING, GrowingSample
+from mlhf.minimization.growing_sample import GROWING, GrowingSample, of_several_sizes
 from train_val.problems.equation_problem import EquationProblem
 
 # Steps in one call of a compiled loop: a first-order step is so short that a call costs as much.
@@ -152,8 +151,7 @@ def run(
 
 def _compile_ahead(method: Any, samples: GrowingSample, objective: Any, start: Any) -> None:
     """Compiles the steps for every size of a sample, as those of all methods are."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "A step is compiled for the third shape")
+    with of_several_sizes():
         size = sum(leaf.shape.num_elements() for leaf in tf.nest.flatten(start))
         for one in samples.of_each_size(objective):
             # A step on more takes a minute; where it comes at all its compilation is counted.

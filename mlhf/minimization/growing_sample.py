@@ -10,7 +10,10 @@ machine learning" (2012), who look at the variance of gradients instead.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -39,7 +42,7 @@ class GrowingSample:
     """Random samples of an objective's examples, drawn anew for every step.
 
     Attributes:
-      share: The share of the examples that the next sample has; 1 for all.
+      share: The share of the examples that the next sample has; from 1 on all of them.
     """
 
     def __init__(self, objective: Objective, first: int | str = GROWING, seed: int = 0) -> None:
@@ -72,13 +75,11 @@ class GrowingSample:
         self._first: float | None = None
         self._begin()
         self._value = tf.function(_value, autograph=False)
-        if self._counts() == self._sizes:
-            self.share = 1.0
 
     @property
     def is_whole(self) -> bool:
         """Whether the samples are all examples, and will stay so."""
-        return self.share >= 1
+        return self._counts() == self._sizes
 
     def draw(self, objective: Objective) -> Objective:
         """Returns the objective on a new sample: of each term the same share of its examples."""
@@ -109,8 +110,6 @@ class GrowingSample:
         if self._are_too_small():
             self.share *= _GROWTH
             self._begin()
-            if self._counts() == self._sizes:
-                self.share = 1.0
 
     def _begin(self) -> None:
         # The logarithms of losses before and after the steps on samples of this size.
@@ -141,7 +140,7 @@ class GrowingSample:
         """
         share, random, samples = self.share, self._random, []
         self._random = np.random.default_rng(0)
-        while not self.is_whole and self._counts() != self._sizes:
+        while not self.is_whole:
             samples.append(self.draw(objective))
             self.share *= _GROWTH
         self.share, self._random = share, random
@@ -151,6 +150,14 @@ class GrowingSample:
         """Returns how many examples of each term the next sample has."""
         wanted = [max(self._fewest, round(self.share * size)) for size in self._sizes]
         return [min(count, size) for count, size in zip(wanted, self._sizes, strict=True)]
+
+
+@contextlib.contextmanager
+def of_several_sizes() -> Iterator[None]:
+    """Lets steps be compiled for some sizes of a batch, as samples grow, without a warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "A step is compiled for the third shape")
+        yield
 
 
 def _value(objective: Objective, parameters: Any) -> tf.Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from mlhf.checks.structures import kind
 from mlhf.minimization import methods, quasi_newton
-from mlhf.minimization.growing_sample import GrowingSample
+from mlhf.minimization.growing_sample import GrowingSample, of_several_sizes
 from mlhf.minimization.watch import INTERRUPTED, MESSAGES, Callback, StopRules, Watch
 from mlhf.models import keras_models
 from mlhf.objective import Objective
@@ -129,7 +129,8 @@ def minimize(
     parameters = as_parameters(keras_models.parameters_of(parameters))
     rules = StopRules(steps, seconds, tolerance, target)
     loop = _Loop(objective, parameters, model, samples)
-    with Watch(rules, callback, progress) as watch:
+    sizes = contextlib.nullcontext() if samples is None else of_several_sizes()
+    with sizes, Watch(rules, callback, progress) as watch:
         try:
             for place, part in enumerate(parts):
                 is_last = place == len(parts) - 1
@@ -214,11 +215,7 @@ class _Loop:
             is_sample = samples is not None and not samples.is_whole
             if samples is not None:
                 objective = samples.draw(objective)
-            with warnings.catch_warnings():
-                if samples is not None:
-                    # Their shapes change as they grow, a few times.
-                    warnings.filterwarnings("ignore", "A step is compiled for the third shape")
-                step = optimizer.step(objective, self._parameters, state)
+            step = optimizer.step(objective, self._parameters, state)
             before, self._parameters, state = self._parameters, step.parameters, step.state
             self._model_state = step.model_state
             self._evaluated = optimizer.evaluation_parameters(self._parameters, state)

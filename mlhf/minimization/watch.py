@@ -153,15 +153,14 @@ class Watch:
             self.status = STEPS
         if rules.seconds is not None and self.seconds >= rules.seconds:
             self.status = SECONDS
+        first = self._first_norm
+        small = rules.tolerance is not None and norm is not None and first is not None
+        if small and not is_sample and norm <= rules.tolerance * first:  # type: ignore[operator]
+            self.status = TOLERANCE
+        if rules.target is not None and not is_sample and loss <= rules.target:
+            self.status = TARGET
         if not math.isfinite(loss):
             self.status = NOT_FINITE
-        if is_sample:
-            return self.status is not None
-        small = rules.tolerance is not None and norm is not None and self._first_norm is not None
-        if small and norm <= rules.tolerance * self._first_norm:  # type: ignore[operator]
-            self.status = TOLERANCE
-        if rules.target is not None and loss <= rules.target:
-            self.status = TARGET
         return self.status is not None
 
     def history(self) -> dict[str, np.ndarray]:

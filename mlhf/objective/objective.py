@@ -234,17 +234,16 @@ class Objective:
             count = max(1, round(share * size))
             if count == size:
                 return self
-        inputs, targets, counted = tf.nest.map_structure(
-            lambda tensor: tensor[:count], (self.inputs, self.targets, self.tensors[-1])
-        )
-        return self.on(inputs, targets, self.model_state, counted)
+        return self._cut(lambda tensor: tensor[:count])
 
     def examples(self, indices: tf.Tensor) -> Objective:
         """Returns the objective on the examples of the batch with these numbers, a vector."""
-        inputs, targets, counted = tf.nest.map_structure(
-            lambda tensor: tf.gather(tensor, indices),
-            (self.inputs, self.targets, self.tensors[-1]),
-        )
+        return self._cut(lambda tensor: tf.gather(tensor, indices))
+
+    def _cut(self, cut: Callable[[tf.Tensor], tf.Tensor]) -> Objective:
+        """Returns the objective on the examples that a function leaves of a tensor of all."""
+        parts = self.inputs, self.targets, self.tensors[-1]
+        inputs, targets, counted = tf.nest.map_structure(cut, parts)
         return self.on(inputs, targets, self.model_state, counted)
 
     def batch_size(self) -> int | tf.Tensor:

@@ -75,15 +75,18 @@ def check_moving_statistics(strategy):
 
 
 def check_saving(strategy, folder):
-    """A model saved under the strategy goes on without it."""
+    """A model saved under the strategy goes on with it, and without."""
     model = compiled(strategy, OPTIMIZERS["kfac"]())
     fit(model)
     model.save(f"{folder}/model.keras")
     alone = mlhf.keras.load_model(f"{folder}/model.keras")
-    for one in (model, alone):
+    with strategy.scope():
+        loaded = mlhf.keras.load_model(f"{folder}/model.keras")
+    for one in (model, alone, loaded):
         fit(one, epochs=1)
-    for a, b in zip(model.get_weights(), alone.get_weights(), strict=True):
+    for a, b, c in zip(*(one.get_weights() for one in (model, alone, loaded)), strict=True):
         np.testing.assert_allclose(a, b, 1e-4, 1e-5)
+        np.testing.assert_array_equal(a, c)
 
 
 def check_refusals(strategy):

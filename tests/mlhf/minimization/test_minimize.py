@@ -8,6 +8,7 @@ import tensorflow as tf
 
 import mlhf
 from mlhf.minimization import methods, quasi_newton
+from mlhf.minimization.watch import NOT_FINITE, StopRules, Watch
 
 RANDOM = np.random.default_rng(0)
 X, Y = RANDOM.normal(size=(12, 3)), RANDOM.normal(size=(12, 2))
@@ -151,6 +152,13 @@ def test_the_best_point_is_returned_and_a_loss_that_is_not_finite_ends_it():
     assert "no longer finite" in result.message and not result.success
     np.testing.assert_allclose(result.loss, objective().data_loss(result.parameters), rtol=1e-12)
     assert result.loss == result.history["loss"][0]
+
+
+@pytest.mark.parametrize("is_sample", [False, True])
+def test_a_loss_that_is_not_finite_has_not_reached_a_target(is_sample):
+    watch = Watch(StopRules(steps=5, target=0.0, tolerance=1.0), None, False)
+    metrics = {"loss": -np.inf, "gradient_norm": 1.0}
+    assert watch.note({}, {}, metrics, is_sample) and watch.status == NOT_FINITE
 
 
 def test_new_batches_at_every_step():
