@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import train_val as train_val
     from mlhf.kinds import KINDS, kinds_of_model, resolve_kinds
     from mlhf.meta_optimizer.meta_hessian_free import MetaHessianFree
+    from mlhf.meta_optimizer.meta_muon import MetaMuon, MetaMuonState
     from mlhf.meta_optimizer.rule import MetaState
     from mlhf.meta_optimizer.weights_file import names as pretrained_names
     from mlhf.meta_training.backpropagation import meta_train
@@ -74,6 +75,8 @@ __all__ = [
     "LevenbergMarquardtState",
     "MartensHessianFree",
     "MetaHessianFree",
+    "MetaMuon",
+    "MetaMuonState",
     "MetaState",
     "MetaTraining",
     "Minimization",
@@ -120,6 +123,8 @@ _HOMES = {
     "LevenbergMarquardtState": "optimizers.least_squares.levenberg_marquardt.LevenbergMarquardtState",  # noqa: E501
     "MartensHessianFree": "optimizers.martens_hessian_free.MartensHessianFree",
     "MetaHessianFree": "meta_optimizer.meta_hessian_free.MetaHessianFree",
+    "MetaMuon": "meta_optimizer.meta_muon.MetaMuon",
+    "MetaMuonState": "meta_optimizer.meta_muon.MetaMuonState",
     "MetaState": "meta_optimizer.rule.MetaState",
     "MetaTraining": "meta_training.result.MetaTraining",
     "Minimization": "minimization.minimize.Minimization",

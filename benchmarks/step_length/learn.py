@@ -36,13 +36,15 @@ def losses(number: int, seed: int, data_dir: str, weights: ControllerWeights) ->
     from benchmarks.step_length.learning_tasks import LEARNING_TASKS
     from benchmarks.step_length.tasks import held_aside
     from benchmarks.step_length.training import Training
-    from mlhf.meta_optimizer.controlled_muon import ControlledMuon
+    from mlhf.meta_optimizer.meta_muon import MetaMuon
 
     task = LEARNING_TASKS[number]
     shape = held_aside(task, data_dir)[0].shape[1:]
     if number not in _trainings:
         network = task.network(shape, task.outputs)
-        _trainings[number] = Training(task, network, data_dir, ControlledMuon(task.steps))
+        _trainings[number] = Training(
+            task, network, data_dir, MetaMuon(task.steps, weights="neutral")
+        )
     training = _trainings[number]
     training.optimizer.weights = weights
     scale = 2.0 ** ((seed % 3) - 1) if seed % 2 else 1.0

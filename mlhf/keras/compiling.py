@@ -67,7 +67,8 @@ def compile(
       logs: The optimizer's numbers that become logs, such as `["damping", "cg_iterations"]`, as
         they were in the last step; True for all.
       steps: The number of steps of the whole training, epochs times batches, for an optimizer by
-        name that needs it: `"curvature_muon"`, whose steps shrink to 0 there.
+        name that needs it: `"curvature_muon"` and `"meta_muon"`, whose steps shrink to 0 there.
+        `"mlhf"` with it is `"meta_muon"`, which has nothing to tune.
       **unknown: Arguments of Keras' optimizers (`clipnorm`), which are refused.
 
     Raises:

@@ -21,7 +21,10 @@ _NAMES: dict[str, Callable[..., Any]] = {
     "soap": mlhf.SOAP,
 }
 # Those that need the number of steps of the training, their first argument.
-_WITH_HORIZON: dict[str, Callable[..., Any]] = {"curvature_muon": mlhf.CurvatureMuon}
+_WITH_HORIZON: dict[str, Callable[..., Any]] = {
+    "curvature_muon": mlhf.CurvatureMuon,
+    "meta_muon": mlhf.MetaMuon,
+}
 _ALIASES = {
     "hf": "hessian_free",
     "lm": "levenberg_marquardt",
@@ -63,9 +66,11 @@ def find(optimizer: Any, model: Any, steps: int | None = None) -> Any:
                     f'mlhf.keras.compile(model, "{name}", steps=epochs * batches_per_epoch, ...).'
                 )
             return _WITH_HORIZON[name](steps)
+        if name == "mlhf" and steps is not None:
+            return mlhf.MetaHessianFree.from_pretrained(steps=steps)
     if steps is not None:
         raise ValueError(
-            f"Expected steps= only with {sorted(_WITH_HORIZON)} by name, got steps={steps!r} with "
+            f"Expected steps= only with {sorted([*_WITH_HORIZON, 'mlhf'])} by name, got steps={steps!r} with "
             f"{optimizer!r}: give another optimizer a schedule, "
             'mlhf.Muon(mlhf.Schedule(0.02, "linear", steps)).'
         )

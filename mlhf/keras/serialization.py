@@ -136,6 +136,8 @@ def to_json(name: str, value: Any, own: type) -> Any:
         return value
     if isinstance(value, numbers.Number):
         return value
+    if isinstance(value, np.ndarray):
+        return value.tolist()
     if isinstance(value, (list, tuple, set, frozenset)):
         return [to_json(name, part, own) for part in value]
     if isinstance(value, dict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import tensorflow as tf
 
@@ -13,10 +13,11 @@ from mlhf.checks.arguments import check_count, check_number
 from mlhf.checks.structures import check_path
 from mlhf.kinds import with_layers
 from mlhf.layout import Layout
-from mlhf.meta_optimizer import metrics, portable_state, weights_file
+from mlhf.meta_optimizer import loading, metrics, portable_state, weights_file
 from mlhf.meta_optimizer.coordinate_lstm import LSTMWeights
 from mlhf.meta_optimizer.learned_weights import LearnedWeights
 from mlhf.meta_optimizer.live_weights import LiveWeights
+from mlhf.meta_optimizer.meta_muon import MetaMuon
 from mlhf.meta_optimizer.proposal import propose, shorten
 from mlhf.meta_optimizer.rule import MetaState, Rule, zero_state
 from mlhf.models import keras_models
@@ -142,45 +143,46 @@ class MetaHessianFree(LearnedWeights, CompiledSteps):
         # The kinds by the structures that `init` saw: a network's layers tell what paths may not.
         self._kinds_of: dict[Any, Any] = {}
 
+    @overload
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, **overrides: Any) -> MetaHessianFree:
+    def from_pretrained(
+        cls, name_or_path: str | Path, steps: None = None, **overrides: Any
+    ) -> MetaHessianFree: ...
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path | None = None, *, steps: int, **overrides: Any
+    ) -> MetaMuon: ...
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path | None = None, steps: int | None = None, **overrides: Any
+    ) -> MetaHessianFree | MetaMuon:
         """Loads a trained optimizer.
 
         Args:
           name_or_path: A name that ships with the package (`mlhf.pretrained_names()`), a file
-            that `save` wrote, or the folder of a meta-training.
+            that `save` wrote, or the folder of a meta-training; with `steps`, the file of a
+            `mlhf.MetaMuon`, None for the one that ships.
+          steps: The number of steps that training takes: for the `mlhf.MetaMuon` of so many steps,
+            which has nothing to tune. None for a MetaHessianFree.
           **overrides: Arguments of the constructor that differ from those it was saved with, such
             as `learning_rate`.
 
         Returns:
-          The optimizer.
+          The optimizer: a MetaHessianFree, or with `steps` a `mlhf.MetaMuon`.
 
         Raises:
           FileNotFoundError: If there is no such name or file.
-          ValueError: If the file is damaged or an override is not an argument.
+          ValueError: If the file is damaged, an override is not an argument, or neither a name nor
+            a number of steps is given.
         """
-        check_path("a name or a file", name_or_path)
-        content = weights_file.read(name_or_path)
-        # A file may be older than a setting, which then has its default.
-        settings = {**cls().settings, **content.settings}
-        newer = sorted(set(content.settings) - set(cls().settings))
-        if newer:
-            raise ValueError(
-                f"{name_or_path} has the settings {newer}, which this version does not know: a "
-                "newer one saved it."
-            )
-        unknown = set(overrides) - set(_arguments())
-        if unknown:
-            raise ValueError(f"Expected overrides among {sorted(settings)}, got {sorted(unknown)}.")
-        optimizer = cls(**{**settings, **overrides})
-        missing = set(optimizer.rule.roles) - set(content.weights)
-        if missing:
-            raise ValueError(
-                f"{name_or_path} holds weights for the roles {sorted(content.weights)}, and "
-                f"{sorted(missing)} are wanted too: the uses given (x_use, y_use, d_use) have to "
-                "be those of its meta-training."
-            )
-        weights = {role: content.weights[role] for role in optimizer.rule.roles}
+        if steps is not None:
+            return loading.controlled(name_or_path, steps, overrides)
+        content, settings = loading.loaded(name_or_path, cls().settings, _arguments(), overrides)
+        optimizer = cls(**settings)
+        weights = loading.weights_of(name_or_path, content, optimizer.rule.roles)
         optimizer.set_weights(content.kinds, weights)
         return optimizer
 

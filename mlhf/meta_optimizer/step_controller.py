@@ -106,7 +106,7 @@ def choose(
     seen: Seen,
     forms: Sequence[Matrix | None],
     horizon: int,
-    batch: int,
+    batch: int | tf.Tensor,
     rise: float,
     momentum: float,
 ) -> tuple[Choices, ControllerState]:
@@ -157,7 +157,7 @@ def _bounded(x: tf.Tensor, largest: float) -> tf.Tensor:
     return largest * tf.tanh(x / largest)
 
 
-def _common(seen: Seen, horizon: int, batch: int, rise: float) -> tf.Tensor:
+def _common(seen: Seen, horizon: int, batch: int | tf.Tensor, rise: float) -> tf.Tensor:
     """Returns what every row sees, [COMMON], in numbers of about 1."""
     one = tf.ones_like(seen.count)
     decrease = seen.decrease
@@ -168,7 +168,7 @@ def _common(seen: Seen, horizon: int, batch: int, rise: float) -> tf.Tensor:
             one,
             2 * (seen.count - 1) / horizon - 1,
             one * math.log(horizon / 150) / 2,
-            one * math.log(batch / 256) / 2,
+            tf.math.log(tf.cast(batch, one.dtype) / 256) / 2,
             tf.math.log(_kept(seen.measurements)) + 1,
             correction(decrease),
             tf.clip_by_value(tf.math.log(tf.maximum(fall, 1e-3)), -4, 1) / 2 + 0.5,

@@ -12,24 +12,36 @@ NAME = "regression, batch 32"
 
 
 def test_the_table_takes_medians_and_the_best_rate():
-    losses = {"measured": (3.0, 1.0, 2.0), "0.01": (5.0, 4.0, 9.0), "0.1": (6.0, np.nan, 7.0)}
+    losses = {
+        "measured": (3.0, 1.0, 2.0),
+        "learned 12ab34cd": (1.5, 0.5, 1.0),
+        "learned 00000000": (9.0, 9.0, 9.0),
+        "0.01": (5.0, 4.0, 9.0),
+        "0.1": (6.0, np.nan, 7.0),
+    }
     records = [
         {"task": NAME, "rule": rule, "seed": seed, "loss": loss}
         for rule, values in losses.items()
         for seed, loss in enumerate(values)
     ]
-    row = step_length.table(records).splitlines()[-1]
+    row = step_length.table(records, "learned 12ab34cd").splitlines()[-1]
     assert row == (
-        f"| {NAME} | 2.0000 (1.0000/2.0000/3.0000) | 5.0000 (0.01) | 0.01: 5.0000, 0.1: 6.5000 |"
+        f"| {NAME} | 2.0000 (1.0000/2.0000/3.0000) | 1.0000 (0.5000/1.0000/1.5000) "
+        "| 5.0000 (0.01) | 0.01: 5.0000, 0.1: 6.5000 |"
     )
+    row = step_length.table(records, "learned of another").splitlines()[-1]
+    assert "| not run |" in row
 
 
 @pytest.mark.slow
 def test_a_training_is_the_seeds(monkeypatch):
     monkeypatch.setitem(TASKS, NAME, dataclasses.replace(TASKS[NAME], steps=30))
     made = {}
-    a, b, other = (step_length.train(NAME, "measured", seed, "", made) for seed in (1, 1, 2))
+    a, b, other = (step_length.train(NAME, "measured", seed, "", made, None) for seed in (1, 1, 2))
     assert a["loss"] == b["loss"] != other["loss"]
+    learned = f"learned {step_length.digest('neutral')}"
+    neutral = step_length.train(NAME, learned, 1, "", made, "neutral")
+    np.testing.assert_allclose(neutral["loss"], a["loss"], rtol=1e-2)
     # The targets have a variance of 1.
     assert max(a["loss"], other["loss"]) < 0.3
 

@@ -49,11 +49,12 @@ COUNTS = {
     "iterations": 0,
     "warmup_steps": 0,
     "horizon": 1,
+    "every": 1,
 }
 # Settings of the schedule of a learning rate, which every optimizer with a learning rate has.
 SCHEDULED = ("schedule", "warmup", "horizon")
 # Settings whose values are text, whatever they look like.
-TEXTS = ("title", "path", "excluded")
+TEXTS = ("title", "path", "excluded", "weights")
 
 
 def check_setting(key: str, value: Any) -> None:

@@ -128,6 +128,9 @@ def parse(text: str, meta_ckpt: str | None = None) -> Entrant:
             if key not in axes
         }
         identity["weights"] = weights_digest(trained.weights)
+    elif kind is mlhf.MetaMuon:
+        learned = kind(1, weights=fixed.get("weights")).weights
+        identity["weights"] = weights_digest(learned)
     if title is None:
         shown = {k: v[0] for k, v in given.items() if len(v) == 1}
         shown.update({"path": path} if named else {})

@@ -161,8 +161,9 @@ TABLE = (
     *map(_keras, ("Adadelta", "Adafactor", "Adagrad", "AdamW", "Adamax", "Ftrl", "Lamb", "Lion")),
     _keras("Nadam"),
     _own("Muon", 0.02, (0.01, 0.02, 0.04)),
-    # It has no rate; a run's number of steps is its horizon.
+    # They have no rate; a run's number of steps is their horizon.
     Known("CurvatureMuon", "Muon, length from curvature", "mlhf.CurvatureMuon"),
+    Known("MetaMuon", "Muon, length learned", "mlhf.MetaMuon"),
     _own("SOAP", 3e-3, (1e-3, 3e-3, 1e-2)),
     # The following have nothing that needs tuning.
     _own("Prodigy", 1.0, (1.0,)),

@@ -252,12 +252,13 @@ def _meta(
     if differing:
         used = _listed({flag: asked[flag] for flag in differing})
         notes.append(f"{meta_ckpt} was meta-trained with {_listed(differing)}; using {used}.")
+    others: dict[str, Any] = {"detailed": True} if detailed else {}
     optimizer = mlhf.MetaHessianFree.from_pretrained(
         meta_ckpt,
         **overrides,
         product_dtype=product_dtype,
         jit_compile=jit_compile,
-        **({"detailed": True} if detailed else {}),
+        **others,
     )
     settings = {
         "rule": json.dumps(optimizer.settings),

@@ -35,6 +35,7 @@ OPTIMIZERS = {
     ),
     "kfac with a rate": functools.partial(mlhf.KFAC, 0.1, 0.1, factor_share=1.0),
     "muon with curvature": functools.partial(mlhf.CurvatureMuon, 10, curvature_share=1.0),
+    "muon with a controller": functools.partial(mlhf.MetaMuon, 10, curvature_share=1.0),
     "muon": functools.partial(mlhf.Muon, 0.3),
     "adam": lambda: mlhf.FirstOrder(_adam),
 }

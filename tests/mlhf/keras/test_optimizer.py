@@ -151,11 +151,12 @@ def test_arguments_of_other_optimizers_are_refused_by_name():
 def test_every_name_is_an_optimizer():
     model = network()
     names = mlhf.keras.optimizer_names()
-    assert {"mlhf", "hessian_free", "kfac", "muon", "curvature_muon"} <= set(names)
+    assert {"mlhf", "hessian_free", "kfac", "muon", "curvature_muon", "meta_muon"} <= set(names)
     for name in [*names, "adam", "lm"]:
-        steps = 30 if name == "curvature_muon" else None
+        steps = 30 if name in ("curvature_muon", "meta_muon") else None
         assert callable(optimizer_table.find(name, model, steps).step)
     assert optimizer_table.find("mlhf", model).kinds[-1] == "norm_gamma"
+    assert isinstance(optimizer_table.find("mlhf", model, 30), mlhf.MetaMuon)
 
 
 def test_the_number_of_steps_goes_to_who_needs_it():

@@ -34,6 +34,7 @@ SLOW = {
     "amuse": mlhf.AMUSE,
     "prodigy": mlhf.Prodigy,
     "curvature_muon": lambda: mlhf.CurvatureMuon(horizon=10),
+    "meta_muon": lambda: mlhf.MetaMuon(horizon=10),
     "scheduled": lambda: mlhf.HessianFree(learning_rate=mlhf.Schedule(1.0, "linear", 9)),
 }
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 import mlhf
 from mlhf.meta_optimizer import step_controller
-from mlhf.meta_optimizer.controlled_muon import ControlledMuon
+from mlhf.meta_optimizer.meta_muon import MetaMuon
 
 HORIZON = 12
 _random = np.random.default_rng(4)
@@ -54,14 +54,16 @@ def with_bias(optimizer, kind, value):
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_neutral_weights_leave_the_rule_as_it_is(compiled):
-    controlled = last(ControlledMuon(HORIZON), compiled=compiled)[0]
+    controlled = last(MetaMuon(HORIZON, weights="neutral"), compiled=compiled)[0]
     plain = last(mlhf.CurvatureMuon(HORIZON), compiled=compiled)[0]
     for name, value in plain.items():
         np.testing.assert_allclose(controlled[name], value, rtol=2e-5, atol=1e-6)
 
 
 def test_the_lstm_has_a_state_that_changes():
-    states = [state.controller.lstm.numpy() for _, state, _ in train(ControlledMuon(HORIZON))]
+    states = [
+        state.controller.lstm.numpy() for _, state, _ in train(MetaMuon(HORIZON, weights="neutral"))
+    ]
     assert states[0].shape == (5, 4 * step_controller.UNITS)
     assert np.all(np.abs(states[-1] - states[0]).max(1) > 1e-3)
 
@@ -71,16 +73,16 @@ def test_a_longer_step_of_one_kind():
         w, _, metrics = next(train(optimizer))
         return {name: (w[name] - start()[name]).numpy() for name in w}, metrics
 
-    plain, before = step(ControlledMuon(HORIZON))
+    plain, before = step(MetaMuon(HORIZON, weights="neutral"))
     factor = np.exp(2 * np.tanh(0.5 / 2))
-    doubled, metrics = step(with_bias(ControlledMuon(HORIZON), "step", 0.5))
+    doubled, metrics = step(with_bias(MetaMuon(HORIZON, weights="neutral"), "step", 0.5))
     np.testing.assert_allclose(
         metrics["learning_rate"], factor * before["learning_rate"], rtol=1e-5
     )
     for name, value in plain.items():
         np.testing.assert_allclose(doubled[name], factor * value, rtol=1e-3, atol=1e-7)
     # The length of the whole is measured along the new direction.
-    first, metrics = step(with_bias(ControlledMuon(HORIZON), "first", 0.5))
+    first, metrics = step(with_bias(MetaMuon(HORIZON, weights="neutral"), "first", 0.5))
     common = metrics["learning_rate"] / before["learning_rate"]
     assert abs(float(common) - 1) > 1e-3
     for name, value in plain.items():
@@ -90,7 +92,7 @@ def test_a_longer_step_of_one_kind():
 
 def test_momentum_is_steadier_or_quicker():
     def kept(value):
-        optimizer = ControlledMuon(HORIZON)
+        optimizer = MetaMuon(HORIZON, weights="neutral")
         momentum = optimizer.weights.momentum.copy()
         momentum[0] = value
         optimizer.weights = optimizer.weights._replace(momentum=momentum)
@@ -103,7 +105,7 @@ def test_momentum_is_steadier_or_quicker():
 
 
 def test_a_batch_that_is_not_finite_is_forgotten():
-    optimizer = ControlledMuon(HORIZON)
+    optimizer = MetaMuon(HORIZON, weights="neutral")
     w, state, _ = last(optimizer, steps=3)
     objective = mlhf.Objective(network, "squared_error", X[:16], Y[:16] * np.nan)
     step = optimizer.step(objective, w, state)
@@ -113,7 +115,7 @@ def test_a_batch_that_is_not_finite_is_forgotten():
 
 
 def test_new_weights_hold_in_steps_that_are_compiled():
-    optimizer = ControlledMuon(HORIZON)
+    optimizer = MetaMuon(HORIZON, weights="neutral")
     step = tf.function(optimizer.step, autograph=False)
     w = start()
     objective = mlhf.Objective(network, "squared_error", X, Y)

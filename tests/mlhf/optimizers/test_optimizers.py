@@ -33,6 +33,7 @@ OPTIMIZERS = {
     "K-FAC with a rate": functools.partial(mlhf.KFAC, 0.1, 0.1),
     "K-FAC LM": functools.partial(mlhf.KFAC, damping=0.1, damping_type="LM_heuristics"),
     "Muon with curvature": functools.partial(mlhf.CurvatureMuon, 25),
+    "Muon with a controller": functools.partial(mlhf.MetaMuon, 25),
     "meta": functools.partial(mlhf.MetaHessianFree, 0.5),
     "meta from a rule": functools.partial(mlhf.MetaHessianFree, 0.5, x_use="rnn", cg_iterations=4),
     "meta from the gradient": functools.partial(mlhf.MetaHessianFree, 0.5, x_use="d"),
@@ -59,7 +60,11 @@ CLASSES = ["hf", "hf of Martens", "LM", "K-FAC", "Muon with curvature", "meta", 
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [(name, tf.float32) for name in OPTIMIZERS] + [(name, tf.float64) for name in CLASSES],
+    [
+        pytest.param(name, dtype, id=f"{name}-{dtype.name}")
+        for names, dtype in ((OPTIMIZERS, tf.float32), (CLASSES, tf.float64))
+        for name in names
+    ],
 )
 def test_the_contract(name, dtype, tmp_path):
     contract.check(OPTIMIZERS[name], tmp_path, dtype, anew=dtype == tf.float64)

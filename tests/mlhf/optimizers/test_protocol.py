@@ -13,6 +13,7 @@ MAKERS = {
     "martens": mlhf.MartensHessianFree,
     "kfac": mlhf.KFAC,
     "curvature muon": lambda: mlhf.CurvatureMuon(10),
+    "meta muon": lambda: mlhf.MetaMuon(10),
     "meta": mlhf.MetaHessianFree,
     "muon": mlhf.Muon,
     "soap": mlhf.SOAP,

@@ -1,0 +1,107 @@
+"""The file of a controller's weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlhf.meta_optimizer.step_controller import ControllerWeights, neutral_weights
+from mlhf.meta_optimizer.weights_file import PRETRAINED
+
+# The controller that ships with the package.
+SHIPPED = PRETRAINED / "controllers" / "muon.npz"
+_OPTIMIZER, _VERSION = "MetaMuon", 1
+
+
+def checked(weights: Any) -> ControllerWeights:
+    """Returns weights as float32 arrays.
+
+    Args:
+      weights: The arrays in the order of `ControllerWeights`, lists of numbers included.
+
+    Raises:
+      ValueError: If their number, a shape or a value is wrong.
+    """
+    like = neutral_weights()
+    arrays = [np.asarray(value, np.float32) for value in weights]
+    if len(arrays) != len(like):
+        raise ValueError(f"Expected {len(like)} arrays of weights, got {len(arrays)}.")
+    for name, array, expected in zip(like._fields, arrays, like, strict=True):
+        if array.shape != expected.shape:
+            raise ValueError(
+                f"Expected {name} of shape {expected.shape} among a controller's weights, got "
+                f"{array.shape}."
+            )
+        if not np.all(np.isfinite(array)):
+            raise ValueError(f"Expected finite weights of a controller, got others in {name}.")
+    return ControllerWeights(*arrays)
+
+
+def write(path: str | Path, weights: ControllerWeights) -> Path:
+    """Writes a file, whole or not at all.
+
+    Args:
+      path: The path of the file; `.npz` is added if it is missing.
+      weights: The weights.
+
+    Returns:
+      The path.
+    """
+    from replay import write_structure
+
+    path = Path(path)
+    if path.suffix != ".npz":
+        path = path.with_name(path.name + ".npz")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = json.dumps({"optimizer": _OPTIMIZER, "version": _VERSION}).encode()
+    arrays = {name: np.asarray(value) for name, value in weights._asdict().items()}
+    write_structure(path, {"about": np.frombuffer(about, np.uint8), "weights": arrays})
+    return path
+
+
+def read(path: str | Path) -> ControllerWeights:
+    """Reads a file.
+
+    Args:
+      path: The file, with or without its `.npz`.
+
+    Returns:
+      The weights.
+
+    Raises:
+      FileNotFoundError: If there is no such file.
+      DamagedFileError: If it is not the file of a controller.
+      LaterVersionError: If a later version of this package wrote it.
+    """
+    from replay import DamagedFileError, LaterVersionError, read_structure
+
+    path = Path(path)
+    if not path.exists() and path.with_name(path.name + ".npz").is_file():
+        path = path.with_name(path.name + ".npz")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"Expected the file of a controller, which MetaMuon.save writes; found none at {path}."
+        )
+    content = read_structure(path)
+    try:
+        about = json.loads(np.asarray(content["about"], np.uint8).tobytes().decode())
+        version = int(about["version"])
+        arrays = [content["weights"][name] for name in ControllerWeights._fields]
+        weights = checked(arrays)
+    except Exception as error:  # whatever NumPy may raise
+        reason = f"it has no entry {error}" if isinstance(error, KeyError) else error
+        raise DamagedFileError(
+            f"{path} is not the file of a controller ({reason}). Expected one that MetaMuon.save "
+            "wrote; MetaHessianFree.from_pretrained without steps= reads those of a meta-training.",
+            str(path),
+        ) from error
+    if version > _VERSION:
+        raise LaterVersionError(
+            f"{path} is of version {version}, and this package reads {_VERSION}: read it with a "
+            "later version of the package.",
+            str(path),
+        )
+    return weights
