@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlhf.meta_optimizer.rule import MetaState
     from mlhf.meta_optimizer.weights_file import names as pretrained_names
     from mlhf.meta_training.backpropagation import meta_train
+    from mlhf.meta_training.controller_evolution import evolve_controller
     from mlhf.meta_training.evolution import evolve
     from mlhf.meta_training.result import MetaTraining
     from mlhf.minimization.minimize import Minimization, minimize
@@ -93,6 +94,7 @@ __all__ = [
     "Task",
     "conjugate_gradient",
     "evolve",
+    "evolve_controller",
     "get_model_state",
     "get_parameters",
     "kinds_of_model",
@@ -141,6 +143,7 @@ _HOMES = {
     "Task": "task.Task",
     "conjugate_gradient": "optimizers.conjugate_gradient.conjugate_gradient",
     "evolve": "meta_training.evolution.evolve",
+    "evolve_controller": "meta_training.controller_evolution.evolve_controller",
     "get_model_state": "models.keras_models.get_model_state",
     "get_parameters": "models.keras_models.get_parameters",
     "kinds_of_model": "kinds.kinds_of_model",

@@ -261,7 +261,7 @@ def settings(problems: list[Problem]) -> dict[str, Any]:
     return {**shared, **problem_of_flags.problem_settings(*problems)}
 
 
-def summary(result: mlhf.MetaTraining, folder: str) -> str:
+def summary(result: mlhf.MetaTraining[Any], folder: str) -> str:
     """Returns the outcome in a sentence or two."""
     text = f"{result.steps} meta-steps; the optimizer is in {folder} "
     text += f"(give it as --meta_ckpt={folder})."

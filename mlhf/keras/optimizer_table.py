@@ -70,8 +70,8 @@ def find(optimizer: Any, model: Any, steps: int | None = None) -> Any:
             return mlhf.MetaHessianFree.from_pretrained(steps=steps)
     if steps is not None:
         raise ValueError(
-            f"Expected steps= only with {sorted([*_WITH_HORIZON, 'mlhf'])} by name, got steps={steps!r} with "
-            f"{optimizer!r}: give another optimizer a schedule, "
+            f"Expected steps= only with {sorted([*_WITH_HORIZON, 'mlhf'])} by name, got "
+            f"steps={steps!r} with {optimizer!r}: give another optimizer a schedule, "
             'mlhf.Muon(mlhf.Schedule(0.02, "linear", steps)).'
         )
     if isinstance(optimizer, str):

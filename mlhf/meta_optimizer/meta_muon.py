@@ -112,12 +112,40 @@ class MetaMuon(CurvatureMuon):
         state: Any,
         numbers: dict[str, tf.Tensor],
     ) -> tuple[Any, ...]:
+        return self._controlled(objective, parameters, state, numbers, self._weights)
+
+    def step_in(
+        self, objective: Objective, parameters: Any, state: MetaMuonState, weights: Any
+    ) -> tuple[Any, MetaMuonState, Any, dict[str, tf.Tensor]]:
+        """Takes a step as a function of all that it depends on, to be traced inside another.
+
+        Args:
+          objective: The loss on a batch.
+          parameters: The parameters before the step.
+          state: The state before the step.
+          weights: The controller's weights, tensors.
+
+        Returns:
+          New parameters, state and model state, and the metrics.
+        """
+        dtype = tf.nest.flatten(parameters)[0].dtype
+        numbers = {name: tf.cast(getattr(self, name), dtype) for name in ("scale", "gain")}
+        return self._controlled(objective, parameters, state, numbers, weights)
+
+    def _controlled(
+        self,
+        objective: Objective,
+        parameters: Any,
+        state: Any,
+        numbers: dict[str, tf.Tensor],
+        weights: ControllerWeights,
+    ) -> tuple[Any, MetaMuonState, Any, dict[str, tf.Tensor]]:
         forms = self._rule(parameters).forms
         after: list[ControllerState] = []
 
         def choose(seen: Seen) -> Choices:
             choices, new = step_controller.choose(
-                self._weights,
+                weights,
                 state.controller,
                 seen,
                 forms,

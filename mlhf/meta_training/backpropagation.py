@@ -51,7 +51,7 @@ def meta_train(
     progress: bool = True,
     on_step: Callable[[int, dict[str, Any]], None] | None = None,
     on_not_finite: Callable[[Callable[[], Any]], None] | None = None,
-) -> MetaTraining:
+) -> MetaTraining[MetaHessianFree]:
     """Meta-trains an optimizer's LSTMs on a task (Chen, Lu and Fokoue 2018, arXiv 1805.08462).
 
     A meta-step rolls the task's training forward by `roll_back` steps and moves the LSTMs' weights

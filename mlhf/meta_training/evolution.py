@@ -56,7 +56,7 @@ def evolve(
     progress: bool = True,
     on_step: Callable[[int, dict[str, Any]], None] | None = None,
     executor: Any = None,
-) -> MetaTraining:
+) -> MetaTraining[MetaHessianFree]:
     """Meta-trains an optimizer by persistent evolution strategies (PES).
 
     With θ the LSTMs' weights (and the logarithm of the learning rate), each of `pairs` pairs of

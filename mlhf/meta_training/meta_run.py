@@ -134,7 +134,7 @@ class MetaRun(abc.ABC, Generic[Training]):
 
     def go(
         self, progress: bool, on_step: Callable[[int, dict[str, Any]], None] | None
-    ) -> MetaTraining:
+    ) -> MetaTraining[MetaHessianFree]:
         """Takes the steps that are left."""
         run, first = self.run, math.nan
         going = run.going(

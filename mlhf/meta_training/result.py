@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from mlhf.meta_optimizer.meta_hessian_free import MetaHessianFree
+from mlhf.meta_optimizer.meta_muon import MetaMuon
+
+Trained = TypeVar("Trained", MetaHessianFree, MetaMuon)
 
 
 @dataclasses.dataclass
-class MetaTraining:
-    """The result of `meta_train` and `evolve`.
+class MetaTraining(Generic[Trained]):
+    """The result of `meta_train`, `evolve` and `evolve_controller`.
 
     Attributes:
       optimizer: The optimizer with the trained weights.
@@ -21,7 +24,7 @@ class MetaTraining:
       steps: The number of meta-steps done, those of a continued run included.
     """
 
-    optimizer: MetaHessianFree
+    optimizer: Trained
     history: list[dict[str, Any]]
     skipped: int
     seconds_to_first_step: float
