@@ -20,6 +20,7 @@ from absl import flags
 
 import mlhf
 from mlhf.checks.arguments import check_number
+from mlhf.meta_training.controller_evolution import FILE_IN_FOLDER as CONTROLLER
 from replay import PrioritizedReplay
 from train_val import task_families
 from train_val.cli import problem_of_flags
@@ -174,13 +175,24 @@ def make_optimizer() -> mlhf.MetaHessianFree:
     return mlhf.MetaHessianFree.from_pretrained(FLAGS.meta_ckpt, **given, **others)
 
 
+def controller() -> mlhf.MetaMuon:
+    """Returns the optimizer whose controller is learned: from nothing, or from `--meta_ckpt`."""
+    path = FLAGS.meta_ckpt
+    if path is not None and Path(path).is_dir():
+        path = str(Path(path) / CONTROLLER)
+    return mlhf.MetaMuon(FLAGS.horizon, weights=path or "neutral")
+
+
 def main() -> None:
     """Reads the flags and meta-trains."""
     problems = make_problems()
-    optimizer = make_optimizer()
+    by_whole_trainings = FLAGS.estimator == "es"
+    optimizer = controller() if by_whole_trainings else make_optimizer()
     # In a mixture, a meta-step sees batches of one task; the tasks take turns.
     batch_size = sum(problem.batch_size for problem in problems) / len(problems)
-    images_a_step = batch_size * FLAGS.meta_roll_back
+    # An update of es has two trainings for every task.
+    length = 2 * len(problems) * FLAGS.horizon if by_whole_trainings else FLAGS.meta_roll_back
+    images_a_step = batch_size * length
     # In a mixture, an epoch is an epoch of the largest data set for every task.
     images = len(problems) * max(len(problem.train) for problem in problems)
     steps = math.ceil(FLAGS.train_epochs * images / images_a_step)
@@ -189,16 +201,29 @@ def main() -> None:
     run_settings.check(Path(folder), shared)
     steps = min(steps, FLAGS.max_steps or steps)
     arguments: dict[str, Any] = {
-        "roll_back": FLAGS.meta_roll_back,
-        "meta_lr": schedule(FLAGS.meta_lr, images_a_step, images),
         "seed": FLAGS.seed,
         "model_dir": folder,
         "save_steps": FLAGS.save_steps,
         "save_minutes": FLAGS.save_minutes,
     }
+    if not by_whole_trainings:
+        arguments["roll_back"] = FLAGS.meta_roll_back
+        arguments["meta_lr"] = schedule(FLAGS.meta_lr, images_a_step, images)
     tasks = [problem.task for problem in problems]
     pace = images / images_a_step, FLAGS.epochs_per_eval
-    if FLAGS.estimator == "pes":
+    result: mlhf.MetaTraining[Any]
+    if isinstance(optimizer, mlhf.MetaMuon):
+        for name in ("meta_lr", "deviation"):
+            if FLAGS[name].present:
+                arguments[name] = FLAGS[name].value
+        result = mlhf.evolve_controller(
+            tasks,
+            optimizer,
+            steps,
+            on_step=keeping(Report(*pace, reported=("log_loss", "difference")), folder, shared),
+            **arguments,
+        )
+    elif FLAGS.estimator == "pes":
         result = mlhf.evolve(
             tasks,
             optimizer,
@@ -264,7 +289,11 @@ def settings(problems: list[Problem]) -> dict[str, Any]:
 def summary(result: mlhf.MetaTraining[Any], folder: str) -> str:
     """Returns the outcome in a sentence or two."""
     text = f"{result.steps} meta-steps; the optimizer is in {folder} "
-    text += f"(give it as --meta_ckpt={folder})."
+    if isinstance(result.optimizer, mlhf.MetaMuon):
+        file = Path(folder) / CONTROLLER
+        text += f"(mlhf.MetaMuon(steps, weights={str(file)!r}), or metamuon:weights={file})."
+    else:
+        text += f"(give it as --meta_ckpt={folder})."
     if result.skipped:
         text += f" {result.skipped} meta-steps were not finite and were left out."
     if result.diverged:

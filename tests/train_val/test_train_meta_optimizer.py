@@ -200,8 +200,12 @@ def test_a_report_has_means_of_its_epochs():
         (["--experience={tmp}"], "Expected a recorded experience in {tmp}"),
         (["--data=cifar10", "--data_dir={tmp}"], "Expected CIFAR-10's binary files"),
         (["--data=cifar10", "--data_dir={tmp}/cut"], "Expected 10,000 records of 3,073 bytes"),
-        (["--horizon=5"], "Expected horizon with estimator=pes only, got it with .*=backprop"),
+        (
+            ["--horizon=5"],
+            "Expected horizon with estimator=pes or es only, got it with .*=backprop",
+        ),
         (["--estimator=pes", "--keep_prob=0.5"], "Expected keep_prob with estimator=backprop"),
+        (["--estimator=es"], "Expected lr with estimator=backprop or pes only"),
         (["--tasks=mlp:width=3"], "Expected tasks or problem, got both: mlp:width=3 and mlp"),
         (["--task_file=x"], "Expected tasks of the families that x defines"),
         (["--estimator=pes", "--debug_grad"], "Expected debug_grad with estimator=backprop only"),
@@ -292,3 +296,22 @@ def test_evolution_strategies_by_flags(tmp_path, capsys):
     assert again.settings == {**loaded.settings, "cg_iterations": 3}
     moved = again.weights["d"].dense_bias - loaded.weights["d"].dense_bias
     assert 0 < np.max(np.abs(moved)) < 0.01
+
+
+def test_evolution_of_a_controller_from_nothing_and_further(tmp_path, capsys):
+    flags = [
+        "--data=digits",
+        "--tasks=mlp:width=4:batch_size=50,mlp:width=6:depth=1:batch_size=20",
+        "--estimator=es",
+        "--horizon=12",
+    ]
+    run(train_meta_optimizer, *flags, "--max_steps=2", f"--model_dir={tmp_path / 'first'}")
+    assert "metamuon:weights=" in capsys.readouterr().out
+    learned = mlhf.MetaMuon(5, weights=tmp_path / "first" / "controller.npz").weights
+    change = np.abs(learned.lengths).max()
+    # Two of Adam's steps of 0.4 σ, with σ = 0.1.
+    assert 0.02 < change <= 0.0801 and np.all(learned.outputs == 0)
+    further = (f"--meta_ckpt={tmp_path / 'first'}", f"--model_dir={tmp_path / 'second'}")
+    run(train_meta_optimizer, *flags, "--max_steps=1", "--meta_lr=0.1", *further)
+    again = mlhf.MetaMuon(5, weights=tmp_path / "second" / "controller.npz").weights
+    np.testing.assert_allclose(np.abs(again.lengths - learned.lengths).max(), 0.01, rtol=1e-3)

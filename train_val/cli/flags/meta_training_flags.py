@@ -24,13 +24,20 @@ OF_ESTIMATOR = {
         "debug_grad",
     ),
     "pes": ("horizon", "pairs", "deviation", "layers"),
+    "es": ("horizon", "deviation"),
 }
 OF_THE_RULE = (
     *("x_use", "y_use", "d_use", "damping_type", "damping_scale", "input_scale", "inputs"),
     *("product_dtype", "print_log_in_meta_optimizer"),
 )
+# What the controller of a step, which es learns, has no use for.
+NOT_OF_THE_CONTROLLER = (
+    *OF_THE_RULE[:-1],
+    *("CG_iter", "damping", "decay", "lr", "initial_damping", "meta_roll_back"),
+)
 _META, _PES = "Meta-training", "Meta-training by evolution strategies"
 _BACKPROP_ONLY, _PES_ONLY = "--estimator=backprop", "--estimator=pes"
+_EVOLUTION_ONLY = "--estimator=pes or es"
 
 
 def define_flags() -> None:
@@ -53,10 +60,11 @@ def define_flags() -> None:
     choice(
         "estimator",
         "backprop",
-        ("backprop", "pes"),
+        ("backprop", "pes", "es"),
         "How the meta-gradient is estimated: backprop, the paper's way, back through a rollout; "
         "pes, persistent evolution strategies, which minimise the training loss over --horizon "
-        "steps and learn --lr too.",
+        "steps and learn --lr too; es, over whole trainings of --horizon steps, which learns the "
+        "controller of mlhf.MetaMuon.",
         _META,
     )
     number(
@@ -67,7 +75,14 @@ def define_flags() -> None:
         above=0,
         shown="1; with --meta_ckpt as meta-trained",
     )
-    number("meta_lr", 1e-3, "Adam's step size for the LSTMs' weights.", _META, above=0)
+    number(
+        "meta_lr",
+        1e-3,
+        "Adam's step size for the LSTMs' weights; with es, in units of --deviation.",
+        _META,
+        above=0,
+        shown="0.001; with es 0.4",
+    )
     whole("meta_roll_back", 10, "Training steps per meta-step.", _META)
     number(
         "keep_prob",
@@ -125,16 +140,17 @@ def _define_tasks() -> None:
 
 
 def _define_evolution() -> None:
-    whole("horizon", 100, "Steps per training, a multiple of --meta_roll_back.", _PES,
-          only=_PES_ONLY)  # fmt: skip
+    whole("horizon", 100, "Steps per training; with pes a multiple of --meta_roll_back.", _PES,
+          only=_EVOLUTION_ONLY)  # fmt: skip
     whole("pairs", 4, "Pairs of trainings per task.", _PES, only=_PES_ONLY)
     number(
         "deviation",
         0.05,
         "The standard deviation of the perturbations.",
         _PES,
-        only=_PES_ONLY,
+        only=_EVOLUTION_ONLY,
         above=0,
+        shown="0.05; with es 0.1",
     )
     choice(
         "layers",
@@ -152,13 +168,19 @@ def check_flags() -> None:
     Raises:
       UsageError: If there are any; the text names the flag.
     """
-    for estimator, members in OF_ESTIMATOR.items():
-        for name in members:
-            if estimator != FLAGS.estimator and FLAGS[name].present:
-                raise UsageError(
-                    f"Expected {name} with estimator={estimator} only, got it with "
-                    f"estimator={FLAGS.estimator}."
-                )
+    for name in {name: None for members in OF_ESTIMATOR.values() for name in members}:
+        known = [estimator for estimator, members in OF_ESTIMATOR.items() if name in members]
+        if FLAGS.estimator not in known and FLAGS[name].present:
+            raise UsageError(
+                f"Expected {name} with estimator={' or '.join(known)} only, got it with "
+                f"estimator={FLAGS.estimator}."
+            )
+    unused = [name for name in NOT_OF_THE_CONTROLLER if FLAGS[name].present]
+    if FLAGS.estimator == "es" and unused:
+        raise UsageError(
+            f"Expected {unused[0]} with estimator=backprop or pes only, got it with estimator=es: "
+            "the controller of mlhf.MetaMuon has nothing to set."
+        )
     if FLAGS.tasks and FLAGS["problem"].present:
         raise UsageError(f"Expected tasks or problem, got both: {FLAGS.tasks} and {FLAGS.problem}.")
     if FLAGS.tasks and FLAGS["resnet_size"].present:
@@ -175,7 +197,7 @@ def check_flags() -> None:
             f"{FLAGS.horizon}."
         )
     learned = "rnn" in (FLAGS.x_use, FLAGS.y_use, FLAGS.d_use)
-    if not learned:
+    if not learned and FLAGS.estimator != "es":
         raise UsageError("There is nothing to learn: give --x_use=rnn, --y_use=rnn or --d_use=rnn.")
     if not FLAGS.tasks:
         check_split()  # tasks may name data of their own
