@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 import mlhf
+from mlhf.meta_optimizer import coordinate_lstm
 from mlhf.meta_optimizer.portable_state import from_portable, to_portable
 from tests.contract import start
 
@@ -52,3 +53,36 @@ def test_a_meta_state_comes_back_and_others_are_refused():
     saved = as_file(to_portable(state._replace(step=tf.constant(7)), layout))
     assert int(from_portable(saved, counted, layout).step) == 7
     assert from_portable(saved, like, layout).step == ()
+
+
+def test_training_goes_on_with_another_number_of_cores(monkeypatch):
+    """The LSTMs' state is laid out by cores, a file is not."""
+    random = np.random.default_rng(0)
+    shapes = {"dense/kernel": (400, 350), "logits/kernel": (350, 3)}
+    weights = {name: random.normal(0, 0.1, shape).astype("f") for name, shape in shapes.items()}
+    x, y = random.normal(size=(24, 400)).astype("f"), random.integers(0, 3, 24)
+
+    def network(w, inputs):
+        return tf.tanh(inputs @ w["dense/kernel"]) @ w["logits/kernel"]
+
+    objective = mlhf.Objective(network, "softmax_cross_entropy", x, y)
+
+    def trained(cores, parameters, saved=None):
+        monkeypatch.setattr(coordinate_lstm.os, "cpu_count", lambda: cores)
+        # Two learned rules, whose weights have the optimizer's seed.
+        optimizer = mlhf.MetaHessianFree(0.3, damping=1.0, seed=3)
+        state = optimizer.init(parameters)
+        lanes = len(state.lstm["d"])
+        if saved is not None:
+            state = optimizer.from_saved(saved, state, parameters)
+        for _ in range(3):
+            parameters, state, _, _ = optimizer.step(objective, parameters, state)
+        return parameters, as_file(optimizer.to_saved(state, parameters)), lanes
+
+    start = tf.nest.map_structure(tf.constant, weights)
+    middle, saved, one = trained(1, start)
+    (same, *_), (other, _, four) = trained(1, middle, saved), trained(4, middle, saved)
+    assert (one, four) == (1, 4)
+    for name in shapes:
+        assert np.abs(same[name] - middle[name]).max() > 1e-4
+        np.testing.assert_allclose(other[name], same[name], rtol=1e-5, atol=1e-6)
