@@ -54,11 +54,14 @@ def test_a_rate_that_is_set_between_batches_acts_in_the_same_epoch():
     np.testing.assert_allclose(model.get_layer("hidden").kernel, after_one, atol=1e-4)
 
 
-def test_a_plateau_lowers_the_rate():
-    model = compiled(sgd(0.5))
+@pytest.mark.parametrize("steps_per_execution", [1, 2])
+def test_a_plateau_lowers_the_rate(steps_per_execution):
+    model = compiled(mlhf.Muon(0.5), logs=["step_norm"], steps_per_execution=steps_per_execution)
     plateau = keras.callbacks.ReduceLROnPlateau("loss", factor=0.1, patience=0, min_delta=10)
     history = fit(model, epochs=3, callbacks=[plateau])
     np.testing.assert_allclose(history["learning_rate"], [0.5, 0.5, 0.05], rtol=1e-6)
+    found = lengths(history)
+    assert np.all(found[:2] > 0.3) and found[2] < 0.2 * found[1]
     assert is_variable(model.optimizer.learning_rate)
 
 
