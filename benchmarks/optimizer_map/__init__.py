@@ -1,0 +1,1 @@
+"""The map: tasks by optimizers, made anew by one command."""
