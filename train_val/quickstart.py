@@ -1,8 +1,9 @@
-"""Meta-trains a small MLHF on digits, then races it against other optimizers.
+"""Meta-trains a small MLHF and a MetaMuon on digits, then races them against other optimizers.
 
 `scripts/quickstart.sh` runs it. Meta-training uses one part of scikit-learn's digits; the race
 uses another, with fresh weights. Every rival is run over a grid of settings and takes part with the
-best; MLHF is run once, with the learning rate that it was meta-trained with.
+best; MLHF is run once, with the learning rate that it was meta-trained with, and so is MetaMuon,
+which has nothing to set.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ if __name__ == "__main__":
 
     running.begin(__doc__, quickstart_flags.define_flags)
 
+import dataclasses
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -29,6 +33,7 @@ from train_val import comparison
 from train_val.cli.flags import quickstart_flags
 from train_val.data import Batches, load
 from train_val.problems.problem import Problem
+from train_val.training.optimizers import weights_digest
 
 FLAGS = flags.FLAGS
 define_flags = quickstart_flags.define_flags
@@ -45,15 +50,18 @@ STEPS = 50
 EVERY = 5
 REPORT = (10, 25, 50)
 SEEDS = (1, 2, 3)
-# The rivals and their grids; MLHF is run as it was meta-trained.
+# Updates of the controller of MetaMuon, from nothing.
+CONTROLLER_UPDATES = 40
+# The rivals and their grids; MLHF and MetaMuon are run as they were meta-trained.
 RIVALS = (
     f"hf:title=Hessian-free:cg={CG_ITERATIONS}:lr=0.2/0.3/0.5/1:damping=1e-8/1e-7/1e-6/1e-5/1e-3/0.1,"
+    "muon:lr=0.01/0.02/0.05/0.1/0.2/0.4:schedule=linear:title=Muon,"
     "momentum:lr=0.01/0.03/0.1/0.3/1/3,"
     "adam:lr=1e-3/3e-3/1e-2/3e-2/0.1/0.3,"
     "rmsprop:lr=3e-4/1e-3/3e-3/1e-2/3e-2/0.1"
 )
 LARGEST_GRID = 24
-META_TRAINING = "meta_training"
+META_TRAINING, CONTROLLER = "meta_training", "controller"
 
 
 def network(seed: int = 0) -> keras.Model:
@@ -136,18 +144,47 @@ def meta_train(folder: Path) -> mlhf.MetaHessianFree:
     return training.optimizer
 
 
-def race(trained: mlhf.MetaHessianFree, folder: Path) -> list[comparison.Score]:
+def learn_controller(folder: Path) -> mlhf.MetaMuon:
+    """Meta-trains a MetaMuon from nothing; continues an earlier run that was killed.
+
+    Args:
+      folder: The folder of the meta-training.
+
+    Returns:
+      The trained optimizer.
+    """
+    task = problem("meta_train").task
+    optimizer = mlhf.MetaMuon(STEPS, weights="neutral")
+    return mlhf.evolve_controller(task, optimizer, CONTROLLER_UPDATES, model_dir=folder).optimizer
+
+
+def with_controller(entrant: comparison.Entrant, learned: mlhf.MetaMuon) -> comparison.Entrant:
+    """Returns the entrant of a MetaMuon with the weights that were learned here."""
+    weights = learned.weights
+    identity = {**entrant.identity, "weights": weights_digest(weights)}
+
+    def make(setting: Mapping[str, Any], steps: int) -> mlhf.MetaMuon:
+        return mlhf.MetaMuon(steps, weights=weights)
+
+    return dataclasses.replace(entrant, identity=identity, make=make)
+
+
+def race(
+    trained: mlhf.MetaHessianFree, controlled: mlhf.MetaMuon, folder: Path
+) -> list[comparison.Score]:
     """Compares the optimizers; runs that an earlier call finished are not repeated.
 
     Args:
-      trained: The meta-trained optimizer.
+      trained: The meta-trained MLHF.
+      controlled: The meta-trained MetaMuon.
       folder: The folder for results, which also has the weights of the meta-training.
 
     Returns:
       A score for each optimizer.
     """
-    text = f"meta:lr={trained.learning_rate}:title=MLHF,{RIVALS}"
+    text = f"meta:lr={trained.learning_rate}:title=MLHF,metamuon:title=MetaMuon,{RIVALS}"
     entrants = comparison.parse_all(text, str(folder / META_TRAINING))
+    entrants[1] = with_controller(entrants[1], controlled)
     return comparison.scoreboard(
         problem("train"),
         entrants,
@@ -167,7 +204,7 @@ def main() -> None:
     tf.config.threading.set_inter_op_parallelism_threads(2)
     folder = Path(FLAGS.model_dir)
     trained = meta_train(folder / META_TRAINING)
-    results = race(trained, folder)
+    results = race(trained, learn_controller(folder / CONTROLLER), folder)
     title = "Training a network on digits: mean of 3 seeds, loss over the whole training set"
     drawn = "Training a network on digits: median of 3 seeds, each at its best setting at step 50"
     comparison.scoreboard_picture(results, folder / "comparison.png", drawn)
@@ -191,6 +228,10 @@ def verdict(scores: list[comparison.Score]) -> str:
         lines.append(
             f"Step {step}: MLHF at {learned / first_order:.2g} times the best first-order loss; "
             f"between it and tuned Hessian-free, {winner} wins ({learned:.3g} against {plain:.3g})."
+        )
+        lines.append(
+            f"Step {step}: MetaMuon at {loss['MetaMuon'] / first_order:.2g} times the best "
+            f"first-order loss and at {loss['MetaMuon'] / loss['Muon']:.2g} times tuned Muon's."
         )
     return "\n".join(lines)
 

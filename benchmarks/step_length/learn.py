@@ -28,6 +28,9 @@ from mlhf.meta_training.strategy import Strategy
 from replay import read_structure, write_structure
 
 SEEDS, STATE = 8, "state.npz"
+# A training that fails where the rule alone does not must show by how much: with bounds of 1, both
+# sides of a pair were often equally bad, and nothing was learned from it.
+_LARGEST = 4.0
 _trainings: dict[int, Any] = {}
 _neutral: dict[tuple[int, int], list[float]] = {}
 
@@ -58,9 +61,9 @@ def relative(number: int, seed: int, data_dir: str, weights: ControllerWeights) 
     if (number, seed) not in _neutral:
         _neutral[number, seed] = losses(number, seed, data_dir, neutral_weights())
     pairs = zip(losses(number, seed, data_dir, weights), _neutral[number, seed], strict=True)
-    half, end = (math.log(new / old) if new > 0 else 1.0 for new, old in pairs)
+    half, end = (math.log(new / old) if new > 0 else _LARGEST for new, old in pairs)
     value = 0.25 * half + 0.75 * end
-    return float(np.clip(value, -1.0, 1.0)) if math.isfinite(value) else 1.0
+    return float(np.clip(value, -_LARGEST, _LARGEST)) if math.isfinite(value) else _LARGEST
 
 
 def pair(

@@ -21,8 +21,9 @@ import mlhf
 from mlhf.optimizers.protocol import complete
 from train_val.problems.problem import Problem
 
-# Steps before timing starts: they trace, and some optimizers do more work at the start.
-WARM_UP = 4
+# Steps before timing starts: they trace, and some optimizers do more work at the start, those that
+# measure curvature in the first ten.
+WARM_UP = 10
 
 
 @dataclasses.dataclass(frozen=True)
