@@ -12,7 +12,7 @@ from mlhf.meta_optimizer.step_controller import ControllerWeights
 # The weights that are learned by default: the maps from what a row sees, not the LSTM beside them.
 LINEAR = ("lengths", "momentum")
 ALL = ControllerWeights._fields
-# Perturbations of the LSTM's kernels, as a share of the others'.
+# Perturbations of the LSTM's kernels and biases, as a share of those of the maps.
 _KERNELS = 0.3
 # Of a gap between two sides, in units of the task's usual one, what counts at most.
 _LARGEST_GAP = 2.0

@@ -41,6 +41,8 @@ _LOOKS = {
     "sgd": (GREY, "*"),
     "untrained": (ORANGE, "o"),
     "muon": (PURPLE, "h"),
+    "metamuon": (SKY, "H"),
+    "curvaturemuon": (PURPLE, "8"),
     "soap": (GREEN, "p"),
     "adamw": (GREY, "P"),
     "lm": (VERMILION, "D"),
@@ -51,6 +53,7 @@ _LOOKS = {
     "tf-levenberg-marquardt": (ORANGE, "D"),
 }
 _NAMES = {"mlhf": "meta", "hessian-free": "hf", "k-fac": "kfac", "martens' hf": "martens"}
+_NAMES |= {"muon, length learned": "metamuon", "muon, length from curvature": "curvaturemuon"}
 # For families that are not in the table.
 _MARKERS = "<>8H"
 DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2), (2, 1.5), (7, 2, 1.5, 2), (3, 4), (1, 1))
