@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from mlhf.optimizers.preconditioners.choice import NystromPreconditioner
     from mlhf.optimizers.schedule import Schedule
     from mlhf.optimizers.step import Step
+    from mlhf.runs.memory import keep_freed_memory
     from mlhf.task import Task
 
 __version__ = "0.2.0.dev0"
@@ -97,6 +98,7 @@ __all__ = [
     "evolve_controller",
     "get_model_state",
     "get_parameters",
+    "keep_freed_memory",
     "kinds_of_model",
     "meta_train",
     "minimize",
@@ -146,6 +148,7 @@ _HOMES = {
     "evolve_controller": "meta_training.controller_evolution.evolve_controller",
     "get_model_state": "models.keras_models.get_model_state",
     "get_parameters": "models.keras_models.get_parameters",
+    "keep_freed_memory": "runs.memory.keep_freed_memory",
     "kinds_of_model": "kinds.kinds_of_model",
     "meta_train": "meta_training.backpropagation.meta_train",
     "minimize": "minimization.minimize.minimize",

@@ -21,6 +21,7 @@ from typing import Any
 
 from absl import flags, logging
 
+from mlhf.runs.memory import keep_freed_memory
 from train_val.cli import help_page, quiet
 from train_val.cli.exit_statuses import (
     DONE,
@@ -73,6 +74,7 @@ def begin(
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
     if tensorflow:
+        keep_freed_memory()
         try:
             quiet.load_tensorflow()
         except KeyboardInterrupt:
