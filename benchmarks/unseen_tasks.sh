@@ -4,7 +4,7 @@
 #     DATA=../shared/data benchmarks/unseen_tasks.sh FOLDER [task ...]
 #
 # Every optimizer with settings tries at least 8 of them, for the loss at the last step, with a rate
-# that falls linearly. Runs that are in FOLDER are not repeated.
+# that falls linearly. Losses are those of 1,000 training examples. Runs that are in FOLDER are not repeated.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=$1
@@ -21,6 +21,7 @@ compare() {
     local name=$1 batch=$2 steps=$3
     "${PYTHON:-python}" train_val/compare_optimizers.py --task_file=benchmarks/unseen_tasks.py \
         --task="$name:batch_size=$batch" --steps="$steps" --optimizers="$optimizers" \
+        --every=50 --report="50,100,$steps" --loss_images=1000 --test_images=300 \
         --model_dir="$folder/$name" --title="$name, batch $batch"
 }
 

@@ -81,6 +81,27 @@ def opened(folder: Path, learned: tuple[str, ...]) -> Strategy:
     return strategy
 
 
+def table(records: list[dict[str, Any]], block: int = 12) -> str:
+    """Returns, for blocks of generations, the mean change of the loss in percent, as Markdown.
+
+    Args:
+      records: The lines of generations.jsonl.
+      block: The number of generations in a row of the table.
+
+    Returns:
+      The table; a change is that of trainings with perturbed weights, against the rule alone.
+    """
+    lines = ["| updates | mean change of the loss | tasks below the rule |", "| --- | --- | --- |"]
+    for first in range(0, len(records), block):
+        part = records[first : first + block]
+        by_task = np.mean([record["by task"] for record in part], 0)
+        change = math.expm1(float(by_task.mean()))
+        below = int(np.sum(by_task < 0))
+        ends = f"{part[0]['generation']} to {part[-1]['generation']}"
+        lines.append(f"| {ends} | {change:+.1%} | {below} of {len(by_task)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Goes on for some hours."""
     from benchmarks.step_length.learning_tasks import LEARNING_TASKS
@@ -126,6 +147,8 @@ def main() -> None:
             file.write(json.dumps(record) + "\n")
     for worker in workers:
         worker.shutdown()
+    lines = (arguments.out / "generations.jsonl").read_text().splitlines()
+    print(table([json.loads(line) for line in lines]))
 
 
 if __name__ == "__main__":
