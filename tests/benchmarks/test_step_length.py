@@ -5,8 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+import mlhf
 from benchmarks.step_length import __main__ as step_length
+from benchmarks.step_length import learn
 from benchmarks.step_length.tasks import TASKS, batches, held_aside
+from replay import write_structure
+from tests.docs.pages import ROOT
 
 NAME = "regression, batch 32"
 
@@ -52,3 +56,23 @@ def test_batches_contain_none_of_the_examples_held_aside():
     for inputs, targets in list(batches(task, "", 1))[:20]:
         assert inputs.shape == (32, 10) and targets.shape == (32, 1)
         assert not aside & {row.tobytes() for row in inputs}
+
+
+def test_learning_goes_on_from_its_folder_and_its_table_counts(tmp_path):
+    strategy = learn.opened(tmp_path, ("lengths", "momentum"))
+    strategy.follow(np.ones(strategy.deviations.size), 0.5)
+    write_structure(tmp_path / learn.STATE, strategy.state())
+    again = learn.opened(tmp_path, ("lengths", "momentum"))
+    assert again.generation == 1
+    np.testing.assert_array_equal(again.weights.lengths, strategy.weights.lengths)
+    records = [{"generation": g, "by task": [-0.1, 0.1 * g]} for g in (1, 2, 3)]
+    rows = learn.table(records, 2).splitlines()[2:]
+    # Means of logarithms: (-0.1 + 0.15) / 2 and (-0.1 + 0.3) / 2.
+    assert rows == ["| 1 to 2 | +2.5% | 1 of 2 |", "| 3 to 3 | +10.5% | 1 of 2 |"]
+
+
+def test_the_controller_that_ships_is_the_one_that_was_learned():
+    learned = learn.opened(ROOT / "docs/results/step_length/learned", ("lengths", "momentum"))
+    for ours, theirs in zip(mlhf.MetaMuon(1).weights, learned.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert np.abs(learned.weights.lengths).max() > 0.1
