@@ -4,7 +4,8 @@
 #     DATA=../shared/data benchmarks/unseen_tasks.sh FOLDER [task ...]
 #
 # Every optimizer with settings tries at least 8 of them, for the loss at the last step, with a rate
-# that falls linearly. Losses are those of 1,000 training examples. Runs that are in FOLDER are not repeated.
+# that falls linearly. Losses are those of 1,000 training examples. Runs that are in FOLDER are not
+# repeated.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=$1
@@ -13,18 +14,17 @@ linear=schedule=linear
 optimizers=metamuon,curvaturemuon
 optimizers+=,muon:lr=0.01/0.02/0.04:$linear,soap:lr=1e-3/3e-3/1e-2:$linear
 optimizers+=,adamw:lr=1e-3/3e-3/1e-2:$linear
-optimizers+=,hf:lr=0.3/1:damping=0.1/1:$linear
 optimizers+=,prodigy,schedulefreeadamw,amuse
 optimizers+=",muon:lr=0.02:title=Muon at its default,adamw:lr=1e-3:title=AdamW at its default"
 
+hf=,hf:lr=0.3/1:damping=0.1/1:$linear
 # K-FAC has no factors for embeddings.
-kfac=,kfac:lr=0.03/0.1/0.3:damping=0.3/1/3:$linear
+curvature=$hf,kfac:lr=0.03/0.1/0.3:damping=0.3/1/3:$linear
 
 compare() {
-    local name=$1 batch=$2 steps=$3 others=${4:-}
+    local name=$1 batch=$2 steps=$3 others=$4
     "${PYTHON:-python}" train_val/compare_optimizers.py --task_file=benchmarks/unseen_tasks.py \
-        --task="$name:batch_size=$batch" --steps="$steps" \
-        --optimizers="$optimizers$others" \
+        --task="$name:batch_size=$batch" --steps="$steps" --optimizers="$optimizers$others" \
         --every=50 --report="50,100,$steps" --loss_images=1000 --test_images=300 \
         --model_dir="$folder/$name" --title="$name, batch $batch"
 }
@@ -32,9 +32,9 @@ compare() {
 for name in "${@:-photographs source_code denoising}"; do
     for one in $name; do
         case $one in
-            photographs) compare photographs 64 150 "$kfac" ;;
-            source_code) compare source_code 32 200 ;;
-            denoising) compare denoising 128 250 "$kfac" ;;
+            photographs) compare photographs 64 150 "$curvature" ;;
+            source_code) compare source_code 32 200 "$hf" ;;
+            denoising) compare denoising 128 250 "$curvature" ;;
             *)
                 echo "Expected photographs, source_code or denoising, got $one." >&2
                 exit 2

@@ -21,7 +21,6 @@ from typing import Any
 
 from absl import flags, logging
 
-from mlhf.runs.memory import keep_freed_memory
 from train_val.cli import help_page, quiet
 from train_val.cli.exit_statuses import (
     DONE,
@@ -74,6 +73,9 @@ def begin(
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
     if tensorflow:
+        # Help and wrong flags wait for nothing that they do not need.
+        from mlhf.runs.memory import keep_freed_memory
+
         keep_freed_memory()
         try:
             quiet.load_tensorflow()
