@@ -29,12 +29,14 @@ def loaded(
 
     Raises:
       FileNotFoundError: If there is no such name or file.
-      ValueError: If there is no name, or a setting is not known.
+      TypeError: If there is no name.
+      ValueError: If a setting is not known.
     """
     if name_or_path is None:
-        raise ValueError(
-            "Expected the number of steps of the training, from_pretrained(steps=500), or one of "
-            f"the names {weights_file.names()} or a file; got neither."
+        raise TypeError(
+            "Expected a name or a file as a string or a path, got None: one of the names "
+            f"{weights_file.names()}, or else the number of steps of the training, "
+            "from_pretrained(steps=500)."
         )
     check_path("a name or a file", name_or_path)
     content = weights_file.read(name_or_path)

@@ -175,8 +175,8 @@ class MetaHessianFree(LearnedWeights, CompiledSteps):
 
         Raises:
           FileNotFoundError: If there is no such name or file.
-          ValueError: If the file is damaged, an override is not an argument, or neither a name nor
-            a number of steps is given.
+          TypeError: If neither a name nor a number of steps is given.
+          ValueError: If the file is damaged or an override is not an argument.
         """
         if steps is not None:
             return loading.controlled(name_or_path, steps, overrides)

@@ -43,7 +43,9 @@ def test_weights_come_from_the_package_from_a_file_or_as_arrays(tmp_path):
 
 
 def test_from_pretrained_asks_for_steps_or_a_name():
-    with pytest.raises(ValueError, match=r"from_pretrained\(steps=500\)"):
+    with pytest.raises(
+        TypeError, match=r"^Expected .*path, got None.*from_pretrained\(steps=500\)"
+    ):
         mlhf.MetaHessianFree.from_pretrained()
     with pytest.raises(ValueError, match=r"settings of MetaMuon .*\['learning_rate'\]"):
         mlhf.MetaHessianFree.from_pretrained(steps=10, learning_rate=1.0)

@@ -44,8 +44,11 @@ def test_freed_memory_is_kept_unless_the_user_says_no():
     kept, faults = run()
     refused, many = run(TF_CPU_ALLOCATOR_USE_BFC="0")
     assert kept and not refused
-    # Ten tensors of 64 MiB are 160,000 pages.
-    assert faults < 10_000 and faults < many / 4
+    assert faults < 10_000
+    # Ten tensors of 64 MiB are 160,000 pages, unless the system hands out huge ones.
+    if many < 40_000:
+        pytest.skip("huge pages")
+    assert faults < many / 4
 
 
 def test_it_is_too_late_once_tensorflow_is_imported(monkeypatch):
