@@ -8,8 +8,9 @@
 # repeated.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-folder=$1
+folder=${1:?Expected the folder for the runs, such as docs/results/unseen}
 shift
+[ $# -gt 0 ] || set -- photographs source_code denoising
 linear=schedule=linear
 optimizers=metamuon,curvaturemuon
 optimizers+=,muon:lr=0.01/0.02/0.04:$linear,soap:lr=1e-3/3e-3/1e-2:$linear
@@ -29,16 +30,14 @@ compare() {
         --model_dir="$folder/$name" --title="$name, batch $batch"
 }
 
-for name in "${@:-photographs source_code denoising}"; do
-    for one in $name; do
-        case $one in
-            photographs) compare photographs 64 150 "$kfac" ;;
-            source_code) compare source_code 32 200 "$hf" ;;
-            denoising) compare denoising 128 250 "$hf$kfac" ;;
-            *)
-                echo "Expected photographs, source_code or denoising, got $one." >&2
-                exit 2
-                ;;
-        esac
-    done
+for name in "$@"; do
+    case $name in
+        photographs) compare photographs 64 150 "$kfac" ;;
+        source_code) compare source_code 32 200 "$hf" ;;
+        denoising) compare denoising 128 250 "$hf$kfac" ;;
+        *)
+            echo "Expected photographs, source_code or denoising, got $name." >&2
+            exit 2
+            ;;
+    esac
 done

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlhf.meta_optimizer.step_controller import ControllerWeights, neutral_weights
-from mlhf.meta_optimizer.weights_file import PRETRAINED
+from mlhf.meta_optimizer.weights_file import PRETRAINED, about_of, found, write_weights
 
 # The controller that ships with the package.
 SHIPPED = PRETRAINED / "controllers" / "muon.npz"
@@ -50,16 +49,8 @@ def write(path: str | Path, weights: ControllerWeights) -> Path:
     Returns:
       The path.
     """
-    from replay import write_structure
-
-    path = Path(path)
-    if path.suffix != ".npz":
-        path = path.with_name(path.name + ".npz")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    about = json.dumps({"optimizer": _OPTIMIZER, "version": _VERSION}).encode()
     arrays = {name: np.asarray(value) for name, value in weights._asdict().items()}
-    write_structure(path, {"about": np.frombuffer(about, np.uint8), "weights": arrays})
-    return path
+    return write_weights(path, {"optimizer": _OPTIMIZER, "version": _VERSION}, arrays)
 
 
 def read(path: str | Path) -> ControllerWeights:
@@ -78,19 +69,16 @@ def read(path: str | Path) -> ControllerWeights:
     """
     from replay import DamagedFileError, LaterVersionError, read_structure
 
-    path = Path(path)
-    if not path.exists() and path.with_name(path.name + ".npz").is_file():
-        path = path.with_name(path.name + ".npz")
+    path = found(Path(path))
     if not path.is_file():
         raise FileNotFoundError(
             f"Expected the file of a controller, which MetaMuon.save writes; found none at {path}."
         )
     content = read_structure(path)
     try:
-        about = json.loads(np.asarray(content["about"], np.uint8).tobytes().decode())
-        version = int(about["version"])
-        arrays = [content["weights"][name] for name in ControllerWeights._fields]
-        weights = checked(arrays)
+        version = int(about_of(content)["version"])
+        # A later version may hold other weights, which is not damage.
+        weights = None if version > _VERSION else checked(_arrays(content))
     except Exception as error:  # whatever NumPy may raise
         reason = f"it has no entry {error}" if isinstance(error, KeyError) else error
         raise DamagedFileError(
@@ -98,10 +86,14 @@ def read(path: str | Path) -> ControllerWeights:
             "wrote; MetaHessianFree.from_pretrained without steps= reads those of a meta-training.",
             str(path),
         ) from error
-    if version > _VERSION:
+    if weights is None:
         raise LaterVersionError(
             f"{path} is of version {version}, and this package reads {_VERSION}: read it with a "
             "later version of the package.",
             str(path),
         )
     return weights
+
+
+def _arrays(content: dict[str, Any]) -> list[Any]:
+    return [content["weights"][name] for name in ControllerWeights._fields]

@@ -44,19 +44,48 @@ def write(
     Returns:
       The path.
     """
-    from replay import write_structure
-
-    path = Path(path)
-    if path.suffix != ".npz":
-        path = path.with_name(path.name + ".npz")
-    path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {
         role: {field: np.asarray(value) for field, value in value._asdict().items()}
         for role, value in weights.items()
     }
-    about = json.dumps({"settings": settings, "kinds": kinds})
-    write_structure(path, {"about": np.frombuffer(about.encode(), np.uint8), "weights": arrays})
+    return write_weights(path, {"settings": settings, "kinds": kinds}, arrays)
+
+
+def write_weights(path: str | Path, about: dict[str, Any], weights: dict[str, Any]) -> Path:
+    """Writes a file of weights of any kind, whole or not at all.
+
+    Args:
+      path: The path of the file; `.npz` is added if it is missing.
+      about: What JSON can hold about them.
+      weights: A structure of arrays.
+
+    Returns:
+      The path.
+    """
+    from replay import write_structure
+
+    path = Path(path)
+    if path.suffix != ".npz":
+        path = _with_suffix(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    write_structure(path, {"about": text, "weights": weights})
     return path
+
+
+def about_of(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a file that `write_weights` wrote holds about its weights."""
+    return dict(json.loads(np.asarray(content["about"], np.uint8).tobytes().decode()))
+
+
+def found(path: Path) -> Path:
+    """Returns a path as it was given, or with the `.npz` that was left out."""
+    whole = _with_suffix(path)
+    return whole if not path.exists() and whole.is_file() else path
+
+
+def _with_suffix(path: Path) -> Path:
+    return path.with_name(path.name + ".npz")
 
 
 def read(name_or_path: str | Path) -> Content:
@@ -79,8 +108,7 @@ def read(name_or_path: str | Path) -> Content:
     path = Path(name_or_path)
     if path.is_dir():
         path = path / FILE_IN_FOLDER
-    if not path.exists() and path.with_name(path.name + ".npz").is_file():
-        path = path.with_name(path.name + ".npz")
+    path = found(path)
     if not path.exists() and str(name_or_path) in names():
         path = PRETRAINED / f"{name_or_path}.npz"
     if not path.exists():
@@ -90,7 +118,7 @@ def read(name_or_path: str | Path) -> Content:
         )
     content = read_structure(path)
     try:
-        about = json.loads(np.asarray(content["about"], np.uint8).tobytes().decode())
+        about = about_of(content)
         _check_kinds(about["kinds"])
         weights = {
             role: LSTMWeights(**{field: tf.constant(v) for field, v in fields.items()})

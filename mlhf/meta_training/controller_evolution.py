@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -107,7 +108,9 @@ def evolve_controller(
     learned = {"linear": LINEAR, "all": ALL}[check_choice("layers", layers, ("linear", "all"))]
     horizons = _horizons(optimizer.horizon if horizon is None else horizon, len(tasks))
     strategy = Strategy(optimizer.weights, learned, check_number("deviation", deviation, above=0))
-    trainings = [WholeTraining(*each, optimizer) for each in zip(tasks, horizons, strict=True)]
+    mark = uuid.uuid4().hex
+    pairs = zip(tasks, horizons, strict=True)
+    trainings = [WholeTraining(*pair, optimizer, mark) for pair in pairs]
     signature = {
         "task": "; ".join(one.name for one in tasks),
         "method": METHOD,
@@ -126,6 +129,7 @@ def evolve_controller(
         return evolution.go(optimizer, steps, (save_steps, save_minutes), progress, on_step)
     finally:
         run.close()
+        _TRACED.pop(mark, None)
 
 
 def _horizons(horizon: int | Sequence[int], tasks: int) -> list[int]:
@@ -138,23 +142,25 @@ def _horizons(horizon: int | Sequence[int], tasks: int) -> list[int]:
 class WholeTraining:
     """A task's training from the first step to the last, by an optimizer with given weights.
 
-    A process that gets a copy traces a training once, whatever number of copies it gets.
+    A process that gets copies of it traces the training once, and keeps the trainings of one run.
     """
 
-    def __init__(self, task: Task, horizon: int, optimizer: MetaMuon) -> None:
+    def __init__(self, task: Task, horizon: int, optimizer: MetaMuon, run: str = "") -> None:
         """Sets a training up.
 
         Args:
           task: The task.
           horizon: T, the number of steps.
           optimizer: The optimizer, whose settings besides T are used.
+          run: What tells the meta-training that it belongs to from others; by default a training
+            on its own.
         """
         task.check_rollouts()
         self.task, self.horizon = task, horizon
         self._settings = {
             name: getattr(optimizer, name) for name in ("every", "curvature_share", "excluded")
         }
-        self._mark = uuid.uuid4().hex
+        self._run, self._mark = run or uuid.uuid4().hex, uuid.uuid4().hex
 
     def __call__(self, weights: ControllerWeights, number: int) -> float:
         """Returns what a training comes to: logarithms of its losses.
@@ -173,15 +179,23 @@ class WholeTraining:
                 f"The batches of the task {self.task.name!r} ended before number "
                 f"{(number + 1) * self.horizon}; let batches(k) repeat its data."
             )
-        if self._mark not in _TRACED:
-            _TRACED[self._mark] = self._traced()
-        losses = _TRACED[self._mark](
+        losses = self._function()(
             ControllerWeights(*map(tf.constant, weights)),
             parameters,
             self.task.initial_model_state(),
             batches,
         )
         return self._score(losses.numpy().astype(float))
+
+    def _function(self) -> Callable[..., tf.Tensor]:
+        """Returns the compiled training, which threads and copies of this object share."""
+        with _LOCK:
+            if _TRACED.keys() != {self._run}:
+                _TRACED.clear()
+            functions = _TRACED.setdefault(self._run, {})
+            if self._mark not in functions:
+                functions[self._mark] = self._traced()
+            return functions[self._mark]
 
     def _score(self, losses: np.ndarray) -> float:
         if not (math.isfinite(losses[0]) and losses[0] > 0):
@@ -218,8 +232,9 @@ class WholeTraining:
         return tf.function(training, autograph=False)
 
 
-# The compiled trainings of this process by their marks.
-_TRACED: dict[str, Callable[..., tf.Tensor]] = {}
+# The compiled trainings of this process: those of one run, by their marks.
+_TRACED: dict[str, dict[str, Callable[..., tf.Tensor]]] = {}
+_LOCK = threading.Lock()
 
 
 def _run(training: WholeTraining, weights: ControllerWeights, number: int) -> float:
