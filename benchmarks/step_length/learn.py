@@ -7,6 +7,7 @@ start and batches. Its loss is what is left, as a logarithm, of the loss that th
 controller on the same start and batches: three quarters after the last step, a quarter half-way.
 The estimate and the step are those of `mlhf.evolve_controller`. Every generation is a line of
 FOLDER/generations.jsonl and the weights are in FOLDER/controller.npz; the same command goes on.
+With `--begin` it begins with the controller of a file.
 """
 
 from __future__ import annotations
@@ -73,9 +74,16 @@ def pair(
     return tuple(relative(number, seed, data_dir, side) for side in weights)  # type: ignore
 
 
-def opened(folder: Path, learned: tuple[str, ...]) -> Strategy:
-    """Returns the strategy that a folder holds, or a new one."""
-    strategy = Strategy(neutral_weights(), learned)
+def opened(folder: Path, learned: tuple[str, ...], begin: Path | None = None) -> Strategy:
+    """Returns the strategy that a folder holds, or a new one.
+
+    Args:
+      folder: The folder.
+      learned: The groups of weights that are learned.
+      begin: The file whose weights a new one begins with; None for neutral ones.
+    """
+    weights = neutral_weights() if begin is None else controller_file.read(begin)
+    strategy = Strategy(weights, learned)
     if (folder / STATE).exists():
         strategy.restore(read_structure(folder / STATE))
     return strategy
@@ -113,13 +121,15 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--rate", type=float, default=0.3, help="Adam's, in units of σ.")
     parser.add_argument("--learned", default="lengths,momentum", help="Groups of weights.")
+    parser.add_argument("--tasks", type=int, default=len(LEARNING_TASKS), help="The first so many.")
+    parser.add_argument("--begin", type=Path, help="A file of weights to begin with.")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    strategy = opened(arguments.out, tuple(arguments.learned.split(",")))
+    strategy = opened(arguments.out, tuple(arguments.learned.split(",")), arguments.begin)
     context, end = multiprocessing.get_context("spawn"), time.time() + 3600 * arguments.hours
     # A task stays with a worker, which compiles it once.
     workers = [concurrent.futures.ProcessPoolExecutor(1, context) for _ in range(arguments.jobs)]
-    tasks = len(LEARNING_TASKS)
+    tasks = arguments.tasks
     while time.time() < end:
         random, began = np.random.default_rng([17, strategy.generation]), time.time()
         noises = random.normal(size=[tasks, strategy.deviations.size])

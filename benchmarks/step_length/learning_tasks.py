@@ -1,4 +1,8 @@
-"""The tasks that a controller is meta-trained on: none of `TASKS`, which it is judged by."""
+"""The tasks that a controller is meta-trained on: none of `TASKS`, which it is judged by.
+
+The first twenty are those of the first hour; those after them were added where what was learned was
+behind the rule, or had seen nothing of the kind.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import functools
 
 from benchmarks.step_length import tasks
 from benchmarks.step_length.tasks import CHARACTERS, Task
+from train_val.networks import convnets
 from train_val.task_families import families
 
 _mlp = functools.partial(functools.partial, families.mlp)
@@ -19,6 +24,8 @@ _mnist = functools.partial(Task, tasks.mnist, loss="softmax_cross_entropy", outp
 _digits = functools.partial(Task, tasks.digits, loss="softmax_cross_entropy", outputs=10)
 _text = functools.partial(Task, tasks.text, loss="softmax_cross_entropy", outputs=CHARACTERS)
 _friedman = functools.partial(Task, tasks.friedman, loss="squared_error", outputs=1)
+_waves = functools.partial(Task, tasks.waves, loss="squared_error", outputs=2)
+_pixels = functools.partial(Task, tasks.pixels, loss="squared_error", outputs=196)
 
 LEARNING_TASKS = [
     _images(network=_mlp(width=64, depth=1, activation="relu"), batch=64, steps=80),
@@ -41,4 +48,16 @@ LEARNING_TASKS = [
     _digits(network=_transformer(width=32, depth=1), batch=64, steps=80),
     _text(network=_transformer(width=32, depth=1), batch=16, steps=100),
     _text(network=_recurrent(width=32), batch=16, steps=100),
+    _friedman(network=_mlp(width=48, depth=3, activation="relu"), batch=32, steps=300),
+    _friedman(network=_mlp(width=64, depth=1, activation="relu"), batch=16, steps=250),
+    _waves(network=_mlp(width=32, depth=2, activation="gelu"), batch=64, steps=250),
+    _pixels(network=_mlp(width=32, depth=3, activation="relu"), batch=128, steps=150),
+    _middle(network=_convnet(width=24, dense=192), batch=64, steps=50),
+    _text(network=_recurrent(width=48), batch=64, steps=60),
+    _middle(network=convnets.convnet, batch=512, steps=30),
+    _middle(network=convnets.convnet, batch=128, steps=60),
+    _images(network=_convnet(width=64, dense=256), batch=512, steps=50),
+    _images(network=_convnet(width=48, dense=128), batch=64, steps=150),
+    _images(network=_mlp(width=384, depth=2, activation="relu"), batch=512, steps=60),
+    _mnist(network=_convnet(width=24, dense=96), batch=512, steps=40),
 ]

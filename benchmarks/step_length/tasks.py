@@ -63,6 +63,15 @@ def friedman(data_dir: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.cache
+def waves(data_dir: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns 10,000 examples of a smooth function of four numbers, without noise."""
+    del data_dir
+    x = np.random.default_rng(8).uniform(-1, 1, (10_000, 4))
+    y = np.stack([np.sin(3 * x[:, 0] + 2 * x[:, 1] * x[:, 2]), np.cos(2 * x[:, 3]) * x[:, 1]], 1)
+    return (x * 3**0.5).astype(np.float32), ((y - y.mean(0)) / y.std(0)).astype(np.float32)
+
+
+@functools.cache
 def digits(data_dir: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns the digits that the package contains, standardised, and the labels."""
     parts = [load_digits(None, part, "") for part in ("train", "meta_train", "test")]
@@ -76,6 +85,13 @@ def mnist(data_dir: str) -> tuple[np.ndarray, np.ndarray]:
     data = load_mnist(data_dir, "train", "")
     images = data.images.reshape(-1, 14, 2, 14, 2, 1).mean((2, 4), dtype=np.float32)
     return (images - 33.32) / 78.57, data.labels.astype(np.int32)
+
+
+@functools.cache
+def pixels(data_dir: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns MNIST at 14 x 14 pixels, standardised, and the pixels as targets, from 0 to 1."""
+    images, _ = mnist(data_dir)
+    return images, (images * 78.57 + 33.32).reshape(len(images), -1) / 255
 
 
 @functools.cache

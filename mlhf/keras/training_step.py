@@ -12,11 +12,11 @@ import tensorflow as tf
 from mlhf import keras_internals
 from mlhf.checks import asides
 from mlhf.distribute import DataParallel
-from mlhf.keras import joint_loss, layer_penalties, network, outputs
+from mlhf.keras import layer_penalties, network, outputs
 from mlhf.keras.optimizer import Optimizer
 from mlhf.keras.outputs import Output
 from mlhf.models import keras_call, keras_contracts
-from mlhf.objective import Objective
+from mlhf.objective import Objective, joint_loss
 
 
 class TrainingStep:

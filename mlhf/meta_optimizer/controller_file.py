@@ -7,12 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from mlhf.meta_optimizer.step_controller import ControllerWeights, neutral_weights
+from mlhf.meta_optimizer.step_controller import (
+    COMMON,
+    KINDS,
+    OWN,
+    ControllerWeights,
+    neutral_weights,
+)
 from mlhf.meta_optimizer.weights_file import PRETRAINED, about_of, found, write_weights
 
 # The controller that ships with the package.
 SHIPPED = PRETRAINED / "controllers" / "muon.npz"
-_OPTIMIZER, _VERSION = "MetaMuon", 1
+_OPTIMIZER, _VERSION = "MetaMuon", 2
+# What the rows of a file of the first version saw: the first so many of what they share, and the
+# first so many of their own.
+_COMMON_1, _OWN_1 = 8, 2
 
 
 def checked(weights: Any) -> ControllerWeights:
@@ -78,7 +87,7 @@ def read(path: str | Path) -> ControllerWeights:
     try:
         version = int(about_of(content)["version"])
         # A later version may hold other weights, which is not damage.
-        weights = None if version > _VERSION else checked(_arrays(content))
+        weights = None if version > _VERSION else checked(_arrays(content, version))
     except Exception as error:  # whatever NumPy may raise
         reason = f"it has no entry {error}" if isinstance(error, KeyError) else error
         raise DamagedFileError(
@@ -95,5 +104,22 @@ def read(path: str | Path) -> ControllerWeights:
     return weights
 
 
-def _arrays(content: dict[str, Any]) -> list[Any]:
-    return [content["weights"][name] for name in ControllerWeights._fields]
+def _arrays(content: dict[str, Any], version: int) -> list[Any]:
+    arrays = {name: np.asarray(content["weights"][name]) for name in ControllerWeights._fields}
+    return list((_with_zeros(arrays) if version == 1 else arrays).values())
+
+
+def _with_zeros(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the arrays of the first version with zeros for what rows did not see then."""
+
+    def widened(array: np.ndarray, axis: int, first: int) -> np.ndarray:
+        own = first + _COMMON_1
+        places = [own] * (COMMON - _COMMON_1) + [own + _OWN_1] * (OWN - _OWN_1)
+        return np.insert(array, places, 0, axis)
+
+    return {
+        **arrays,
+        "lengths": widened(arrays["lengths"], 1, 0),
+        "momentum": np.append(arrays["momentum"], np.zeros(COMMON - _COMMON_1, np.float32)),
+        "kernel_1": widened(arrays["kernel_1"], 0, len(KINDS)),
+    }

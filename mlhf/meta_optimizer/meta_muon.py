@@ -148,6 +148,8 @@ class MetaMuon(CurvatureMuon):
                 weights,
                 state.controller,
                 seen,
+                tf.nest.flatten(parameters),
+                tf.nest.flatten(state.rule.direction),
                 forms,
                 self.horizon,
                 objective.batch_size(),

@@ -22,11 +22,13 @@ from mlhf.optimizers.orthogonalization import Matrix
 from mlhf.optimizers.predicted_decrease import correction
 
 KINDS = ("step", "first", "hidden", "last", "vector")
-# What every row sees: 1, t/T, ln T, ln B, noise, whether the loss falls as predicted, its fall, and
-# whether this is the rise at the start.
-COMMON = 8
-# And its own: what is left of its slope on the next batch, its share of the slope.
-OWN = 2
+# What every row sees: 1, t/T, ln T, ln B, noise, whether the loss falls as predicted, its fall,
+# whether this is the rise at the start, and the last rate and the newest quotient Σσ / Σκ beside
+# that of the first steps.
+COMMON = 10
+# And its own: what is left of its slope on the next batch, its share of the slope, the length of
+# its last step beside its norm, and its size.
+OWN = 4
 UNITS = 8
 _FEATURES = len(KINDS) + COMMON + OWN
 # Multiples stay within e^±2, and 1 - μ within a factor of 5 of 0.1.
@@ -53,6 +55,7 @@ class ControllerState(NamedTuple):
     slopes: tf.Tensor  # [leaves], s of the last step
     mean_slopes: tf.Tensor  # [leaves], averages of s
     mean_next_slopes: tf.Tensor  # [leaves], averages of the slopes on the batches after
+    first_quotient: tf.Tensor  # Σσ / Σκ of the first steps; 0 before
 
 
 def neutral_weights(seed: int = 0) -> ControllerWeights:
@@ -82,7 +85,8 @@ def neutral_weights(seed: int = 0) -> ControllerWeights:
 def initial_state(leaves: int, dtype: tf.DType) -> ControllerState:
     """Returns the state before the first step of a network of so many tensors."""
     zeros = tf.zeros([leaves], dtype)
-    return ControllerState(tf.zeros([leaves + 1, 4 * UNITS], dtype), zeros, zeros, zeros)
+    lstm = tf.zeros([leaves + 1, 4 * UNITS], dtype)
+    return ControllerState(lstm, zeros, zeros, zeros, tf.zeros([], dtype))
 
 
 def kinds_of(forms: Sequence[Matrix | None]) -> list[int]:
@@ -104,6 +108,8 @@ def choose(
     weights: ControllerWeights,
     state: ControllerState,
     seen: Seen,
+    tensors: Sequence[tf.Tensor],
+    directions: Sequence[tf.Tensor],
     forms: Sequence[Matrix | None],
     horizon: int,
     batch: int | tf.Tensor,
@@ -116,7 +122,9 @@ def choose(
       weights: The controller's weights.
       state: Its state before the step; `slopes` are those of the last step.
       seen: What is known of the step before.
-      forms: The tensors' forms as matrices, in the order of the leaves.
+      tensors: The parameters before the step.
+      directions: u of the last step, by tensor.
+      forms: The tensors' forms as matrices, in the order of the tensors.
       horizon: T.
       batch: B, the number of examples.
       rise: The number of steps at the start whose length curvature sets.
@@ -139,8 +147,16 @@ def choose(
             (state.mean_next_slopes, next_slopes),
         )
     ]
-    common = _common(seen, horizon, batch, rise)
-    own = _own(*means)
+    first_quotient = _first_quotient(seen, state.first_quotient)
+    common = tf.concat(
+        [
+            _common(seen, horizon, batch, rise),
+            _beside_first(seen, first_quotient, horizon),
+        ],
+        0,
+    )
+    rate = seen.measurements.last_rate
+    own = tf.concat([_slopes_own(*means), _steps_own(tensors, directions, rate)], 1)
     sees = tf.concat([tf.tile(common[None], [len(kinds), 1]), own], 1)
     one_hot = tf.one_hot(kinds, len(KINDS), dtype=dtype)
     hidden, lstm = _lstm(weights, tf.concat([one_hot, sees], 1), state.lstm)
@@ -150,7 +166,7 @@ def choose(
     steadier = tf.reduce_sum(weights.momentum * common) + read[0, 1]
     mu = 1 - (1 - momentum) * tf.exp(-_bounded(steadier, _LARGEST_MOMENTUM))
     choices = Choices(multiples[0], mu, multiples[1:], None)
-    return choices, ControllerState(lstm, state.slopes, *means)
+    return choices, ControllerState(lstm, state.slopes, *means, first_quotient)
 
 
 def _bounded(x: tf.Tensor, largest: float) -> tf.Tensor:
@@ -158,7 +174,7 @@ def _bounded(x: tf.Tensor, largest: float) -> tf.Tensor:
 
 
 def _common(seen: Seen, horizon: int, batch: int | tf.Tensor, rise: float) -> tf.Tensor:
-    """Returns what every row sees, [COMMON], in numbers of about 1."""
+    """Returns what every row sees of the training so far, [8], in numbers of about 1."""
     one = tf.ones_like(seen.count)
     decrease = seen.decrease
     is_sound = (decrease.loss > 0) & (decrease.first_loss > 0)
@@ -187,16 +203,68 @@ def _kept(measurements: Measurements) -> tf.Tensor:
     return tf.clip_by_value(share, 0.02, 1.0)
 
 
-def _own(slopes: tf.Tensor, next_slopes: tf.Tensor) -> tf.Tensor:
-    """Returns what rows see of themselves, [rows, OWN]; zeros for the step as a whole."""
+def _first_quotient(seen: Seen, before: tf.Tensor) -> tf.Tensor:
+    """Returns Σσ / Σκ of the first three steps, or of those that there are."""
+    measured = seen.measurements
+    is_new = (seen.count < 4.5) & (measured.slope > 0) & (measured.curvature > 0)
+    return tf.where(is_new, _quotient(measured), before)
+
+
+def _quotient(measurements: Measurements) -> tf.Tensor:
+    quotient = tf.math.divide_no_nan(tf.nn.relu(measurements.slope), measurements.curvature)
+    return _kept(measurements) * quotient
+
+
+def _beside_first(seen: Seen, first_quotient: tf.Tensor, horizon: int) -> tf.Tensor:
+    """Returns how long steps are, and may be, beside what curvature said at first, [2].
+
+    Curvature grows where steps are short and falls where they are long (Cohen et al. 2021), so the
+    quotient of today says little about the length; that of the first steps has not been moved yet.
+    """
+    # The rate without its fall: the controller sees t/T.
+    remaining = tf.maximum(horizon + 2 - seen.count, 1.0) / horizon
+    values = tf.stack([seen.measurements.last_rate / remaining, _quotient(seen.measurements)])
+    is_known = (values > 0) & (first_quotient > 0)
+    one = tf.ones_like(values)
+    ratios = tf.where(is_known, values, one) / tf.where(is_known, first_quotient, one)
+    return tf.clip_by_value(tf.math.log(ratios), -5, 5) / 2
+
+
+def _steps_own(
+    tensors: Sequence[tf.Tensor], directions: Sequence[tf.Tensor], rate: tf.Tensor
+) -> tf.Tensor:
+    """Returns how far the last step moved, and how many numbers there are, [rows, 2].
+
+    The step as a whole is the first row.
+    """
+    sizes = [float(tensor.shape.num_elements()) for tensor in tensors]
+    squares, moves = (
+        tf.stack([tf.reduce_sum(tf.square(tensor)) for tensor in some])
+        for some in (tensors, directions)
+    )
+    squares, moves = (
+        tf.sqrt(tf.concat([tf.reduce_sum(some)[None], some], 0)) for some in (squares, moves)
+    )
+    moves *= rate
+    # A share, since biases begin at zero.
+    share = tf.math.divide_no_nan(moves, moves + squares)
+    has_moved = share > 0
+    change = tf.math.log(tf.where(has_moved, tf.maximum(share, 1e-4), tf.ones_like(share)))
+    change = tf.where(has_moved, (change + 4) / 2, tf.zeros_like(change))
+    size = np.log(np.array([sum(sizes), *sizes]) / 4096) / 4
+    return tf.stack([change, tf.constant(size, share.dtype)], 1)
+
+
+def _slopes_own(slopes: tf.Tensor, next_slopes: tf.Tensor) -> tf.Tensor:
+    """Returns what rows see of their slopes, [rows, 2]; zeros for the step as a whole."""
     total = tf.reduce_sum(tf.abs(slopes))
     kept = tf.clip_by_value(tf.math.divide_no_nan(next_slopes, tf.abs(slopes)), -1, 1)
     share = tf.math.divide_no_nan(slopes, total) * tf.cast(tf.size(slopes), slopes.dtype)
     share = tf.math.log(tf.clip_by_value(share, 0.02, 50.0)) / 2
     own = tf.where(
-        total > 0, tf.stack([kept, share], 1), tf.zeros([slopes.shape[0], OWN], total.dtype)
+        total > 0, tf.stack([kept, share], 1), tf.zeros([slopes.shape[0], 2], total.dtype)
     )
-    return tf.concat([tf.zeros([1, OWN], own.dtype), own], 0)
+    return tf.concat([tf.zeros([1, 2], own.dtype), own], 0)
 
 
 def _lstm(

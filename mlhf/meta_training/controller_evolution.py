@@ -72,7 +72,7 @@ def evolve_controller(
         optimizer's.
       deviation: σ.
       meta_lr: Adam's step, in units of σ.
-      layers: The weights that are learned: `"linear"`, the 58 numbers of the maps beside the LSTM,
+      layers: The weights that are learned: `"linear"`, the 80 numbers of the maps beside the LSTM,
         or `"all"`. Choose the first where updates are few.
       seeds: The number of different initial weights and batches for each task; an update draws one.
       seed: The seed of the perturbations.

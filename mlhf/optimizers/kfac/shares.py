@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from custom_op import losses, structures
+from custom_op import structures
 from custom_op.graphs import detours
 from custom_op.graphs.gradient_paths import Paths, refuse_missing
 from mlhf.objective import Objective
 from mlhf.objective.shares import Mean, Share
 from mlhf.optimizers.kfac import factors as factors_module
 from mlhf.optimizers.kfac.blocks import Block
+from mlhf.optimizers.kfac.draws import drawn_at
 from mlhf.optimizers.kfac.factors import Factors
 from mlhf.optimizers.kfac.tracing import TracedNetwork
 
@@ -93,60 +94,14 @@ def _factors(
     share: Share, network: TracedNetwork, blocks: list[Block], fisher: str, seed: tf.Tensor
 ) -> list[Mean]:
     """Returns the factors G and then each A of a share's examples, in the order of blocks."""
-    objective: Objective = share.objective
     layers = [network.layer(block) for block in blocks]
-    loss, outputs = objective.loss, network.outputs
-    gradients = _drawn(share, loss, outputs, objective.targets, fisher, seed)
-    present = factors_module.present_terms(loss, outputs, objective.targets)
-    weights, mask = (_of_terms(part, loss, outputs) for part in objective.weights_and_mask())
-    if mask is not None:
-        present = mask if present is None else present & mask
-        gradients = [factors_module.times(u, tf.cast(mask, u.dtype)) for u in gradients]
-    if weights is not None:
-        gradients = [factors_module.times(u, tf.sqrt(weights)) for u in gradients]
-    terms = factors_module.terms_of(loss, outputs, present)
+    drawn = drawn_at(share, network.outputs, fisher, seed)
     factors, counts = factors_module.of_batch(
-        network, blocks, layers, gradients, terms, present, weights
+        network, blocks, layers, drawn.gradients, drawn.terms, drawn.present, drawn.weights
     )
-    terms_present = factors_module.present_count(outputs, terms, present)
-    of_g = Mean(terms_present, [factors[block.name][1] for block in blocks])
+    of_g = Mean(drawn.count, [factors[block.name][1] for block in blocks])
     # Shares whose examples weigh more count more in A.
     return [of_g, *[Mean(counts[block.name], [factors[block.name][0]]) for block in blocks]]
-
-
-def _of_terms(part: tf.Tensor | None, loss: losses.Loss, outputs: tf.Tensor) -> tf.Tensor | None:
-    """Returns weights or a mask of examples or terms in the shape of the loss's terms."""
-    if part is None:
-        return None
-    axes = loss.term_axes(outputs) if isinstance(loss, losses.MeanLoss) else 1
-    while part.shape.rank < axes:
-        part = part[..., tf.newaxis]
-    part = tf.cast(part, outputs.dtype) if part.dtype.is_floating else part
-    return tf.broadcast_to(part, tf.shape(outputs)[:axes])
-
-
-def _drawn(
-    share: Share,
-    loss: losses.Loss,
-    outputs: tf.Tensor,
-    targets: tf.Tensor,
-    fisher: str,
-    seed: tf.Tensor,
-) -> list[tf.Tensor]:
-    """Returns the gradients at the outputs, drawn as one device would draw them for the batch."""
-    if share.of == 1 or fisher == "exact":
-        return factors_module.output_gradients(loss, outputs, targets, fisher, seed)
-    # An example's draw depends on its place in the batch: places of other shares are left empty.
-    size = outputs.shape[0]
-    before, after = share.number * size, (share.of - 1 - share.number) * size
-
-    def among_all(tensor: tf.Tensor) -> tf.Tensor:
-        return tf.pad(tensor, [[before, after], *[[0, 0]] * (tensor.shape.rank - 1)])
-
-    gradients = factors_module.output_gradients(
-        loss, among_all(outputs), among_all(targets), fisher, seed
-    )
-    return [gradient[before : before + size] for gradient in gradients]
 
 
 def _value_and_gradient(

@@ -166,6 +166,31 @@ def test_curvature_of_several_outputs_is_that_of_their_sum():
         np.testing.assert_allclose(variable, expected, rtol=1e-4, atol=1e-6, err_msg=variable.path)
 
 
+def test_kfac_of_several_outputs():
+    x, y = [X, X[:, :2]], [Y, X.sum(1, keepdims=True)]
+    losses = ["sparse_categorical_crossentropy", "mse"]
+
+    def trained(model, losses, targets, weights, **some):
+        mlhf.keras.compile(model, mlhf.KFAC(0.05, damping=0.1), losses, weights)
+        history = fit(model, x, targets, batch_size=14, epochs=3, **some)
+        return history["loss"], {v.name + str(v.shape): v.numpy() for v in model.trainable_weights}
+
+    # An output that counts for nothing is as one that is not there.
+    alone = keras.Model(*(lambda m: (m.inputs, m.outputs[0]))(two_outputs()))
+    expected, of_one = trained(alone, losses[0], y[0], None)
+    model = two_outputs()
+    got, of_both = trained(model, losses, y, [1.0, 0.0])
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    assert len(of_both) == len(of_one) + 2
+    for name, value in of_one.items():
+        np.testing.assert_allclose(of_both[name], value, rtol=1e-4, atol=1e-6)
+    # And one that counts is learned.
+    model = two_outputs()
+    counted = [np.linspace(0, 2, len(X)), np.linspace(1, 0.5, len(X))]
+    both, _ = trained(model, losses, y, [1.0, 0.3], sample_weight=counted)
+    assert both[-1] < 0.8 * both[0]
+
+
 def test_numbers_of_the_optimizer_become_logs():
     model = network()
     mlhf.keras.compile(model, sgd(), CROSS_ENTROPY, logs=["gradient_norm"])

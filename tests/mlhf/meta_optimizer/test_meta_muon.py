@@ -11,6 +11,7 @@ import tensorflow as tf
 import mlhf
 from mlhf.meta_optimizer import step_controller
 from replay import DamagedFileError, LaterVersionError, read_structure, write_structure
+from tests.project import ROOT
 
 
 def other_weights(seed=3):
@@ -123,3 +124,17 @@ def test_it_has_no_rate_to_tune():
     assert not entrant.axes and re.fullmatch("[0-9a-f]{16}", entrant.identity["weights"])
     assert entrant.optimizer({}, 25).horizon == 25
     assert parse("metamuon:weights=neutral").identity["weights"] != entrant.identity["weights"]
+
+
+def test_a_file_of_the_first_version_says_what_it_said(tmp_path):
+    path = ROOT / "docs/results/step_length/learned/controller.npz"
+    old = read_structure(path)["weights"]
+    assert old["lengths"].shape == (5, 10)
+    new = mlhf.MetaMuon(10, weights=path).weights
+    for name, seen in (("lengths", new.lengths), ("kernel_1", new.kernel_1[5:19].T)):
+        rows = old[name] if name == "lengths" else old[name][5:15].T
+        np.testing.assert_array_equal(seen[:, :8], rows[:, :8])
+        np.testing.assert_array_equal(seen[:, 10:12], rows[:, 8:])
+        assert not np.any(seen[:, [8, 9, 12, 13]])
+    np.testing.assert_array_equal(new.kernel_1[19:], old["kernel_1"][15:])
+    np.testing.assert_array_equal(new.momentum, [*old["momentum"], 0, 0])

@@ -123,3 +123,45 @@ def test_new_weights_hold_in_steps_that_are_compiled():
     with_bias(optimizer, "step", -1.0)
     after = step(objective, w, optimizer.init(w)).metrics["learning_rate"]
     np.testing.assert_allclose(after / before, np.exp(2 * np.tanh(-0.5)), rtol=1e-5)
+
+
+def what_rows_see(scale, monkeypatch):
+    """Returns what rows see at three steps, and the parameters, u and η that they see it of."""
+    seen, of_steps, lstm = [], [], step_controller._lstm
+
+    def noted(weights, inputs, state):
+        seen.append(inputs.numpy()[:, len(step_controller.KINDS) :])
+        return lstm(weights, inputs, state)
+
+    optimizer = MetaMuon(HORIZON, weights="neutral")
+    w = start()
+    state = optimizer.init(w)
+    with monkeypatch.context() as patched:
+        patched.setattr(step_controller, "_lstm", noted)
+        for rows in (slice(0, 16), slice(16, 32), slice(32, 48)):
+            of_steps.append((w, state.rule.direction, state.rule.measurements.last_rate))
+            weights = np.full(16, scale, "f")
+            objective = mlhf.Objective(network, "squared_error", X[rows], Y[rows], weights=weights)
+            w, state, *_ = optimizer.step_in(objective, w, state, optimizer.weights)
+    return seen, of_steps
+
+
+def test_what_rows_see_of_their_last_step(monkeypatch):
+    seen, of_steps = what_rows_see(1.0, monkeypatch)
+    change, size = step_controller.COMMON + 2, step_controller.COMMON + 3
+    assert np.all(seen[0][:, change] == 0)
+    w, direction, rate = of_steps[2]
+    for place, name in enumerate(sorted(w), 1):
+        moved, norm = rate * np.linalg.norm(direction[name]), np.linalg.norm(w[name])
+        expected = (np.log(moved / (moved + norm)) + 4) / 2
+        np.testing.assert_allclose(seen[2][place, change], expected, rtol=1e-4)
+        count = w[name].numpy().size
+        np.testing.assert_allclose(seen[2][place, size], np.log(count / 4096) / 4, rtol=1e-5)
+
+
+def test_what_rows_see_does_not_hang_on_the_scale_of_the_loss(monkeypatch):
+    plain, scaled = (what_rows_see(scale, monkeypatch)[0] for scale in (1.0, 64.0))
+    for before, after in zip(plain, scaled, strict=True):
+        np.testing.assert_allclose(after, before, rtol=2e-3, atol=2e-4)
+    # The rate beside what the curvature of the first steps said.
+    assert plain[2][0, 8] != 0

@@ -43,23 +43,34 @@ class JointLoss(Loss):
         mask: tf.Tensor | None = None,
     ) -> Evaluation:
         """Returns the sum at a network's outputs."""
+        evaluations = []
+        for part, z, y, w, m in self.apart(outputs, targets, weights, mask):
+            several = {"weights": w, "mask": m} if w is not None or m is not None else {}
+            evaluations.append((part.weight, part.loss.evaluate(z, y, **several)))
+        return _JointEvaluation(self, outputs, targets, evaluations)
+
+    def apart(
+        self,
+        outputs: tf.Tensor,
+        targets: tf.Tensor,
+        weights: tf.Tensor | None = None,
+        mask: tf.Tensor | None = None,
+    ) -> list[tuple[Part, tf.Tensor, tf.Tensor, tf.Tensor | None, tf.Tensor | None]]:
+        """Returns each part with its own outputs, targets, weights and mask."""
         specs = [tf.TensorSpec(part.outputs, outputs.dtype) for part in self._parts]
         of_targets = [part.targets for part in self._parts]
         of_weights = [_spec(part.weights, outputs.dtype) for part in self._parts]
         of_masks = [_spec(part.mask, tf.bool) for part in self._parts]
-        each = zip(
-            self._parts,
-            apart(outputs, specs),
-            apart(targets, of_targets),
-            apart(weights, of_weights),
-            apart(mask, of_masks),
-            strict=True,
+        return list(
+            zip(
+                self._parts,
+                apart(outputs, specs),
+                apart(targets, of_targets),
+                apart(weights, of_weights),
+                apart(mask, of_masks),
+                strict=True,
+            )
         )
-        evaluations = []
-        for part, z, y, w, m in each:
-            several = {"weights": w, "mask": m} if w is not None or m is not None else {}
-            evaluations.append((part.weight, part.loss.evaluate(z, y, **several)))
-        return _JointEvaluation(self, outputs, targets, evaluations)
 
     def value(self, outputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         """Returns Σ cₖ ℓₖ."""
