@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlhf.meta_training.backpropagation import meta_train
     from mlhf.meta_training.controller_evolution import evolve_controller
     from mlhf.meta_training.evolution import evolve
-    from mlhf.meta_training.result import MetaTraining
+    from mlhf.meta_training.steps import MetaTraining
     from mlhf.minimization.minimize import Minimization, minimize
     from mlhf.models.keras_models import (
         get_model_state,
@@ -130,7 +130,7 @@ _HOMES = {
     "MetaMuon": "meta_optimizer.meta_muon.MetaMuon",
     "MetaMuonState": "meta_optimizer.meta_muon.MetaMuonState",
     "MetaState": "meta_optimizer.rule.MetaState",
-    "MetaTraining": "meta_training.result.MetaTraining",
+    "MetaTraining": "meta_training.steps.MetaTraining",
     "Minimization": "minimization.minimize.Minimization",
     "Muon": "optimizers.gradient_methods.Muon",
     "NystromPreconditioner": "optimizers.preconditioners.choice.NystromPreconditioner",

@@ -166,7 +166,8 @@ def choose(
     steadier = tf.reduce_sum(weights.momentum * common) + read[0, 1]
     mu = 1 - (1 - momentum) * tf.exp(-_bounded(steadier, _LARGEST_MOMENTUM))
     choices = Choices(multiples[0], mu, multiples[1:], None)
-    return choices, ControllerState(lstm, state.slopes, *means, first_quotient)
+    after = ControllerState(lstm, state.slopes, means[0], means[1], first_quotient)
+    return choices, after
 
 
 def _bounded(x: tf.Tensor, largest: float) -> tf.Tensor:

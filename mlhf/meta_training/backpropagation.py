@@ -24,7 +24,7 @@ from mlhf.meta_training.meta_run import (
     weights_as_saved,
 )
 from mlhf.meta_training.meta_step import MetaStep, meta_step
-from mlhf.meta_training.result import MetaTraining
+from mlhf.meta_training.steps import MetaTraining
 from mlhf.runs.checkpoints import CHECKPOINTS_KEPT, CheckpointError, load_like
 from mlhf.task import Task
 from replay import PrioritizedReplay

@@ -20,8 +20,8 @@ from mlhf.meta_optimizer.step_controller import ControllerWeights
 from mlhf.meta_training.antithetic_pairs import LARGEST_LOSS, SMALLEST_LOSS
 from mlhf.meta_training.arguments import check_callbacks, tasks_of
 from mlhf.meta_training.evolution import FIRST_SEED
-from mlhf.meta_training.result import MetaTraining
 from mlhf.meta_training.scan import scan
+from mlhf.meta_training.steps import MetaTraining, Steps
 from mlhf.meta_training.strategy import ALL, LINEAR, Strategy
 from mlhf.runs.run import ResumableRun
 from mlhf.task import Task
@@ -97,6 +97,7 @@ def evolve_controller(
       OSError: If `model_dir` can't be written.
     """
     check_callbacks(on_step=on_step)
+    check_executor(executor)
     if not isinstance(optimizer, MetaMuon):
         raise TypeError(f"Expected a MetaMuon to meta-train, got {kind(optimizer)}.")
     tasks = tasks_of(task)
@@ -124,9 +125,18 @@ def evolve_controller(
         "curvature_share": optimizer.curvature_share,
     }
     run = ResumableRun(model_dir, kind="a meta-training", other_kind="the training of a network")
-    evolution = _Evolution(run, strategy, trainings, signature, check_executor(executor))
+    evolution = _Evolution(
+        run,
+        optimizer,
+        strategy,
+        trainings,
+        signature,
+        executor,
+        steps=steps,
+        often=(save_steps, save_minutes),
+    )
     try:
-        return evolution.go(optimizer, steps, (save_steps, save_minutes), progress, on_step)
+        return evolution.go(progress, on_step)
     finally:
         run.close()
         _TRACED.pop(mark, None)
@@ -241,60 +251,37 @@ def _run(training: WholeTraining, weights: ControllerWeights, number: int) -> fl
     return training(weights, number)
 
 
-class _Evolution:
+class _Evolution(Steps[MetaMuon]):
     """Updates by the estimate, and the files of the run."""
+
+    description, unit = "evolution", "update"
 
     def __init__(
         self,
         run: ResumableRun,
+        optimizer: MetaMuon,
         strategy: Strategy,
         trainings: Sequence[WholeTraining],
         signature: dict[str, Any],
         executor: Any,
+        *,
+        steps: int,
+        often: tuple[int, float],
     ) -> None:
-        self._run, self._strategy, self._trainings = run, strategy, trainings
+        self.began, self.run, self.optimizer = time.perf_counter(), run, optimizer
+        self.steps, self.often = steps, often
+        self._strategy, self._trainings = strategy, trainings
         self._signature, self._executor = signature, executor
-        self._optimizer: MetaMuon | None = None
         with run.opening():
             saved = run.read(signature)
             if saved is not None:
                 with run.restoring():
                     strategy.restore(saved["strategy"])
 
-    def go(
-        self,
-        optimizer: MetaMuon,
-        steps: int,
-        often: tuple[int, float],
-        progress: bool,
-        on_step: Callable[[int, dict[str, Any]], None] | None,
-    ) -> MetaTraining[MetaMuon]:
-        """Takes the updates that are left."""
-        run, began, first = self._run, time.perf_counter(), math.nan
-        self._optimizer = optimizer
-        going = run.going(
-            self._save, steps, *often, progress=progress, unit="update", desc="evolution"
-        )
-        with going as bar:
-            try:
-                while run.goes_on:
-                    started = time.perf_counter()
-                    metrics = self._update()
-                    metrics["seconds"] = time.perf_counter() - started
-                    first = time.perf_counter() - began if math.isnan(first) else first
-                    run.log.write(run.done, metrics)
-                    if on_step is not None:
-                        on_step(run.done, metrics)
-                    bar.step(log_loss=f"{metrics['log_loss']:.3f}")
-                    run.save_if_due()
-            finally:
-                # The caller gets what was learned after an interruption, too.
-                optimizer.weights = self._strategy.weights
-        self._publish()
-        return MetaTraining(optimizer, run.log.lines, run.skipped, first, run.diverged, run.done)
-
-    def _update(self) -> dict[str, Any]:
-        strategy, run = self._strategy, self._run
+    def next_step(self) -> dict[str, Any]:
+        """Takes an update."""
+        started = time.perf_counter()
+        strategy, run = self._strategy, self.run
         random = np.random.default_rng([self._signature["seed"], run.done])
         tasks = len(self._trainings)
         noises = random.standard_normal([tasks, strategy.deviations.size])
@@ -319,15 +306,24 @@ class _Evolution:
             "log_loss": float(scores.mean()),
             "difference": float(np.abs(gaps).mean()),
             "grad_length": float(np.linalg.norm(gradient)),
+            "seconds": time.perf_counter() - started,
         }
 
-    def _save(self) -> None:
-        self._run.write(self._signature, {"strategy": self._strategy.state()})
-        self._publish()
+    def shown(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        """Returns the mean of what is compared."""
+        return {"log_loss": f"{metrics['log_loss']:.3f}"}
 
-    def _publish(self) -> None:
-        if self._optimizer is None:
-            return
-        self._optimizer.weights = self._strategy.weights
-        if self._run.folder is not None:
-            self._optimizer.save(self._run.folder / FILE_IN_FOLDER)
+    def save(self) -> None:
+        """Writes a checkpoint, and then the controller."""
+        self.run.write(self._signature, {"strategy": self._strategy.state()})
+        self.publish()
+
+    def hand_over(self) -> None:
+        """Gives the optimizer the controller."""
+        self.optimizer.weights = self._strategy.weights
+
+    def publish(self) -> None:
+        """Gives the optimizer the controller, and writes it to the folder of the run."""
+        self.hand_over()
+        if self.run.folder is not None:
+            self.optimizer.save(self.run.folder / FILE_IN_FOLDER)

@@ -25,8 +25,8 @@ from mlhf.meta_training.antithetic_pairs import AntitheticPair, Particles
 from mlhf.meta_training.arguments import check_callbacks, check_learnable, tasks_of
 from mlhf.meta_training.meta_run import EVOLUTION, MetaRun
 from mlhf.meta_training.particles_apart import ParticlesApart
-from mlhf.meta_training.result import MetaTraining
 from mlhf.meta_training.rollout import Carry
+from mlhf.meta_training.steps import MetaTraining
 from mlhf.runs import run_log
 from mlhf.runs.checkpoints import finite_numbers, load_like
 from mlhf.task import Task

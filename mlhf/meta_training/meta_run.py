@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from mlhf.meta_optimizer import weights_file
 from mlhf.meta_optimizer.coordinate_lstm import LSTMWeights
 from mlhf.meta_optimizer.meta_hessian_free import MetaHessianFree
 from mlhf.meta_training.arguments import common_dtype
-from mlhf.meta_training.result import MetaTraining
+from mlhf.meta_training.steps import Steps
 from mlhf.runs.checkpoints import load_like
 from mlhf.runs.run import ResumableRun
 from mlhf.task import Task, draw_missing_weights
@@ -36,20 +35,16 @@ class OneTask(Protocol):
 Training = TypeVar("Training", bound=OneTask)
 
 
-class MetaRun(abc.ABC, Generic[Training]):
+class MetaRun(Steps[MetaHessianFree], Generic[Training]):
     """What both methods' runs have in common.
 
     A subclass opens the files by `run.opening()` at the end of its constructor.
 
     Attributes:
       method: The method's name in checkpoints.
-      description: The run's name in the progress bar.
-      unit: A step's name in the progress bar.
     """
 
     method: str
-    description: str
-    unit: str
 
     def __init__(
         self,
@@ -93,10 +88,6 @@ class MetaRun(abc.ABC, Generic[Training]):
         """Takes and counts a step on a task; returns the metrics."""
 
     @abc.abstractmethod
-    def shown(self, metrics: dict[str, Any]) -> dict[str, Any]:
-        """Returns what the progress bar shows."""
-
-    @abc.abstractmethod
     def state(self) -> dict[str, Any]:
         """Returns what a checkpoint holds besides the signature and the weights."""
 
@@ -132,43 +123,16 @@ class MetaRun(abc.ABC, Generic[Training]):
             self.weights = load_weights(self.weights, saved["weights"], "weights")
             self.restore(saved)
 
-    def go(
-        self, progress: bool, on_step: Callable[[int, dict[str, Any]], None] | None
-    ) -> MetaTraining[MetaHessianFree]:
-        """Takes the steps that are left."""
-        run, first = self.run, math.nan
-        going = run.going(
-            self.save,
-            self.steps,
-            *self.often,
-            progress=progress,
-            unit=self.unit,
-            desc=self.description,
-        )
-        with going as bar:
-            try:
-                while run.goes_on:
-                    turn, number = divmod(run.done, len(self.trainings))
-                    batches = self.next_batches(number, turn)
-                    started = time.perf_counter()
-                    metrics = self.step(number, batches)
-                    if len(self.trainings) > 1:
-                        metrics["task"] = number
-                    metrics["seconds"] = time.perf_counter() - started
-                    if math.isnan(first):
-                        first = time.perf_counter() - self.began
-                    run.log.write(run.done, metrics)
-                    if on_step is not None:
-                        on_step(run.done, metrics)
-                    bar.step(**self.shown(metrics))
-                    run.save_if_due()
-            finally:
-                # The caller gets what was learned after an interruption, too.
-                self.hand_over()
-        self.publish()
-        return MetaTraining(
-            self.optimizer, run.log.lines, run.skipped, first, run.diverged, run.done
-        )
+    def next_step(self) -> dict[str, Any]:
+        """Takes a step on the task whose turn it is."""
+        turn, number = divmod(self.run.done, len(self.trainings))
+        batches = self.next_batches(number, turn)
+        started = time.perf_counter()
+        metrics = self.step(number, batches)
+        if len(self.trainings) > 1:
+            metrics["task"] = number
+        metrics["seconds"] = time.perf_counter() - started
+        return metrics
 
     def hand_over(self) -> None:
         """Gives the optimizer what was learned."""

@@ -114,9 +114,7 @@ def _of_parts(
     return Drawn(gradients, examples, present, of_examples, count)
 
 
-def _of_examples(
-    of_terms: tf.Tensor | None, examples: int, dtype: tf.DType
-) -> tf.Tensor | None:
+def _of_examples(of_terms: tf.Tensor | None, examples: int, dtype: tf.DType) -> tf.Tensor | None:
     """Returns the mean over an example's terms, [B]; None for None."""
     if of_terms is None:
         return None
@@ -152,7 +150,5 @@ def _as_on_one_device(
     def among_all(tensor: tf.Tensor) -> tf.Tensor:
         return tf.pad(tensor, [[before, after], *[[0, 0]] * (tensor.shape.rank - 1)])
 
-    gradients = factors.output_gradients(
-        loss, among_all(outputs), among_all(targets), fisher, seed
-    )
+    gradients = factors.output_gradients(loss, among_all(outputs), among_all(targets), fisher, seed)
     return [gradient[before : before + size] for gradient in gradients]

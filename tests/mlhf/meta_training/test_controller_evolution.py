@@ -48,7 +48,7 @@ def losses_by_hand(weights, number):
 
 
 def test_a_training_comes_to_the_logarithms_of_its_losses():
-    weights = neutral_weights()._replace(momentum=np.full(8, 0.05, "f"))
+    weights = neutral_weights()._replace(momentum=np.full(10, 0.05, "f"))
     score = WholeTraining(make_task(), HORIZON, rule())(weights, 3)
     losses = losses_by_hand(weights, 3)
     expected = 0.75 * math.log(losses[-1]) + 0.25 * math.log(losses[5:7].mean())
@@ -59,14 +59,14 @@ def test_a_training_comes_to_the_logarithms_of_its_losses():
 def test_an_update_is_the_estimate_by_hand():
     result = evolve(1, seed=7, meta_lr=0.3)
     random = np.random.default_rng([7, 0])
-    noises, numbers = random.standard_normal([2, 58]), random.integers(0, 2, 2)
+    noises, numbers = random.standard_normal([2, 80]), random.integers(0, 2, 2)
     start = neutral_weights()
     training, gaps = WholeTraining(make_task(), HORIZON, rule()), []
     for noise, number in zip(noises, numbers, strict=True):
         sides = [
             start._replace(
-                lengths=start.lengths + sign * 0.1 * noise[:50].reshape(5, 10),
-                momentum=start.momentum + sign * 0.1 * noise[50:],
+                lengths=start.lengths + sign * 0.1 * noise[:70].reshape(5, 14),
+                momentum=start.momentum + sign * 0.1 * noise[70:],
             )
             for sign in (1, -1)
         ]
@@ -161,7 +161,7 @@ def nothing_to_lose(first):
 
 def test_a_saved_strategy_of_other_weights_is_refused():
     linear, everything = Strategy(neutral_weights()), Strategy(neutral_weights(), ALL)
-    with pytest.raises(ValueError, match="averages of 58 weights"):
+    with pytest.raises(ValueError, match="averages of 80 weights"):
         linear.restore(everything.state())
     everything.follow(np.ones(everything.deviations.size), 0.5)
     again = Strategy(neutral_weights(), ALL)
