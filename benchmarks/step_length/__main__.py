@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -26,6 +27,8 @@ from benchmarks.step_length.training import Training
 
 RATES = (0.005, 0.01, 0.02, 0.03, 0.04, 0.08)
 MEASURED, LEARNED = "measured", "learned"
+# Rules with a rate, besides Muon with a rate that falls, which is a number alone.
+CONSTANT, ADAM = "constant", "adam"
 
 
 def digest(weights: str | None) -> str:
@@ -45,8 +48,9 @@ def train(
 
     Args:
       name: The task's name.
-      rule: `"measured"` for CurvatureMuon, `"learned"` and a digest for MetaMuon, or Muon's rate at
-        the first step.
+      rule: `"measured"` for CurvatureMuon, `"learned"` and a digest for MetaMuon, a number for Muon
+        with this rate at the first step, or `"constant 0.02"` for Muon with one that stays and
+        `"adam 0.003"` for Adam with one that falls.
       seed: The seed of the initial weights and the batches.
       data_dir: The folder of CIFAR-10.
       made: The optimizers made so far, whose compiled steps serve all seeds and rates.
@@ -54,24 +58,36 @@ def train(
     """
     task = TASKS[name]
     shape = held_aside(task, data_dir)[0].shape[1:]
-    kind = rule.split()[0] if rule.startswith((MEASURED, LEARNED)) else "muon"
+    kind = "muon" if rule[0].isdigit() else rule.split()[0]
     if (name, kind) not in made:
         network = task.network(shape, task.outputs)
         # A training is compiled once, for all rates.
         rate, fall = tf.Variable(0.0), mlhf.Schedule(1.0, "linear", task.steps)
+
+        def falling(step: tf.Tensor) -> tf.Tensor:
+            return rate * tf.cast(fall(step), rate.dtype)
+
         makers = {
             MEASURED: lambda: mlhf.CurvatureMuon(task.steps),
             LEARNED: lambda: mlhf.MetaMuon(task.steps, weights=weights),
-            "muon": lambda: mlhf.Muon(lambda step: rate * tf.cast(fall(step), rate.dtype), 0.9),
+            "muon": lambda: mlhf.Muon(falling, 0.9),
+            CONSTANT: lambda: mlhf.Muon(lambda step: tf.identity(rate), 0.9),
+            ADAM: lambda: _adam(falling),
         }
         made[name, kind] = Training(task, network, data_dir, makers[kind]()), rate
     training, rate = made[name, kind]
-    if kind == "muon":
-        rate.assign(float(rule))
+    if kind not in (MEASURED, LEARNED):
+        rate.assign(float(rule.split()[-1]))
     began = time.process_time()
     loss = training.run(task.network(shape, task.outputs, seed=seed), seed)[-1]
     seconds = round(time.process_time() - began, 1)
     return {"task": name, "rule": rule, "seed": seed, "loss": loss, "s": seconds}
+
+
+def _adam(rate: Any) -> mlhf.FirstOrder:
+    optimizer = mlhf.FirstOrder(keras.optimizers.Adam)
+    optimizer.learning_rate = rate
+    return optimizer
 
 
 def table(records: list[dict[str, Any]], learned: str) -> str:

@@ -172,17 +172,60 @@ _mlp = functools.partial(families.mlp, width=96, depth=2, activation="relu")
 _convnet = functools.partial(families.convnet, width=16, dense=128)
 _residual = functools.partial(families.residual, width=16, depth=2)
 _softmax = "softmax_cross_entropy"
+_wide = functools.partial(families.convnet, width=48, dense=256)
 _images = functools.partial(Task, small_images, loss=_softmax, outputs=10)
+_middle = functools.partial(Task, middle_images, loss=_softmax, outputs=10)
 TASKS = {
     "mlp, batch 32": _images(network=_mlp, batch=32, steps=150),
     "mlp, batch 512": _images(network=_mlp, batch=512, steps=150),
     "mlp, batch 128, 800 steps": _images(network=_mlp, batch=128, steps=800),
+    "mlp, batch 64, 3000 steps": _images(network=_mlp, batch=64, steps=3000),
     "convnet, batch 64": _images(network=_convnet, batch=64, steps=100),
     "convnet, batch 256": _images(network=_convnet, batch=256, steps=100),
     "convnet, batch 1024": _images(network=_convnet, batch=1024, steps=60),
     "regression, batch 32": Task(friedman, _mlp, "squared_error", 1, 32, 400),
     "mnist, batch 256": Task(mnist, _convnet, _softmax, 10, 256, 100),
     "residual, batch 128": Task(middle_images, _residual, _softmax, 10, 128, 100),
+    "convnet, batch 4096": _images(network=_convnet, batch=4096, steps=40),
+    "wide convnet, batch 128": _middle(network=_wide, batch=128, steps=100),
+    "wide convnet, batch 512": _middle(network=_wide, batch=512, steps=40),
+    "wide mlp, batch 256": _images(
+        network=functools.partial(families.mlp, width=512, depth=2, activation="relu"),
+        batch=256,
+        steps=100,
+    ),
+    "deep tanh mlp, batch 256": _images(
+        network=functools.partial(families.mlp, width=256, depth=4, activation="tanh"),
+        batch=256,
+        steps=100,
+    ),
+    "wide residual, batch 256": _middle(
+        network=functools.partial(families.residual, width=24, depth=2), batch=256, steps=60
+    ),
+    "mnist, wide convnet, batch 512": Task(
+        mnist,
+        functools.partial(families.convnet, width=32, dense=128),
+        _softmax,
+        10,
+        512,
+        60,
+    ),
+    "mnist's pixels, batch 128": Task(
+        pixels,
+        functools.partial(families.mlp, width=64, depth=3, activation="relu"),
+        "squared_error",
+        196,
+        128,
+        150,
+    ),
+    "regression, batch 512": Task(
+        friedman,
+        functools.partial(families.mlp, width=128, depth=2, activation="tanh"),
+        "squared_error",
+        1,
+        512,
+        150,
+    ),
     "transformer on digits, batch 128": Task(digits, transformer, _softmax, 10, 128, 100),
     "transformer on text, batch 32": Task(text, transformer, _softmax, CHARACTERS, 32, 150),
     "gru on text, batch 32": Task(text, recurrent, _softmax, CHARACTERS, 32, 150),

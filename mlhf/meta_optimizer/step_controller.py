@@ -31,6 +31,8 @@ COMMON = 10
 OWN = 4
 UNITS = 8
 _FEATURES = len(KINDS) + COMMON + OWN
+# What lies outside counts as the nearest that a controller is meta-trained on.
+_HORIZONS, _BATCHES, _SIZES = (20.0, 1000.0), (16.0, 4096.0), (4.0, 4e6)
 # Multiples stay within e^±2, and 1 - μ within a factor of 5 of 0.1.
 _LARGEST = 2.0
 _LARGEST_MOMENTUM = math.log(5.0)
@@ -184,8 +186,8 @@ def _common(seen: Seen, horizon: int, batch: int | tf.Tensor, rise: float) -> tf
         [
             one,
             2 * (seen.count - 1) / horizon - 1,
-            one * math.log(horizon / 150) / 2,
-            tf.math.log(tf.cast(batch, one.dtype) / 256) / 2,
+            one * float(np.log(np.clip(horizon, *_HORIZONS) / 150)) / 2,
+            tf.math.log(tf.clip_by_value(tf.cast(batch, one.dtype), *_BATCHES) / 256) / 2,
             tf.math.log(_kept(seen.measurements)) + 1,
             correction(decrease),
             tf.clip_by_value(tf.math.log(tf.maximum(fall, 1e-3)), -4, 1) / 2 + 0.5,
@@ -252,7 +254,7 @@ def _steps_own(
     has_moved = share > 0
     change = tf.math.log(tf.where(has_moved, tf.maximum(share, 1e-4), tf.ones_like(share)))
     change = tf.where(has_moved, (change + 4) / 2, tf.zeros_like(change))
-    size = np.log(np.array([sum(sizes), *sizes]) / 4096) / 4
+    size = np.log(np.clip([sum(sizes), *sizes], *_SIZES) / 4096) / 4
     return tf.stack([change, tf.constant(size, share.dtype)], 1)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import mlhf
 from benchmarks.step_length import __main__ as step_length
-from benchmarks.step_length import learn
+from benchmarks.step_length import ablation, learn
 from benchmarks.step_length.tasks import TASKS, batches, held_aside
 from replay import write_structure
 from tests.docs.pages import ROOT
@@ -48,6 +48,28 @@ def test_a_training_is_the_seeds(monkeypatch):
     np.testing.assert_allclose(neutral["loss"], a["loss"], rtol=1e-2)
     # The targets have a variance of 1.
     assert max(a["loss"], other["loss"]) < 0.3
+
+
+def test_the_ablation_tries_rates_until_the_best_is_no_edge(tmp_path, monkeypatch):
+    learned, tried = f"learned {step_length.digest(None)}", []
+
+    def train(task, rule, seed, data_dir, made, weights):
+        assert (task, data_dir, weights) == (NAME, "data", None)
+        tried.append((rule, seed))
+        # The best rates are 0.004 for Adam, 0.0025 and 0.16 for Muon.
+        kind, best = rule.split()[0], {"adam": 0.004, "constant": 0.0025}.get(rule.split()[0], 0.16)
+        loss = 0.5 if kind in ("measured", "learned") else (float(rule.split()[-1]) / best - 1) ** 2
+        return {"task": task, "rule": rule, "seed": seed, "loss": loss + seed}
+
+    monkeypatch.setattr(ablation, "train", train)
+    path = tmp_path / "runs.jsonl"
+    row = ablation.table(ablation.Runs(path, "data"), [NAME]).splitlines()[-1]
+    assert row == (f"| {NAME} | 2.062 ±1 (0.003) | 2 ±1 (0.0025) | 2 ±1 (0.16) | 2.5 ±1 | 2.5 ±1 |")
+    assert {"constant 0.0013", "constant 0.02", "0.32", "0.01", learned} <= {r for r, _ in tried}
+    assert len(tried) == len(set(tried)) == len(path.read_text().splitlines())
+    tried.clear()
+    assert ablation.table(ablation.Runs(path, "data"), [NAME]).splitlines()[-1] == row
+    assert not tried
 
 
 def test_batches_contain_none_of_the_examples_held_aside():

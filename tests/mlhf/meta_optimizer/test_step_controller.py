@@ -125,7 +125,7 @@ def test_new_weights_hold_in_steps_that_are_compiled():
     np.testing.assert_allclose(after / before, np.exp(2 * np.tanh(-0.5)), rtol=1e-5)
 
 
-def what_rows_see(scale, monkeypatch):
+def what_rows_see(scale, monkeypatch, horizon=HORIZON):
     """Returns what rows see at three steps, and the parameters, u and η that they see it of."""
     seen, of_steps, lstm = [], [], step_controller._lstm
 
@@ -133,7 +133,7 @@ def what_rows_see(scale, monkeypatch):
         seen.append(inputs.numpy()[:, len(step_controller.KINDS) :])
         return lstm(weights, inputs, state)
 
-    optimizer = MetaMuon(HORIZON, weights="neutral")
+    optimizer = MetaMuon(horizon, weights="neutral")
     w = start()
     state = optimizer.init(w)
     with monkeypatch.context() as patched:
@@ -165,3 +165,9 @@ def test_what_rows_see_does_not_hang_on_the_scale_of_the_loss(monkeypatch):
         np.testing.assert_allclose(after, before, rtol=2e-3, atol=2e-4)
     # The rate beside what the curvature of the first steps said.
     assert plain[2][0, 8] != 0
+
+
+def test_a_horizon_that_nothing_was_learned_on_counts_as_the_nearest(monkeypatch):
+    far, near, other = (what_rows_see(1.0, monkeypatch, T)[0][0] for T in (10**6, 1000, 100))
+    np.testing.assert_array_equal(far[:, 2], near[:, 2])
+    assert np.all(near[:, 2] > other[:, 2])
