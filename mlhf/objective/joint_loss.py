@@ -26,11 +26,14 @@ class JointLoss(Loss):
 
     Targets, weights and masks lie side by side in the same way, in double precision, which holds
     labels and numbers exactly.
+
+    Attributes:
+      parts: The parts, in the order of the outputs.
     """
 
     def __init__(self, parts: Sequence[Part]) -> None:
         """Makes the loss of some parts."""
-        self._parts = list(parts)
+        self.parts = list(parts)
 
     def check(self, outputs: tf.Tensor, targets: tf.Tensor) -> None:
         """Leaves the checks to the parts."""
@@ -57,13 +60,13 @@ class JointLoss(Loss):
         mask: tf.Tensor | None = None,
     ) -> list[tuple[Part, tf.Tensor, tf.Tensor, tf.Tensor | None, tf.Tensor | None]]:
         """Returns each part with its own outputs, targets, weights and mask."""
-        specs = [tf.TensorSpec(part.outputs, outputs.dtype) for part in self._parts]
-        of_targets = [part.targets for part in self._parts]
-        of_weights = [_spec(part.weights, outputs.dtype) for part in self._parts]
-        of_masks = [_spec(part.mask, tf.bool) for part in self._parts]
+        specs = [tf.TensorSpec(part.outputs, outputs.dtype) for part in self.parts]
+        of_targets = [part.targets for part in self.parts]
+        of_weights = [_spec(part.weights, outputs.dtype) for part in self.parts]
+        of_masks = [_spec(part.mask, tf.bool) for part in self.parts]
         return list(
             zip(
-                self._parts,
+                self.parts,
                 apart(outputs, specs),
                 apart(targets, of_targets),
                 apart(weights, of_weights),

@@ -33,7 +33,7 @@ def drawn_at(share: Share, outputs: tf.Tensor, fisher: str, seed: tf.Tensor) -> 
       seed: The seed for drawing, int32 [2].
 
     Raises:
-      ValueError: If a loss has no known distribution of targets.
+      ValueError: If a loss has no known distribution of targets, or a negative weight.
     """
     objective: Objective = share.objective
     weights, mask = objective.weights_and_mask()
@@ -79,8 +79,17 @@ def _of_parts(
 
     The targets of different outputs are drawn independently, so that E[u uᵀ] is block-diagonal as
     the Hessian is. An example counts in A by the mean of what it counts in each loss, by cₖ.
+
+    Raises:
+      ValueError: If a loss has a negative weight, or no known distribution of targets.
     """
     examples = outputs.shape[0]
+    negative = [part.weight for part in joint.parts if part.weight < 0]
+    if negative:
+        raise ValueError(
+            f"K-FAC expects weights of losses that are at least 0, got {negative}: the Fisher "
+            "matrix of their sum has no root. Train with mlhf.HessianFree."
+        )
     parts = joint.apart(outputs, share.objective.targets, weights, mask)
     columns: list[list[tf.Tensor]] = []
     presences, weighings, total = [], [], 0.0

@@ -83,3 +83,11 @@ def test_examples_count_by_their_weights():
     of_losses = [np.ones(B), WEIGHTS[1], WEIGHTS[2]]
     np.testing.assert_allclose(got, np.average(of_losses, axis=0, weights=OUTPUT_WEIGHTS))
     assert drawn(*joint(False), "exact").weights is None
+
+
+def test_a_negative_weight_of_a_loss_is_refused():
+    objective, z = joint(False)
+    parts = [part._replace(weight=part.weight - 0.8) for part in objective.loss.parts]
+    objective.loss.parts = parts
+    with pytest.raises(ValueError, match=r"at least 0, got \[-0.5\]: .*HessianFree"):
+        drawn(objective, z, "sampled")
