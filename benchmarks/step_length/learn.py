@@ -6,8 +6,9 @@ A generation has a pair of trainings for each task, with weights θ + σε and �
 start and batches. Its loss is what is left, as a logarithm, of the loss that the rule has without a
 controller on the same start and batches: three quarters after the last step, a quarter half-way.
 The estimate and the step are those of `mlhf.evolve_controller`. Every generation is a line of
-FOLDER/generations.jsonl and the weights are in FOLDER/controller.npz; the same command goes on.
-With `--begin` it begins with the controller of a file.
+FOLDER/generations.jsonl; the same command goes on. Each update is mostly noise, so what is learned
+is the average of the weights over the last updates, FOLDER/controller.npz. With `--begin` it begins
+with the controller of a file.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from mlhf.meta_optimizer.step_controller import ControllerWeights, neutral_weigh
 from mlhf.meta_training.strategy import Strategy
 from replay import read_structure, write_structure
 
-SEEDS, STATE = 8, "state.npz"
+SEEDS, STATE, CONTROLLER = 8, "state.npz", "controller.npz"
+# The average goes over all updates so far, and from then on over about as many.
+_AVERAGED = 60
 # A training that fails where the rule alone does not must show by how much: with bounds of 1, both
 # sides of a pair were often equally bad, and nothing was learned from it.
 _LARGEST = 4.0
@@ -89,6 +92,21 @@ def opened(folder: Path, learned: tuple[str, ...], begin: Path | None = None) ->
     return strategy
 
 
+def averaged(
+    average: ControllerWeights, weights: ControllerWeights, generation: int
+) -> ControllerWeights:
+    """Returns the average of the weights over the last updates, with those of a new one.
+
+    Args:
+      average: The average before.
+      weights: The weights after the update.
+      generation: The number of the update, from 1.
+    """
+    new = 1 / min(generation, _AVERAGED)
+    pairs = zip(average, weights, strict=True)
+    return ControllerWeights(*[old + np.float32(new) * (now - old) for old, now in pairs])
+
+
 def table(records: list[dict[str, Any]], block: int = 12) -> str:
     """Returns, for blocks of generations, the mean change of the loss in percent, as Markdown.
 
@@ -126,6 +144,9 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     strategy = opened(arguments.out, tuple(arguments.learned.split(",")), arguments.begin)
+    average = strategy.weights
+    if strategy.generation:
+        average = controller_file.read(arguments.out / CONTROLLER)
     context, end = multiprocessing.get_context("spawn"), time.time() + 3600 * arguments.hours
     # A task stays with a worker, which compiles it once.
     workers = [concurrent.futures.ProcessPoolExecutor(1, context) for _ in range(arguments.jobs)]
@@ -144,7 +165,8 @@ def main() -> None:
         gaps = results[:, 0] - results[:, 1]
         strategy.follow(strategy.estimate(noises, gaps), arguments.rate)
         write_structure(arguments.out / STATE, strategy.state())
-        controller_file.write(arguments.out / "controller.npz", strategy.weights)
+        average = averaged(average, strategy.weights, strategy.generation)
+        controller_file.write(arguments.out / CONTROLLER, average)
         values = results.mean(1)
         record = {
             "generation": strategy.generation,

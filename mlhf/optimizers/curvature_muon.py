@@ -28,6 +28,9 @@ from mlhf.optimizers.step_arguments import as_tensors
 
 # The number of steps at the start that all measure.
 _FIRST = 10
+# The most by which η grows in a step beyond what the rule says. The curvature of the next step may
+# be ten times this one's: steps three times as long as the last one threw wide convnets back.
+_GROWTH = 1.4
 
 
 class Choices(NamedTuple):
@@ -250,7 +253,9 @@ class CurvatureMuon(CompiledSteps):
         )
         rate = base * tf.nn.relu(self.horizon + 1 - count) / self.horizon
         if choices is not None:
-            rate *= choices.multiple
+            most = tf.maximum(rate, _GROWTH * state.measurements.last_rate)
+            chosen = rate * choices.multiple
+            rate = tf.where(state.step > 0, tf.minimum(chosen, most), chosen)
         last = before._replace(
             last_rate=rate,
             last_slope=slope,

@@ -93,8 +93,24 @@ def test_learning_goes_on_from_its_folder_and_its_table_counts(tmp_path):
     assert rows == ["| 1 to 2 | +2.5% | 1 of 2 |", "| 3 to 3 | +10.5% | 1 of 2 |"]
 
 
+def test_learning_begins_with_a_file_and_averages_the_weights_of_updates(tmp_path):
+    begin = mlhf.MetaMuon(1).save(tmp_path / "begin")
+    strategy = learn.opened(tmp_path / "new", ("lengths",), begin)
+    np.testing.assert_array_equal(strategy.weights.lengths, mlhf.MetaMuon(1).weights.lengths)
+    weights = [strategy.weights._replace(momentum=np.full(10, k, "f")) for k in range(200)]
+    average = strategy.weights
+    for generation in (1, 2, 3):
+        average = learn.averaged(average, weights[generation], generation)
+    np.testing.assert_allclose(average.momentum, 2.0)
+    for generation in range(4, 200):
+        average = learn.averaged(average, weights[generation], generation)
+    # Behind the newest by as many updates as it goes over.
+    np.testing.assert_allclose(average.momentum, 199 - 59, atol=12)
+
+
 def test_the_controller_that_ships_is_the_one_that_was_learned():
-    learned = learn.opened(ROOT / "docs/results/step_length/learned", ("lengths", "momentum"))
-    for ours, theirs in zip(mlhf.MetaMuon(1).weights, learned.weights, strict=True):
+    learned = ROOT / "docs/results/step_length/learned_on" / learn.CONTROLLER
+    shipped = mlhf.MetaMuon(1).weights
+    for ours, theirs in zip(shipped, mlhf.MetaMuon(1, weights=learned).weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert np.abs(learned.weights.lengths).max() > 0.1
+    assert np.abs(shipped.lengths).max() > 0.1

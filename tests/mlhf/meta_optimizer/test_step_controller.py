@@ -90,6 +90,18 @@ def test_a_longer_step_of_one_kind():
         np.testing.assert_allclose(first[name], own * common * value, rtol=1e-3, atol=1e-7)
 
 
+def test_a_controller_makes_no_step_much_longer_than_the_last():
+    plain = [float(m["learning_rate"]) for *_, m in train(MetaMuon(HORIZON, weights="neutral"))]
+    weights = MetaMuon(HORIZON, weights="neutral").weights
+    lengths = weights.lengths.copy()
+    # Nothing at the first step and e² later: t/T is seen from -1 to 1.
+    lengths[0, :2] = 10, 10
+    longer = MetaMuon(HORIZON, weights=weights._replace(lengths=lengths))
+    rates = [float(m["learning_rate"]) for *_, m in train(longer)]
+    np.testing.assert_allclose(rates[0], plain[0], rtol=1e-4)
+    np.testing.assert_allclose(rates[1], 1.4 * rates[0], rtol=1e-4)
+
+
 def test_momentum_is_steadier_or_quicker():
     def kept(value):
         optimizer = MetaMuon(HORIZON, weights="neutral")
