@@ -50,13 +50,19 @@ class Residuals(keras.Model):
         """Returns the residual of each row, [N, 1]."""
         del training
         points, which = rows[:, :-1], rows[:, -1:]
-        total = sum(len(term.points) for term in self._terms)
-        residuals = tf.zeros_like(which)
-        for number, term in enumerate(self._terms):
-            scale = np.sqrt(term.weight * total / len(term.points))
-            found = scale * term.residual(self.parameters, points)
-            residuals = tf.where(which == number, found, residuals)
+        residuals, number = tf.zeros_like(which), 0
+        for term in self._terms:
+            found = _scale(term, self._terms) * term.residual(self.parameters, points)
+            for column in range(term.targets.shape[1]):
+                residuals = tf.where(which == number, found[:, column : column + 1], residuals)
+                number += 1
         return residuals
+
+
+def _scale(term: Any, terms: list[Any]) -> float:
+    """Returns what makes the mean of squares over all rows the sum of the terms' losses."""
+    rows = sum(each.targets.size for each in terms)
+    return float(np.sqrt(term.weight * rows / len(term.points)))
 
 
 def run(problem: EquationProblem, start: Any, clock: Clock) -> None:
@@ -70,11 +76,14 @@ def run(problem: EquationProblem, start: Any, clock: Clock) -> None:
     import tf_levenberg_marquardt as package
 
     terms = list(problem.equation.terms.values())
-    total = sum(len(term.points) for term in terms)
-    rows, targets = [], []
-    for number, term in enumerate(terms):
-        rows.append(np.hstack([term.points, np.full((len(term.points), 1), float(number))]))
-        targets.append(np.sqrt(term.weight * total / len(term.points)) * term.targets)
+    # A row for each column of a term's residuals, whose number is the row's last input.
+    rows: list[Any] = []
+    targets: list[Any] = []
+    for term in terms:
+        for column in term.targets.T:
+            number = np.full((len(term.points), 1), float(len(rows)))
+            rows.append(np.hstack([term.points, number]))
+            targets.append(_scale(term, terms) * column[:, np.newaxis])
     inputs, outputs = tf.constant(np.concatenate(rows)), tf.constant(np.concatenate(targets))
     model = Residuals(problem, start)
     trainer = package.training.Trainer(
